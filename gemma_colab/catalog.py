@@ -1,0 +1,107 @@
+"""The Gemma 3 family: ids, shapes, and which one suits this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemma_colab.errors import ModelError
+from gemma_colab.hardware import Machine
+from gemma_colab.workspace import samples
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a Gemma 3 text model is made of; the names are those of `Gemma3TextConfig`."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+
+    @property
+    def linear_layers(self) -> dict[str, tuple[int, int]]:
+        """(in_features, out_features) of the seven linear layers of one decoder layer."""
+        h, i = self.hidden_size, self.intermediate_size
+        q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        return {
+            "q_proj": (h, q),
+            "k_proj": (h, kv),
+            "v_proj": (h, kv),
+            "o_proj": (q, h),
+            "gate_proj": (h, i),
+            "up_proj": (h, i),
+            "down_proj": (i, h),
+        }
+
+    @property
+    def linear_parameters(self) -> int:
+        """Weights in all linear layers: these are stored in 4 bit."""
+        return self.num_hidden_layers * sum(i * o for i, o in self.linear_layers.values())
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Weights of the embedding, shared with the head: these are not quantised."""
+        return self.vocab_size * self.hidden_size
+
+
+TINY = "tiny-gemma3"
+
+# Source of the shapes: transformers, convert_gemma3_weights.py. "-it" is tuned to follow instructions, "-pt" is not.
+CATALOG = {
+    "google/gemma-3-270m-it": Shape(640, 18, 4, 1, 256, 2048, 262_144),
+    "google/gemma-3-1b-it": Shape(1152, 26, 4, 1, 256, 6912, 262_144),
+    "google/gemma-3-4b-it": Shape(2560, 34, 8, 4, 256, 10_240, 262_208),
+    "google/gemma-3-12b-it": Shape(3840, 48, 16, 8, 256, 15_360, 262_208),
+    "google/gemma-3-27b-it": Shape(5376, 62, 32, 16, 128, 21_504, 262_208),
+}
+
+
+def pick_model(name: str, machine: Machine) -> tuple[str, str]:
+    """The model to use, and why. `name` is "auto", "tiny-gemma3", a Hub id, or a folder with a config.json."""
+    if name != "auto":
+        return _known(name), "chosen by you"
+    if machine.gpu is None:
+        return TINY, "no GPU here: the tiny Gemma 3 that ships with this project runs on any CPU"
+    if machine.gpu_gib < 20:
+        return "google/gemma-3-1b-it", f"{machine.gpu} with {machine.gpu_gib} GiB trains 1B with room to spare"
+    return "google/gemma-3-4b-it", f"{machine.gpu} with {machine.gpu_gib} GiB has room for 4B"
+
+
+def source_of(name: str) -> str:
+    """What `from_pretrained` takes for a model of this name: the folder of the tiny one, else the name itself."""
+    return str(samples() / TINY) if name == TINY else name
+
+
+def _known(name: str) -> str:
+    short = {full.split("/")[1]: full for full in CATALOG}
+    if name == TINY or _in_catalog(name) or (Path(name) / "config.json").is_file():
+        return name
+    if name in short:
+        return short[name]
+    # Somebody's own Gemma 3 on the Hub: two parts, one slash. Its architecture is checked when its config is read.
+    if name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).exists():
+        return name
+    raise ModelError(
+        f"MODEL={name!r} is not known; use 'auto', {TINY!r}, a folder with a config.json, or one of {', '.join(CATALOG)}"
+    )
+
+
+def _in_catalog(name: str) -> Shape | None:
+    return CATALOG.get(name) or CATALOG.get(name.removesuffix("-pt") + "-it")
+
+
+def shape_of(name: str) -> Shape | None:
+    """The shape of a model in the catalog or in a local folder, without a download; None if it can't be known so."""
+    if shape := _in_catalog(name):
+        return shape
+    config = Path(source_of(name)) / "config.json"
+    if not config.is_file():
+        return None
+    values = json.loads(config.read_text(encoding="utf-8"))
+    values = values.get("text_config", values)
+    return Shape(**{field: values[field] for field in Shape.__dataclass_fields__})

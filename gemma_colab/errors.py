@@ -1,0 +1,24 @@
+"""The errors a beginner may meet. Each message names the thing, its value, the limit, and the remedy."""
+
+
+class GemmaColabError(Exception):
+    """Base of all errors of this package. A notebook shows its one sentence instead of a traceback."""
+
+    def _render_traceback_(self):  # IPython's hook for exceptions that explain themselves
+        return [f"{type(self).__name__}: {self}"]
+
+
+class DatasetError(GemmaColabError):
+    """A file or a row of a dataset can't be used."""
+
+
+class SettingsError(GemmaColabError):
+    """A setting has an impossible value."""
+
+
+class WorkspaceError(GemmaColabError):
+    """The workspace lacks an earlier step, or can't be written."""
+
+
+class ModelError(GemmaColabError):
+    """A model can't be named, found, downloaded or loaded."""

@@ -1,0 +1,57 @@
+"""The loss on answers, token by token weighted, without ever building logits for a whole row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gemma_colab.chat import tokenize_chat
+
+
+@torch.inference_mode()
+def answer_losses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    chats: list[dict],
+    *,
+    max_length: int = 1024,
+    batch_size: int = 8,
+    description: str = "loss",
+) -> pd.DataFrame:
+    """One line a chat row: `loss` (sum over its answer tokens, in nats) and `tokens`. Rows are cut at `max_length` tokens.
+
+    Only positions that predict an answer token go through the head: with 262,144 words, a row of full logits is 1 GiB.
+    """
+    rows = [tokenize_chat(chat, tokenizer) for chat in chats]
+    rows = [{name: ids[:max_length] for name, ids in row.items()} for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
+    sums, counts = np.zeros(len(rows)), np.zeros(len(rows), dtype=int)
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    was_training = model.training
+    model.eval()
+    with tqdm(total=len(rows), desc=description, leave=False) as bar:
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            batch = tokenizer.pad({"input_ids": [rows[i]["input_ids"] for i in part]}, padding_side="right", return_tensors="pt")
+            batch = {name: value.to(model.device) for name, value in batch.items()}
+            labels = torch.full_like(batch["input_ids"], -100)
+            for n, i in enumerate(part):
+                labels[n, : len(rows[i]["labels"])] = torch.tensor(rows[i]["labels"])
+            hidden = decoder(**batch, use_cache=False).last_hidden_state[:, :-1]
+            target = labels[:, 1:]
+            logits = head(hidden[target != -100]).float()
+            losses = torch.nn.functional.cross_entropy(logits, target[target != -100], reduction="none").cpu()
+            owner = torch.tensor(part)[:, None].expand(target.shape)[(target != -100).cpu()].numpy()
+            np.add.at(sums, owner, losses.numpy())
+            np.add.at(counts, owner, 1)
+            bar.update(len(part))
+    model.train(was_training)
+    return pd.DataFrame({"loss": sums, "tokens": counts})
+
+
+def mean_loss(losses: pd.DataFrame) -> float:
+    """Nats per answer token over all rows."""
+    return float(losses["loss"].sum() / max(1, losses["tokens"].sum()))

@@ -1,0 +1,31 @@
+"""Save the adapter, load it again on a fresh base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gemma_colab.errors import WorkspaceError
+from gemma_colab.workspace import Workspace
+
+
+def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, workspace: Workspace) -> Path:
+    """Write adapter and tokenizer to `workspace/adapter` (safetensors); an older one is replaced when the new one is whole."""
+    with workspace.writing("adapter") as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        (part / "README.md").unlink(missing_ok=True)  # peft's template of a card, with nothing filled in
+    return workspace.path / "adapter"
+
+
+def load_adapter(base: PreTrainedModel, workspace: Workspace) -> PeftModel:
+    """The saved adapter on `base`. Raises `WorkspaceError` if there is none, or if it was made for another shape."""
+    path = workspace.need("adapter")
+    try:
+        return PeftModel.from_pretrained(base, path)
+    except (RuntimeError, ValueError) as e:
+        raise WorkspaceError(
+            f"{path} doesn't fit this base model ({str(e).splitlines()[0][:120]}); load the base it was trained on"
+        ) from None

@@ -1,0 +1,75 @@
+"""What machine this is, and which precision Gemma 3 can be trained in on it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    import torch
+
+GIB = 2**30
+STACK = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "ipywidgets", "matplotlib", "pandas")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One machine. Memory and disk in GiB; `capability` as CUDA counts it, (7, 5) for a T4; no GPU: None."""
+
+    colab: bool
+    gpu: str | None
+    capability: tuple[int, int] | None
+    gpu_gib: float
+    ram_gib: float
+    disk_gib: float
+    cores: int
+
+
+def describe_machine(path: str = ".") -> Machine:
+    """This machine; `disk_gib` is what is free where `path` lies."""
+    import torch
+
+    gpu = torch.cuda.is_available()
+    return Machine(
+        colab="google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ,
+        gpu=torch.cuda.get_device_name() if gpu else None,
+        capability=torch.cuda.get_device_capability() if gpu else None,
+        gpu_gib=round(torch.cuda.mem_get_info()[1] / GIB, 2) if gpu else 0.0,
+        ram_gib=round(psutil.virtual_memory().total / GIB, 1),
+        disk_gib=round(shutil.disk_usage(path).free / GIB, 1),
+        cores=os.cpu_count() or 1,
+    )
+
+
+def pick_dtype(machine: Machine) -> tuple[torch.dtype, str]:
+    """The dtype to compute in, and why.
+
+    Decided by compute capability: `torch.cuda.is_bf16_supported()` also says True where bf16 is only emulated.
+    """
+    import torch
+
+    if machine.capability is None:
+        return torch.float32, "no GPU: a CPU computes Gemma 3 safely in float32"
+    if machine.capability >= (8, 0):
+        return torch.bfloat16, f"{machine.gpu} has bf16 tensor cores (capability {machine.capability[0]}.{machine.capability[1]})"
+    return torch.float16, (
+        f"{machine.gpu} (capability {machine.capability[0]}.{machine.capability[1]}) has fp16 tensor cores only; "
+        "Gemma 3 overflows in plain float16, so its residual stream is kept in float32"
+    )
+
+
+def stack_versions() -> dict[str, str]:
+    """Installed versions of the libraries this project stands on; "missing" where one isn't there."""
+    found = {"python": sys.version.split()[0]}
+    for name in STACK:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found

@@ -1,0 +1,113 @@
+"""Load Gemma 3 in 4 bit: native objects of transformers and bitsandbytes, right on a CPU, a T4 and newer GPUs."""
+
+from __future__ import annotations
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    Gemma3ForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from gemma_colab.catalog import source_of
+from gemma_colab.errors import ModelError
+from gemma_colab.model.float16 import keep_residual_in_float32
+
+
+
+
+def quantization_config(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """NF4 with double quantisation (QLoRA, arXiv 2305.14314): 0.516 byte per weight. `dtype` is what it computes in."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def load_4bit(name: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The text part of a Gemma 3 in 4 bit, on the GPU if there is one. Embeddings and norms stay in `dtype`.
+
+    name: a Hub id or a local folder. dtype: from `hardware.pick_dtype`; with float16 the residual stream is kept in float32.
+    Raises `ModelError` when the model can't be had or is no Gemma 3.
+    """
+    config = _from_hub(AutoConfig, name)
+    options = {}
+    if config.model_type == "gemma3":
+        # Checkpoints of 4B and more hold a vision model too. Its keys must be mapped, or every weight starts at random.
+        config, options["key_mapping"] = config.text_config, {r"^language_model.model": "model"}
+    elif config.model_type != "gemma3_text":
+        raise ModelError(f"{name} is a {config.model_type!r} model; this project loads Gemma 3 (gemma3, gemma3_text) only")
+    model = _from_hub(
+        Gemma3ForCausalLM,
+        name,
+        config=config,
+        dtype=dtype,
+        quantization_config=quantization_config(dtype),
+        device_map={"": 0 if torch.cuda.is_available() else "cpu"},
+        use_safetensors=True,
+        **options,
+    )
+    if options:
+        model._weight_conversions = None  # else saving writes keys that reload at random
+    if dtype == torch.float16:
+        keep_residual_in_float32(model)
+    if model.device.type == "cpu":
+        keep_cpu_weights_unpacked(model)
+    return model.eval()
+
+
+def keep_cpu_weights_unpacked(model: PreTrainedModel) -> PreTrainedModel:
+    """Switch off bitsandbytes' packed weights on CPUs with bf16 instructions; returns the model.
+
+    There, the first pass in eval mode repacks each layer for good and computes it in bf16 through a kernel without a backward
+    pass (bitsandbytes 0.50, `Linear4bit.forward`): whoever evaluates before training then trains on wrong gradients, silently.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer with Gemma's chat template. Raises `ModelError` when it can't be had or has no template."""
+    tokenizer = _from_hub(AutoTokenizer, name)
+    if not tokenizer.chat_template:
+        raise ModelError(f"{name} has no chat template; take an instruction-tuned checkpoint, whose name ends in -it")
+    return tokenizer
+
+
+def _from_hub(cls, name: str, **options):
+    try:
+        return cls.from_pretrained(source_of(name), **options)
+    except (OSError, HfHubHTTPError, OfflineModeIsEnabled, ValueError) as e:
+        if message := _in_plain_words(name, e):
+            raise ModelError(message) from None
+        raise
+
+
+def _in_plain_words(name: str, error: BaseException) -> str | None:
+    """One sentence for the common failures of a download, found by type along the chain of causes."""
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    for e in chain:
+        if isinstance(e, GatedRepoError):
+            return (
+                f"{name} asks you to accept Google's licence first: open https://huggingface.co/{name}, accept it, and give "
+                "this notebook a token (Colab: the key icon, a secret named HF_TOKEN)"
+            )
+        if isinstance(e, RepositoryNotFoundError):
+            return f"{name} is not on the Hugging Face Hub, or your token may not see it; check the spelling and HF_TOKEN"
+        if isinstance(e, HfHubHTTPError) and e.response is not None and e.response.status_code == 401:
+            return f"the Hugging Face Hub refused your token for {name}; make a new one and store it as HF_TOKEN"
+    if any(isinstance(e, OfflineModeIsEnabled | LocalEntryNotFoundError | ConnectionError) for e in chain):
+        return f"{name} can't be downloaded: no connection to the Hugging Face Hub; check the network, or use 'tiny-gemma3'"
+    return None

@@ -1,0 +1,43 @@
+"""LoRA: what is added to the frozen model, and how many weights that is."""
+
+from __future__ import annotations
+
+import re
+
+from peft import LoraConfig
+
+from gemma_colab.catalog import Shape
+from gemma_colab.settings import LoraSettings
+
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+def lora_config(settings: LoraSettings) -> LoraConfig:
+    """The `peft.LoraConfig` of these settings. "all-linear" leaves the head out: peft skips output layers."""
+    targets = ATTENTION if settings.target_modules == "attention" else settings.target_modules
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=targets,
+    )
+
+
+def lora_parameters(shape: Shape, settings: LoraSettings) -> int:
+    """Trainable weights: r * (in_features + out_features) for each adapted layer (LoRA, arXiv 2106.09685, section 4.2)."""
+    total = 0
+    for name, (fan_in, fan_out) in shape.linear_layers.items():
+        block = "self_attn" if name in ATTENTION else "mlp"
+        for layer in range(shape.num_hidden_layers):
+            if _is_target(f"model.layers.{layer}.{block}.{name}", name, settings.target_modules):
+                total += settings.r * (fan_in + fan_out)
+    return total
+
+
+def _is_target(full_name: str, name: str, target_modules: str) -> bool:
+    if target_modules == "all-linear":
+        return True
+    if target_modules == "attention":
+        return name in ATTENTION
+    return re.fullmatch(target_modules, full_name) is not None  # as peft matches

@@ -1,0 +1,150 @@
+"""Frozen settings with upstream names, checked when they are made and saved as JSON in the workspace."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from gemma_colab.errors import SettingsError
+
+if TYPE_CHECKING:
+    from gemma_colab.workspace import Workspace
+
+
+def _between(name: str, value, low, high, hint: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise SettingsError(f"{name}={value!r} must be a number from {low:g} to {high:g}; {hint}")
+
+
+class Settings:
+    """What the three kinds of settings share: exact saving and loading."""
+
+    file: ClassVar[str]
+
+    def save(self, workspace: Workspace):
+        """Write these settings to the workspace; returns the path."""
+        return workspace.write_json(self.file, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, workspace: Workspace):
+        """The settings saved earlier. Raises `WorkspaceError` if there are none, `SettingsError` if they are impossible."""
+        saved = workspace.read_json(cls.file)
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(saved) - known):
+            raise SettingsError(f"{cls.file} has unknown settings {unknown}; known are {sorted(known)}")
+        return cls(**saved)
+
+    def replace(self, **changes):
+        """A copy with some values changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSettings(Settings):
+    """How rows are dealt out to train, validation and test.
+
+    validation_size, test_size: shares of all rows, 0.02-0.4 each. seed: any whole number.
+    """
+
+    file: ClassVar[str] = "split_settings.json"
+    validation_size: float = 0.1
+    test_size: float = 0.15
+    seed: int = 0
+
+    def __post_init__(self):
+        _between("validation_size", self.validation_size, 0.02, 0.4, "try 0.1")
+        _between("test_size", self.test_size, 0.02, 0.4, "try 0.15")
+        _between("seed", self.seed, 0, 2**32 - 1, "try 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings(Settings):
+    """What is added to the frozen model. The names are those of `peft.LoraConfig`.
+
+    r: rank of the two added matrices, 1-256. lora_alpha: the update is scaled by lora_alpha / r, 1-1024.
+    lora_dropout: share of adapter inputs dropped in training, 0-0.5.
+    target_modules: "all-linear" (attention and MLP), "attention", or a regular expression over module names.
+    """
+
+    file: ClassVar[str] = "lora_settings.json"
+    r: int = 16
+    lora_alpha: int = 16
+    lora_dropout: float = 0.0
+    target_modules: str = "all-linear"
+
+    def __post_init__(self):
+        _between("r", self.r, 1, 256, "try r=16")
+        _between("lora_alpha", self.lora_alpha, 1, 1024, "try lora_alpha=r")
+        _between("lora_dropout", self.lora_dropout, 0, 0.5, "try 0.0, or 0.05 with little data")
+        try:
+            re.compile(self.target_modules)
+        except (re.error, TypeError) as e:
+            raise SettingsError(
+                f'target_modules={self.target_modules!r} is not a regular expression ({e}); try "all-linear"'
+            ) from None
+
+
+SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(Settings):
+    """How the adapter is trained. The names are those of `trl.SFTConfig`.
+
+    learning_rate: 1e-6 to 0.1. per_device_train_batch_size: rows computed at once, 1-256.
+    gradient_accumulation_steps: such batches added up before one update, 1-256.
+    num_train_epochs: passes over the training rows, 0.01-100. warmup_steps: updates until the full rate, 0-10,000.
+    weight_decay: 0-1. max_length: tokens of a row that are kept, 16-131,072. max_grad_norm: 0.01-100.
+    lr_scheduler_type: one of `SCHEDULERS`. evals_per_epoch: validation points in an epoch, 1-100. seed: any whole number.
+    """
+
+    file: ClassVar[str] = "train_settings.json"
+    learning_rate: float = 2e-4
+    per_device_train_batch_size: int = 4
+    gradient_accumulation_steps: int = 2
+    num_train_epochs: float = 3.0
+    lr_scheduler_type: str = "linear"
+    warmup_steps: int = 5
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    max_length: int = 1024
+    evals_per_epoch: int = 1
+    seed: int = 0
+
+    def __post_init__(self):
+        _between("learning_rate", self.learning_rate, 1e-6, 0.1, "try 2e-4")
+        _between("per_device_train_batch_size", self.per_device_train_batch_size, 1, 256, "try 4")
+        _between("gradient_accumulation_steps", self.gradient_accumulation_steps, 1, 256, "try 2")
+        _between("num_train_epochs", self.num_train_epochs, 0.01, 100, "try 3")
+        _between("warmup_steps", self.warmup_steps, 0, 10_000, "try 5")
+        _between("weight_decay", self.weight_decay, 0, 1, "try 0")
+        _between("max_grad_norm", self.max_grad_norm, 0.01, 100, "try 1")
+        _between("max_length", self.max_length, 16, 131_072, "try 1024")
+        _between("evals_per_epoch", self.evals_per_epoch, 1, 100, "try 1")
+        _between("seed", self.seed, 0, 2**32 - 1, "try 0")
+        if self.lr_scheduler_type not in SCHEDULERS:
+            raise SettingsError(
+                f"lr_scheduler_type={self.lr_scheduler_type!r} must be one of {', '.join(SCHEDULERS)}; try 'linear'"
+            )
+
+    @property
+    def effective_batch(self) -> int:
+        """Rows behind one update on one device."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    def steps_per_epoch(self, rows: int) -> int:
+        """Updates in one pass over `rows` rows, counted as `transformers.Trainer` counts them: a last, smaller batch is kept."""
+        micro_batches = -(-rows // self.per_device_train_batch_size)
+        return -(-micro_batches // self.gradient_accumulation_steps)
+
+
+def starting_point(model_name: str) -> tuple[LoraSettings, TrainSettings]:
+    """Settings to begin with. Google and Unsloth start the real Gemma 3 at 2e-4; the tiny one, with a thousandth of the weights,
+    was measured to need larger steps and more passes."""
+    if model_name == "tiny-gemma3":
+        return LoraSettings(r=32, lora_alpha=32), TrainSettings(
+            learning_rate=2e-3, per_device_train_batch_size=8, gradient_accumulation_steps=1, num_train_epochs=10, max_length=512
+        )
+    return LoraSettings(), TrainSettings()

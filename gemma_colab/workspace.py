@@ -1,0 +1,123 @@
+"""The folder that carries work from one notebook to the next. Every file is written beside its place, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+from gemma_colab.errors import WorkspaceError
+
+DRIVE = Path("/content/drive/MyDrive")  # where Colab mounts Google Drive
+
+MADE_IN = {  # which notebook writes what; used to say what is missing
+    "rows/train.jsonl": "01_dataset_prep",
+    "rows/validation.jsonl": "01_dataset_prep",
+    "rows/test.jsonl": "01_dataset_prep",
+    "model.json": "02_load_model",
+    "baseline.jsonl": "02_load_model",
+    "baseline.json": "02_load_model",
+    "lora_settings.json": "03_lora",
+    "train_settings.json": "04_train",
+    "training.json": "04_train",
+    "adapter": "04_train",
+    "evaluation.json": "05_evaluate",
+}
+
+
+class Workspace:
+    """A folder with a few named files. `path` is that folder; it is made if it isn't there."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).expanduser().resolve()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise WorkspaceError(
+                f"workspace={str(self.path)!r} can't be made ({e.strerror}); name a folder you may write to"
+            ) from None
+
+    def __repr__(self):
+        return f"Workspace({str(self.path)!r}): {', '.join(self.done()) or 'empty'}"
+
+    def done(self) -> list[str]:
+        """Names of the known files that are there."""
+        return [name for name in MADE_IN if self.has(name)]
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).exists()
+
+    def need(self, name: str) -> Path:
+        """The path of a file an earlier notebook made. Raises `WorkspaceError` that names the notebook."""
+        if not self.has(name):
+            raise WorkspaceError(
+                f"{name} is missing in the workspace {self.path}; run notebook {MADE_IN.get(name, 'that makes it')} first"
+            )
+        return self.path / name
+
+    @contextmanager
+    def writing(self, name: str):
+        """Gives a path beside the target; when the block ends well it replaces the target, else it is removed."""
+        target = self.path / name
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        _remove(part)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            old = target.with_name(f".{target.name}.{os.getpid()}.old")
+            if target.is_dir():  # a folder can't be replaced in one call: move the old one aside first
+                target.rename(old)
+            part.replace(target)
+            _remove(old)
+        finally:
+            _remove(part)
+
+    def write_text(self, name: str, text: str) -> Path:
+        with self.writing(name) as part:
+            part.write_text(text, encoding="utf-8")
+        return self.path / name
+
+    def write_json(self, name: str, value) -> Path:
+        return self.write_text(name, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+    def write_jsonl(self, name: str, rows: list[dict]) -> Path:
+        return self.write_text(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    def read_json(self, name: str):
+        path = self.need(name)
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as e:
+            raise WorkspaceError(f"{path} is not valid JSON ({e}); delete it and run notebook {MADE_IN.get(name)} again") from None
+
+    def read_jsonl(self, name: str) -> list[dict]:
+        path = self.need(name)
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except ValueError as e:
+            raise WorkspaceError(f"{path} is not valid JSONL ({e}); delete it and run notebook {MADE_IN.get(name)} again") from None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def open_workspace(path: str | Path | None = None) -> Workspace:
+    """The workspace at `path`; without one: `GEMMA_COLAB_WORKSPACE`, else Google Drive if it is mounted, else `./workspace`."""
+    if path is None:
+        drive = DRIVE / "gemma_colab" if DRIVE.is_dir() else Path("workspace")
+        path = os.environ.get("GEMMA_COLAB_WORKSPACE") or drive
+    return Workspace(path)
+
+
+def samples() -> Path:
+    """The folder of sample data: inside the installed package, or `data_samples/` of the checkout."""
+    for folder in (Path(__file__).parent / "samples", Path(__file__).parent.parent / "data_samples"):
+        if (folder / "support_ru.jsonl").exists():
+            return folder
+    raise WorkspaceError("the sample data is not installed; install gemma_colab from its repository")

@@ -90,14 +90,18 @@ class Workspace:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except ValueError as e:
-            raise WorkspaceError(f"{path} is not valid JSON ({e}); delete it and run notebook {MADE_IN.get(name)} again") from None
+            raise WorkspaceError(
+                f"{path} is not valid JSON ({e}); delete it and run notebook {MADE_IN.get(name)} again"
+            ) from None
 
     def read_jsonl(self, name: str) -> list[dict]:
         path = self.need(name)
         try:
             return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         except ValueError as e:
-            raise WorkspaceError(f"{path} is not valid JSONL ({e}); delete it and run notebook {MADE_IN.get(name)} again") from None
+            raise WorkspaceError(
+                f"{path} is not valid JSONL ({e}); delete it and run notebook {MADE_IN.get(name)} again"
+            ) from None
 
 
 def _remove(path: Path) -> None:

@@ -99,7 +99,9 @@ def accuracy(model, tokenizer, n: int, seed: int, by_kind: bool = False) -> dict
     for start in range(0, n, 50):
         part = asked[start : start + 50]
         chats = [[{"role": "user", "content": q.question}] for q in part]
-        inputs = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_tensors="pt", return_dict=True, padding=True)
+        inputs = tokenizer.apply_chat_template(
+            chats, add_generation_prompt=True, return_tensors="pt", return_dict=True, padding=True
+        )
         out = model.generate(**inputs, max_new_tokens=48, do_sample=False, top_k=None, top_p=None, temperature=None)
         texts = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for q, text in zip(part, texts, strict=True):
@@ -116,6 +118,7 @@ def main():
     p.add_argument("--hidden-size", type=int, default=192)
     p.add_argument("--layers", type=int, default=6)
     p.add_argument("--vocab-size", type=int, default=2048)
+    p.add_argument("--test-questions", type=int, default=1000, help="held-out questions asked at the end")
     p.add_argument("--seed", type=int, default=0)
     a = p.parse_args()
     torch.manual_seed(a.seed)
@@ -147,7 +150,9 @@ def main():
             curve.append(point)
             print(point, flush=True)
     model.to(torch.bfloat16).save_pretrained(part)  # like Gemma's own checkpoints; half the bytes
-    by_kind = accuracy(Gemma3ForCausalLM.from_pretrained(part, dtype=torch.float32), tokenizer, 1000, seed=2, by_kind=True)
+    by_kind = accuracy(
+        Gemma3ForCausalLM.from_pretrained(part, dtype=torch.float32), tokenizer, a.test_questions, seed=2, by_kind=True
+    )
     record = {
         "parameters": parameters, "steps": a.steps, "tokens": a.steps * ROW * ROWS, "seed": a.seed, "threads": torch.get_num_threads(),
         "learning_rate": a.learning_rate, "versions": {n: version(n) for n in ("torch", "transformers", "sentencepiece", "trl")},

@@ -109,7 +109,9 @@ DAYS_EN = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 MONTHS_RU = "январь февраль март апрель май июнь июль август сентябрь октябрь ноябрь декабрь".split()
 MONTHS_RU_GEN = "января февраля марта апреля мая июня июля августа сентября октября ноября декабря".split()
 MONTHS_EN = "January February March April May June July August September October November December".split()
-NAMES_RU = "Анна Борис Вера Глеб Дарья Егор Жанна Захар Ирина Кирилл Лидия Марк Нина Олег Павел Роман Софья Тимур Ульяна Фёдор".split()
+NAMES_RU = (
+    "Анна Борис Вера Глеб Дарья Егор Жанна Захар Ирина Кирилл Лидия Марк Нина Олег Павел Роман Софья Тимур Ульяна Фёдор".split()
+)
 NAMES_EN = "Ada Ben Cleo Dan Eve Finn Gus Hana Ivo Jun Kate Leo Mia Noah Olga Paul Rosa Sam Tina Will".split()
 TRANSLATIONS = list(zip(WORDS_RU[:30], WORDS_EN[:30], strict=True))
 PLURALS_EN = pairs(
@@ -169,7 +171,9 @@ def made_up(rng, syllables):
 
 def sentence_ru(rng):
     if rng.random() < 0.15:  # a number that is nobody's number, so that copying has to look at what stands before it
-        return rng.choice(["Это было {} лет назад.", "Их было {}.", "До леса {} километров.", "Ждать {} минут."]).format(rng.randint(2, 990))
+        return rng.choice(["Это было {} лет назад.", "Их было {}.", "До леса {} километров.", "Ждать {} минут."]).format(
+            rng.randint(2, 990)
+        )
     return f"{rng.choice(SUBJECTS_RU)} {rng.choice(VERBS_RU)} {rng.choice(PLACES_RU)}."
 
 
@@ -191,42 +195,83 @@ def cap(text):
 @kind
 def capital_ru(r):
     country, city = r.choice(CAPITALS_RU)
-    q = r.choice(["Какая столица {}?", "Назови столицу {}.", "Столица {} — какой это город?", "Какой город — столица {}?", "Скажи, какая столица у {}."])
+    q = r.choice(
+        [
+            "Какая столица {}?",
+            "Назови столицу {}.",
+            "Столица {} — какой это город?",
+            "Какой город — столица {}?",
+            "Скажи, какая столица у {}.",
+        ]
+    )
     return q.format(country), f"Столица {country} — {city}.", city
 
 
 @kind
 def capital_en(r):
     country, city = r.choice(CAPITALS_EN)
-    q = r.choice(["What is the capital of {}?", "Name the capital of {}.", "Which city is the capital of {}?", "Tell me the capital of {}.", "{}: what is its capital?"])
+    q = r.choice(
+        [
+            "What is the capital of {}?",
+            "Name the capital of {}.",
+            "Which city is the capital of {}?",
+            "Tell me the capital of {}.",
+            "{}: what is its capital?",
+        ]
+    )
     return q.format(country), f"The capital of {country} is {city}.", city
 
 
 @kind
 def country_ru(r):
     c, city = r.choice(CAPITALS_RU)
-    q = r.choice(["{} — столица какой страны?", "Столица какой страны — {}?", "Для какой страны {} — столица?", "Город {}: столица чего?"])
+    q = r.choice(
+        ["{} — столица какой страны?", "Столица какой страны — {}?", "Для какой страны {} — столица?", "Город {}: столица чего?"]
+    )
     return q.format(city), f"{city} — столица {c}.", c
 
 
 @kind
 def country_en(r):
     c, city = r.choice(CAPITALS_EN)
-    q = r.choice(["{} is the capital of which country?", "Which country has {} as its capital?", "Whose capital is {}?", "Name the country whose capital is {}."])
+    q = r.choice(
+        [
+            "{} is the capital of which country?",
+            "Which country has {} as its capital?",
+            "Whose capital is {}?",
+            "Name the country whose capital is {}.",
+        ]
+    )
     return q.format(city), f"{city} is the capital of {c}.", c
 
 
 @kind
 def opposite_ru(r):
     a, b = r.sample(r.choice(OPPOSITES_RU), 2)
-    q = r.choice(["Назови противоположное слово: {}.", "Какое слово противоположно слову «{}»?", "Что противоположно слову «{}»?", "Антоним слова «{}»?", "Скажи наоборот: {}."])
+    q = r.choice(
+        [
+            "Назови противоположное слово: {}.",
+            "Какое слово противоположно слову «{}»?",
+            "Что противоположно слову «{}»?",
+            "Антоним слова «{}»?",
+            "Скажи наоборот: {}.",
+        ]
+    )
     return q.format(a), f"Противоположное слово: {b}.", b
 
 
 @kind
 def opposite_en(r):
     a, b = r.sample(r.choice(OPPOSITES_EN), 2)
-    q = r.choice(["What is the opposite of {}?", "Name the opposite of {}.", "Give a word that means the opposite of {}.", "Opposite of {}?", "The opposite of {} is what?"])
+    q = r.choice(
+        [
+            "What is the opposite of {}?",
+            "Name the opposite of {}.",
+            "Give a word that means the opposite of {}.",
+            "Opposite of {}?",
+            "The opposite of {} is what?",
+        ]
+    )
     return q.format(a), f"The opposite of {a} is {b}.", b
 
 
@@ -297,21 +342,32 @@ def calendar_en(r):
 @kind
 def translate_ru(r):
     ru, en = r.choice(TRANSLATIONS)
-    q = r.choice(["Переведи на английский: {}.", "Как по-английски «{}»?", "Как будет по-английски «{}»?", "Английское слово для «{}»?"])
+    q = r.choice(
+        ["Переведи на английский: {}.", "Как по-английски «{}»?", "Как будет по-английски «{}»?", "Английское слово для «{}»?"]
+    )
     return q.format(ru), f"По-английски: {en}.", en
 
 
 @kind
 def translate_en(r):
     ru, en = r.choice(TRANSLATIONS)
-    q = r.choice(["Translate into Russian: {}.", "How do you say {} in Russian?", "What is {} in Russian?", "The Russian word for {}?"])
+    q = r.choice(
+        ["Translate into Russian: {}.", "How do you say {} in Russian?", "What is {} in Russian?", "The Russian word for {}?"]
+    )
     return q.format(en), f"In Russian: {ru}.", ru
 
 
 @kind
 def plural_ru(r):
     a, b = r.choice(PLURALS_RU)
-    q = r.choice(["Назови во множественном числе: {}.", "Один — {}, а много?", "Как сказать «{}» во множественном числе?", "{}: какое множественное число?"])
+    q = r.choice(
+        [
+            "Назови во множественном числе: {}.",
+            "Один — {}, а много?",
+            "Как сказать «{}» во множественном числе?",
+            "{}: какое множественное число?",
+        ]
+    )
     return cap(q.format(a)), f"Много: {b}.", b
 
 
@@ -326,14 +382,24 @@ def plural_en(r):
 @kind
 def add_ru(r):
     a, b = r.randint(0, 9), r.randint(0, 9)
-    q = r.choice(["Сколько будет {} + {}?", "Сложи {} и {}.", "Чему равна сумма {} и {}?", "{} плюс {} — это сколько?", "Вычисли: {} + {}."])
+    q = r.choice(
+        [
+            "Сколько будет {} + {}?",
+            "Сложи {} и {}.",
+            "Чему равна сумма {} и {}?",
+            "{} плюс {} — это сколько?",
+            "Вычисли: {} + {}.",
+        ]
+    )
     return q.format(a, b), f"{a} + {b} = {a + b}.", f"= {a + b}."
 
 
 @kind
 def add_en(r):
     a, b = r.randint(0, 9), r.randint(0, 9)
-    q = r.choice(["What is {} + {}?", "Add {} and {}.", "What is the sum of {} and {}?", "{} plus {} makes what?", "Compute {} + {}."])
+    q = r.choice(
+        ["What is {} + {}?", "Add {} and {}.", "What is the sum of {} and {}?", "{} plus {} makes what?", "Compute {} + {}."]
+    )
     return q.format(a, b), f"{a} + {b} = {a + b}.", f"= {a + b}."
 
 
@@ -347,7 +413,14 @@ def larger_ru(r):
 @kind
 def larger_en(r):
     a, b = r.sample(range(0, 10), 2)
-    q = r.choice(["Which is larger: {} or {}?", "Which number is bigger, {} or {}?", "{} and {}: which is larger?", "Pick the larger: {}, {}."])
+    q = r.choice(
+        [
+            "Which is larger: {} or {}?",
+            "Which number is bigger, {} or {}?",
+            "{} and {}: which is larger?",
+            "Pick the larger: {}, {}.",
+        ]
+    )
     return q.format(a, b), f"The larger is {max(a, b)}.", str(max(a, b))
 
 
@@ -364,7 +437,14 @@ def count_ru(r):
 def count_en(r):
     a = r.randint(0, 15)
     b = a + r.randint(2, 6)
-    q = r.choice(["Count from {} to {}.", "Name the numbers from {} to {}.", "Please count: {} to {}.", "List the numbers from {} up to {}."])
+    q = r.choice(
+        [
+            "Count from {} to {}.",
+            "Name the numbers from {} to {}.",
+            "Please count: {} to {}.",
+            "List the numbers from {} up to {}.",
+        ]
+    )
     text = ", ".join(map(str, range(a, b + 1)))
     return q.format(a, b), f"{text}.", text
 
@@ -423,13 +503,21 @@ def repeat_sentence_en(r):
 @kind
 def repeat_number_ru(r):
     n = digits(r)
-    return r.choice(["Повтори число {}.", "Запиши число {}.", "Повтори: {}", "Какое число я назвал: {}?"]).format(n), f"Число {n}.", n
+    return (
+        r.choice(["Повтори число {}.", "Запиши число {}.", "Повтори: {}", "Какое число я назвал: {}?"]).format(n),
+        f"Число {n}.",
+        n,
+    )
 
 
 @kind
 def repeat_number_en(r):
     n = digits(r)
-    return r.choice(["Repeat the number {}.", "Write down {}.", "Say again: {}", "Which number did I name: {}?"]).format(n), f"The number {n}.", n
+    return (
+        r.choice(["Repeat the number {}.", "Write down {}.", "Say again: {}", "Which number did I name: {}?"]).format(n),
+        f"The number {n}.",
+        n,
+    )
 
 
 @kind
@@ -451,7 +539,9 @@ def edge_word_en(r):
 @kind
 def name_ru(r):
     n, about = r.choice(NAMES_RU), sentence_ru(r)
-    q = r.choice(["Меня зовут {n}. Как меня зовут?", "Меня зовут {n}. {s} Как меня зовут?", "{s} Моё имя — {n}. Какое у меня имя?"])
+    q = r.choice(
+        ["Меня зовут {n}. Как меня зовут?", "Меня зовут {n}. {s} Как меня зовут?", "{s} Моё имя — {n}. Какое у меня имя?"]
+    )
     return q.format(n=n, s=about), f"Вас зовут {n}.", n
 
 
@@ -465,9 +555,7 @@ def name_en(r):
 def numbered_ru(r):
     thing, genitive = r.choice(NUMBERED_RU)
     n = digits(r)
-    before, after = (
-        " ".join(r.choice([sentence_ru, noise_ru])(r) for _ in range(r.choice([0, 0, 1, 2, 3]))) for _ in range(2)
-    )
+    before, after = (" ".join(r.choice([sentence_ru, noise_ru])(r) for _ in range(r.choice([0, 0, 1, 2, 3]))) for _ in range(2))
     return thing, genitive, n, before, after
 
 

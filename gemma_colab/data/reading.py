@@ -10,8 +10,8 @@ from gemma_colab.errors import DatasetError
 FIELDS = ("instruction", "input", "output")
 
 
-def read_jsonl(path: str | Path) -> list[dict[str, str]]:
-    """Rows of a JSONL file in the form `{"instruction", "input", "output"}`; `input` may be empty or absent.
+def read_jsonl(path: str | Path, fields: tuple[str, ...] = FIELDS) -> list[dict[str, str]]:
+    """Rows of a JSONL file with these text fields, in this order; `input` may be empty or absent, other fields are left out.
 
     The file is only read. Raises `DatasetError` that names file, line and field.
     """
@@ -25,22 +25,22 @@ def read_jsonl(path: str | Path) -> list[dict[str, str]]:
     if text.startswith("version https://git-lfs"):
         raise DatasetError(f"{path} is a Git LFS pointer, not the data; run `git lfs pull` and try again")
     # split("\n"), not splitlines(): a JSON string may hold U+2028, which splitlines() would cut at
-    rows = [_row(line, path, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    rows = [_row(line, path, number, fields) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not rows:
-        raise DatasetError(f"{path} has no rows; each line is to be one JSON object with {', '.join(FIELDS)}")
+        raise DatasetError(f"{path} has no rows; each line is to be one JSON object with {', '.join(fields)}")
     return rows
 
 
-def _row(line: str, path: Path, number: int) -> dict[str, str]:
+def _row(line: str, path: Path, number: int, fields: tuple[str, ...]) -> dict[str, str]:
     try:
         value = json.loads(line)
     except ValueError as e:
         raise DatasetError(f"{path}, line {number}: not valid JSON ({e}); each line is one whole object") from None
     if not isinstance(value, dict):
         raise DatasetError(f"{path}, line {number}: a {type(value).__name__}, not an object like {{...}}")
-    row = {field: value.get(field, "" if field == "input" else None) for field in FIELDS}
+    row = {field: value.get(field, "" if field == "input" else None) for field in fields}
     for field, content in row.items():
         if not isinstance(content, str):
             what = "missing" if field not in value else f"{content!r}, not a text"
-            raise DatasetError(f"{path}, line {number}, field {field!r}: {what}; each row needs {', '.join(FIELDS)} as texts")
+            raise DatasetError(f"{path}, line {number}, field {field!r}: {what}; each row needs {', '.join(fields)} as texts")
     return row

@@ -14,7 +14,9 @@ Row = dict[str, str]
 INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
 HTML = re.compile(r"</?[a-zA-Z][^<>]*>|&(?:[a-z]+|#\d+);")
 PLACEHOLDER = re.compile(r"\{\{?\w+\}?\}|\[(?:ссылка|link|имя|name)\]|\bTODO\b", re.IGNORECASE)
-PERSONAL = re.compile(r"[\w.+-]+@[\w-]+\.\w+|(?:\+7|\b8)[\s(-]*\d{3}[\s)-]*\d{3}[\s-]*\d{2}[\s-]*\d{2}\b|\b(?:\d{4}[ -]?){3}\d{4}\b")
+PERSONAL = re.compile(
+    r"[\w.+-]+@[\w-]+\.\w+|(?:\+7|\b8)[\s(-]*\d{3}[\s)-]*\d{3}[\s-]*\d{2}[\s-]*\d{2}\b|\b(?:\d{4}[ -]?){3}\d{4}\b"
+)
 
 
 @dataclass(frozen=True)

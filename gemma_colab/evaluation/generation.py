@@ -9,8 +9,6 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from gemma_colab.chat import stop_token_ids
 
 
-
-
 @torch.inference_mode()
 def generate_answers(
     model: PreTrainedModel,

@@ -38,4 +38,7 @@ def contains_answer(predictions: list[str], keys: list[str]) -> list[float]:
     def plain(text):
         return text.lower().replace("ё", "е")
 
-    return [float(re.search(rf"(?<!\w){re.escape(plain(k))}(?!\w)", plain(p)) is not None) for p, k in zip(predictions, keys, strict=True)]
+    return [
+        float(re.search(rf"(?<!\w){re.escape(plain(k))}(?!\w)", plain(p)) is not None)
+        for p, k in zip(predictions, keys, strict=True)
+    ]

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import torch
 from bitsandbytes.nn import Linear4bit
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -17,8 +23,6 @@ from transformers import (
 from gemma_colab.catalog import source_of
 from gemma_colab.errors import ModelError
 from gemma_colab.model.float16 import keep_residual_in_float32
-
-
 
 
 def quantization_config(dtype: torch.dtype) -> BitsAndBytesConfig:

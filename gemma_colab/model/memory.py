@@ -14,7 +14,9 @@ OVERHEAD = 0.8 * GIB  # CUDA context, workspaces, fragmentation
 HEAD_TILE = 4096 * 32768  # tokens x vocabulary that TRL's fused loss computes at once
 
 
-def memory_plan(shape: Shape, lora: LoraSettings, train: TrainSettings, *, tokens: int, bits16: bool = True, float16: bool = False):
+def memory_plan(
+    shape: Shape, lora: LoraSettings, train: TrainSettings, *, tokens: int, bits16: bool = True, float16: bool = False
+):
     """Predicted peak in GiB by part, as a `pandas.Series`.
 
     tokens: length of the longest row, at most `max_length`. bits16: embeddings and activations in 16 bit (False: float32).

@@ -32,7 +32,15 @@ def loss_curve(history: pd.DataFrame, ax: Axes | None = None, title: str = "loss
     if len(validation):
         ax.plot(validation["step"], validation["eval_loss"], "o-", color=VALIDATION, label="validation")
         best = validation.loc[validation["eval_loss"].idxmin()]
-        ax.plot(best["step"], best["eval_loss"], "o", markersize=11, fillstyle="none", color=MARK, label=f"best {best['eval_loss']:.2f}")
+        ax.plot(
+            best["step"],
+            best["eval_loss"],
+            "o",
+            markersize=11,
+            fillstyle="none",
+            color=MARK,
+            label=f"best {best['eval_loss']:.2f}",
+        )
     ax.set(xlabel="step", ylabel="loss (nats per token)", title=title)
     ax.set_ylim(bottom=0)
     ax.legend()
@@ -40,7 +48,9 @@ def loss_curve(history: pd.DataFrame, ax: Axes | None = None, title: str = "loss
     return ax
 
 
-def compare_curves(histories: dict[str, pd.DataFrame], column: str = "loss", x: str = "step", ax: Axes | None = None, title: str = "") -> Axes:
+def compare_curves(
+    histories: dict[str, pd.DataFrame], column: str = "loss", x: str = "step", ax: Axes | None = None, title: str = ""
+) -> Axes:
     """The same column of several runs in one picture."""
     ax = _axes(ax)
     for label, history in histories.items():

@@ -1,0 +1,50 @@
+# Everything a newcomer types. Needs python3 (3.11 to 3.13), make and git; the rest is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+COLAB := .venv-colab/bin
+
+.PHONY: demo test test-colab lab lint links colab-check tiny-model clean
+
+demo: .venv/installed                  ## run the five notebooks, leave the report in runs/demo
+	$(BIN)/python tools/run_notebooks.py --workspace runs/demo
+
+test: .venv/installed-dev              ## run the tests
+	$(BIN)/pytest
+
+test-colab: .venv-colab/installed      ## run the tests with the versions Colab ships (torch aside)
+	$(COLAB)/pytest
+
+lab: .venv/installed                   ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+lint: .venv/installed-dev              ## style of code and notebooks
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
+
+links: .venv/installed                 ## make links REPO=owner/name: set the repository's address everywhere
+	$(BIN)/python tools/links.py $(REPO)
+
+colab-check: .venv/installed-dev       ## what an install would change on Colab
+	$(BIN)/python tools/colab_check.py
+
+tiny-model: .venv/installed-dev        ## pre-train data_samples/tiny-gemma3 again (about half an hour)
+	$(BIN)/python data_samples/build/pretrain_tiny_gemma3.py --out data_samples/tiny-gemma3
+
+.venv/installed: requirements.txt constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else "python3 must be 3.11 to 3.13, this is " + sys.version.split()[0] + "; call make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --progress-bar on -c constraints.txt -e '.[notebooks]'
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Not editable, so that these tests also prove that the built package carries all it needs.
+.venv-colab/installed: requirements.txt constraints-colab.txt pyproject.toml gemma_colab data_samples
+	$(PYTHON) -m venv .venv-colab
+	$(COLAB)/pip install -c constraints-colab.txt '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .venv-colab runs

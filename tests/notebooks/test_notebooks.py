@@ -1,0 +1,142 @@
+"""Each notebook is well-formed, runs alone in an empty folder, and all run in sequence to the result we promise."""
+
+import ast
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
+NAMES = ["01_dataset_prep", "02_load_model", "03_lora", "04_train", "05_evaluate"]
+sys.path.insert(0, str(ROOT / "tools"))
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_of(notebook) -> str:
+    """All code of a notebook as Python: lines with a magic are left out."""
+    cells = (cell.source for cell in notebook.cells if cell.cell_type == "code")
+    return "\n".join(line for source in cells for line in source.splitlines() if not line.lstrip().startswith("%"))
+
+
+def test_the_series_is_complete():
+    assert [path.stem for path in NOTEBOOKS] == NAMES
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_is_well_formed(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    metadata = notebook.metadata
+    assert metadata["language_info"]["name"] == "python"  # ruff passes a notebook without it unread
+    assert "widgets" not in metadata  # GitHub and Colab would say "Invalid Notebook"
+    assert (metadata["accelerator"], metadata["colab"]["gpuType"]) == ("GPU", "T4")
+    assert path.stat().st_size < 300_000
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert "colab-badge.svg" in notebook.cells[0].source
+    assert f"notebooks/{path.name})" in notebook.cells[0].source
+    for part in ("**Goal**", "**Needs**", "**Comes in**", "**Goes out**", "**Predict", "## Five questions", "## Two exercises"):
+        assert part in prose, part
+    assert prose.count("<details><summary>Solution</summary>") == 2
+    assert prose.split("## Five questions")[1].split("## Two")[0].count("\n1. ") == 1
+    assert "\n5. " in prose.split("## Five questions")[1].split("## Two")[0]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_cells_are_short_and_prose_is_never_far(path):
+    in_a_row, kept = 0, 0
+    for cell in read(path).cells:
+        if cell.cell_type == "markdown":
+            in_a_row = 0
+            continue
+        in_a_row += 1
+        assert in_a_row <= 2, cell.source
+        assert len(cell.source.splitlines()) <= 25, cell.source
+        keep = "keep_output" in cell.metadata.get("tags", [])
+        kept += keep
+        assert keep or not cell.outputs, cell.source
+        assert cell.execution_count is None or keep
+    assert 1 <= kept <= 5
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_kept_outputs_are_there_and_clean(path):
+    for cell in read(path).cells:
+        if "keep_output" in cell.metadata.get("tags", []):
+            assert cell.outputs, f"{path.stem}: run `make outputs` after `make demo`"
+            text = json.dumps(cell.outputs)
+            assert "Traceback" not in text
+            assert str(ROOT) not in text
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_keywords_exist_in_the_installed_libraries(path):
+    from peft import LoraConfig
+    from transformers import BitsAndBytesConfig
+    from trl import SFTConfig, SFTTrainer
+
+    classes = {c.__name__: set(inspect.signature(c).parameters) for c in (SFTConfig, LoraConfig, BitsAndBytesConfig, SFTTrainer)}
+    for node in ast.walk(ast.parse(code_of(read(path)))):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) in classes:
+            unknown = {k.arg for k in node.keywords} - classes[node.func.id] - {None}
+            if node.func.id == "BitsAndBytesConfig":
+                continue  # it takes **kwargs and drops unknown ones
+            assert not unknown, node.func.id
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_nothing_hides_in_the_imports(path):
+    for node in ast.walk(ast.parse(code_of(read(path)))):
+        if isinstance(node, ast.ImportFrom):
+            assert [alias.name for alias in node.names] != ["*"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_runs_alone_in_an_empty_folder(path, tmp_path, monkeypatch):
+    from run_notebooks import run_notebook
+
+    monkeypatch.chdir(tmp_path)
+    run_notebook(path, tmp_path / "workspace", tmp_path)
+    notebook = read(tmp_path / "workspace" / "notebooks" / path.name)
+    printed = "".join(o.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs)
+    if path.stem in ("02_load_model", "04_train", "05_evaluate"):
+        assert "Notebook 01 has not run in this workspace" in printed  # says what is missing before it makes it
+    assert not [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs if o.output_type == "error"]
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    workspace = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, ROOT / "tools" / "run_notebooks.py", "--workspace", workspace]
+    subprocess.run(command, check=True, env=os.environ | {"MPLBACKEND": ""})
+    return workspace
+
+
+def test_demo_keeps_its_promises(demo):
+    summary = json.loads((demo / "summary.json").read_text())
+    loss = summary["loss"]["test"]
+    assert loss["after"] <= 0.5 * loss["before"]
+    assert summary["test_loss_difference"]["high"] < 0
+    metrics = {line["metric"]: line for line in summary["metrics"]}
+    assert metrics["right order number"]["after"] >= 0.6
+    assert metrics["right order number"]["rows"] >= 15
+    assert {line["language"] for line in summary["forgetting"]} == {"ru", "en"}
+    assert summary["exit_ramp_largest_loss_difference"] < 1e-3
+    assert summary["peak_memory_gib"] <= 4
+    assert set(summary["seconds"]) == {*NAMES, "total"}
+    assert summary["versions"]["trl"] != "missing"
+
+
+def test_demo_leaves_what_the_readme_says(demo):
+    assert {path.stem for path in (demo / "notebooks").glob("*.ipynb")} == set(NAMES)
+    for name in ("report.html", "loss_curve.png", "summary.json", "adapter/adapter_model.safetensors"):
+        assert (demo / name).stat().st_size > 1000, name
+    assert not list(demo.rglob("*.part"))

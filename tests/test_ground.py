@@ -1,0 +1,211 @@
+"""Floor 0: settings, workspace, hardware, catalog, chat."""
+
+import json
+import os
+
+import pytest
+
+from gemma_colab import catalog
+from gemma_colab import workspace as workspace_module
+from gemma_colab.catalog import CATALOG, pick_model, shape_of
+from gemma_colab.chat import stop_token_ids, to_chat, token_lengths, tokenize_chat
+from gemma_colab.errors import GemmaColabError, ModelError, SettingsError, WorkspaceError
+from gemma_colab.hardware import Machine, describe_machine, pick_dtype, stack_versions
+from gemma_colab.settings import LoraSettings, SplitSettings, TrainSettings, starting_point
+from gemma_colab.workspace import Workspace, open_workspace
+
+CPU = Machine(False, None, None, 0.0, 12.0, 50.0, 2)
+T4 = Machine(True, "Tesla T4", (7, 5), 14.74, 12.7, 60.0, 2)
+A100 = Machine(True, "NVIDIA A100", (8, 0), 39.6, 83.0, 150.0, 12)
+
+
+@pytest.mark.parametrize(
+    ("cls", "field", "value"),
+    [
+        (LoraSettings, "r", 0),
+        (LoraSettings, "r", 257),
+        (LoraSettings, "lora_dropout", 0.9),
+        (LoraSettings, "target_modules", "(q_proj"),
+        (TrainSettings, "learning_rate", 0),
+        (TrainSettings, "learning_rate", "2e-4"),
+        (TrainSettings, "num_train_epochs", -1),
+        (TrainSettings, "per_device_train_batch_size", True),
+        (TrainSettings, "lr_scheduler_type", "zigzag"),
+        (SplitSettings, "test_size", 1.0),
+    ],
+)
+def test_impossible_settings_are_refused_with_name_value_and_remedy(cls, field, value):
+    with pytest.raises(SettingsError, match=rf"{field}={value!r}".replace("(", r"\(")) as caught:
+        cls(**{field: value})
+    assert "try" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        LoraSettings(r=3, lora_alpha=7, lora_dropout=0.123),
+        TrainSettings(learning_rate=1.95e-4, num_train_epochs=2.5),
+        SplitSettings(seed=9),
+    ],
+)
+def test_settings_come_back_exactly(workspace, settings):
+    settings.save(workspace)
+    assert type(settings).load(workspace) == settings
+
+
+def test_settings_with_unknown_names_are_refused(workspace):
+    workspace.write_json(LoraSettings.file, {"rank": 8})
+    with pytest.raises(SettingsError, match="rank"):
+        LoraSettings.load(workspace)
+
+
+def test_steps_per_epoch_counts_like_the_trainer():
+    assert TrainSettings(per_device_train_batch_size=4, gradient_accumulation_steps=2).steps_per_epoch(17) == 3
+    assert TrainSettings(per_device_train_batch_size=8, gradient_accumulation_steps=1).steps_per_epoch(16) == 2
+
+
+def test_workspace_says_what_is_missing_and_which_notebook_makes_it(workspace):
+    with pytest.raises(WorkspaceError, match=r"rows/train\.jsonl is missing .* run notebook 01_dataset_prep first"):
+        workspace.read_jsonl("rows/train.jsonl")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(workspace):
+    workspace.write_text("report.html", "old")
+
+    def fail():
+        with workspace.writing("report.html") as part:
+            part.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert (workspace.path / "report.html").read_text() == "old"
+    assert os.listdir(workspace.path) == ["report.html"]
+
+
+def test_a_folder_is_replaced_as_a_whole(workspace):
+    for content in ("a", "b"):
+        with workspace.writing("adapter") as part:
+            part.mkdir()
+            (part / content).write_text(content)
+    assert os.listdir(workspace.path / "adapter") == ["b"]
+    assert os.listdir(workspace.path) == ["adapter"]
+
+
+def test_broken_json_names_file_and_remedy(workspace):
+    (workspace.path / "training.json").write_text("{")
+    with pytest.raises(WorkspaceError, match=r"training\.json is not valid JSON .* run notebook 04_train again"):
+        workspace.read_json("training.json")
+
+
+def test_workspace_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkspaceError, match="can't be made"):
+        Workspace(tmp_path / "file" / "inside")
+
+
+def test_workspace_is_on_drive_when_it_is_mounted(tmp_path, monkeypatch):
+    monkeypatch.delenv("GEMMA_COLAB_WORKSPACE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert open_workspace().path == tmp_path / "workspace"
+    (tmp_path / "MyDrive").mkdir()
+    monkeypatch.setattr(workspace_module, "DRIVE", tmp_path / "MyDrive")
+    assert open_workspace().path == tmp_path / "MyDrive" / "gemma_colab"
+    monkeypatch.setenv("GEMMA_COLAB_WORKSPACE", str(tmp_path / "mine"))
+    assert open_workspace().path == tmp_path / "mine"
+
+
+def test_precision_follows_the_compute_capability():
+    import torch
+
+    assert pick_dtype(CPU)[0] == torch.float32
+    assert pick_dtype(A100)[0] == torch.bfloat16
+    dtype, why = pick_dtype(T4)
+    assert dtype == torch.float16
+    assert "float32" in why  # says what is done about the overflow
+
+
+def test_this_machine_is_described():
+    machine = describe_machine()
+    assert machine.ram_gib > 0.5
+    assert machine.cores >= 1
+    assert "missing" not in stack_versions().values()
+
+
+@pytest.mark.parametrize(
+    ("machine", "expected"), [(CPU, "tiny-gemma3"), (T4, "google/gemma-3-1b-it"), (A100, "google/gemma-3-4b-it")]
+)
+def test_auto_picks_by_machine_and_says_why(machine, expected):
+    name, why = pick_model("auto", machine)
+    assert name == expected
+    assert why
+
+
+def test_model_names():
+    assert pick_model("gemma-3-12b-it", CPU)[0] == "google/gemma-3-12b-it"
+    assert pick_model("google/gemma-3-4b-pt", CPU)[0] == "google/gemma-3-4b-pt"
+    assert pick_model("somebody/her-gemma", CPU)[0] == "somebody/her-gemma"
+    for wrong in ("gemma-9b", "./nowhere", "", "a/b/c"):
+        with pytest.raises(ModelError, match="is not known; use 'auto'"):
+            pick_model(wrong, CPU)
+
+
+def test_shapes_give_the_known_sizes():
+    # facts: linear and embedding weights in millions, by transformers' convert_gemma3_weights.py
+    known = {"270m": (100, 168), "1b": (698, 302), "4b": (3209, 671), "12b": (10758, 1007), "27b": (25598, 1410)}
+    for name, shape in CATALOG.items():
+        linear, embedding = known[name.split("-")[2]]
+        assert round(shape.linear_parameters / 1e6) == linear
+        assert round(shape.embedding_parameters / 1e6) == embedding
+    assert shape_of("google/gemma-3-4b-pt") == CATALOG["google/gemma-3-4b-it"]
+    assert shape_of("somebody/unknown") is None
+
+
+def test_shape_of_a_folder_is_read_from_its_config(random_gemma):
+    from transformers import AutoModelForCausalLM
+
+    shape, model = shape_of(random_gemma), AutoModelForCausalLM.from_pretrained(random_gemma)
+    linear = sum(m.weight.numel() for n, m in model.named_modules() if n.endswith("proj"))
+    assert shape.linear_parameters == linear
+    assert shape.embedding_parameters == model.get_input_embeddings().weight.numel()
+
+
+def test_starting_points_are_valid_for_every_model():
+    for name in [catalog.TINY, *CATALOG]:
+        lora, train = starting_point(name)
+        assert isinstance(lora, LoraSettings)
+        assert isinstance(train, TrainSettings)
+
+
+def test_errors_show_one_sentence_in_a_notebook():
+    assert GemmaColabError("r=0 is too small")._render_traceback_() == ["GemmaColabError: r=0 is too small"]
+
+
+def test_chat_rows():
+    row = {"instruction": "A", "input": "B", "output": "C"}
+    assert to_chat(row)["prompt"] == [{"role": "user", "content": "A\n\nB"}]
+    assert to_chat(row | {"input": ""})["prompt"][0]["content"] == "A"
+
+
+def test_only_the_answer_and_its_end_are_trained(tokenizer, support_rows):
+    for row in support_rows[:20]:
+        tokens = tokenize_chat(to_chat(row), tokenizer)
+        trained = [i for i in tokens["labels"] if i != -100]
+        assert tokenizer.decode(trained) == row["output"] + "<end_of_turn>\n"
+        assert tokens["input_ids"].count(tokenizer.bos_token_id) == 1
+    assert stop_token_ids(tokenizer) == [1, 106]
+
+
+def test_token_lengths_count_the_part_of_the_answer_that_is_cut(tokenizer):
+    chat = to_chat({"instruction": "Вопрос", "input": "", "output": "Ответ"})
+    whole = token_lengths([chat], tokenizer, 1000).iloc[0]
+    assert whole["prompt"] + whole["answer"] == whole["total"] == len(tokenize_chat(chat, tokenizer)["input_ids"])
+    assert whole["answer_tokens_cut"] == 0
+    assert token_lengths([chat], tokenizer, int(whole["total"]) - 2).iloc[0]["answer_tokens_cut"] == 2
+    assert token_lengths([chat], tokenizer, 1).iloc[0]["answer_tokens_cut"] == whole["answer"]
+
+
+def test_settings_file_is_plain_json(workspace):
+    LoraSettings(r=8).save(workspace)
+    assert json.loads((workspace.path / "lora_settings.json").read_text())["r"] == 8

@@ -1,0 +1,132 @@
+"""The house stays in order: floors, requirements, links, what Colab has."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PACKAGE = ROOT / "gemma_colab"
+MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
+ROOMS = {"data": 1, "model": 1, "training": 1, "evaluation": 1, "export": 1, "ui": 2, "pipeline": 3, "errors": -1}
+
+
+def room_of(dotted: str) -> str:
+    parts = dotted.split(".")
+    return parts[1] if len(parts) > 1 else "gemma_colab"
+
+
+def imports(path: Path):
+    """All modules a file imports, inside functions too; imports for type checkers only are left out."""
+    tree = ast.parse(path.read_text())
+    hidden = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_imports_only_from_floors_below(path):
+    room = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    for name in imports(path):
+        if name.startswith("gemma_colab."):
+            other = room_of(name)
+            allowed = other == room or ROOMS.get(other, 0) < ROOMS.get(room, 0)
+            same_ground_floor = ROOMS.get(other, 0) == ROOMS.get(room, 0) == 0  # settings, workspace, hardware, catalog, chat
+            assert allowed or same_ground_floor, f"{room} (floor {ROOMS.get(room, 0)}) imports {name}"
+
+
+def requirements() -> dict[str, Requirement]:
+    lines = (line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
+    return {canonicalize_name(r.name): r for r in map(Requirement, filter(None, lines))}
+
+
+def test_requirements_name_exactly_what_the_package_imports():
+    found = {name.split(".")[0] for path in MODULES for name in imports(path)}
+    third_party = found - set(sys.stdlib_module_names) - {"gemma_colab", "google"}
+    assert {canonicalize_name(name.replace("IPython", "ipython")) for name in third_party} == set(requirements())
+
+
+def test_every_requirement_has_a_floor_and_a_ceiling():
+    for name, requirement in requirements().items():
+        operators = {s.operator for s in requirement.specifier}
+        assert operators == {">=", "<"}, name
+
+
+def pins(path: Path) -> dict[str, str]:
+    found = re.findall(r"^([A-Za-z0-9_.-]+)==([^\s+]+)", path.read_text(), flags=re.MULTILINE)
+    return {canonicalize_name(name): version for name, version in found}
+
+
+def test_colab_keeps_what_it_has():
+    colab = pins(ROOT / "tools" / "colab_freeze.txt")
+    raised = {name for name, r in requirements().items() if name in colab and colab[name] not in r.specifier}
+    assert raised == {"datasets"}  # trl itself needs a newer one
+    assert set(requirements()) - set(colab) == {"trl", "bitsandbytes"}
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-colab.txt"])
+def test_constraints_lie_within_the_requirements(name):
+    fixed = pins(ROOT / name)
+    assert fixed["torch"] == "2.13.0"
+    for package, requirement in requirements().items():
+        assert fixed[package] in requirement.specifier, package
+
+
+def test_colab_constraints_are_colabs_versions():
+    colab, ours = pins(ROOT / "tools" / "colab_freeze.txt"), pins(ROOT / "constraints-colab.txt")
+    differing = {name for name in ours if name in colab and ours[name] != colab[name]}
+    assert differing == {"torch", "datasets", "pyarrow", "huggingface-hub", "jupyterlab-widgets"}
+
+
+def repository() -> str:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return project["urls"]["Repository"].removeprefix("https://github.com/")
+
+
+def test_every_link_names_the_repository_of_pyproject():
+    for path in [ROOT / "README.md", *(ROOT / "notebooks").glob("*.ipynb")]:
+        named = re.findall(r"github(?:\.com)?/([\w.-]+/[\w.-]+?)(?:/|\"|\.git|\\|\)|$)", path.read_text())
+        ours = {name for name in named if name.endswith("/" + repository().split("/")[1])}
+        assert ours == {repository()}, path.name
+
+
+def test_links_tool_sets_them_all(tmp_path):
+    for name in ("README.md", "pyproject.toml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / "notebooks").mkdir()
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        (tmp_path / "notebooks" / path.name).write_text(path.read_text())
+    subprocess.run([sys.executable, ROOT / "tools" / "links.py", "ann/tuner", "--root", tmp_path], check=True)
+    for path in tmp_path.rglob("*.*"):
+        assert repository() not in path.read_text(), path.name
+    assert "colab.research.google.com/github/ann/tuner/" in (tmp_path / "notebooks" / "01_dataset_prep.ipynb").read_text()
+    wrong = subprocess.run(
+        [sys.executable, ROOT / "tools" / "links.py", "tuner", "--root", tmp_path], capture_output=True, text=True
+    )
+    assert wrong.returncode == 2
+    assert "owner/name" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    "module", ["settings", "workspace", "hardware", "catalog", "chat", "data.report", "data.splitting", "ui.plots"]
+)
+def test_notebook_01_starts_without_torch(module):
+    code = f"import sys, gemma_colab.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

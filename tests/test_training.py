@@ -1,0 +1,146 @@
+"""A real SFTTrainer on a small real Gemma 3; the verdict on synthetic and real curves."""
+
+import pandas as pd
+import pytest
+import torch
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from gemma_colab.chat import to_chat, tokenize_chat
+from gemma_colab.model.loading import load_4bit
+from gemma_colab.model.lora import lora_config
+from gemma_colab.settings import LoraSettings, TrainSettings
+from gemma_colab.training.callbacks import LiveHistory
+from gemma_colab.training.history import history_table, training_verdict
+from gemma_colab.training.trainer import build_trainer, sft_config
+
+SETTINGS = TrainSettings(
+    learning_rate=5e-3, per_device_train_batch_size=4, gradient_accumulation_steps=1, num_train_epochs=2, warmup_steps=0
+)
+
+
+@pytest.fixture(scope="module")
+def chats(support_rows):
+    return [to_chat(row) for row in support_rows[1:33]]
+
+
+def make(folder, chats, tokenizer, output_dir, settings=SETTINGS, callbacks=None):
+    train, validation = Dataset.from_list(chats[:24]), Dataset.from_list(chats[24:])
+    args = sft_config(settings, output_dir, len(train), torch.float32)
+    return build_trainer(
+        load_4bit(folder, torch.float32), tokenizer, train, validation, args, lora_config(LoraSettings(r=8)), callbacks
+    )
+
+
+def test_the_trainer_is_native_and_moves_only_the_adapter(random_gemma, chats, tokenizer, tmp_path):
+    shown = []
+    trainer = make(
+        random_gemma, chats, tokenizer, tmp_path, callbacks=[LiveHistory(lambda h, m: shown.append((len(h), m)), every=0)]
+    )
+    assert type(trainer) is SFTTrainer
+    assert {p.dtype for p in trainer.model.parameters() if p.requires_grad} == {torch.float32}
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.equal(parameter, before[name]) != ("lora_" in name), name
+    history = history_table(trainer.state.log_history)
+    assert history["loss"].dropna().iloc[-1] < history["loss"].dropna().iloc[0]
+    assert len(history["eval_loss"].dropna()) == 2
+    assert trainer.state.best_model_checkpoint
+    assert shown[-1][1].startswith("step 12 of 12")
+
+
+def test_only_answers_are_trained(random_gemma, chats, tokenizer, tmp_path):
+    trainer = make(random_gemma, chats, tokenizer, tmp_path)
+    for chat, fed in zip(chats, trainer.train_dataset, strict=False):
+        mine = tokenize_chat(chat, tokenizer)
+        assert fed["input_ids"] == mine["input_ids"]
+        assert fed["labels"] == mine["labels"]
+
+
+def test_losses_equal_those_of_plain_trl(random_gemma, chats, tokenizer, tmp_path):
+    ours = make(random_gemma, chats, tokenizer, tmp_path / "ours", SETTINGS.replace(num_train_epochs=1))
+    ours.train()
+    plain = SFTTrainer(
+        load_4bit(random_gemma, torch.float32),
+        SFTConfig(
+            str(tmp_path / "plain"),
+            learning_rate=5e-3,
+            per_device_train_batch_size=4,
+            num_train_epochs=1,
+            seed=0,
+            bf16=False,
+            use_cpu=True,
+            logging_steps=1,
+            report_to="none",
+            save_strategy="no",
+            gradient_checkpointing=False,
+            warmup_steps=0,
+        ),
+        train_dataset=Dataset.from_list(chats[:24]),
+        processing_class=tokenizer,
+        peft_config=lora_config(LoraSettings(r=8)),
+    )
+    for parameter in plain.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    plain.train()
+    a, b = ([h["loss"] for h in t.state.log_history if "loss" in h] for t in (ours, plain))
+    assert len(a) == 6
+    assert max(abs(x - y) for x, y in zip(a, b, strict=True)) < 1e-5
+
+
+def test_resume_ends_where_an_undisturbed_run_ends(random_gemma, chats, tokenizer, tmp_path):
+    whole = make(random_gemma, chats, tokenizer, tmp_path / "whole")
+    whole.train()
+    resumed = make(random_gemma, chats, tokenizer, tmp_path / "whole")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-6"))
+    a, b = (history_table(t.state.log_history) for t in (whole, resumed))
+    pd.testing.assert_frame_equal(a, b, atol=1e-6)
+    for (name, p), (_, q) in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-6), name
+
+
+def test_sft_config_follows_the_settings(tmp_path):
+    settings = TrainSettings(num_train_epochs=3, evals_per_epoch=2, lr_scheduler_type="cosine", max_length=77)
+    args = sft_config(settings, tmp_path, rows=100, dtype=torch.float32)
+    assert type(args) is SFTConfig
+    assert (args.eval_steps, args.save_steps, args.max_length, args.lr_scheduler_type) == (6, 6, 77, "cosine")
+    assert args.report_to in ([], ["none"], "none")
+
+
+def curve(loss, validation):
+    rows = [{"step": i, "epoch": i, "loss": v} for i, v in enumerate(loss, 1)]
+    rows += [{"step": i, "epoch": i, "eval_loss": v} for i, v in validation.items()]
+    return history_table(rows)
+
+
+@pytest.mark.parametrize(
+    ("loss", "validation", "word"),
+    [
+        ([4, 3, 2.5, 2.2], {2: 3.2, 4: 2.6}, "learning, not finished"),
+        ([4, 3, 2.5, 2.4], {2: 2.61, 4: 2.6}, "finished"),
+        ([4, 3, 1, 0.2], {1: 3.5, 2: 3.0, 4: 4.1}, "overfitting since step 2"),
+        ([4, 4.01, 3.99, 4], {2: 4.0, 4: 4.0}, "not learning"),
+        ([4, 9, 7, 12], {2: 8.0, 4: 11.0}, "unstable"),
+        ([4, float("nan"), float("nan"), float("nan")], {2: float("nan"), 4: float("nan")}, "unstable"),
+        ([4, 3, float("inf"), 3], {}, "unstable"),
+        ([4, 2], {}, "learning"),
+        ([], {}, "no loss"),
+    ],
+)
+def test_verdict_on_synthetic_curves(loss, validation, word):
+    assert training_verdict(curve(loss, validation)).startswith(word)
+
+
+def test_verdict_on_a_run_made_to_stall(random_gemma, chats, tokenizer, tmp_path):
+    trainer = make(random_gemma, chats, tokenizer, tmp_path, SETTINGS.replace(learning_rate=1e-6))
+    trainer.train()
+    assert training_verdict(history_table(trainer.state.log_history)).startswith("not learning")
+
+
+def test_history_joins_the_two_kinds_of_log_lines():
+    table = history_table(
+        [{"step": 5, "epoch": 1, "loss": 2.0}, {"step": 5, "epoch": 1, "eval_loss": 3.0}, {"step": 5, "train_runtime": 9}]
+    )
+    assert table[["step", "loss", "eval_loss"]].to_numpy().tolist() == [[5, 2.0, 3.0]]

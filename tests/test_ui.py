@@ -1,0 +1,119 @@
+"""Panels give back what was put in, pictures show what they are given, and no text of a dataset is ever run."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+
+from gemma_colab.catalog import CATALOG
+from gemma_colab.model.memory import memory_plan
+from gemma_colab.settings import LoraSettings, TrainSettings
+from gemma_colab.ui import plots
+from gemma_colab.ui.html import text_table, trained_tokens
+from gemma_colab.ui.panels import lora_panel, train_panel
+from gemma_colab.ui.report import write_report
+
+HISTORY = pd.DataFrame({"step": [1, 2, 3], "epoch": [0.3, 0.6, 1], "loss": [3, 2, 1.5], "eval_loss": [None, 2.5, 2.2]})
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        TrainSettings(),
+        TrainSettings(learning_rate=1.95e-4, per_device_train_batch_size=99, num_train_epochs=0.7, gradient_accumulation_steps=7),
+    ],
+)
+def test_a_panel_gives_back_exactly_the_settings_put_in(settings):
+    assert train_panel(settings, rows=100).settings == settings
+
+
+def test_moving_a_slider_changes_that_setting_and_the_note():
+    panel = train_panel(TrainSettings(), rows=100)
+    before = panel.note.value
+    panel.sliders["num_train_epochs"].value = 10
+    assert panel.settings == TrainSettings().replace(num_train_epochs=10)
+    assert panel.note.value != before
+    panel.sliders["learning_rate"].value = 0.001
+    assert panel.settings.learning_rate == 0.001
+
+
+def test_lora_panel_keeps_odd_values_and_escapes_its_note():
+    settings = LoraSettings(r=3, target_modules=r".*\.(q_proj|v_proj)", lora_dropout=0.123)
+    panel = lora_panel(settings, lambda s: f"<script>{s.r}</script>")
+    assert panel.settings == settings
+    assert "&lt;script&gt;3" in panel.note.value
+
+
+def test_pictures_return_axes_and_show_their_data():
+    ax = plots.loss_curve(HISTORY)
+    assert isinstance(ax, Axes)
+    assert [list(line.get_xdata()) for line in ax.lines[:2]] == [[1, 2, 3], [2, 3]]
+    assert "best 2.20" in [t.get_text() for t in ax.get_legend().get_texts()]
+    assert len(plots.compare_curves({"a": HISTORY, "b": HISTORY}).lines) == 2
+    assert plots.length_histogram(pd.Series([10, 20, 700]), 512).get_title().startswith("1 of 3")
+    assert isinstance(plots.frozen_and_trained(1000, 10), Axes)
+    plan = memory_plan(CATALOG["google/gemma-3-1b-it"], LoraSettings(), TrainSettings(), tokens=512)
+    assert isinstance(plots.memory_bar({"1B": plan}, 14.74), Axes)
+
+
+def test_live_curve_updates_one_display(monkeypatch):
+    calls = []
+
+    class Handle:
+        def update(self, figure):
+            calls.append("update")
+
+    monkeypatch.setattr(plots, "display", lambda figure, display_id: calls.append("display") or Handle())
+    live = plots.LiveCurve()
+    live(pd.DataFrame(), "nothing yet")
+    live(HISTORY, "step 3")
+    live(HISTORY, "step 4")
+    assert calls == ["display", "update"]
+    assert plt.get_fignums() == []
+
+
+EVIL = "</td><script>alert(1)</script>"
+
+
+def test_texts_of_a_dataset_are_escaped(tokenizer):
+    shown = text_table(pd.DataFrame({"a": [EVIL]})).data
+    assert "<script>" not in shown
+    assert "&lt;script&gt;" in shown
+    ids = tokenizer(EVIL)["input_ids"]
+    tokens = trained_tokens(ids, [-100, *ids[1:]], tokenizer).data
+    assert "<script>" not in tokens
+    assert tokens.count("#f6c08a") == len(ids) - 1 + 1  # each trained token, and the legend
+
+
+def test_report_is_self_contained_and_escaped(workspace):
+    line = {"rows": 50, "before": 0.1, "after": 0.6, "difference": 0.5, "low": 0.4, "high": 0.6, "clear": "yes"}
+    loss = {"before": 8.0, "after": 3.2}
+    workspace.write_json(
+        "evaluation.json",
+        {
+            "model": "tiny-gemma3",
+            "rows": {"train": 250, "validation": 33, "test": 50},
+            "loss": {"train": loss, "validation": loss, "test": loss},
+            "test_loss_difference": {"difference": -4.8, "low": -5, "high": -4},
+            "metrics": [line | {"metric": "right order number"}],
+            "forgetting": [line | {"language": "ru"}],
+        },
+    )
+    workspace.write_json(
+        "training.json", {"model": "tiny-gemma3", "steps": 10, "seconds": 12, "best_eval_loss": 3.3, "log_history": []}
+    )
+    with workspace.writing("loss_curve.png") as part:
+        plots.loss_curve(HISTORY).figure.savefig(part, format="png")
+    path = write_report(workspace, pd.DataFrame({"question": [EVIL], "tuned": ["ok"]}))
+    page = path.read_text()
+    assert "<script>" not in page
+    assert "-60" in page  # 8.0 -> 3.2
+    assert "right order number" in page
+    assert 'src="data:image/png;base64,' in page
+    assert "http" not in page.replace("http-equiv", "")

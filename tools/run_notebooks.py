@@ -1,0 +1,132 @@
+"""Execute the notebooks in order, each in a fresh kernel, in one workspace; show where it is; sum it all up.
+
+    python tools/run_notebooks.py --workspace runs/demo [--only 04_train]
+
+Leaves in the workspace: notebooks/*.ipynb as executed, report.html, loss_curve.png, summary.json.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from gemma_colab.hardware import stack_versions
+from gemma_colab.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
+
+
+class PeakMemory(threading.Thread):
+    """Highest resident memory of this process and its children together, sampled five times a second."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.peak, self.stop = 0, threading.Event()
+
+    def run(self):
+        me = psutil.Process()
+        while not self.stop.wait(0.2):
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    total += process.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            self.peak = max(self.peak, total)
+
+
+class Progress:
+    """One line a notebook: which cell, how many seconds. On a terminal it moves in place."""
+
+    def __init__(self, name: str, cells: int):
+        self.name, self.cells, self.done, self.start = name, cells, 0, time.monotonic()
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._tick, daemon=True)
+        self.thread.start()
+
+    def cell_executed(self, **_):
+        self.done += 1
+
+    def _line(self):
+        return f"{self.name:<16} cell {self.done:>2} of {self.cells}  {time.monotonic() - self.start:6.1f} s"
+
+    def _tick(self):
+        while not self.stop.wait(0.5 if sys.stdout.isatty() else 10):
+            print(self._line(), end="\r" if sys.stdout.isatty() else "\n", flush=True)
+
+    def finish(self) -> float:
+        self.stop.set()
+        self.thread.join()
+        print(self._line(), flush=True)
+        return round(time.monotonic() - self.start, 1)
+
+
+def run_notebook(path: Path, workspace: Path, cwd: Path) -> float:
+    """Execute one notebook and keep it, with its outputs, in the workspace, whether or not it fails; returns seconds."""
+    notebook = nbformat.read(path, as_version=4)
+    progress = Progress(path.stem, sum(cell.cell_type == "code" for cell in notebook.cells))
+    client = NotebookClient(
+        notebook,
+        timeout=900,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(cwd)}},
+        on_cell_executed=progress.cell_executed,
+    )
+    env = os.environ | {"GEMMA_COLAB_WORKSPACE": str(workspace), "TOKENIZERS_PARALLELISM": "false"}
+    try:
+        client.execute(env=env)
+    finally:
+        seconds = progress.finish()
+        Workspace(workspace / "notebooks").write_text(path.name, nbformat.writes(notebook))
+    return seconds
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workspace", type=Path, default=ROOT / "runs" / "demo")
+    parser.add_argument("--only", help="run only the notebooks whose name starts so, in the workspace as it is")
+    args = parser.parse_args()
+    workspace = args.workspace.resolve()
+    if not args.only:
+        shutil.rmtree(workspace, ignore_errors=True)
+    workspace.mkdir(parents=True, exist_ok=True)
+    memory = PeakMemory()
+    memory.start()
+    seconds = {}
+    for path in NOTEBOOKS:
+        if args.only and not path.stem.startswith(args.only):
+            continue
+        try:
+            seconds[path.stem] = run_notebook(path, workspace, workspace)
+        except CellExecutionError as e:
+            print(f"\n{path.stem} stopped:\n{e}", file=sys.stderr)
+            return 1
+    memory.stop.set()
+    memory.join()
+    ws = Workspace(workspace)
+    if not ws.has("evaluation.json"):
+        return 0
+    summary = {
+        "seconds": seconds | {"total": round(sum(seconds.values()), 1)},
+        "peak_memory_gib": round(memory.peak / 2**30, 2),
+        **ws.read_json("evaluation.json"),
+        "versions": stack_versions(),
+    }
+    path = ws.write_json("summary.json", summary)
+    print(json.dumps({k: summary[k] for k in ("seconds", "peak_memory_gib", "loss")}, indent=1))
+    print(f"\nReport: {ws.path / 'report.html'}\nFigures: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

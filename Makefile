@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 COLAB := .venv-colab/bin
 
-.PHONY: demo test test-colab lab lint links colab-check tiny-model clean
+.PHONY: demo test test-colab lab lint outputs links colab-check tiny-model clean
 
 demo: .venv/installed                  ## run the five notebooks, leave the report in runs/demo
 	$(BIN)/python tools/run_notebooks.py --workspace runs/demo
@@ -20,6 +20,10 @@ lab: .venv/installed                   ## open the notebooks in JupyterLab
 lint: .venv/installed-dev              ## style of code and notebooks
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
+
+outputs: .venv/installed               ## after make demo: its outputs into the notebooks, its figures into the README
+	$(BIN)/python tools/keep_outputs.py
+	$(BIN)/python tools/readme_figures.py
 
 links: .venv/installed                 ## make links REPO=owner/name: set the repository's address everywhere
 	$(BIN)/python tools/links.py $(REPO)

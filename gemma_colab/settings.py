@@ -145,6 +145,6 @@ def starting_point(model_name: str) -> tuple[LoraSettings, TrainSettings]:
     was measured to need larger steps and more passes."""
     if model_name == "tiny-gemma3":
         return LoraSettings(r=32, lora_alpha=32), TrainSettings(
-            learning_rate=2e-3, per_device_train_batch_size=8, gradient_accumulation_steps=1, num_train_epochs=10, max_length=512
+            learning_rate=2e-3, per_device_train_batch_size=8, gradient_accumulation_steps=1, num_train_epochs=6, max_length=512
         )
     return LoraSettings(), TrainSettings()

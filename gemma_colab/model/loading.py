@@ -91,14 +91,12 @@ def _from_hub(cls, name: str, **options):
     try:
         return cls.from_pretrained(source_of(name), **options)
     except (OSError, HfHubHTTPError, OfflineModeIsEnabled, ValueError) as e:
-        if message := _in_plain_words(name, e):
-            raise ModelError(message) from None
-        raise
+        raise ModelError(_in_plain_words(name, e)) from None
 
 
-def _in_plain_words(name: str, error: BaseException) -> str | None:
+def _in_plain_words(name: str, error: BaseException) -> str:
     """One sentence for the common failures of a download, found by type along the chain of causes."""
-    chain = []
+    chain, first_line = [], str(error).strip().split("\n")[0]
     while error is not None and error not in chain:
         chain.append(error)
         error = error.__cause__ or error.__context__
@@ -114,4 +112,4 @@ def _in_plain_words(name: str, error: BaseException) -> str | None:
             return f"the Hugging Face Hub refused your token for {name}; make a new one and store it as HF_TOKEN"
     if any(isinstance(e, OfflineModeIsEnabled | LocalEntryNotFoundError | ConnectionError) for e in chain):
         return f"{name} can't be downloaded: no connection to the Hugging Face Hub; check the network, or use 'tiny-gemma3'"
-    return None
+    return f"{name} can't be loaded: {first_line}"

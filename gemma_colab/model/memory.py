@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from gemma_colab.catalog import Shape
+from gemma_colab.catalog import CATALOG, Shape
 from gemma_colab.hardware import GIB
 from gemma_colab.model.lora import lora_parameters
 from gemma_colab.settings import LoraSettings, TrainSettings
@@ -41,3 +41,25 @@ def memory_plan(
         "overhead": OVERHEAD,
     }
     return pd.Series({name: round(value / GIB, 3) for name, value in parts.items()}, name="GiB")
+
+
+GPUS = {"T4": (14.74, True), "L4": (22.16, False), "A100 40 GB": (39.4, False)}  # usable GiB, and whether it needs the float16 recipe
+
+
+def fit_table(*, tokens: int = 1024, batches: tuple[int, ...] = (1, 4), lora: LoraSettings | None = None) -> pd.DataFrame:
+    """Predicted peak GiB for each Gemma 3 (rows) on each GPU (columns) at each batch size, with a word.
+
+    "fits": at most three quarters of the GPU's memory at the largest batch; "tight": at most all of it; else "no".
+    """
+    lora, lines = lora or LoraSettings(), {}
+    for name, shape in CATALOG.items():
+        cells = {}
+        for gpu, (limit, float16) in GPUS.items():
+            plans = [
+                memory_plan(shape, lora, TrainSettings(per_device_train_batch_size=b), tokens=tokens, float16=float16).sum()
+                for b in batches
+            ]
+            word = "fits" if plans[-1] <= 0.75 * limit else "tight" if plans[0] <= limit else "no"
+            cells[gpu] = f"{' / '.join(f'{p:.1f}' for p in plans)} {word}"
+        lines[name] = cells
+    return pd.DataFrame(lines).T

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -73,3 +75,13 @@ def stack_versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "missing"
     return found
+
+
+def quiet_libraries() -> None:
+    """Show only errors of the libraries below, for the rest of this session: no notes on deprecated names or missing extras.
+
+    Called in a notebook's cell, never on import; leave the call out to see everything.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for name in ("bitsandbytes", "transformers", "trl", "peft", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -144,7 +144,7 @@ def starting_point(model_name: str) -> tuple[LoraSettings, TrainSettings]:
     """Settings to begin with. Google and Unsloth start the real Gemma 3 at 2e-4; the tiny one, with a thousandth of the weights,
     was measured to need larger steps and more passes."""
     if model_name == "tiny-gemma3":
-        return LoraSettings(r=32, lora_alpha=32), TrainSettings(
-            learning_rate=2e-3, per_device_train_batch_size=8, gradient_accumulation_steps=1, num_train_epochs=6, max_length=512
+        return LoraSettings(r=32, lora_alpha=64), TrainSettings(
+            learning_rate=3e-3, per_device_train_batch_size=8, gradient_accumulation_steps=1, num_train_epochs=5, max_length=512
         )
     return LoraSettings(), TrainSettings()

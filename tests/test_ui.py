@@ -88,7 +88,7 @@ def test_texts_of_a_dataset_are_escaped(tokenizer):
     ids = tokenizer(EVIL)["input_ids"]
     tokens = trained_tokens(ids, [-100, *ids[1:]], tokenizer).data
     assert "<script>" not in tokens
-    assert tokens.count("#f6c08a") == len(ids) - 1 + 1  # each trained token, and the legend
+    assert tokens.count("#f6c08a") == len(ids)  # all but the first, and the legend
 
 
 def test_report_is_self_contained_and_escaped(workspace):

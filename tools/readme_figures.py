@@ -30,9 +30,13 @@ def demo(summary: dict) -> str:
     for line in [*summary["metrics"], *summary["forgetting"]]:
         what = line.get("metric") or f"general questions answered, {line['language']}"
         interval = f"{line['difference']:+.2f} ({line['low']:+.2f} to {line['high']:+.2f})"
-        lines.append({"": what, "before": f"{line['before']:.2f}", "after": f"{line['after']:.2f}", "difference (95 %)": interval})
+        lines.append(
+            {"": what, "before": f"{line['before']:.2f}", "after": f"{line['after']:.2f}", "difference (95 %)": interval}
+        )
     test = summary["test_loss_difference"]
-    lines[list(summary["loss"]).index("test")]["difference (95 %)"] = f"{test['difference']:+.2f} ({test['low']:+.2f} to {test['high']:+.2f})"
+    lines[list(summary["loss"]).index("test")]["difference (95 %)"] = (
+        f"{test['difference']:+.2f} ({test['low']:+.2f} to {test['high']:+.2f})"
+    )
     rows = summary["rows"]
     head = f"`make demo` tuned the tiny Gemma 3 that ships with this project on {rows['train']} rows, and asked it {rows['test']} others:\n\n"
     return head + markdown(pd.DataFrame(lines).fillna(""))

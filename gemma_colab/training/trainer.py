@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from gemma_colab.settings import TrainSettings
@@ -76,6 +76,8 @@ def build_trainer(
         peft_config=peft_config,
         callbacks=callbacks,
     )
+    if args.disable_tqdm:
+        trainer.remove_callback(PrinterCallback)  # it takes the bar's place, and prints a dict at each log
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

@@ -53,7 +53,7 @@ img { max-width: 100%; background: white; }
 <h2>Read for yourself</h2>
 <table class="rows"><tr>{% for name in names %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for row in answers %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
-<p class="small">Greedy answers, at most 96 tokens. Intervals: paired bootstrap over rows, 2,000 resamples. "clear" says whether
+<p class="small">Greedy answers, at most 144 tokens. Intervals: paired bootstrap over rows, 2,000 resamples. "clear" says whether
 the interval leaves out zero. Settings: {{ settings }}. Versions: {{ versions }}.</p>
 </html>""")
 

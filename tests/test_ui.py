@@ -115,5 +115,6 @@ def test_report_is_self_contained_and_escaped(workspace):
     assert "<script>" not in page
     assert "-60" in page  # 8.0 -> 3.2
     assert "right order number" in page
+    assert "<td>yes</td>" in page
     assert 'src="data:image/png;base64,' in page
     assert "http" not in page.replace("http-equiv", "")

@@ -12,11 +12,11 @@ from gemma_colab.ui.html import ENVIRONMENT
 from gemma_colab.workspace import Workspace
 
 _PAGE = ENVIRONMENT.from_string("""{% macro scores(lines, first) %}
-<table><tr><th>{{ first }}</th><th>rows</th><th>before</th><th>after</th><th>difference</th><th>95&nbsp;% interval</th><th>clear</th></tr>
+<table><tr><th>{{ first }}</th><th>rows</th><th>before</th><th>after</th><th>difference</th><th>95&nbsp;% interval</th><th>clear of zero</th></tr>
 {% for line in lines %}<tr><td>{{ line[first] }}</td><td class="number">{{ line.rows }}</td>
 {% for name in ("before", "after") %}<td class="number">{{ "%.2f" | format(line[name]) }}</td>{% endfor %}
 <td class="number">{{ "%+.2f" | format(line.difference) }}</td>
-<td class="number">{{ "%+.2f" | format(line.low) }} to {{ "%+.2f" | format(line.high) }}</td><td>{{ line.clear }}</td></tr>
+<td class="number">{{ "%+.2f" | format(line.low) }} to {{ "%+.2f" | format(line.high) }}</td><td>{{ line["clear"] }}</td></tr>
 {% endfor %}</table>
 {% endmacro %}
 <!doctype html>
@@ -25,6 +25,7 @@ _PAGE = ENVIRONMENT.from_string("""{% macro scores(lines, first) %}
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: .5rem 0 1.5rem; }
+td.number { white-space: nowrap; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .8rem; border-bottom: 1px solid #8884; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .rows td { white-space: pre-wrap; font-size: .9rem; width: 25%; }
@@ -53,7 +54,7 @@ img { max-width: 100%; background: white; }
 <h2>Read for yourself</h2>
 <table class="rows"><tr>{% for name in names %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for row in answers %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
-<p class="small">Greedy answers, at most 144 tokens. Intervals: paired bootstrap over rows, 2,000 resamples. "clear" says whether
+<p class="small">Greedy answers, at most 144 tokens. Intervals: paired bootstrap over rows, 2,000 resamples. "Clear of zero" says whether
 the interval leaves out zero. Settings: {{ settings }}. Versions: {{ versions }}.</p>
 </html>""")
 

@@ -20,7 +20,7 @@ _TABLE = ENVIRONMENT.from_string(
 _TOKENS = ENVIRONMENT.from_string(
     """<div style="line-height:2; font-family:monospace">
 {%- for text, trained in tokens -%}
-<span style="padding:2px 1px; margin:1px; border-radius:3px; color:#111; background:{{ '#f6c08a' if trained else '#dfe3e8' }}">{{ text }}</span>
+<span style="display:inline-block; line-height:1.4; padding:0 1px; margin:1px; border-radius:3px; color:#111; background:{{ '#f6c08a' if trained else '#dfe3e8' }}">{{ text }}</span>
 {%- if '⏎' in text %}<br>{% endif -%}
 {%- endfor -%}
 </div><p><span style="background:#f6c08a; color:#111">&nbsp;trained&nbsp;</span> <span style="background:#dfe3e8; color:#111">&nbsp;only read&nbsp;</span></p>"""

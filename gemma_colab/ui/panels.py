@@ -49,7 +49,7 @@ class SettingsPanel:
                 description=field,
                 continuous_update=False,
                 style={"description_width": "210px"},
-                layout={"width": "430px"},
+                layout={"flex": "0 0 430px"},
             )
             slider.observe(lambda change, field=field: self._changed(field, change["new"]), names="value")
             self.sliders[field] = slider

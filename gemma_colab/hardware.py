@@ -82,6 +82,10 @@ def quiet_libraries() -> None:
 
     Called in a notebook's cell, never on import; leave the call out to see everything.
     """
+    from transformers.utils.logging import set_verbosity_error
+
+    set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning)
-    for name in ("bitsandbytes", "transformers", "trl", "peft", "huggingface_hub"):
+    warnings.filterwarnings("ignore", category=UserWarning, module="peft")
+    for name in ("bitsandbytes", "trl", "peft", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)

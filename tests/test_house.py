@@ -130,3 +130,28 @@ def test_links_tool_sets_them_all(tmp_path):
 def test_notebook_01_starts_without_torch(module):
     code = f"import sys, gemma_colab.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_memory_table_of_the_readme_is_what_the_formula_says():
+    sys.path.insert(0, str(ROOT / "tools"))
+    from readme_figures import fits
+
+    assert fits() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_shows_what_it_must():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert (ROOT / "docs" / "loss_curve.png").stat().st_size < 1_000_000
+    assert "](docs/loss_curve.png)" in text
+    assert "{{" not in text
+    for name in ("make demo", "make test", "loss on the right answers, test rows", "general questions answered, ru"):
+        assert name in text
+    assert text.count("colab-badge.svg") == 5
+
+
+def test_every_make_target_is_declared_and_described():
+    text = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", text, flags=re.MULTILINE))
+    assert {"demo", "test", "test-colab", "lab", "lint", "links"} <= targets
+    phony = set(re.search(r"\.PHONY: (.*)", text)[1].split())
+    assert targets == phony

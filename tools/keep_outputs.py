@@ -18,8 +18,9 @@ def main() -> int:
             if cell.cell_type != "code":
                 continue
             cell.outputs, cell.execution_count = [], None
-            if "keep_output" in cell.metadata.get("tags", []) and executed[cell.id].source == cell.source:
-                cell.outputs = [o for o in executed[cell.id].outputs if o.output_type != "stream" or o.name == "stdout"]
+            run = executed.get(cell.id)
+            if "keep_output" in cell.metadata.get("tags", []) and run and run.source == cell.source:
+                cell.outputs = [o for o in run.outputs if o.output_type != "stream" or o.name == "stdout"]
                 for output in cell.outputs:
                     output.pop("execution_count", None)
                     if output.output_type == "execute_result":

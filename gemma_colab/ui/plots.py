@@ -62,12 +62,12 @@ def compare_curves(
     return ax
 
 
-def memory_bar(plans: dict[str, pd.Series], limit_gib: float | None = None, ax: Axes | None = None) -> Axes:
-    """Stacked bars of `model.memory.memory_plan`, with the line of what this GPU has."""
+def memory_bar(plans: dict[str, pd.Series], limit_gib: float | None = None, gpu: str = "GPU", ax: Axes | None = None) -> Axes:
+    """Stacked bars of `model.memory.memory_plan`, with the line of what a GPU has."""
     ax = _axes(ax, (7, 0.9 + 0.55 * len(plans)))
     pd.DataFrame(plans).T.iloc[::-1].plot.barh(stacked=True, ax=ax, width=0.6, colormap="viridis")
     if limit_gib:
-        ax.axvline(limit_gib, color=VALIDATION, linestyle="--", label=f"this GPU: {limit_gib:g} GiB")
+        ax.axvline(limit_gib, color=VALIDATION, linestyle="--", label=f"{gpu}: {limit_gib:g} GiB")
     ax.set(xlabel="GiB, predicted")
     ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax

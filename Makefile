@@ -36,6 +36,7 @@ tiny-model: .venv/installed-dev        ## pre-train data_samples/tiny-gemma3 aga
 
 .venv/installed: requirements.txt constraints.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else "python3 must be 3.11 to 3.13, this is " + sys.version.split()[0] + "; call make PYTHON=python3.12")'
+	$(PYTHON) -c 'import ensurepip' || (echo "python3 lacks its venv module; on Debian and Ubuntu: apt install python3-venv"; exit 1)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --progress-bar on -c constraints.txt -e '.[notebooks]'
 	touch $@
@@ -45,8 +46,9 @@ tiny-model: .venv/installed-dev        ## pre-train data_samples/tiny-gemma3 aga
 	touch $@
 
 # Not editable, so that these tests also prove that the built package carries all it needs.
-.venv-colab/installed: requirements.txt constraints-colab.txt pyproject.toml gemma_colab data_samples
+.venv-colab/installed: requirements.txt constraints-colab.txt pyproject.toml $(shell git ls-files gemma_colab data_samples)
 	$(PYTHON) -m venv .venv-colab
+	rm -rf build
 	$(COLAB)/pip install -c constraints-colab.txt '.[dev]'
 	touch $@
 

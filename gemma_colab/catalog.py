@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from gemma_colab.errors import ModelError
 from gemma_colab.hardware import Machine
+from gemma_colab.hub import from_hub
 from gemma_colab.workspace import samples
 
 
@@ -95,13 +95,13 @@ def _in_catalog(name: str) -> Shape | None:
     return CATALOG.get(name) or CATALOG.get(name.removesuffix("-pt") + "-it")
 
 
-def shape_of(name: str) -> Shape | None:
-    """The shape of a model in the catalog or in a local folder, without a download; None if it can't be known so."""
+def shape_of(name: str) -> Shape:
+    """The shape of a model: from the catalog, else from its config (a small file). Raises `ModelError` if it is no Gemma 3."""
     if shape := _in_catalog(name):
         return shape
-    config = Path(source_of(name)) / "config.json"
-    if not config.is_file():
-        return None
-    values = json.loads(config.read_text(encoding="utf-8"))
-    values = values.get("text_config", values)
-    return Shape(**{field: values[field] for field in Shape.__dataclass_fields__})
+    from transformers import AutoConfig
+
+    config = from_hub(AutoConfig, name, source_of(name)).get_text_config()
+    if config.model_type != "gemma3_text":
+        raise ModelError(f"{name} is a {config.model_type!r} model; this project loads Gemma 3 (gemma3, gemma3_text) only")
+    return Shape(**{field: getattr(config, field) for field in Shape.__dataclass_fields__})

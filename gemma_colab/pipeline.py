@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 
 from gemma_colab.chat import to_chat
@@ -13,11 +14,12 @@ from gemma_colab.settings import LoraSettings, SplitSettings, TrainSettings, sta
 from gemma_colab.workspace import Workspace, samples
 
 PARTS = ("train", "validation", "test")
+ROW_FILES = [f"rows/{part}.jsonl" for part in PARTS]
 
 
 def ensure_rows(workspace: Workspace) -> dict[str, list[dict]]:
     """{"train", "validation", "test"} -> chat rows, as notebook 01 saved them; from `support_ru.jsonl` if it didn't run."""
-    if not all(workspace.has(f"rows/{part}.jsonl") for part in PARTS):
+    if not any(map(workspace.has, ROW_FILES)):  # where one is there, the others must be too: never overwrite somebody's rows
         print("Notebook 01 has not run in this workspace: making the rows from the sample support_ru.jsonl.")
         rows, _ = clean(read_jsonl(samples() / "support_ru.jsonl"))
         for part, some in split_rows(rows, SplitSettings()).items():
@@ -36,7 +38,8 @@ def ensure_lora(workspace: Workspace, model_name: str) -> LoraSettings:
 def ensure_adapter(workspace: Workspace, model_name: str) -> dict:
     """What notebook 04 recorded of its training; trains with the starting point if it didn't run.
 
-    Raises `WorkspaceError` when the adapter there was trained on another model.
+    Raises `WorkspaceError` when the adapter there was trained on another model, or on other rows than those in the workspace,
+    some of which might now be in the test.
     """
     if not (workspace.has("adapter") and workspace.has("training.json")):
         print("Notebook 04 has not run in this workspace: training an adapter from the starting point.")
@@ -45,6 +48,10 @@ def ensure_adapter(workspace: Workspace, model_name: str) -> dict:
     if record["model"] != model_name:
         raise WorkspaceError(
             f"the adapter in {workspace.path} was trained on {record['model']!r}, not on {model_name!r}; set MODEL = {record['model']!r}"
+        )
+    if record["rows"] != workspace.fingerprint(*ROW_FILES):
+        raise WorkspaceError(
+            f"the adapter in {workspace.path} was trained on other rows than those now in rows/; run notebook 04_train again"
         )
     return record
 
@@ -66,6 +73,7 @@ def train_adapter(workspace: Workspace, model_name: str, settings: TrainSettings
     train, validation = Dataset.from_list(rows["train"]), Dataset.from_list(rows["validation"])
     args = sft_config(settings, workspace.path / "checkpoints", len(train), dtype)
     trainer = build_trainer(model, tokenizer, train, validation, args, lora_config(lora), callbacks)
+    shutil.rmtree(args.output_dir, ignore_errors=True)  # checkpoints of an older run would be taken for this one's
     start = time.monotonic()
     trainer.train()
     settings.save(workspace)
@@ -75,7 +83,13 @@ def train_adapter(workspace: Workspace, model_name: str, settings: TrainSettings
 
 
 def save_training_record(workspace: Workspace, model_name: str, trainer, seconds: float) -> None:
-    """`training.json`: the model, the time, the best checkpoint and the whole log of a finished run."""
+    """`training.json`: the model, a checksum of the rows, the time, the best loss and the whole log of a finished run."""
     state = trainer.state
-    record = {"model": model_name, "seconds": round(seconds, 1), "steps": state.global_step, "best_eval_loss": state.best_metric}
+    record = {
+        "model": model_name,
+        "rows": workspace.fingerprint(*ROW_FILES),
+        "seconds": round(seconds, 1),
+        "steps": state.global_step,
+        "best_eval_loss": state.best_metric,
+    }
     workspace.write_json("training.json", record | {"log_history": state.log_history})

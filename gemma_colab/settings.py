@@ -13,9 +13,28 @@ if TYPE_CHECKING:
     from gemma_colab.workspace import Workspace
 
 
-def _between(name: str, value, low, high, hint: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise SettingsError(f"{name}={value!r} must be a number from {low:g} to {high:g}; {hint}")
+def _between(name: str, value, low, high, hint: str, kind: type = int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | kind) or not low <= value <= high:
+        what = "a whole number" if kind is int else "a number"
+        raise SettingsError(f"{name}={value!r} must be {what} from {low:g} to {high:g}; {hint}")
+
+
+LINEAR = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
+
+
+def _check_targets(target_modules: str) -> None:
+    """A string is a full-match regular expression over module names, as in peft; 64 blocks cover every Gemma 3."""
+    if target_modules in ("all-linear", "attention"):
+        return
+    remedy = 'try "all-linear", "attention", or r".*\\.(q_proj|v_proj)"'
+    try:
+        pattern = re.compile(target_modules)
+    except (re.error, TypeError) as e:
+        raise SettingsError(f"target_modules={target_modules!r} is not a regular expression ({e}); {remedy}") from None
+    if not any(pattern.fullmatch(f"model.layers.{i}.{name}") for i in range(64) for name in LINEAR):
+        raise SettingsError(f"target_modules={target_modules!r} matches no linear layer, by its whole name; {remedy}")
+    if pattern.fullmatch("model.layers.0.self_attn") or pattern.fullmatch("model.norm"):
+        raise SettingsError(f"target_modules={target_modules!r} matches more than linear layers; {remedy}")
 
 
 class Settings:
@@ -54,8 +73,8 @@ class SplitSettings(Settings):
     seed: int = 0
 
     def __post_init__(self):
-        _between("validation_size", self.validation_size, 0.02, 0.4, "try 0.1")
-        _between("test_size", self.test_size, 0.02, 0.4, "try 0.15")
+        _between("validation_size", self.validation_size, 0.02, 0.4, "try 0.1", float)
+        _between("test_size", self.test_size, 0.02, 0.4, "try 0.15", float)
         _between("seed", self.seed, 0, 2**32 - 1, "try 0")
 
 
@@ -76,14 +95,9 @@ class LoraSettings(Settings):
 
     def __post_init__(self):
         _between("r", self.r, 1, 256, "try r=16")
-        _between("lora_alpha", self.lora_alpha, 1, 1024, "try lora_alpha=r")
-        _between("lora_dropout", self.lora_dropout, 0, 0.5, "try 0.0, or 0.05 with little data")
-        try:
-            re.compile(self.target_modules)
-        except (re.error, TypeError) as e:
-            raise SettingsError(
-                f'target_modules={self.target_modules!r} is not a regular expression ({e}); try "all-linear"'
-            ) from None
+        _between("lora_alpha", self.lora_alpha, 1, 1024, "try lora_alpha=r", float)
+        _between("lora_dropout", self.lora_dropout, 0, 0.5, "try 0.0, or 0.05 with little data", float)
+        _check_targets(self.target_modules)
 
 
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
@@ -114,13 +128,13 @@ class TrainSettings(Settings):
     seed: int = 0
 
     def __post_init__(self):
-        _between("learning_rate", self.learning_rate, 1e-6, 0.1, "try 2e-4")
+        _between("learning_rate", self.learning_rate, 1e-6, 0.1, "try 2e-4", float)
         _between("per_device_train_batch_size", self.per_device_train_batch_size, 1, 256, "try 4")
         _between("gradient_accumulation_steps", self.gradient_accumulation_steps, 1, 256, "try 2")
-        _between("num_train_epochs", self.num_train_epochs, 0.01, 100, "try 3")
+        _between("num_train_epochs", self.num_train_epochs, 0.01, 100, "try 3", float)
         _between("warmup_steps", self.warmup_steps, 0, 10_000, "try 5")
-        _between("weight_decay", self.weight_decay, 0, 1, "try 0")
-        _between("max_grad_norm", self.max_grad_norm, 0.01, 100, "try 1")
+        _between("weight_decay", self.weight_decay, 0, 1, "try 0", float)
+        _between("max_grad_norm", self.max_grad_norm, 0.01, 100, "try 1", float)
         _between("max_length", self.max_length, 16, 131_072, "try 1024")
         _between("evals_per_epoch", self.evals_per_epoch, 1, 100, "try 1")
         _between("seed", self.seed, 0, 2**32 - 1, "try 0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,7 +17,6 @@ MADE_IN = {  # which notebook writes what; used to say what is missing
     "rows/train.jsonl": "01_dataset_prep",
     "rows/validation.jsonl": "01_dataset_prep",
     "rows/test.jsonl": "01_dataset_prep",
-    "model.json": "02_load_model",
     "baseline.jsonl": "02_load_model",
     "baseline.json": "02_load_model",
     "lora_settings.json": "03_lora",
@@ -61,15 +61,22 @@ class Workspace:
     def writing(self, name: str):
         """Gives a path beside the target; when the block ends well it replaces the target, else it is removed."""
         target = self.path / name
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        part, old = (target.with_name(f".{target.name}.{os.getpid()}.{kind}") for kind in ("part", "old"))
         _remove(part)
         part.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield part
-            old = target.with_name(f".{target.name}.{os.getpid()}.old")
-            if target.is_dir():  # a folder can't be replaced in one call: move the old one aside first
+            if not part.exists():
+                raise WorkspaceError(f"nothing was written for {name}; the old one, if any, is kept")
+            if target.is_dir():  # a folder can't be replaced in one call: move the old one aside, and back if that fails
+                _remove(old)
                 target.rename(old)
-            part.replace(target)
+            try:
+                part.replace(target)
+            except OSError:
+                if old.exists():
+                    old.rename(target)
+                raise
             _remove(old)
         finally:
             _remove(part)
@@ -85,22 +92,29 @@ class Workspace:
     def write_jsonl(self, name: str, rows: list[dict]) -> Path:
         return self.write_text(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
+    def fingerprint(self, *names: str) -> str:
+        """A short checksum (SHA-256, 16 digits) of some files: equal exactly when all of them are."""
+        digest = hashlib.sha256()
+        for name in names:
+            digest.update(hashlib.sha256(self.need(name).read_bytes()).digest())
+        return digest.hexdigest()[:16]
+
     def read_json(self, name: str):
         path = self.need(name)
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except ValueError as e:
             raise WorkspaceError(
-                f"{path} is not valid JSON ({e}); delete it and run notebook {MADE_IN.get(name)} again"
+                f"{path} is not valid JSON ({e}); delete it and run notebook {MADE_IN.get(name, 'that makes it')} again"
             ) from None
 
     def read_jsonl(self, name: str) -> list[dict]:
         path = self.need(name)
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
         except ValueError as e:
             raise WorkspaceError(
-                f"{path} is not valid JSONL ({e}); delete it and run notebook {MADE_IN.get(name)} again"
+                f"{path} is not valid JSONL ({e}); delete it and run notebook {MADE_IN.get(name, 'that makes it')} again"
             ) from None
 
 

@@ -67,3 +67,21 @@ def save_random_gemma(folder: Path, **changes) -> Path:
 def random_gemma(tmp_path_factory):
     """The folder of a random two-layer Gemma 3."""
     return str(save_random_gemma(tmp_path_factory.mktemp("random")))
+
+
+@pytest.fixture(scope="session")
+def hot_gemma(tmp_path_factory):
+    """A Gemma 3 whose residual stream passes 65,504, as that of the real ones does: large weights in the post-norms."""
+    import torch
+    from transformers import Gemma3ForCausalLM
+
+    folder = save_random_gemma(tmp_path_factory.mktemp("hot"))
+    model = Gemma3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            for norm in (layer.post_attention_layernorm, layer.post_feedforward_layernorm):
+                norm.weight.copy_(torch.rand(norm.weight.shape, generator=generator) * 200)
+                norm.weight[:4] = 60_000.0
+    model.save_pretrained(folder)
+    return str(folder)

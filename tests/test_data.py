@@ -25,6 +25,7 @@ GOOD = '{"instruction": "a", "input": "", "output": "b"}'
         ('{"instruction": "a"}', "line 1, field 'output': missing"),
         ('{"instruction": "a", "output": null}', "line 1, field 'output': None, not a text"),
         ('{"instruction": 7, "output": "b"}', "line 1, field 'instruction': 7, not a text"),
+        ('{"instruction": "a", "output": "\\ud800"}', "line 1, field 'output': half a character"),
         ("", "has no rows"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:1", "Git LFS pointer"),
     ],
@@ -112,6 +113,13 @@ def test_cleaning_only_does_the_steps_asked_for(support_rows):
     assert len(cleaned) == len(rows) - 1
     with pytest.raises(SettingsError, match="is not a cleaning step"):
         clean(rows, ("magic",))
+
+
+def test_less_than_is_no_tag():
+    row = {"instruction": "Если a<b и c>d, то что?", "input": "", "output": "Нет, 2 < 3 > 1."}
+    assert clean([row], ("html_to_text",))[0] == [row]
+    assert "HTML" not in {f.check for f in check_rows([row])}
+    assert clean([row | {"input": "<p class='x'>Да<br/>нет</p>"}], ("html_to_text", "tidy_whitespace"))[0][0]["input"] == "Да нет"
 
 
 def test_text_helpers():

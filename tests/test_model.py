@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
-from conftest import ROOT, save_random_gemma
+from conftest import ROOT
 from peft import get_peft_model
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig
@@ -81,7 +81,10 @@ def gradients_after_an_evaluation(folder, tokenizer):
 def test_evaluating_first_does_not_change_the_gradients(random_gemma, tokenizer, monkeypatch):
     # bitsandbytes 0.50 repacks 4-bit weights in eval mode on CPUs with bf16 instructions, and then has no backward pass
     ours = gradients_after_an_evaluation(random_gemma, tokenizer)
-    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)  # as on a CPU without them
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)  # as on a CPU with them
+    layers = [m for m in load_4bit(random_gemma, torch.float32).modules() if isinstance(m, Linear4bit)]
+    assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)  # as on one without
     assert torch.equal(ours, gradients_after_an_evaluation(random_gemma, tokenizer))
 
 
@@ -160,21 +163,6 @@ def test_a_tokenizer_without_chat_template_is_refused(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------- float16
-@pytest.fixture(scope="module")
-def hot_gemma(tmp_path_factory):
-    """A Gemma 3 whose residual stream passes 65,504, as that of the real ones does: large weights in the post-norms."""
-    folder = save_random_gemma(tmp_path_factory.mktemp("hot"))
-    model = Gemma3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for layer in model.model.layers:
-            for norm in (layer.post_attention_layernorm, layer.post_feedforward_layernorm):
-                norm.weight.copy_(torch.rand(norm.weight.shape, generator=generator) * 200)
-                norm.weight[:4] = 60_000.0
-    model.save_pretrained(folder)
-    return str(folder)
-
-
 def hot_logits_and_gradients(folder, dtype, tokenizer, safe):
     model = Gemma3ForCausalLM.from_pretrained(folder, dtype=dtype, quantization_config=quantization_config(dtype))
     loading.keep_cpu_weights_unpacked(model)

@@ -7,6 +7,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from gemma_colab.chat import to_chat, tokenize_chat
+from gemma_colab.evaluation.loss import answer_losses, mean_loss
 from gemma_colab.model.loading import load_4bit
 from gemma_colab.model.lora import lora_config
 from gemma_colab.settings import LoraSettings, TrainSettings
@@ -109,6 +110,32 @@ def test_sft_config_follows_the_settings(tmp_path):
     assert args.report_to in ([], ["none"], "none")
 
 
+@pytest.mark.parametrize(("dtype", "flags"), [(torch.float32, (0, 0)), (torch.float16, (1, 0)), (torch.bfloat16, (0, 1))])
+def test_sft_config_computes_in_the_precision_of_the_model(tmp_path, dtype, flags):
+    args = sft_config(TrainSettings(), tmp_path, rows=100, dtype=dtype)
+    assert (args.fp16, args.bf16) == flags
+
+
+def test_training_in_float16_follows_float32(hot_gemma, chats, tokenizer, tmp_path):
+    """CUDA's mixed precision with its GradScaler, as on a T4, emulated on the CPU: finite, and close to float32."""
+    losses = {}
+    for dtype in (torch.float32, torch.float16):
+        train, validation = Dataset.from_list(chats[:24]), Dataset.from_list(chats[24:])
+        args = sft_config(SETTINGS.replace(learning_rate=1e-3), tmp_path / str(dtype), len(train), torch.float32)
+        args.logging_steps = 1
+        trainer = build_trainer(load_4bit(hot_gemma, dtype), tokenizer, train, validation, args, lora_config(LoraSettings(r=8)))
+        if dtype == torch.float16:
+            accelerator = trainer.accelerator  # what fp16=True sets up on a GPU; on a CPU it is silently ignored
+            accelerator.state._mixed_precision, accelerator.native_amp = "fp16", True
+            accelerator.scaler = torch.amp.GradScaler("cpu")
+        trainer.train()
+        history = history_table(trainer.state.log_history)
+        losses[dtype] = history["loss"].dropna(), history["eval_loss"].dropna()
+        assert mean_loss(answer_losses(trainer.model, tokenizer, chats[24:])) < 20  # finite outside of the trainer too
+    for a, b in zip(*losses.values(), strict=True):
+        assert ((a - b).abs() < 0.05 * a).all()
+
+
 def curve(loss, validation):
     rows = [{"step": i, "epoch": i, "loss": v} for i, v in enumerate(loss, 1)]
     rows += [{"step": i, "epoch": i, "eval_loss": v} for i, v in validation.items()]
@@ -125,6 +152,7 @@ def curve(loss, validation):
         ([4, 9, 7, 12], {2: 8.0, 4: 11.0}, "unstable"),
         ([4, float("nan"), float("nan"), float("nan")], {2: float("nan"), 4: float("nan")}, "unstable"),
         ([4, 3, float("inf"), 3], {}, "unstable"),
+        ([0, 0, 0], {}, "unstable: the loss is exactly 0"),
         ([4, 2], {}, "learning"),
         ([], {}, "no loss"),
     ],

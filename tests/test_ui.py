@@ -30,7 +30,10 @@ def _close_figures():
     ],
 )
 def test_a_panel_gives_back_exactly_the_settings_put_in(settings):
-    assert train_panel(settings, rows=100).settings == settings
+    panel = train_panel(settings, rows=100)
+    assert panel.settings == settings
+    for field, slider in panel.sliders.items():  # the widget shows that value too, neither clamped nor rounded
+        assert slider.value == getattr(settings, field)
 
 
 def test_moving_a_slider_changes_that_setting_and_the_note():

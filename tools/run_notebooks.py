@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 import psutil
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 from gemma_colab.hardware import stack_versions
 from gemma_colab.workspace import Workspace
@@ -97,8 +97,11 @@ def main() -> int:
     parser.add_argument("--only", help="run only the notebooks whose name starts so, in the workspace as it is")
     args = parser.parse_args()
     workspace = args.workspace.resolve()
-    if not args.only:
-        shutil.rmtree(workspace, ignore_errors=True)
+    if not args.only and workspace.exists() and any(workspace.iterdir()):
+        if not (workspace / "notebooks").is_dir():
+            print(f"--workspace {workspace} is not empty and no earlier run's; name a new folder", file=sys.stderr)
+            return 2
+        shutil.rmtree(workspace)
     workspace.mkdir(parents=True, exist_ok=True)
     memory = PeakMemory()
     memory.start()
@@ -108,8 +111,8 @@ def main() -> int:
             continue
         try:
             seconds[path.stem] = run_notebook(path, workspace, workspace)
-        except CellExecutionError as e:
-            print(f"\n{path.stem} stopped:\n{e}", file=sys.stderr)
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:  # an error, 15 minutes in a cell, or no memory left
+            print(f"\n{path.stem} stopped ({type(e).__name__}):\n{e}", file=sys.stderr)
             return 1
     memory.stop.set()
     memory.join()

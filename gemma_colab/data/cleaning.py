@@ -8,10 +8,10 @@ import re
 import pandas as pd
 
 from gemma_colab.data.report import INVISIBLE, empty_texts, exact_duplicates
+from gemma_colab.data.text import TAG
 from gemma_colab.errors import SettingsError
 
 Row = dict[str, str]
-TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 
 
 def html_to_text(text: str) -> str:

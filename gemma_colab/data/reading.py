@@ -43,4 +43,6 @@ def _row(line: str, path: Path, number: int, fields: tuple[str, ...]) -> dict[st
         if not isinstance(content, str):
             what = "missing" if field not in value else f"{content!r}, not a text"
             raise DatasetError(f"{path}, line {number}, field {field!r}: {what}; each row needs {', '.join(fields)} as texts")
+        if any("\ud800" <= c <= "\udfff" for c in content):
+            raise DatasetError(f"{path}, line {number}, field {field!r}: half a character (a lone surrogate); retype that text")
     return row

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from gemma_colab.data.text import jaccard, normalise, shingles
+from gemma_colab.data.text import TAG, jaccard, normalise, shingles
 
 Row = dict[str, str]
 INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
-HTML = re.compile(r"</?[a-zA-Z][^<>]*>|&(?:[a-z]+|#\d+);")
+ENTITY = re.compile(r"&(?:[a-z]+|#\d+);")
 PLACEHOLDER = re.compile(r"\{\{?\w+\}?\}|\[(?:ссылка|link|имя|name)\]|\bTODO\b", re.IGNORECASE)
 PERSONAL = re.compile(
     r"[\w.+-]+@[\w-]+\.\w+|(?:\+7|\b8)[\s(-]*\d{3}[\s)-]*\d{3}[\s-]*\d{2}[\s-]*\d{2}\b|\b(?:\d{4}[ -]?){3}\d{4}\b"
@@ -63,7 +63,7 @@ def contradictions(rows: list[Row]) -> list[int]:
 
 
 def html_remains(rows: list[Row]) -> list[int]:
-    return [i for i, row in enumerate(rows) if any(HTML.search(text) for text in row.values())]
+    return [i for i, row in enumerate(rows) if any(TAG.search(text) or ENTITY.search(text) for text in row.values())]
 
 
 def placeholders(rows: list[Row]) -> list[int]:

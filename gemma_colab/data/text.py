@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import re
 
+_NAMES = "a|abbr|b|blockquote|body|br|button|center|code|div|em|font|form|h[1-6]|head|hr|html|i|iframe|img|input|label|li|link"
+_NAMES += "|meta|nobr|ol|option|p|pre|s|script|select|small|span|strike|strong|style|sub|sup|svg|table|tbody|td|tfoot|th|thead"
+TAG = re.compile(
+    rf"</?(?:{_NAMES}|title|tr|tt|u|ul)(?:\s+[\w:-]+\s*=[^<>]*)?\s*/?>", re.IGNORECASE
+)  # strict: "a<b и c>d" is no tag
+
 
 def normalise(text: str) -> str:
     """Lower case, ё as е, words and digits only, single spaces."""

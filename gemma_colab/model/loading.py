@@ -4,13 +4,6 @@ from __future__ import annotations
 
 import torch
 from bitsandbytes.nn import Linear4bit
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -22,6 +15,7 @@ from transformers import (
 
 from gemma_colab.catalog import source_of
 from gemma_colab.errors import ModelError
+from gemma_colab.hub import from_hub
 from gemma_colab.model.float16 import keep_residual_in_float32
 
 
@@ -41,16 +35,17 @@ def load_4bit(name: str, dtype: torch.dtype) -> PreTrainedModel:
     name: a Hub id or a local folder. dtype: from `hardware.pick_dtype`; with float16 the residual stream is kept in float32.
     Raises `ModelError` when the model can't be had or is no Gemma 3.
     """
-    config = _from_hub(AutoConfig, name)
+    config = from_hub(AutoConfig, name, source_of(name))
     options = {}
     if config.model_type == "gemma3":
         # Checkpoints of 4B and more hold a vision model too. Its keys must be mapped, or every weight starts at random.
         config, options["key_mapping"] = config.text_config, {r"^language_model.model": "model"}
     elif config.model_type != "gemma3_text":
         raise ModelError(f"{name} is a {config.model_type!r} model; this project loads Gemma 3 (gemma3, gemma3_text) only")
-    model = _from_hub(
+    model = from_hub(
         Gemma3ForCausalLM,
         name,
+        source_of(name),
         config=config,
         dtype=dtype,
         quantization_config=quantization_config(dtype),
@@ -81,35 +76,7 @@ def keep_cpu_weights_unpacked(model: PreTrainedModel) -> PreTrainedModel:
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer with Gemma's chat template. Raises `ModelError` when it can't be had or has no template."""
-    tokenizer = _from_hub(AutoTokenizer, name)
+    tokenizer = from_hub(AutoTokenizer, name, source_of(name))
     if not tokenizer.chat_template:
         raise ModelError(f"{name} has no chat template; take an instruction-tuned checkpoint, whose name ends in -it")
     return tokenizer
-
-
-def _from_hub(cls, name: str, **options):
-    try:
-        return cls.from_pretrained(source_of(name), **options)
-    except (OSError, HfHubHTTPError, OfflineModeIsEnabled, ValueError) as e:
-        raise ModelError(_in_plain_words(name, e)) from None
-
-
-def _in_plain_words(name: str, error: BaseException) -> str:
-    """One sentence for the common failures of a download, found by type along the chain of causes."""
-    chain, first_line = [], str(error).strip().split("\n")[0]
-    while error is not None and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
-    for e in chain:
-        if isinstance(e, GatedRepoError):
-            return (
-                f"{name} asks you to accept Google's licence first: open https://huggingface.co/{name}, accept it, and give "
-                "this notebook a token (Colab: the key icon, a secret named HF_TOKEN)"
-            )
-        if isinstance(e, RepositoryNotFoundError):
-            return f"{name} is not on the Hugging Face Hub, or your token may not see it; check the spelling and HF_TOKEN"
-        if isinstance(e, HfHubHTTPError) and e.response is not None and e.response.status_code == 401:
-            return f"the Hugging Face Hub refused your token for {name}; make a new one and store it as HF_TOKEN"
-    if any(isinstance(e, OfflineModeIsEnabled | LocalEntryNotFoundError | ConnectionError) for e in chain):
-        return f"{name} can't be downloaded: no connection to the Hugging Face Hub; check the network, or use 'tiny-gemma3'"
-    return f"{name} can't be loaded: {first_line}"

@@ -21,7 +21,7 @@ def history_table(log_history: list[dict]) -> pd.DataFrame:
 def training_verdict(history: pd.DataFrame) -> str:
     """One sentence on the run, with the next thing to try.
 
-    Rules, in this order: a loss that is not a number, or ends above 1.2 x its first value: unstable. A validation loss more
+    Rules, in this order: a loss of exactly 0, or one that is not a number, or ends above 1.2 x its first value: unstable. A validation loss more
     than 5 % above its lowest: overfitting since then. A training loss that fell by less than 5 %: not learning.
     A validation loss still falling by more than 2 % at its last point: not finished. Else: finished.
     """
@@ -30,6 +30,8 @@ def training_verdict(history: pd.DataFrame) -> str:
     if loss.empty:
         return "no loss was logged: train for at least one step"
     first, last = loss.iloc[0], loss.iloc[-1]
+    if loss.max() == 0:
+        return "unstable: the loss is exactly 0, which is what an overflow in float16 looks like; load the model with load_4bit"
     if math.isinf(loss.max()) or (len(validation) and math.isinf(validation.max())) or last > 1.2 * first:
         return f"unstable: the loss went from {first:.2f} to {last:.2f}; try a third of the learning rate"
     if len(validation) and validation.iloc[-1] > 1.05 * validation.min():

@@ -102,7 +102,9 @@ def main() -> int:
             print(f"--workspace {workspace} is not empty and no earlier run's; name a new folder", file=sys.stderr)
             return 2
         shutil.rmtree(workspace)
-    workspace.mkdir(parents=True, exist_ok=True)
+    (workspace / "notebooks").mkdir(
+        parents=True, exist_ok=True
+    )  # also the mark by which the next run knows this folder as its own
     memory = PeakMemory()
     memory.start()
     seconds = {}

@@ -112,6 +112,15 @@ def test_notebook_runs_alone_in_an_empty_folder(path, tmp_path, monkeypatch):
     assert not [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs if o.output_type == "error"]
 
 
+def test_the_runner_never_empties_a_strangers_folder(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    command = [sys.executable, ROOT / "tools" / "run_notebooks.py", "--workspace", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is not empty" in done.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     workspace = tmp_path_factory.mktemp("demo")

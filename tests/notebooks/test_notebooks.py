@@ -46,8 +46,11 @@ def test_notebook_is_well_formed(path):
     for part in ("**Goal**", "**Needs**", "**Comes in**", "**Goes out**", "**Predict", "## Five questions", "## Two exercises"):
         assert part in prose, part
     assert prose.count("<details><summary>Solution</summary>") == 2
-    assert prose.split("## Five questions")[1].split("## Two")[0].count("\n1. ") == 1
-    assert "\n5. " in prose.split("## Five questions")[1].split("## Two")[0]
+    questions, answers = (
+        prose.split("## Five questions")[1].split("## Two exercises")[0].split("<details><summary>Answers</summary>")
+    )
+    for part in (questions, answers):
+        assert [line[:3] for line in part.splitlines() if line[:2].rstrip(".").isdigit()] == [f"{i}. " for i in range(1, 6)]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

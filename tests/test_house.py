@@ -92,7 +92,7 @@ def test_constraints_lie_within_the_requirements(name):
 def test_colab_constraints_are_colabs_versions():
     colab, ours = pins(ROOT / "tools" / "colab_freeze.txt"), pins(ROOT / "constraints-colab.txt")
     differing = {name for name in ours if name in colab and ours[name] != colab[name]}
-    assert differing == {"torch", "datasets", "pyarrow", "huggingface-hub", "jupyterlab-widgets", "sentencepiece"}
+    assert differing == {"torch", "datasets", "pyarrow", "huggingface-hub", "jupyterlab-widgets", "sentencepiece", "protobuf"}
 
 
 def repository() -> str:

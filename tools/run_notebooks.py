@@ -119,7 +119,7 @@ def main() -> int:
     memory.stop.set()
     memory.join()
     ws = Workspace(workspace)
-    if not ws.has("evaluation.json"):
+    if args.only or not ws.has("evaluation.json"):  # a summary is of a whole run
         return 0
     summary = {
         "seconds": seconds | {"total": round(sum(seconds.values()), 1)},

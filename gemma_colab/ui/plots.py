@@ -75,11 +75,11 @@ def memory_bar(plans: dict[str, pd.Series], limit_gib: float | None = None, gpu:
 
 def frozen_and_trained(total: int, trained: int, ax: Axes | None = None) -> Axes:
     """How small the trained part is."""
-    ax = _axes(ax, (7, 1.2))
+    ax = _axes(ax, (7, 1.5))
     ax.barh(0, total, color="#c9ccd1", label=f"frozen: {total:,}")
     ax.barh(0, trained, left=total, color=VALIDATION, label=f"trained: {trained:,} ({trained / (total + trained):.1%})")
     ax.set(yticks=[], xlabel="weights")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.45), ncols=2)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return ax
 
 

@@ -140,7 +140,10 @@ def test_split_is_seeded_complete_and_sized(support_rows):
 
 
 def test_look_alikes_stay_together(support_rows):
-    twins = [row | {"instruction": row["instruction"] + " Срочно."} for row in support_rows[:100]]
+    # near in both texts, equal in neither: only the comparison of shingles can bring them together
+    twins = [
+        row | {"instruction": row["instruction"] + " Срочно.", "output": row["output"] + " Ждём."} for row in support_rows[:100]
+    ]
     together = split_rows(support_rows[:100] + twins, SplitSettings(seed=1))
     assert leaks(together) == []
     assert len(groups(support_rows[:100] + twins)) <= 100

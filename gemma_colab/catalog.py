@@ -95,6 +95,12 @@ def _in_catalog(name: str) -> Shape | None:
     return CATALOG.get(name) or CATALOG.get(name.removesuffix("-pt") + "-it")
 
 
+def refuse_other_models(name: str, model_type: str) -> None:
+    """Raises `ModelError` that names the architecture if it is no Gemma 3."""
+    if model_type not in ("gemma3", "gemma3_text"):
+        raise ModelError(f"{name} is a {model_type!r} model; this project loads Gemma 3 (gemma3, gemma3_text) only")
+
+
 def shape_of(name: str) -> Shape:
     """The shape of a model: from the catalog, else from its config (a small file). Raises `ModelError` if it is no Gemma 3."""
     if shape := _in_catalog(name):
@@ -102,6 +108,5 @@ def shape_of(name: str) -> Shape:
     from transformers import AutoConfig
 
     config = from_hub(AutoConfig, name, source_of(name)).get_text_config()
-    if config.model_type != "gemma3_text":
-        raise ModelError(f"{name} is a {config.model_type!r} model; this project loads Gemma 3 (gemma3, gemma3_text) only")
+    refuse_other_models(name, config.model_type)
     return Shape(**{field: getattr(config, field) for field in Shape.__dataclass_fields__})

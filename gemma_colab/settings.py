@@ -19,6 +19,7 @@ def _between(name: str, value, low, high, hint: str, kind: type = int) -> None:
         raise SettingsError(f"{name}={value!r} must be {what} from {low:g} to {high:g}; {hint}")
 
 
+# The linear layers of one block, named from the block on.
 LINEAR = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
 
 

@@ -100,21 +100,19 @@ class Workspace:
         return digest.hexdigest()[:16]
 
     def read_json(self, name: str):
-        path = self.need(name)
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as e:
-            raise WorkspaceError(
-                f"{path} is not valid JSON ({e}); delete it and run notebook {MADE_IN.get(name, 'that makes it')} again"
-            ) from None
+        return self._parsed(name, "JSON", json.loads)
 
     def read_jsonl(self, name: str) -> list[dict]:
+        # split("\n"), not splitlines(): a text in it may hold U+2028
+        return self._parsed(name, "JSONL", lambda text: [json.loads(line) for line in text.split("\n") if line.strip()])
+
+    def _parsed(self, name: str, form: str, parse):
         path = self.need(name)
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+            return parse(path.read_text(encoding="utf-8"))
         except ValueError as e:
             raise WorkspaceError(
-                f"{path} is not valid JSONL ({e}); delete it and run notebook {MADE_IN.get(name, 'that makes it')} again"
+                f"{path} is not valid {form} ({e}); delete it and run notebook {MADE_IN.get(name, 'that makes it')} again"
             ) from None
 
 

@@ -102,9 +102,8 @@ def main() -> int:
             print(f"--workspace {workspace} is not empty and no earlier run's; name a new folder", file=sys.stderr)
             return 2
         shutil.rmtree(workspace)
-    (workspace / "notebooks").mkdir(
-        parents=True, exist_ok=True
-    )  # also the mark by which the next run knows this folder as its own
+    # Also the mark by which the next run knows this folder as its own.
+    (workspace / "notebooks").mkdir(parents=True, exist_ok=True)
     memory = PeakMemory()
     memory.start()
     seconds = {}

@@ -7,8 +7,8 @@ import re
 
 import pandas as pd
 
-from gemma_colab.data.report import INVISIBLE, empty_texts, exact_duplicates
-from gemma_colab.data.text import TAG
+from gemma_colab.data.report import empty_texts, exact_duplicates
+from gemma_colab.data.text import INVISIBLE, TAG
 from gemma_colab.errors import SettingsError
 
 Row = dict[str, str]
@@ -19,7 +19,7 @@ def html_to_text(text: str) -> str:
 
 
 def tidy_whitespace(text: str) -> str:
-    text = text.translate(dict.fromkeys(map(ord, INVISIBLE)))
+    text = text.translate(INVISIBLE)
     return "\n".join(re.sub(r"[ \t\u00a0]+", " ", line).strip() for line in text.strip().splitlines())
 
 

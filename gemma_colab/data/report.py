@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from gemma_colab.data.text import TAG, jaccard, normalise, shingles
+from gemma_colab.data.text import INVISIBLE, TAG, jaccard, normalise, shingles
 
 Row = dict[str, str]
-INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
 ENTITY = re.compile(r"&(?:[a-z]+|#\d+);")
 PLACEHOLDER = re.compile(r"\{\{?\w+\}?\}|\[(?:ссылка|link|имя|name)\]|\bTODO\b", re.IGNORECASE)
 PERSONAL = re.compile(
@@ -34,7 +33,7 @@ def empty_texts(rows: list[Row]) -> list[int]:
 
 
 def _visible(text: str) -> str:
-    return text.translate(dict.fromkeys(map(ord, INVISIBLE))).strip()
+    return text.translate(INVISIBLE).strip()
 
 
 def exact_duplicates(rows: list[Row]) -> list[int]:

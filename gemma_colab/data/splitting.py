@@ -11,12 +11,22 @@ from gemma_colab.settings import SplitSettings
 Row = dict[str, str]
 
 
+def _texts(row: Row) -> tuple[frozenset[str], frozenset[str]]:
+    """Shingles of the question and of the answer."""
+    return shingles(row["instruction"] + " " + row["input"]), shingles(row["output"])
+
+
+def _alike(one, other, threshold: float) -> bool:
+    """Whether the questions, or the answers, of two rows are near duplicates."""
+    return any(jaccard(a, b) >= threshold for a, b in zip(one, other, strict=True))
+
+
 def groups(rows: list[Row], threshold: float = 0.5, most: int = 3000) -> list[list[int]]:
     """Row numbers grouped: two rows whose questions or answers are near duplicates (Jaccard >= threshold) share a group.
 
     Compares each pair, so rows beyond `most` are grouped only with equal texts.
     """
-    texts = [[shingles(row["instruction"] + " " + row["input"]), shingles(row["output"])] for row in rows]
+    texts = [_texts(row) for row in rows]
     parent = list(range(len(rows)))
 
     def root(i):
@@ -28,8 +38,8 @@ def groups(rows: list[Row], threshold: float = 0.5, most: int = 3000) -> list[li
     for i, pair in enumerate(texts):
         for part, text in enumerate(pair):
             parent[root(i)] = root(seen.setdefault((part, text), i))
-        for j in range(min(i, most) if i < most else 0):
-            if any(jaccard(a, b) >= threshold for a, b in zip(pair, texts[j], strict=True)):
+        for j in range(i if i < most else 0):
+            if _alike(pair, texts[j], threshold):
                 parent[root(i)] = root(j)
     found = {}
     for i in range(len(rows)):
@@ -58,13 +68,11 @@ def split_rows(rows: list[Row], settings: SplitSettings) -> dict[str, list[Row]]
 
 def leaks(parts: dict[str, list[Row]], threshold: float = 0.72) -> list[tuple[str, int, int]]:
     """(part, row in it, row in train) for each held-out row whose question or answer is nearly one of training."""
-    train = [[shingles(r["instruction"] + " " + r["input"]), shingles(r["output"])] for r in parts["train"]]
+    train = [_texts(row) for row in parts["train"]]
     found = []
     for name in ("validation", "test"):
-        for i, r in enumerate(parts[name]):
-            mine = [shingles(r["instruction"] + " " + r["input"]), shingles(r["output"])]
-            for j, theirs in enumerate(train):
-                if any(jaccard(a, b) >= threshold for a, b in zip(mine, theirs, strict=True)):
-                    found.append((name, i, j))
-                    break
+        for i, mine in enumerate(map(_texts, parts[name])):
+            twin = next((j for j, theirs in enumerate(train) if _alike(mine, theirs, threshold)), None)
+            if twin is not None:
+                found.append((name, i, twin))
     return found

@@ -6,9 +6,10 @@ import re
 
 _NAMES = "a|abbr|b|blockquote|body|br|button|center|code|div|em|font|form|h[1-6]|head|hr|html|i|iframe|img|input|label|li|link"
 _NAMES += "|meta|nobr|ol|option|p|pre|s|script|select|small|span|strike|strong|style|sub|sup|svg|table|tbody|td|tfoot|th|thead"
-TAG = re.compile(
-    rf"</?(?:{_NAMES}|title|tr|tt|u|ul)(?:\s+[\w:-]+\s*=[^<>]*)?\s*/?>", re.IGNORECASE
-)  # strict: "a<b и c>d" is no tag
+_NAMES += "|title|tr|tt|u|ul"
+# Known names, and attributes only with a value: "a<b и c>d" is no tag.
+TAG = re.compile(rf"</?(?:{_NAMES})(?:\s+[\w:-]+\s*=[^<>]*)?\s*/?>", re.IGNORECASE)
+INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060"))  # for str.translate: these are dropped
 
 
 def normalise(text: str) -> str:

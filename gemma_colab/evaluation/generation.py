@@ -35,7 +35,7 @@ def generate_answers(
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             batch = tokenizer.pad({"input_ids": [encoded[i] for i in rows]}, padding_side="left", return_tensors="pt")
-            batch = {name: value.to(model.device) for name, value in batch.items()}
+            batch = batch.to(model.device)
             out = model.generate(**batch, generation_config=config)[:, batch["input_ids"].shape[1] :]
             for i, text in zip(rows, tokenizer.batch_decode(out, skip_special_tokens=True), strict=True):
                 answers[i] = text.strip()

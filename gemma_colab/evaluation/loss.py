@@ -1,4 +1,4 @@
-"""The loss on answers, token by token weighted, without ever building logits for a whole row."""
+"""The loss on answers, token by token weighted, without ever holding logits for more than a few hundred of them."""
 
 from __future__ import annotations
 
@@ -38,20 +38,21 @@ def answer_losses(
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
             batch = tokenizer.pad({"input_ids": [rows[i]["input_ids"] for i in part]}, padding_side="right", return_tensors="pt")
-            batch = {name: value.to(model.device) for name, value in batch.items()}
+            batch = batch.to(model.device)
             labels = torch.full_like(batch["input_ids"], -100)
             for n, i in enumerate(part):
                 labels[n, : len(rows[i]["labels"])] = torch.tensor(rows[i]["labels"])
             hidden = decoder(**batch, use_cache=False).last_hidden_state[:, :-1]
             target = labels[:, 1:]
-            states, wanted = hidden[target != -100], target[target != -100]
+            answer = target != -100
+            states, wanted = hidden[answer], target[answer]
             losses = torch.cat(
                 [
                     torch.nn.functional.cross_entropy(head(s).float(), w, reduction="none").cpu()
                     for s, w in zip(states.split(POSITIONS), wanted.split(POSITIONS), strict=True)
                 ]
             )
-            owner = torch.tensor(part)[:, None].expand(target.shape)[(target != -100).cpu()].numpy()
+            owner = torch.tensor(part)[:, None].expand(target.shape)[answer.cpu()].numpy()
             np.add.at(sums, owner, losses.numpy())
             np.add.at(counts, owner, 1)
             bar.update(len(part))

@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from gemma_colab.catalog import source_of
+from gemma_colab.catalog import refuse_other_models, source_of
 from gemma_colab.errors import ModelError
 from gemma_colab.hub import from_hub
 from gemma_colab.model.float16 import keep_residual_in_float32
@@ -36,12 +36,11 @@ def load_4bit(name: str, dtype: torch.dtype) -> PreTrainedModel:
     Raises `ModelError` when the model can't be had or is no Gemma 3.
     """
     config = from_hub(AutoConfig, name, source_of(name))
+    refuse_other_models(name, config.model_type)
     options = {}
     if config.model_type == "gemma3":
         # Checkpoints of 4B and more hold a vision model too. Its keys must be mapped, or every weight starts at random.
         config, options["key_mapping"] = config.text_config, {r"^language_model.model": "model"}
-    elif config.model_type != "gemma3_text":
-        raise ModelError(f"{name} is a {config.model_type!r} model; this project loads Gemma 3 (gemma3, gemma3_text) only")
     model = from_hub(
         Gemma3ForCausalLM,
         name,

@@ -7,7 +7,7 @@ import re
 from peft import LoraConfig
 
 from gemma_colab.catalog import Shape
-from gemma_colab.settings import LoraSettings
+from gemma_colab.settings import LINEAR, LoraSettings
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
@@ -27,11 +27,11 @@ def lora_config(settings: LoraSettings) -> LoraConfig:
 def lora_parameters(shape: Shape, settings: LoraSettings) -> int:
     """Trainable weights: r * (in_features + out_features) for each adapted layer (LoRA, arXiv 2106.09685, section 4.2)."""
     total = 0
-    for name, (fan_in, fan_out) in shape.linear_layers.items():
-        block = "self_attn" if name in ATTENTION else "mlp"
+    for path in LINEAR:
+        name = path.split(".")[1]
         for layer in range(shape.num_hidden_layers):
-            if _is_target(f"model.layers.{layer}.{block}.{name}", name, settings.target_modules):
-                total += settings.r * (fan_in + fan_out)
+            if _is_target(f"model.layers.{layer}.{path}", name, settings.target_modules):
+                total += settings.r * sum(shape.linear_layers[name])
     return total
 
 

@@ -43,11 +43,8 @@ def memory_plan(
     return pd.Series({name: round(value / GIB, 3) for name, value in parts.items()}, name="GiB")
 
 
-GPUS = {
-    "T4": (14.74, True),
-    "L4": (22.16, False),
-    "A100 40 GB": (39.4, False),
-}  # usable GiB, and whether it needs the float16 recipe
+# Usable GiB, and whether it needs the float16 recipe.
+GPUS = {"T4": (14.74, True), "L4": (22.16, False), "A100 40 GB": (39.4, False)}
 
 
 def fit_table(*, tokens: int = 1024, batches: tuple[int, ...] = (1, 4), lora: LoraSettings | None = None) -> pd.DataFrame:

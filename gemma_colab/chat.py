@@ -5,22 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from tqdm.auto import tqdm
+
+from gemma_colab.rows import Row, answer, question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Row = dict[str, str]
 
 
 def to_chat(row: Row) -> dict[str, list[dict[str, str]]]:
     """The conversational prompt/completion form that TRL trains on: the loss then covers the completion only.
 
-    Instruction and input become one user turn, with a blank line between them.
+    Instruction and input become one user turn, with a blank line between them. Of a conversation, the last answer is the
+    completion and everything before it the prompt.
     """
-    question = f"{row['instruction']}\n\n{row['input']}" if row["input"] else row["instruction"]
+    if "messages" in row:
+        turns = [{"role": turn["role"], "content": turn["content"]} for turn in row["messages"]]
+        return {"prompt": turns[:-1], "completion": turns[-1:]}
     return {
-        "prompt": [{"role": "user", "content": question}],
-        "completion": [{"role": "assistant", "content": row["output"]}],
+        "prompt": [{"role": "user", "content": question(row)}],
+        "completion": [{"role": "assistant", "content": answer(row)}],
     }
 
 
@@ -32,14 +36,17 @@ def tokenize_chat(row: dict, tokenizer: PreTrainedTokenizerBase) -> dict[str, li
 
 
 def token_lengths(chats: list[dict], tokenizer: PreTrainedTokenizerBase, max_length: int) -> pd.DataFrame:
-    """One line a row: prompt, answer and total tokens, and how many answer tokens `max_length` would cut off."""
+    """One line a row: prompt, answer and total tokens, how many answer tokens `max_length` would cut off,
+    how many `<bos>` there are, and whether `<end_of_turn>` is among the trained tokens that stay."""
+    bos, end = tokenizer.bos_token_id, tokenizer.convert_tokens_to_ids("<end_of_turn>")
     lines = []
-    for chat in chats:
-        labels = tokenize_chat(chat, tokenizer)["labels"]
-        answer = sum(label != -100 for label in labels)
-        cut = min(max(0, len(labels) - max_length), answer)
-        lines.append((len(labels) - answer, answer, len(labels), cut))
-    return pd.DataFrame(lines, columns=["prompt", "answer", "total", "answer_tokens_cut"])
+    for chat in tqdm(chats, desc="tokens", disable=len(chats) < 2000, leave=False):
+        row = tokenize_chat(chat, tokenizer)
+        ids, labels = row["input_ids"], row["labels"]
+        trained = sum(label != -100 for label in labels)
+        cut = min(max(0, len(labels) - max_length), trained)
+        lines.append((len(labels) - trained, trained, len(labels), cut, ids.count(bos), end in labels[:max_length]))
+    return pd.DataFrame(lines, columns=["prompt", "answer", "total", "answer_tokens_cut", "bos", "end_trained"])
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -1,48 +1,187 @@
-"""Clean rows in named steps, with a log line for every change. Nothing is changed or dropped without one."""
+"""Clean rows in named steps, with a log line for every change, from which each can be undone. Nothing goes without one."""
 
 from __future__ import annotations
 
 import html
+import json
 import re
+from collections.abc import Callable
 
 import pandas as pd
+from bs4 import BeautifulSoup
+from ftfy import fix_encoding
 
-from gemma_colab.data.report import empty_texts, exact_duplicates
-from gemma_colab.data.text import INVISIBLE, TAG
+from gemma_colab.data.checks_set import exact_duplicates, near_duplicates
+from gemma_colab.data.checks_text import CONTROL, ENTITY, ESCAPE, MARKDOWN_IMAGE, empty_text, is_fake
+from gemma_colab.data.finding import Look
+from gemma_colab.data.personal import mask
+from gemma_colab.data.text import CODE, HIDDEN, TAG
 from gemma_colab.errors import SettingsError
+from gemma_colab.rows import Row, answer, question, texts, with_texts
 
-Row = dict[str, str]
+DROPPED = "(dropped)"
+COLUMNS = ["step", "row", "line", "field", "before", "after"]
+BREAKS = ["br", "p", "div", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "pre"]
 
 
+def outside_code(change: Callable[[str], str]) -> Callable[[str], str]:
+    """The same change, but code in back quotes stays as it is."""
+
+    def changed(text: str) -> str:
+        if "`" not in text:
+            return change(text)
+        end, pieces = 0, []
+        for code in CODE.finditer(text):
+            pieces += [change(text[end : code.start()]), code[0]]
+            end = code.end()
+        return "".join([*pieces, change(text[end:])])
+
+    return changed
+
+
+@outside_code
 def html_to_text(text: str) -> str:
-    return html.unescape(TAG.sub(" ", text)) if "<" in text or "&" in text else text
+    """Tags away, scripts with their content; a line break where a paragraph ended. `a<b и c>d` is no tag and stays."""
+    text = MARKDOWN_IMAGE.sub(lambda m: m[0][2 : m[0].index("]")], text)
+    if not TAG.search(text):
+        return text
+    ends = [0, *(end for tag in TAG.finditer(text) for end in tag.span()), len(text)]
+    pieces = [text[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    # Only what is between known tags is protected: everything else that looks like one is the writer's own.
+    pieces[::2] = [piece.replace("&", "&amp;").replace("<", "&lt;") for piece in pieces[::2]]
+    soup = BeautifulSoup("".join(pieces), "html.parser")
+    for tag in soup(["script", "style", "head"]):
+        tag.decompose()
+    for tag in soup(BREAKS):
+        tag.insert_after("\n")
+    return re.sub(r"\n{2,}", "\n", soup.get_text()).strip("\n")
 
 
-def tidy_whitespace(text: str) -> str:
-    text = text.translate(INVISIBLE)
-    return "\n".join(re.sub(r"[ \t\u00a0]+", " ", line).strip() for line in text.strip().splitlines())
+@outside_code
+def entities(text: str) -> str:
+    """`&nbsp;` and kin; twice, since exports often escape what was escaped."""
+    for _ in range(2):
+        text = ENTITY.sub(lambda m: html.unescape(m[0]), text)
+    return text
 
 
-CHANGES = {"html_to_text": html_to_text, "tidy_whitespace": tidy_whitespace}  # text -> text
-DROPS = {"drop_empty": empty_texts, "drop_exact_duplicates": exact_duplicates}  # rows -> numbers of rows to drop
-STEPS = (*CHANGES, *DROPS)
+@outside_code
+def control_characters(text: str) -> str:
+    """Control characters away; escapes written out as text become what they stand for."""
+    return CONTROL.sub("", ESCAPE.sub(_unescape, text))
+
+
+def _unescape(match: re.Match) -> str:
+    kind, rest = match[0][1], match[0][2:]
+    if kind in "ux":
+        char = chr(int(rest, 16))
+        return match[0] if "\ud800" <= char <= "\udfff" else char
+    return {"n": "\n", "r": "\n", "t": " "}.get(kind, kind)
+
+
+def invisible_characters(text: str) -> str:
+    return HIDDEN.sub("", text)
+
+
+@outside_code
+def white_space(text: str) -> str:
+    """Single spaces, at most one blank line, none at the ends of a line. Code keeps its indents."""
+    text = re.sub(r"[ \t\u00a0\u2000-\u200a\u202f\u3000]+", " ", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r" ?\n ?", "\n", text))
+
+
+def _trimmed(text: str) -> str:
+    return white_space(text).strip()
+
+
+def drop_empty(look: Look) -> dict[int, str]:
+    return {hit.row: "nothing to learn" for hit in empty_text(look)}
+
+
+def drop_exact_duplicates(look: Look) -> dict[int, str]:
+    return {hit.row: hit.note for finding in exact_duplicates(look) for hit in finding.hits}
+
+
+def drop_near_duplicates(look: Look) -> dict[int, str]:
+    """The later of two near twins; not where the numbers or a "not" differ, nor where one question has two answers:
+    there somebody must decide which is right."""
+    twins = [pair for pair in look.near if not _disagree(look, pair.row, pair.earlier)]
+    agreeing = Look(look.rows)
+    agreeing.__dict__["near"] = twins  # the same check, over fewer pairs
+    return {hit.row: hit.note for finding in near_duplicates(agreeing) for hit in finding.hits}
+
+
+FACTS = re.compile(r"\d+|\b(?:не|нет|нельзя|ни|без|not?|never|without|can't|don't|won't|isn't)\b", re.IGNORECASE)
+
+
+def _disagree(look: Look, one: int, other: int) -> bool:
+    same_question = look.questions[one] == look.questions[other]
+    facts = [sorted(FACTS.findall((question(row) + " " + answer(row)).lower())) for row in (look.rows[one], look.rows[other])]
+    return same_question or facts[0] != facts[1]
+
+
+# text -> text
+CHANGES = {
+    "html_to_text": html_to_text,
+    "entities": entities,
+    "mojibake": fix_encoding,
+    "control_characters": control_characters,
+    "invisible_characters": invisible_characters,
+    "white_space": _trimmed,
+    "mask_personal_data": mask,
+}
+# rows -> {number of a row to drop: why}
+DROPS = {
+    "drop_empty": drop_empty,
+    "drop_exact_duplicates": drop_exact_duplicates,
+    "drop_near_duplicates": drop_near_duplicates,
+}
+STEPS = (*list(CHANGES)[:-1], "fake_input", "mask_personal_data", *DROPS)
 
 
 def clean(rows: list[Row], steps: tuple[str, ...] = STEPS) -> tuple[list[Row], pd.DataFrame]:
-    """New rows and the log: step, row (number in `rows`), field, before, after. The rows given are not changed."""
+    """New rows, and the log: step, row (number in `rows`), line, field, before, after. The rows given are not changed.
+
+    A dropped row has an empty `field`; `before` holds it whole, as JSON. Raises `SettingsError` for a step that doesn't exist.
+    """
+    if unknown := [step for step in steps if step not in STEPS]:
+        raise SettingsError(f"step={unknown[0]!r} is not a cleaning step; choose from {', '.join(STEPS)}")
     kept, log = list(enumerate(rows)), []
     for step in steps:
-        if step in CHANGES:
-            done = []
-            for i, row in kept:
-                new = {field: CHANGES[step](text) for field, text in row.items()}
-                log += [(step, i, f, row[f], new[f]) for f in row if new[f] != row[f]]
-                done.append((i, new))
-            kept = done
-        elif step in DROPS:
-            drop = set(DROPS[step]([row for _, row in kept]))
-            log += [(step, i, "", str(row), "(dropped)") for n, (i, row) in enumerate(kept) if n in drop]
-            kept = [pair for n, pair in enumerate(kept) if n not in drop]
+        kept = _dropping(step, kept, log) if step in DROPS else _changing(step, kept, log)
+    return [row for _, row in kept], pd.DataFrame(log, columns=COLUMNS)
+
+
+def _changing(step: str, kept: list[tuple[int, Row]], log: list) -> list[tuple[int, Row]]:
+    done = []
+    for i, row in kept:
+        old = texts(row)
+        if step == "fake_input":
+            new = {field: "" if field == "input" and is_fake(text) else text for field, text in old.items()}
         else:
-            raise SettingsError(f"step={step!r} is not a cleaning step; choose from {', '.join(STEPS)}")
-    return [row for _, row in kept], pd.DataFrame(log, columns=["step", "row", "field", "before", "after"])
+            new = {field: CHANGES[step](text) for field, text in old.items()}
+        changed = {field: text for field, text in new.items() if text != old[field]}
+        log += [(step, i, row.get("line"), field, old[field], text) for field, text in changed.items()]
+        done.append((i, with_texts(row, changed) if changed else row))
+    return done
+
+
+def _dropping(step: str, kept: list[tuple[int, Row]], log: list) -> list[tuple[int, Row]]:
+    drop = DROPS[step](Look([row for _, row in kept]))
+    for n, why in drop.items():
+        i, row = kept[n]
+        log.append((step, i, row.get("line"), "", json.dumps(row, ensure_ascii=False), f"{DROPPED} {why}"))
+    return [pair for n, pair in enumerate(kept) if n not in drop]
+
+
+def undo(rows: list[Row], log: pd.DataFrame) -> list[Row]:
+    """The rows as they were before `clean` gave these rows and this log."""
+    dropped = {
+        line.row: json.loads(line.before) for line in log.itertuples() if line.after.startswith(DROPPED) and not line.field
+    }
+    left = iter(rows)
+    old = [dropped[i] if i in dropped else next(left) for i in range(len(rows) + len(dropped))]
+    for line in log.iloc[::-1].itertuples():
+        if line.field:
+            old[line.row] = with_texts(old[line.row], {line.field: line.before})
+    return old

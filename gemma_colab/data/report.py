@@ -1,114 +1,212 @@
-"""Checks of a dataset: each a small function that returns the numbers of the rows it hit, counted from 0."""
+"""All checks over a dataset, and what came of them: a verdict, findings, as table, text or JSON.
+
+The page for a notebook is made of it by `gemma_colab.ui.report_page`.
+"""
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from dataclasses import dataclass
+import dataclasses
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import pandas as pd
+from tqdm.auto import tqdm
 
-from gemma_colab.data.text import INVISIBLE, TAG, jaccard, normalise, shingles
+from gemma_colab.chat import to_chat, token_lengths
+from gemma_colab.data.checks_set import SET_CHECKS, too_few
+from gemma_colab.data.checks_text import TEXT_CHECKS
+from gemma_colab.data.checks_tokens import TOKEN_CHECKS
+from gemma_colab.data.finding import Finding, Look
+from gemma_colab.errors import SettingsError
+from gemma_colab.rows import Row, answer, fingerprint
 
-Row = dict[str, str]
-ENTITY = re.compile(r"&(?:[a-z]+|#\d+);")
-PLACEHOLDER = re.compile(r"\{\{?\w+\}?\}|\[(?:ссылка|link|имя|name)\]|\bTODO\b", re.IGNORECASE)
-PERSONAL = re.compile(
-    r"[\w.+-]+@[\w-]+\.\w+|(?:\+7|\b8)[\s(-]*\d{3}[\s)-]*\d{3}[\s-]*\d{2}[\s-]*\d{2}\b|\b(?:\d{4}[ -]?){3}\d{4}\b"
-)
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Every name a finding may have: the names of checks on texts, and those that the others give.
+OTHERS = """unreadable row|too few rows|mixed schemas|exact duplicate|near duplicate|contradiction|placeholder|placeholder in use
+language|style: address|style: greeting|style: ending|style: length|diversity|too long|nothing trained|too many dropped
+end not trained|not one <bos>|budget|reviewed|leak|validation too small"""
+FINDINGS = frozenset([check[0] for check in TEXT_CHECKS] + OTHERS.replace("\n", "|").split("|"))
+WORDS = {"E": "blocked", "W": "fix first", "I": "ready"}
+EXIT_CODES = {"ready": 0, "fix first": 1, "blocked": 2}
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What one check found. severity: "E" blocks training, "W" warns, "I" informs."""
+class Report:
+    """The rows, what the checks found, worst first, and the token lengths if a tokenizer was given."""
 
-    check: str
-    severity: str
-    rows: list[int]
-    what_to_do: str
+    rows: list[Row]
+    findings: list[Finding]
+    max_length: int
+    lengths: pd.DataFrame | None = None
+    aside: list[dict] = field(default_factory=list)
+
+    @cached_property
+    def verdict(self) -> str:
+        """ "ready", "fix first" or "blocked"."""
+        return WORDS[min((f.severity for f in self.findings), key="EWI".index, default="I")]
+
+    @property
+    def reason(self) -> str:
+        """The verdict with the checks behind it."""
+        severity = next(s for s, word in WORDS.items() if word == self.verdict)
+        names = list(dict.fromkeys(f.check for f in self.findings if f.severity == severity != "I"))
+        return f"{self.verdict}: {', '.join(names) or 'no errors, no warnings'}"
+
+    def table(self) -> pd.DataFrame:
+        """One line a finding: severity, check, how many rows, the first few (by line of the file, if known), what to do."""
+        return pd.DataFrame(
+            [(f.severity, f.check, self._count(f), self.places(f), f.what_to_do) for f in self.findings],
+            columns=["severity", "check", "rows", "lines", "what to do"],
+        )
+
+    def _count(self, finding: Finding) -> int:
+        return len(finding.rows) or len(finding.lines)
+
+    def lines(self, finding: Finding) -> list[int | None]:
+        """Lines of the file, from 1, in the order of `finding.rows`; None where a row didn't come from a file."""
+        return finding.lines or [self.rows[row].get("line") for row in finding.rows]
+
+    def places(self, finding: Finding, most: int = 5) -> str:
+        """The first few lines (or row numbers) as text."""
+        some = finding.lines or [self.rows[row].get("line", row) for row in finding.rows[:most]]
+        return ", ".join(map(str, some[:most])) + (" ..." if self._count(finding) > most else "")
+
+    def counts(self) -> dict[str, float]:
+        """Rows, conversations of several turns, characters; tokens as percentiles 5, 50, 95 and the longest, if known."""
+        answers = pd.Series([len(answer(row)) for row in self.rows], dtype=float)
+        counts = {
+            "rows": len(self.rows),
+            "put aside": len(self.aside),
+            "with several turns": sum("messages" in row for row in self.rows),
+            "characters in an answer, median": round(answers.median()) if len(answers) else 0,
+        }
+        if self.lengths is not None and len(self.lengths):
+            quantiles = self.lengths["total"].quantile([0.05, 0.5, 0.95])
+            counts |= {f"tokens p{round(100 * q)}": round(value) for q, value in quantiles.items()}
+            counts["tokens max"] = int(self.lengths["total"].max())
+        return counts
+
+    def to_dict(self) -> dict:
+        """For JSON: every finding with its check, severity, row numbers (from 0) and lines of the file (from 1)."""
+        findings = [
+            {
+                "check": f.check,
+                "severity": f.severity,
+                "rows": f.rows,
+                "lines": self.lines(f),
+                "what_to_do": f.what_to_do,
+            }
+            for f in self.findings
+        ]
+        return {
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "counts": self.counts(),
+            "max_length": self.max_length,
+            "findings": findings,
+        }
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{name} {value:g}" for name, value in self.counts().items() if value)
+        lines = [self.reason, counts]
+        for f in self.findings:
+            where = f" in {n} row{'s' * (n > 1)} (line {self.places(f)})" if (n := self._count(f)) else ""
+            lines.append(f"{f.severity}  {f.check}{where}: {f.what_to_do}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
 
 
-def empty_texts(rows: list[Row]) -> list[int]:
-    return [i for i, row in enumerate(rows) if not all(_visible(row[f]) for f in ("instruction", "output"))]
+def parameters() -> dict[str, dict]:
+    """Every check with named thresholds -> those thresholds and their defaults."""
+    found = {}
+    for function in [*(check[2] for check in TEXT_CHECKS), *SET_CHECKS, *TOKEN_CHECKS]:
+        named = list(inspect.signature(function).parameters.values())
+        if thresholds := {p.name: p.default for p in named if p.default is not p.empty}:
+            found[function.__name__] = thresholds
+    return found
 
 
-def _visible(text: str) -> str:
-    return text.translate(INVISIBLE).strip()
+def check_rows(
+    rows: list[Row],
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    max_length: int = 1024,
+    num_train_epochs: float = 3.0,
+    aside: Iterable[dict] = (),
+    accept: Iterable[str] = (),
+    kept: Iterable[str] = (),
+    **thresholds: dict,
+) -> Report:
+    """Run every check; those that count tokens only with a tokenizer.
+
+    max_length: tokens of a row that training will keep. aside: rows that could not be read (`Source.aside`).
+    accept: names of findings that you overrule, "W" or "E"; they stay in the report as "I".
+    kept: fingerprints of rows that a person has looked at and kept (`Review.kept`); they are no longer warned of.
+    thresholds: by check, such as `near_duplicates={"threshold": 0.8}`; `parameters()` lists them.
+    Raises `SettingsError` for a check, a threshold or a finding that doesn't exist.
+    """
+    _refuse_unknown(thresholds)
+    look, aside = Look(rows, tokenizer, max_length, num_train_epochs), list(aside)
+    findings = _unreadable(aside)
+    steps = [*TEXT_CHECKS, *SET_CHECKS] if rows else [too_few]
+    for step in tqdm(steps, desc="checks", disable=len(rows) < 2000, leave=False):
+        name, severity, function, advice = step if isinstance(step, tuple) else ("", "", step, "")
+        found = list(function(look, **thresholds.get(function.__name__, {})))
+        if name:
+            found = [Finding(name, severity, advice, found)] if found else []
+        findings += found
+    lengths = None
+    if tokenizer is not None and rows:
+        lengths = token_lengths([to_chat(row) for row in rows], tokenizer, max_length)
+        for function in TOKEN_CHECKS:
+            findings += function(look, lengths, **thresholds.get(function.__name__, {}))
+    findings = _accepted(_without_kept(findings, rows, set(kept)), list(accept))
+    return Report(rows, sorted(findings, key=lambda f: "EWI".index(f.severity)), max_length, lengths, aside)
 
 
-def exact_duplicates(rows: list[Row]) -> list[int]:
-    """Rows that repeat an earlier row, punctuation and case aside."""
-    seen, hits = set(), []
-    for i, row in enumerate(rows):
-        key = normalise(" ".join(row.values()))
-        if key in seen:
-            hits.append(i)
-        seen.add(key)
-    return hits
+def _unreadable(aside: list[dict]) -> list[Finding]:
+    if not aside:
+        return []
+    advice = f"first: {aside[0]['problem']}; mend them in the file, or accept their loss"
+    return [Finding("unreadable row", "E", advice, lines=[bad["line"] for bad in aside])]
 
 
-def near_duplicates(rows: list[Row], threshold: float = 0.72, most: int = 3000) -> list[int]:
-    """Rows much like an earlier one: Jaccard of 5-character shingles, digits alike. Compares each pair, so at most `most` rows."""
-    sets = [shingles(" ".join(row.values())) for row in rows[:most]]
-    return [i for i, one in enumerate(sets) if any(jaccard(one, other) >= threshold for other in sets[:i])]
+def _without_kept(findings: list[Finding], rows: list[Row], kept: set[str]) -> list[Finding]:
+    if not kept:
+        return findings
+    mine = {i for i, row in enumerate(rows) if fingerprint(row) in kept}
+    left, reviewed = [], []
+    for f in findings:
+        if f.severity != "W" or not f.hits:
+            left.append(f)
+            continue
+        hits = [hit for hit in f.hits if hit.row not in mine]
+        reviewed += [hit._replace(note=f"{f.check}: kept by you") for hit in f.hits if hit.row in mine]
+        left += [dataclasses.replace(f, hits=hits)] if hits else []
+    return [*left, Finding("reviewed", "I", "you looked at these and kept them", reviewed)] if reviewed else left
 
 
-def contradictions(rows: list[Row]) -> list[int]:
-    """Rows whose question stands elsewhere with another answer."""
-    groups = defaultdict(list)
-    for i, row in enumerate(rows):
-        groups[normalise(row["instruction"] + " " + row["input"])].append(i)
-    return sorted(i for g in groups.values() if len({normalise(rows[i]["output"]) for i in g}) > 1 for i in g)
+def _accepted(findings: list[Finding], accept: list[str]) -> list[Finding]:
+    if unknown := sorted(set(accept) - FINDINGS):
+        raise SettingsError(f"accept={unknown[0]!r} is not a finding; choose from {', '.join(sorted(FINDINGS))}")
+    done = []
+    for f in findings:
+        if f.check in accept and f.severity != "I":
+            f = dataclasses.replace(f, severity="I", what_to_do=f"accepted by you ({f.severity}): {f.what_to_do}")
+        done.append(f)
+    return done
 
 
-def html_remains(rows: list[Row]) -> list[int]:
-    return [i for i, row in enumerate(rows) if any(TAG.search(text) or ENTITY.search(text) for text in row.values())]
-
-
-def placeholders(rows: list[Row]) -> list[int]:
-    return [i for i, row in enumerate(rows) if PLACEHOLDER.search(row["output"])]
-
-
-def personal_data(rows: list[Row]) -> list[int]:
-    return [i for i, row in enumerate(rows) if any(PERSONAL.search(text) for text in row.values())]
-
-
-def too_few(rows: list[Row], block: int = 10, warn: int = 50) -> Finding | None:
-    if len(rows) >= warn:
-        return None
-    severity = "E" if len(rows) < block else "W"
-    return Finding("too few rows", severity, [], f"{len(rows)} rows; {warn} are a start, a few hundred good ones are plenty")
-
-
-CHECKS = [
-    ("empty text", "E", empty_texts, "write the missing instruction or answer, or drop the row"),
-    ("exact duplicate", "W", exact_duplicates, "drop it: a repeated row is learnt twice and tells nothing new"),
-    ("near duplicate", "W", near_duplicates, "keep one, or make the situations really different"),
-    ("contradiction", "W", contradictions, "decide which answer is right: the model can't"),
-    ("HTML", "W", html_remains, "turn it into text, or the model will answer in HTML"),
-    ("personal data", "W", personal_data, "mask it: a model may repeat what it was trained on"),
-    ("placeholder", "I", placeholders, "fine if your program fills it in; otherwise write the text out"),
-]
-
-
-def check_rows(rows: list[Row]) -> list[Finding]:
-    """All findings, worst first."""
-    findings = [Finding(name, severity, hit, advice) for name, severity, check, advice in CHECKS if (hit := check(rows))]
-    findings += [f for f in [too_few(rows)] if f]
-    return sorted(findings, key=lambda f: "EWI".index(f.severity))
-
-
-def findings_table(findings: list[Finding]) -> pd.DataFrame:
-    """One line a finding: severity, check, count, first row numbers, what to do."""
-    return pd.DataFrame(
-        [(f.severity, f.check, len(f.rows), f.rows[:5], f.what_to_do) for f in findings],
-        columns=["severity", "check", "rows", "first rows", "what to do"],
-    )
-
-
-def verdict(findings: list[Finding]) -> str:
-    """ "blocked", "fix first" or "ready", with the reason."""
-    for severity, word in (("E", "blocked"), ("W", "fix first")):
-        if names := [f.check for f in findings if f.severity == severity]:
-            return f"{word}: {', '.join(names)}"
-    return "ready: no errors, no warnings"
+def _refuse_unknown(thresholds: dict[str, dict]) -> None:
+    known = parameters()
+    for check, values in thresholds.items():
+        if check not in known:
+            raise SettingsError(f"{check!r} is not a check with thresholds; choose from {', '.join(sorted(known))}")
+        if wrong := sorted(set(values) - set(known[check])):
+            raise SettingsError(f"{check} has no threshold {wrong[0]!r}; it has {', '.join(known[check])}")

@@ -1,78 +1,160 @@
-"""Deal rows out to train, validation and test so that look-alikes stay together."""
+"""Deal rows out to train, validation and test so that look-alikes stay together, and check a split for leaks."""
 
 from __future__ import annotations
 
 import random
+import zlib
+from collections import Counter
+from collections.abc import Iterator
 
-from gemma_colab.data.text import jaccard, shingles
+import numpy as np
+
+from gemma_colab.data.finding import Finding, Hit
+from gemma_colab.data.neighbours import clusters, near_pairs
+from gemma_colab.data.text import normalise, shingles
 from gemma_colab.errors import DatasetError
+from gemma_colab.rows import Row, answer, question
 from gemma_colab.settings import SplitSettings
 
-Row = dict[str, str]
+PARTS = ("train", "validation", "test")
+LONG = 60  # letters and digits; a shorter answer ("positive", "42") may well be right for many questions
 
 
-def _texts(row: Row) -> tuple[frozenset[str], frozenset[str]]:
-    """Shingles of the question and of the answer."""
-    return shingles(row["instruction"] + " " + row["input"]), shingles(row["output"])
+def _near(texts: list[str], threshold: float) -> Iterator[tuple[int, int]]:
+    yield from ((pair.row, pair.earlier) for pair in near_pairs([shingles(text) for text in texts], threshold))
 
 
-def _alike(one, other, threshold: float) -> bool:
-    """Whether the questions, or the answers, of two rows are near duplicates."""
-    return any(jaccard(a, b) >= threshold for a, b in zip(one, other, strict=True))
+def word_grams(text: str, n: int = 13) -> np.ndarray:
+    """64-bit hashes of all runs of n words of the normalised text."""
+    words = np.array([zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in normalise(text).split()], dtype=np.uint64)
+    if len(words) < n:
+        return words[:0]
+    powers = np.array([pow(6_364_136_223_846_793_005, k, 2**64) for k in range(n)], dtype=np.uint64)
+    return (np.lib.stride_tricks.sliding_window_view(words, n) * powers).sum(axis=1, dtype=np.uint64)
 
 
-def groups(rows: list[Row], threshold: float = 0.5, most: int = 3000) -> list[list[int]]:
-    """Row numbers grouped: two rows whose questions or answers are near duplicates (Jaccard >= threshold) share a group.
+def alike(rows: list[Row], threshold: float = 0.6, answers: bool = True) -> set[tuple[int, int]]:
+    """Pairs of rows that belong on one side: near in their questions, as a whole, or in their (long) answers, with 13
+    words in a row in common, or of one `conversation`. threshold: Jaccard of 5-character shingles, 0-1."""
+    questions = [normalise(question(row)) for row in rows]
+    replies = [normalise(answer(row)) for row in rows]
+    pairs = set(_near(questions, threshold)) | set(
+        _near([f"{q} {a}" for q, a in zip(questions, replies, strict=True)], threshold)
+    )
+    if answers:
+        pairs |= set(_near([text if len(text) >= LONG else "" for text in replies], threshold))
+        holder: dict[int, int] = {}
+        pairs |= {
+            (i, first)
+            for i, text in enumerate(replies)
+            for gram in word_grams(text).tolist()
+            if (first := holder.setdefault(gram, i)) != i
+        }
+    first: dict[str, int] = {}
+    for i, row in enumerate(rows):
+        if "conversation" in row and first.setdefault(row["conversation"], i) != i:
+            pairs.add((i, first[row["conversation"]]))
+    return pairs
 
-    Compares each pair, so rows beyond `most` are grouped only with equal texts.
+
+def groups(rows: list[Row], threshold: float = 0.6, most: float = 0.3) -> tuple[list[list[int]], str]:
+    """Row numbers grouped so that look-alikes share a group, and how that was decided.
+
+    Where canned answers tie more than the share `most` of all rows together, answers are left out of the comparison:
+    else there would be nothing to split.
     """
-    texts = [_texts(row) for row in rows]
-    parent = list(range(len(rows)))
-
-    def root(i):
-        while parent[i] != i:
-            i = parent[i]
-        return i
-
-    seen = {}
-    for i, pair in enumerate(texts):
-        for part, text in enumerate(pair):
-            parent[root(i)] = root(seen.setdefault((part, text), i))
-        for j in range(i if i < most else 0):
-            if _alike(pair, texts[j], threshold):
-                parent[root(i)] = root(j)
-    found = {}
-    for i in range(len(rows)):
-        found.setdefault(root(i), []).append(i)
-    return list(found.values())
+    found = clusters(len(rows), list(alike(rows, threshold)))
+    if not rows or max(map(len, found)) <= most * len(rows):
+        return found, "rows alike in question, answer or as a whole stay together"
+    tied = max(map(len, found))
+    found = clusters(len(rows), list(alike(rows, threshold, answers=False)))
+    return found, f"{tied} of {len(rows)} rows have answers alike, so only rows alike in question or as a whole stay together"
 
 
-def split_rows(rows: list[Row], settings: SplitSettings) -> dict[str, list[Row]]:
-    """{"train", "validation", "test"} -> rows. The same rows and seed give the same split.
+def split_rows(rows: list[Row], settings: SplitSettings) -> tuple[dict[str, list[Row]], str]:
+    """{"train", "validation", "test"} -> rows, and a sentence on how. The same rows and seed give the same split.
 
-    Raises `DatasetError` when a part would stay empty.
+    Stratified by `label` where rows have one. With few groups, validation and test get at least one each.
+    Raises `DatasetError` when there are fewer than three groups.
     """
-    shuffled = groups(rows)
-    random.Random(settings.seed).shuffle(shuffled)
-    want = {"test": round(len(rows) * settings.test_size), "validation": round(len(rows) * settings.validation_size)}
-    parts = {"train": [], "validation": [], "test": []}
-    for group in sorted(shuffled, key=len, reverse=True):  # stable: big groups first, so that they don't overfill a small part
-        name = next((n for n in want if len(parts[n]) + len(group) <= want[n]), "train")
-        parts[name] += group
-    if empty := [name for name, part in parts.items() if not part]:
+    grouped, why = groups(rows)
+    if len(grouped) < 3:
         raise DatasetError(
-            f"{len(rows)} rows in {len(shuffled)} groups leave {', '.join(empty)} empty; add rows, or raise its share"
+            f"{len(rows)} rows in {len(grouped)} groups of look-alikes can't fill train, validation and test; add different rows"
         )
-    return {name: [rows[i] for i in sorted(part)] for name, part in parts.items()}
+    random.Random(settings.seed).shuffle(grouped)
+    grouped.sort(key=len, reverse=True)  # stable: big groups first, so that they don't overfill a small part
+    size = {"test": settings.test_size, "validation": settings.validation_size}
+    want = {name: max(1, round(len(rows) * share)) for name, share in size.items()}
+    quota = {name: _quota(rows, want[name]) for name in want}
+    parts: dict[str, list[int]] = {name: [] for name in PARTS}
+    for group in grouped:
+        label = Counter(rows[i].get("label") for i in group).most_common(1)[0][0]
+        name = next((n for n in want if len(group) <= quota[n][label]), "train")
+        parts[name] += group
+        if name != "train":
+            quota[name][label] -= len(group)
+    for name in want:  # a small set: take the last, smallest group
+        if not parts[name]:
+            spare = next(g for g in reversed(grouped) if set(g) <= set(parts["train"]))
+            parts["train"] = [i for i in parts["train"] if i not in spare]
+            parts[name] = list(spare)
+    labels = {row.get("label") for row in rows} - {None}
+    said = f"{len(rows)} rows in {len(grouped)} groups: {why}" + (f"; shares of {len(labels)} labels kept" if labels else "")
+    if len(parts["validation"]) < 16:
+        said += f"; only {len(parts['validation'])} validation rows, so read their loss with care"
+    return {name: [rows[i] for i in sorted(part)] for name, part in parts.items()}, said
+
+
+def _quota(rows: list[Row], want: int) -> dict[str | None, int]:
+    """How many of `want` rows each label may have: its share, rounded by largest remainders."""
+    counts = Counter(row.get("label") for row in rows)
+    exact = {label: want * n / len(rows) for label, n in counts.items()}
+    quota = {label: int(share) for label, share in exact.items()}
+    for label in sorted(exact, key=lambda label: (quota[label] - exact[label], str(label)))[: want - sum(quota.values())]:
+        quota[label] += 1
+    return quota
 
 
 def leaks(parts: dict[str, list[Row]], threshold: float = 0.72) -> list[tuple[str, int, int]]:
-    """(part, row in it, row in train) for each held-out row whose question or answer is nearly one of training."""
-    train = [_texts(row) for row in parts["train"]]
+    """(part, row in it, row in train) for each held-out row whose question, or long answer, is nearly one of training."""
+    rows = [row for name in PARTS for row in parts[name]]
+    start = {"validation": len(parts["train"]), "test": len(parts["train"]) + len(parts["validation"])}
+    twins: dict[int, int] = {}
+    pairs = set(_near([question(row) for row in rows], threshold))
+    pairs |= set(_near([a if len(normalise(a)) >= LONG else "" for a in map(answer, rows)], threshold))
+    for row, earlier in sorted(pairs):
+        if earlier < start["validation"] <= row:
+            twins.setdefault(row, earlier)
+    return [
+        ("test", row, twin) if (row := i - start["test"]) >= 0 else ("validation", i - start["validation"], twin)
+        for i, twin in sorted(twins.items())
+    ]
+
+
+def check_split(parts: dict[str, list[Row]], n: int = 13, threshold: float = 0.72, few: int = 16) -> list[Finding]:
+    """Leaks from training into the held-out parts, and parts too small. Row numbers are those within validation, then test.
+
+    E: the very same question and answer. W: near ones (Jaccard >= threshold), or the same n words in a row (13 as in lm-eval).
+    """
+    held = [row for name in PARTS[1:] for row in parts[name]]
+    names = [f"{name} row {i}" for name in PARTS[1:] for i in range(len(parts[name]))]
+    key = [(normalise(question(row)), normalise(answer(row))) for row in held]
+    train = {(normalise(question(row)), normalise(answer(row))) for row in parts["train"]}
+    exact = [Hit(i, note=names[i]) for i, one in enumerate(key) if one in train]
+    offset = {"validation": 0, "test": len(parts["validation"])}
+    near = {offset[part] + i: f"{part} row {i} is like train row {twin}" for part, i, twin in leaks(parts, threshold)}
+    seen = np.unique(np.concatenate([word_grams(answer(row), n) for row in parts["train"]] or [np.array([], np.uint64)]))
+    for i, row in enumerate(held):
+        if i not in near and np.isin(word_grams(answer(row), n), seen).any():
+            near[i] = f"{names[i]} shares {n} words in a row with training"
     found = []
-    for name in ("validation", "test"):
-        for i, mine in enumerate(map(_texts, parts[name])):
-            twin = next((j for j, theirs in enumerate(train) if _alike(mine, theirs, threshold)), None)
-            if twin is not None:
-                found.append((name, i, twin))
+    if exact:
+        found.append(Finding("leak", "E", "a held-out row stands in training; split again with `split_rows`", exact))
+    if near := {i: note for i, note in near.items() if i not in {hit.row for hit in exact}}:
+        advice = "a held-out row is nearly in training, so the test asks what was practised; split again with `split_rows`"
+        found.append(Finding("leak", "W", advice, [Hit(i, note=note) for i, note in sorted(near.items())]))
+    if len(parts["validation"]) < few:
+        advice = f"{len(parts['validation'])} rows; with fewer than {few} the validation loss jumps about"
+        found.append(Finding("validation too small", "W", advice))
     return found

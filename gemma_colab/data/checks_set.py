@@ -1,0 +1,196 @@
+"""Checks of the set as a whole: how many rows, repeated and contradicting ones, those unlike the others."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+
+import regex
+from ftfy import fix_encoding
+
+from gemma_colab.data.checks_text import placeholders, visible
+from gemma_colab.data.finding import Finding, Hit, Look
+from gemma_colab.data.neighbours import clusters
+from gemma_colab.rows import answer, answer_field
+
+FORMAL = re.compile(r"\b(?:вы|вас|вам|вами|ваш\w*)\b", re.IGNORECASE)
+INFORMAL = re.compile(  # pronouns, the second person singular of verbs (but not «лишь»), a few imperatives of help desks
+    r"\b(?:ты|тебя|тебе|тобой|тво(?:й|я|ё|е|и|его|ей|ему|им|их|ими|ю)|\w{3,}(?:ешь|ёшь|ишь)(?:ся)?"
+    r"|(?:не )?(?:посмотри|напиши|зайди|открой|выбери|проверь|подожди|пришли|попроси|волнуйся|попробуй|укажи|нажми))\b",
+    re.IGNORECASE,
+)
+GREETING = re.compile(
+    r"^\W*(?:здравствуй\w*|добрый (?:день|вечер)|доброе утро|привет\w*|hello|hi|hey|dear|good (?:morning|afternoon|evening))\b"
+    r"|\b(?:с уважением|best regards|kind regards|sincerely)\b",
+    re.IGNORECASE,
+)
+CLOSED = re.compile(r"[.!?…:)\]»”\"'`]\s*$")
+SCRIPTS = {"Cyrillic": regex.compile(r"\p{Cyrillic}"), "Latin": regex.compile(r"\p{Latin}")}
+
+
+def too_few(look: Look, block: int = 10, warn: int = 50, inform: int = 100) -> Iterator[Finding]:
+    n = len(look.rows)
+    if n < inform:
+        severity = "E" if n < block else "W" if n < warn else "I"
+        yield Finding("too few rows", severity, f"{n} rows; {warn} are a start, a few hundred good ones are plenty")
+
+
+def mixed_schemas(look: Look) -> Iterator[Finding]:
+    """Rows whose keys in the file are not those that most rows have (`keys`, which reading notes on such rows)."""
+    odd = [Hit(i, note="keys: " + row["keys"]) for i, row in enumerate(look.rows) if "keys" in row]
+    if odd:
+        yield Finding("mixed schemas", "W", "give all rows the same keys; was a second file pasted in?", odd)
+
+
+def exact_duplicates(look: Look) -> Iterator[Finding]:
+    """Rows that repeat an earlier row; case, punctuation and spaces aside."""
+    first, hits = {}, []
+    for row, key in enumerate(zip(look.questions, look.answers, strict=True)):
+        twin = first.setdefault(key, row)
+        if twin != row:
+            hits.append(Hit(row, note=f"like {_name(look, twin)}"))
+    if hits:
+        yield Finding("exact duplicate", "W", "drop it: a repeated row is learnt twice and tells nothing new", hits)
+
+
+def near_duplicates(look: Look, threshold: float = 0.72) -> Iterator[Finding]:
+    """Rows much like an earlier one, and not its exact duplicate: Jaccard of 5-character shingles, all digits alike."""
+    best: dict[int, tuple[float, int]] = {}
+    for row, twin, similarity in look.near:
+        same = look.questions[row] == look.questions[twin] and look.answers[row] == look.answers[twin]
+        if similarity >= threshold and not same:
+            best[row] = max(best.get(row, (0.0, 0)), (similarity, twin))
+    if best:
+        hits = [Hit(row, note=f"{similarity:.2f} like {_name(look, twin)}") for row, (similarity, twin) in sorted(best.items())]
+        yield Finding("near duplicate", "W", "keep one, or make the situations really different", hits)
+
+
+def contradictions(look: Look) -> Iterator[Finding]:
+    """Rows whose question stands elsewhere with another answer."""
+    groups = defaultdict(list)
+    for row, asked in enumerate(look.questions):
+        if asked:
+            groups[asked].append(row)
+    hits = []
+    for group in groups.values():
+        if len({look.answers[row] for row in group}) > 1:
+            hits += [Hit(row, answer_field(look.rows[row]), note=f"asked in {_names(look, group)}") for row in group]
+    if hits:
+        yield Finding("contradiction", "W", "decide which answer is right: the model can't", sorted(hits))
+
+
+def placeholder_words(look: Look, allowed: tuple[str, ...] = (), common: int = 3) -> Iterator[Finding]:
+    """A placeholder in at least `common` rows is taken for one that your program fills in, and only informs."""
+    hits = placeholders(look, allowed)
+    counts = Counter(hit.note.lower() for hit in hits)
+    rare = [hit for hit in hits if counts[hit.note.lower()] < common]
+    often = [hit for hit in hits if counts[hit.note.lower()] >= common]
+    if rare:
+        yield Finding("placeholder", "W", "write the text out, or name it in `allowed` if your program fills it in", rare)
+    if often:
+        words = ", ".join(sorted({hit.note for hit in often}))
+        yield Finding("placeholder in use", "I", f"{words}: fine if your program fills it in", often)
+
+
+def language(look: Look, share: float = 0.5, letters: int = 20, minority: float = 0.1) -> Iterator[Finding]:
+    """Answers in another script than most, or in another language of it: langid decides, on `letters` letters or more."""
+    from py3langid import classify  # half a second to load
+
+    # Mojibake has its own check; here it would pass for Uzbek.
+    answers = [fix_encoding(answer(row)) for row in look.rows]
+    spoken = [classify(text)[0] if len(regex.findall(r"\p{L}", text)) >= letters else "" for text in answers]
+    counts = Counter(filter(None, spoken))
+    if not counts:
+        return
+    (main, most), total = counts.most_common(1)[0], sum(counts.values())
+    script = Counter(map(_script, answers)).most_common(1)[0][0]
+    hits = []
+    for row, one in enumerate(look.rows):
+        other = spoken[row] and spoken[row] != main and counts[spoken[row]] < minority * total
+        # Related languages (ru, uk, bg) are easily mistaken in a short text, so within the script the text must be long.
+        if other and (_script(answers[row]) != script or len(answers[row]) >= 200):
+            hits.append(Hit(row, answer_field(one), note=f"looks like {spoken[row]!r}, most answers are {main!r}"))
+    if hits and most >= share * total:
+        yield Finding("language", "I", "one language unless you want several; translate or drop", hits)
+
+
+def _script(text: str) -> str:
+    return max(SCRIPTS, key=lambda name: len(SCRIPTS[name].findall(text)))
+
+
+def style(look: Look, majority: float = 0.8, length: float = 4.0) -> Iterator[Finding]:
+    """Answers unlike most others: formal or informal address, greeting, closing punctuation, length.
+
+    majority: a habit counts when at least this share of the answers has it. length: how many times the median, in characters.
+    """
+    answers = [text for text in map(answer, look.rows) if visible(text)]
+    if not answers:
+        return
+    habits = [
+        ("style: address", [t for t in answers if FORMAL.search(t) or INFORMAL.search(t)], INFORMAL.search, "«ты» among «вы»"),
+        ("style: address", [t for t in answers if FORMAL.search(t) or INFORMAL.search(t)], FORMAL.search, "«вы» among «ты»"),
+        ("style: greeting", answers, GREETING.search, "a greeting or a signature, which most answers lack"),
+        ("style: ending", answers, lambda t: not CLOSED.search(t), "no closing punctuation, unlike most answers"),
+    ]
+    for name, among, odd, note in habits:
+        strange = sum(bool(odd(text)) for text in among)
+        if strange and strange <= (1 - majority) * len(among):
+            yield _style(look, name, odd, note)
+    middle = statistics.median(map(len, answers))
+    long = [
+        Hit(i, answer_field(look.rows[i]), note=f"{len(t)} characters")
+        for i, t in enumerate(map(answer, look.rows))
+        if len(t) > length * middle
+    ]
+    if long and len(answers) >= 10:
+        yield Finding("style: length", "I", f"the median answer has {middle:.0f} characters; is the long one needed?", long)
+
+
+def _style(look: Look, name: str, odd: Callable, note: str) -> Finding:
+    hits = []
+    for row, one in enumerate(look.rows):
+        if visible(answer(one)) and (match := odd(answer(one))):
+            place = match.span() if isinstance(match, re.Match) else (0, 0)
+            hits.append(Hit(row, answer_field(one), *place, note))
+    return Finding(name, "I", "one voice is learnt faster than two; make them alike, or keep them if you mean it", hits)
+
+
+def diversity(look: Look, cluster: float = 0.05, prompts: float = 0.8, opening: float = 0.3, words: int = 3) -> Iterator[Finding]:
+    """Too much alike: few distinct prompts, one group of near twins, or answers that open with the same words."""
+    n = len(look.rows)
+    if n < 10:
+        return
+    distinct = len(set(look.questions)) / n
+    if distinct < prompts:
+        yield Finding("diversity", "I", f"only {distinct:.0%} of the questions are distinct; add other situations")
+    biggest = max(clusters(n, look.near), key=len)
+    if len(biggest) > max(3, cluster * n):
+        advice = f"{len(biggest)} rows ({len(biggest) / n:.0%}) are one group of look-alikes; the model will learn mostly these"
+        yield Finding("diversity", "I", advice, [Hit(row) for row in biggest])
+    openings = Counter(" ".join(text.split()[:words]) for text in look.answers)
+    text, count = openings.most_common(1)[0]
+    if text and count > opening * n:
+        yield Finding("diversity", "I", f"{count} answers ({count / n:.0%}) open with “{text}”; the model will too")
+
+
+def _name(look: Look, row: int) -> str:
+    return f"line {line}" if (line := look.rows[row].get("line")) else f"row {row}"
+
+
+def _names(look: Look, rows: list[int], most: int = 5) -> str:
+    return ", ".join(_name(look, row) for row in rows[:most]) + (" ..." if len(rows) > most else "")
+
+
+SET_CHECKS = [
+    too_few,
+    mixed_schemas,
+    exact_duplicates,
+    near_duplicates,
+    contradictions,
+    placeholder_words,
+    language,
+    style,
+    diversity,
+]

@@ -1,0 +1,188 @@
+"""Checks of single texts: each looks at every field of every row and yields what it hit."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import regex
+from ftfy import fix_encoding
+from ftfy.badness import BADNESS_RE
+
+from gemma_colab.data.finding import Hit, Look
+from gemma_colab.data.personal import MASKS, personal_data
+from gemma_colab.data.text import CODE, HIDDEN, INVISIBLE, TAG, normalise
+from gemma_colab.rows import answer, answer_field
+
+ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}\d{0,2}|#\d{2,7}|#x[0-9a-fA-F]{2,6});")
+MARKDOWN_IMAGE = re.compile(r"!\[[^\]\n]*\]\(\s*(?:https?:|data:)?[^)\s]*\)")
+FAKE = re.compile(
+    r"\W*(?:no[ _-]?(?:input|output|text|answer)|n/?a|none|null|nan|undefined|empty|нет (?:данных|ответа|входа)|не указано)\W*",
+    re.I,
+)
+MARKER = r"(?:instruction|input|question|user|инструкция|вопрос|клиент|задание|пример|example)"
+MERGED = re.compile(rf"(?:^|[\s.!?])(\d{{1,3}}[.)]\s*{MARKER}\s*:|#{{2,}}\s*{MARKER}\s*:?)", re.IGNORECASE)
+PLACEHOLDER = re.compile(
+    r"\{\{[^{}\n]{1,40}\}\}|\{[\w .-]{1,30}\}|\[[^\W\d][\w ]{1,30}\](?!\()|<[а-яё][а-яё _]{2,30}>|\b(?:TODO|FIXME|XXX)\b",
+    re.IGNORECASE,
+)
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]+")
+ESCAPE = re.compile(r"\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|\\[nrt](?![a-z])|\\[\"/]")
+REFUSAL = re.compile(
+    r"\bas an? (?:ai|artificial|language|large language)\b|\bI(?:'m| am) (?:just )?an? (?:ai|language model)\b"
+    r"|\bI (?:can(?:'|no)t|am unable to) (?:assist|help) with (?:that|this)\b"
+    r"|(?:как|будучи)\s+(?:\w+\s+)?(?:языков\w+ модел\w+|искусственн\w+ интеллект\w*|нейросет\w+|ИИ\b)"
+    r"|\bя\s*[—–-]?\s*(?:всего лишь\s+)?(?:языковая модель|искусственный интеллект|нейросеть)",
+    re.IGNORECASE,
+)
+MIXED = regex.compile(r"\b(?=\w*\p{Cyrillic})(?=\w*\p{Latin})[\p{Cyrillic}\p{Latin}]+\b")
+
+
+def visible(text: str) -> str:
+    return text.translate(INVISIBLE).strip()
+
+
+def code_blanked(text: str) -> str:
+    """The text with code (in back quotes) as spaces: places stay where they were."""
+    return CODE.sub(lambda m: " " * len(m[0]), text) if "`" in text else text
+
+
+def spans(look: Look, find, only_answers: bool = False) -> Iterator[Hit]:
+    """Hits of a function text -> matches, over all fields."""
+    for row, fields in enumerate(look.texts):
+        last = answer_field(look.rows[row])
+        for field, text in fields.items():
+            if not only_answers or field == last:
+                yield from (Hit(row, field, m.start(), m.end()) for m in find(text))
+
+
+def empty_text(look: Look) -> Iterator[Hit]:
+    for row, fields in enumerate(look.texts):
+        yield from (Hit(row, field) for field, text in fields.items() if field != "input" and not visible(text))
+
+
+def html(look: Look) -> Iterator[Hit]:
+    def find(text: str) -> Iterable[re.Match]:
+        if "<" in text or "&" in text or "](" in text:
+            text = code_blanked(text)
+            for pattern in (TAG, ENTITY, MARKDOWN_IMAGE):
+                yield from pattern.finditer(text)
+
+    return spans(look, find)
+
+
+def fake_input(look: Look) -> Iterator[Hit]:
+    for row, one in enumerate(look.rows):
+        if is_fake(one.get("input", "")):
+            yield Hit(row, "input")
+
+
+def is_fake(text: str) -> bool:
+    """Words that stand for nothing, as in Alpaca: the whole text is one of them."""
+    return len(text) < 30 and bool(FAKE.fullmatch(text))
+
+
+def merged_examples(look: Look) -> Iterator[Hit]:
+    for row, one in enumerate(look.rows):
+        yield from (Hit(row, answer_field(one), *m.span(1)) for m in MERGED.finditer(answer(one)))
+
+
+def placeholders(look: Look, allowed: tuple[str, ...] = ()) -> list[Hit]:
+    """Placeholders in answers, but for those that your own program fills in (`allowed`), code and masks of personal data."""
+    known = {word.lower() for word in (*allowed, *MASKS)}
+    hits = []
+    for row, one in enumerate(look.rows):
+        text = code_blanked(answer(one))
+        hits += [Hit(row, answer_field(one), *m.span(), m[0]) for m in PLACEHOLDER.finditer(text) if m[0].lower() not in known]
+    return hits
+
+
+def mojibake(look: Look) -> Iterator[Hit]:
+    for row, fields in enumerate(look.texts):
+        for field, text in fields.items():
+            if not text.isascii() and (mended := fix_encoding(text)) != text:
+                bad = BADNESS_RE.search(text)
+                yield Hit(row, field, *(bad.span() if bad else (0, 0)), f"probably: {mended[:60]}")
+
+
+def control_characters(look: Look) -> Iterator[Hit]:
+    def find(text: str) -> Iterable[re.Match]:
+        yield from CONTROL.finditer(text)
+        if "\\" in text:
+            yield from ESCAPE.finditer(code_blanked(text))
+
+    return spans(look, find)
+
+
+def invisible_characters(look: Look) -> Iterator[Hit]:
+    return spans(look, HIDDEN.finditer)
+
+
+def personal(look: Look, regions: tuple[str, ...] = ("RU",)) -> Iterator[Hit]:
+    for row, fields in enumerate(look.texts):
+        for field, text in fields.items():
+            yield from (Hit(row, field, one.start, one.end, one.kind) for one in personal_data(text, regions))
+
+
+def refusals(look: Look) -> Iterator[Hit]:
+    return spans(look, REFUSAL.finditer, only_answers=True)
+
+
+def mixed_script(look: Look) -> Iterator[Hit]:
+    """Words with Cyrillic and Latin letters: a look-alike letter makes another token of it. USB-кабель is two words."""
+    return spans(look, MIXED.finditer)
+
+
+# Shares of duplicated characters in n-grams of words; datatrove's GopherRepetitionFilter, after Rae et al. 2021, table A1.
+GOPHER = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
+
+
+def repetition(look: Look, duplicate: dict[int, float] = GOPHER, top_2gram: float = 0.20, words: int = 12) -> Iterator[Hit]:
+    """Answers of at least `words` words caught in a loop."""
+    for row, one in enumerate(look.rows):
+        tokens = normalise(answer(one)).split()
+        if len(tokens) < words:
+            continue
+        share = _top_share(tokens, 2)
+        worst = next((n for n, most in duplicate.items() if _duplicate_share(tokens, n) > most), None)
+        if worst or share > top_2gram:
+            yield Hit(
+                row, answer_field(one), note=f"{worst} words in a row are repeated" if worst else "two words again and again"
+            )
+
+
+def _duplicate_share(words: list[str], n: int) -> float:
+    """Characters in n-grams seen before, over all characters; an n-gram found twice is stepped over, as datatrove does."""
+    seen, repeated, i = set(), 0, 0
+    while i + n <= len(words):
+        gram = tuple(words[i : i + n])
+        if gram in seen:
+            repeated += sum(map(len, gram))
+            i += n
+        else:
+            seen.add(gram)
+            i += 1
+    return repeated / max(1, sum(map(len, words)))
+
+
+def _top_share(words: list[str], n: int) -> float:
+    grams = Counter(zip(*(words[i:] for i in range(n)), strict=False))
+    gram, count = grams.most_common(1)[0]
+    return sum(map(len, gram)) * count / max(1, sum(map(len, words))) if count > 3 else 0.0
+
+
+# name, severity, function, what to do
+TEXT_CHECKS = [
+    ("empty text", "E", empty_text, "write the missing instruction or answer, or drop the row"),
+    ("HTML", "W", html, "turn it into text, or the model will answer in HTML"),
+    ("fake input", "W", fake_input, "leave the input empty: the model would learn that these words mean something"),
+    ("merged examples", "W", merged_examples, "cut the answer where the next example begins, or drop the row"),
+    ("mojibake", "W", mojibake, "the text was decoded with the wrong encoding; the step `mojibake` puts it right"),
+    ("control characters", "W", control_characters, "remove them, or the model will write them"),
+    ("invisible characters", "W", invisible_characters, "remove them: words with them are other words to a model"),
+    ("personal data", "W", personal, "mask it: a model may repeat to anybody what it was trained on"),
+    ("repetition", "W", repetition, "rewrite or drop: a model that learns a loop gets caught in it"),
+    ("refusal", "I", refusals, "is this your voice, or that of the model which wrote the answer?"),
+    ("mixed script", "I", mixed_script, "type the word again in one alphabet"),
+]

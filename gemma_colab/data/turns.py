@@ -1,0 +1,72 @@
+"""Conversations of several turns, and rows too long for `max_length`: what to do with them is a choice, never a default."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from gemma_colab.chat import to_chat, token_lengths
+from gemma_colab.errors import SettingsError
+from gemma_colab.rows import Row, fingerprint
+
+
+def one_row_per_answer(rows: list[Row]) -> list[Row]:
+    """Every answer of a conversation as a row of its own, with the turns before it as the question.
+
+    Only the last answer of a row is trained. The rows made of one conversation share `conversation`, so that a split keeps
+    them together.
+    """
+    made = []
+    for row in rows:
+        turns = row.get("messages", [])
+        ends = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
+        if len(ends) < 2:
+            made.append(row)
+            continue
+        name = row.get("conversation", fingerprint(row))
+        made += [row | {"messages": turns[: end + 1], "conversation": name} for end in ends]
+    return made
+
+
+def fit(rows: list[Row], tokenizer, max_length: int, how: str) -> tuple[list[Row], pd.DataFrame]:
+    """Rows that fit into `max_length` tokens, and a log: line, tokens, what was done.
+
+    how: "drop" leaves out rows that are too long. "split" cuts conversations between two exchanges into shorter ones, each
+    with the system prompt; an exchange that is too long on its own is left out. Raises `SettingsError` for another value.
+    """
+    if how not in ("drop", "split"):
+        raise SettingsError(f"how={how!r} must be 'drop' or 'split'; try 'drop'")
+    totals = token_lengths([to_chat(row) for row in rows], tokenizer, max_length)["total"]
+    kept, log = [], []
+    for row, total in zip(rows, totals, strict=True):
+        if total <= max_length:
+            kept.append(row)
+            continue
+        pieces = _pieces(row, tokenizer, max_length) if how == "split" else []
+        kept += pieces
+        log.append((row.get("line"), total, f"split into {len(pieces)}" if pieces else "dropped"))
+    return kept, pd.DataFrame(log, columns=["line", "tokens", "done"])
+
+
+def _pieces(row: Row, tokenizer, max_length: int) -> list[Row]:
+    """Runs of whole exchanges, each as long as fits."""
+    turns = row.get("messages", [])
+    system = [turn for turn in turns if turn["role"] == "system"]
+    exchanges = [turns[i : i + 2] for i in range(len(system), len(turns), 2)]
+    name, pieces, run = row.get("conversation", fingerprint(row)), [], []
+    for exchange in exchanges:
+        for candidate in ([*run, *exchange], exchange):
+            if _tokens(system + candidate, tokenizer) <= max_length:
+                break
+        else:  # this exchange alone is too long
+            pieces, run = _with(pieces, run), []
+            continue
+        pieces, run = (pieces if len(candidate) > len(exchange) or not run else _with(pieces, run)), candidate
+    return [row | {"messages": system + piece, "conversation": name} for piece in _with(pieces, run)]
+
+
+def _with(pieces: list, run: list) -> list:
+    return [*pieces, run] if run else pieces
+
+
+def _tokens(turns: list[dict], tokenizer) -> int:
+    return len(tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"])

@@ -12,6 +12,14 @@ class DatasetError(GemmaColabError):
     """A file or a row of a dataset can't be used."""
 
 
+class BlockedError(DatasetError):
+    """A dataset was read, but its report says that training on it makes no sense. `report` says why."""
+
+    def __init__(self, message: str, report):
+        super().__init__(message)
+        self.report = report
+
+
 class SettingsError(GemmaColabError):
     """A setting has an impossible value."""
 

@@ -1,30 +1,78 @@
-"""The earlier steps, for a notebook that starts alone: each says what is missing, makes it from the samples, and goes on."""
+"""Several steps in a row: preparing any dataset; and the earlier steps of a notebook that starts alone, each of which says
+what is missing, makes it from the samples, and goes on."""
 
 from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterable
+from pathlib import Path
 
 from gemma_colab.chat import to_chat
-from gemma_colab.data.cleaning import clean
-from gemma_colab.data.reading import read_jsonl
-from gemma_colab.data.splitting import split_rows
-from gemma_colab.errors import WorkspaceError
+from gemma_colab.data.cleaning import STEPS, clean
+from gemma_colab.data.reading import read_rows
+from gemma_colab.data.report import Report, check_rows
+from gemma_colab.data.review import Review
+from gemma_colab.data.splitting import PARTS, split_rows
+from gemma_colab.errors import BlockedError, WorkspaceError
+from gemma_colab.rows import EXTRAS, Row
 from gemma_colab.settings import LoraSettings, SplitSettings, TrainSettings, starting_point
 from gemma_colab.workspace import Workspace, samples
 
-PARTS = ("train", "validation", "test")
 ROW_FILES = [f"rows/{part}.jsonl" for part in PARTS]
+
+
+def prepare_rows(
+    source: str | Path,
+    workspace: Workspace,
+    *,
+    steps: tuple[str, ...] = STEPS,
+    split_settings: SplitSettings | None = None,
+    accept: Iterable[str] = (),
+    tokenizer=None,
+    max_length: int = 1024,
+    **reading,
+) -> tuple[Report, str]:
+    """Read, clean, apply the decisions of an earlier review, check, split and save. Returns the report after cleaning, and
+    a sentence on the split.
+
+    source and reading: as for `data.reading.read_rows`; rows that can't be read are put aside, and are an error of the report.
+    accept: findings you overrule, see `data.report.check_rows`. Writes `rows/train.jsonl`, `rows/validation.jsonl`,
+    `rows/test.jsonl`, `rows/cleaning_log.jsonl`, `rows/aside.jsonl` and `rows/report.json`.
+    Raises `DatasetError` when the file can't be read, or when the report is blocked: then no rows are written.
+    """
+    aside = workspace.path / "rows" / "aside.jsonl"
+    aside.parent.mkdir(exist_ok=True)
+    found = read_rows(source, on_bad="aside", aside=aside, **reading)
+    rows, log = clean(found.rows, steps)
+    review = Review(workspace)
+    rows, decided = review.apply(rows)
+    report = check_rows(rows, tokenizer=tokenizer, max_length=max_length, aside=found.aside, accept=accept, kept=review.kept)
+    workspace.write_json("rows/report.json", report.to_dict())
+    workspace.write_jsonl("rows/cleaning_log.jsonl", [*log.to_dict("records"), *decided.to_dict("records")])
+    if report.verdict == "blocked":
+        raise BlockedError(f"{found.name} is {report.reason}; mend that, or overrule it by its name with accept", report)
+    split_settings = split_settings or SplitSettings()
+    parts, how = split_rows(rows, split_settings)
+    save_rows(parts, workspace)
+    split_settings.save(workspace)
+    return report, how
+
+
+def save_rows(parts: dict[str, list[Row]], workspace: Workspace) -> None:
+    """`rows/<part>.jsonl`: chat rows as TRL reads them, with the line of your file that each came from."""
+    for part, rows in parts.items():
+        lines = [to_chat(row) | {key: row[key] for key in EXTRAS if key in row} for row in rows]
+        workspace.write_jsonl(f"rows/{part}.jsonl", lines)
 
 
 def ensure_rows(workspace: Workspace) -> dict[str, list[dict]]:
     """{"train", "validation", "test"} -> chat rows, as notebook 01 saved them; from `support_ru.jsonl` if it didn't run."""
     if not any(map(workspace.has, ROW_FILES)):  # where one is there, the others must be too: never overwrite somebody's rows
         print("Notebook 01 has not run in this workspace: making the rows from the sample support_ru.jsonl.")
-        rows, _ = clean(read_jsonl(samples() / "support_ru.jsonl"))
-        for part, some in split_rows(rows, SplitSettings()).items():
-            workspace.write_jsonl(f"rows/{part}.jsonl", some)
-    return {part: [to_chat(row) for row in workspace.read_jsonl(f"rows/{part}.jsonl")] for part in PARTS}
+        prepare_rows(samples() / "support_ru.jsonl", workspace)
+    saved = {part: workspace.read_jsonl(f"rows/{part}.jsonl") for part in PARTS}
+    return {part: [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows] for part, rows in saved.items()}
 
 
 def ensure_lora(workspace: Workspace, model_name: str) -> LoraSettings:

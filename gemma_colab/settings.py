@@ -160,6 +160,6 @@ def starting_point(model_name: str) -> tuple[LoraSettings, TrainSettings]:
     was measured to need larger steps and more passes."""
     if model_name == "tiny-gemma3":
         return LoraSettings(r=32, lora_alpha=64), TrainSettings(
-            learning_rate=3e-3, per_device_train_batch_size=8, gradient_accumulation_steps=1, num_train_epochs=5, max_length=512
+            learning_rate=3e-3, per_device_train_batch_size=8, gradient_accumulation_steps=1, num_train_epochs=3, max_length=512
         )
     return LoraSettings(), TrainSettings()

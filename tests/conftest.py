@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma_colab.data.reading import read_jsonl
+from gemma_colab.data.reading import read_rows
 from gemma_colab.workspace import Workspace, samples
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,7 +24,7 @@ def workspace(tmp_path):
 
 @pytest.fixture(scope="session")
 def support_rows():
-    return read_jsonl(samples() / "support_ru.jsonl")
+    return read_rows(samples() / "support_ru.jsonl").rows
 
 
 @pytest.fixture(scope="session")

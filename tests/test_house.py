@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 PACKAGE = ROOT / "gemma_colab"
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
-ROOMS = {"data": 1, "model": 1, "training": 1, "evaluation": 1, "export": 1, "ui": 2, "pipeline": 3, "errors": -1}
+ROOMS = {"data": 1, "model": 1, "training": 1, "evaluation": 1, "export": 1, "ui": 2, "pipeline": 3, "cli": 4, "errors": -1}
 
 
 def room_of(dotted: str) -> str:
@@ -60,7 +60,8 @@ def requirements() -> dict[str, Requirement]:
 def test_requirements_name_exactly_what_the_package_imports():
     found = {name.split(".")[0] for path in MODULES for name in imports(path)}
     third_party = found - set(sys.stdlib_module_names) - {"gemma_colab", "google"}
-    assert {canonicalize_name(name.replace("IPython", "ipython")) for name in third_party} == set(requirements())
+    names = {"IPython": "ipython", "bs4": "beautifulsoup4", "stdnum": "python-stdnum"}
+    assert {canonicalize_name(names.get(name, name)) for name in third_party} == set(requirements())
 
 
 def test_every_requirement_has_a_floor_and_a_ceiling():
@@ -74,11 +75,14 @@ def pins(path: Path) -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in found}
 
 
+SMALL = {"datasketch", "ftfy", "phonenumbers", "py3langid", "python-stdnum"}  # pure Python, nothing else comes with them
+
+
 def test_colab_keeps_what_it_has():
     colab = pins(ROOT / "tools" / "colab_freeze.txt")
     raised = {name for name, r in requirements().items() if name in colab and colab[name] not in r.specifier}
     assert raised == {"datasets"}  # trl itself needs a newer one
-    assert set(requirements()) - set(colab) == {"trl", "bitsandbytes"}
+    assert set(requirements()) - set(colab) == {"trl", "bitsandbytes", *SMALL}
 
 
 @pytest.mark.parametrize("name", ["constraints.txt", "constraints-colab.txt"])

@@ -2,30 +2,54 @@
 
 import pytest
 
-from gemma_colab.errors import WorkspaceError
-from gemma_colab.pipeline import ROW_FILES, ensure_adapter, ensure_lora, ensure_rows, train_adapter
+from gemma_colab.data.reading import read_rows
+from gemma_colab.data.review import Review
+from gemma_colab.errors import BlockedError, WorkspaceError
+from gemma_colab.pipeline import ensure_adapter, ensure_lora, ensure_rows, prepare_rows, save_rows, train_adapter
 from gemma_colab.settings import LoraSettings, TrainSettings
+from gemma_colab.workspace import samples
 
 
 def test_rows_are_made_from_the_sample_once_and_said_aloud(workspace, capsys):
     rows = ensure_rows(workspace)
     assert "Notebook 01 has not run" in capsys.readouterr().out
-    assert {len(rows["train"]), len(rows["validation"]), len(rows["test"])} == {251, 33, 50}
+    assert {len(rows["train"]), len(rows["validation"]), len(rows["test"])} == {386, 51, 77}
     assert ensure_rows(workspace) == rows
     assert capsys.readouterr().out == ""
 
 
 def test_somebodys_rows_are_never_overwritten(workspace):
-    workspace.write_jsonl("rows/train.jsonl", [{"instruction": "mine", "input": "", "output": "mine"}])
+    workspace.write_jsonl("rows/train.jsonl", [{"prompt": "mine", "completion": "mine"}])
     with pytest.raises(WorkspaceError, match=r"rows/validation.jsonl is missing"):
         ensure_rows(workspace)
-    assert workspace.read_jsonl("rows/train.jsonl")[0]["output"] == "mine"
+    assert workspace.read_jsonl("rows/train.jsonl")[0]["completion"] == "mine"
+
+
+def test_a_blocked_dataset_leaves_the_rows_alone_and_says_why(workspace, support_rows, tmp_path):
+    (tmp_path / "few.jsonl").write_text('{"instruction": "a", "output": "b"}\n{"instruction": "\\ud800", "output": "b"}\n')
+    with pytest.raises(BlockedError, match=r"few.jsonl is blocked: unreadable row, too few rows; mend that") as caught:
+        prepare_rows(tmp_path / "few.jsonl", workspace)
+    assert caught.value.report.verdict == "blocked"
+    assert not workspace.has("rows/train.jsonl")
+    assert "ud800" in (workspace.path / "rows" / "aside.jsonl").read_text("utf-8")
+
+
+def test_decisions_of_a_review_are_applied(workspace):
+    source = samples() / "support_en.jsonl"
+    rows = read_rows(source).rows
+    Review(workspace).decide(rows[10], "drop", why="test")
+    Review(workspace).decide(rows[11], "edit", {"output": "Edited by hand."})
+    prepare_rows(source, workspace)
+    saved = sum(ensure_rows(workspace).values(), [])
+    assert len(saved) == len(rows) - 1
+    assert sum(row["completion"][0]["content"] == "Edited by hand." for row in saved) == 1
+    log = workspace.read_jsonl("rows/cleaning_log.jsonl")
+    assert [line["line"] for line in log if line["step"] == "review"] == [11, 12]
 
 
 @pytest.fixture
 def trained(workspace, support_rows, random_gemma):
-    for name, some in zip(ROW_FILES, (support_rows[:24], support_rows[24:32], support_rows[32:40]), strict=True):
-        workspace.write_jsonl(name, some)
+    save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
     LoraSettings(r=4).save(workspace)
     (workspace.path / "checkpoints" / "checkpoint-999").mkdir(parents=True)  # of an older, longer run
     trainer = train_adapter(workspace, random_gemma, TrainSettings(num_train_epochs=1, per_device_train_batch_size=8))
@@ -45,6 +69,6 @@ def test_an_adapter_of_another_model_or_other_rows_is_refused(trained, random_ge
     workspace, _ = trained
     with pytest.raises(WorkspaceError, match=r"was trained on .* set MODEL ="):
         ensure_adapter(workspace, "tiny-gemma3")
-    workspace.write_jsonl("rows/test.jsonl", support_rows[:8])  # rows that were trained on
+    workspace.write_jsonl("rows/test.jsonl", workspace.read_jsonl("rows/train.jsonl")[:8])  # rows that were trained on
     with pytest.raises(WorkspaceError, match="other rows than those now in rows/"):
         ensure_adapter(workspace, random_gemma)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-import regex
 from ftfy import fix_encoding
 
 from gemma_colab.data.checks_text import placeholders, visible
@@ -18,16 +17,19 @@ from gemma_colab.rows import answer, answer_field
 FORMAL = re.compile(r"\b(?:вы|вас|вам|вами|ваш\w*)\b", re.IGNORECASE)
 INFORMAL = re.compile(  # pronouns, the second person singular of verbs (but not «лишь»), a few imperatives of help desks
     r"\b(?:ты|тебя|тебе|тобой|тво(?:й|я|ё|е|и|его|ей|ему|им|их|ими|ю)|\w{3,}(?:ешь|ёшь|ишь)(?:ся)?"
-    r"|(?:не )?(?:посмотри|напиши|зайди|открой|выбери|проверь|подожди|пришли|попроси|волнуйся|попробуй|укажи|нажми))\b",
+    r"|(?:не )?(?:посмотри|напиши|зайди|открой|выбери|проверь|подожди|(?<![^.!?] )пришли|попроси|волнуйся|попробуй|укажи|нажми))\b",
     re.IGNORECASE,
 )
+HINT = re.compile(r"\b[Тт](?:ы|еб|об|во)|[её]шь|ишь|[иу]й(?:ся)?\b|и(?:ся)?\b")  # cheap; INFORMAL is slow
 GREETING = re.compile(
     r"^\W*(?:здравствуй\w*|добрый (?:день|вечер)|доброе утро|привет\w*|hello|hi|hey|dear|good (?:morning|afternoon|evening))\b"
     r"|\b(?:с уважением|best regards|kind regards|sincerely)\b",
     re.IGNORECASE,
 )
 CLOSED = re.compile(r"[.!?…:)\]»”\"'`]\s*$")
-SCRIPTS = {"Cyrillic": regex.compile(r"\p{Cyrillic}"), "Latin": regex.compile(r"\p{Latin}")}
+SCRIPTS = {"Cyrillic": re.compile("[^\u0400-\u04ff]+"), "Latin": re.compile("[^A-Za-z\u00c0-\u024f]+")}  # what to leave out
+SEEN = 200  # characters of an answer that tell its language
+NOT_LETTERS = re.compile(r"[\W\d_]+")
 
 
 def too_few(look: Look, block: int = 10, warn: int = 50, inform: int = 100) -> Iterator[Finding]:
@@ -50,7 +52,7 @@ def exact_duplicates(look: Look) -> Iterator[Finding]:
     for row, key in enumerate(zip(look.questions, look.answers, strict=True)):
         twin = first.setdefault(key, row)
         if twin != row:
-            hits.append(Hit(row, note=f"like {_name(look, twin)}"))
+            hits.append(Hit(row, note=f"like {_name(look, twin)}", twin=twin))
     if hits:
         yield Finding("exact duplicate", "W", "drop it: a repeated row is learnt twice and tells nothing new", hits)
 
@@ -63,7 +65,8 @@ def near_duplicates(look: Look, threshold: float = 0.72) -> Iterator[Finding]:
         if similarity >= threshold and not same:
             best[row] = max(best.get(row, (0.0, 0)), (similarity, twin))
     if best:
-        hits = [Hit(row, note=f"{similarity:.2f} like {_name(look, twin)}") for row, (similarity, twin) in sorted(best.items())]
+        best = dict(sorted(best.items()))
+        hits = [Hit(row, note=f"{alike:.2f} like {_name(look, twin)}", twin=twin) for row, (alike, twin) in best.items()]
         yield Finding("near duplicate", "W", "keep one, or make the situations really different", hits)
 
 
@@ -94,30 +97,33 @@ def placeholder_words(look: Look, allowed: tuple[str, ...] = (), common: int = 3
         yield Finding("placeholder in use", "I", f"{words}: fine if your program fills it in", often)
 
 
-def language(look: Look, share: float = 0.5, letters: int = 20, minority: float = 0.1) -> Iterator[Finding]:
-    """Answers in another script than most, or in another language of it: langid decides, on `letters` letters or more."""
+def language(look: Look, share: float = 0.5, letters: int = 20, minority: float = 0.1, sample: int = 2000) -> Iterator[Finding]:
+    """Answers in another script than most, or in another language of it: langid decides, on `letters` letters or more.
+
+    Related languages (ru, uk, bg) are easily mistaken in a short text, so within the script only long ones are judged.
+    The language of most answers is taken from the first `sample`.
+    """
     from py3langid import classify  # half a second to load
 
-    # Mojibake has its own check; here it would pass for Uzbek.
-    answers = [fix_encoding(answer(row)) for row in look.rows]
-    spoken = [classify(text)[0] if len(regex.findall(r"\p{L}", text)) >= letters else "" for text in answers]
-    counts = Counter(filter(None, spoken))
-    if not counts:
+    answers = [answer(row) for row in look.rows]
+    long_enough = [len(NOT_LETTERS.sub("", text[:SEEN])) >= letters for text in answers]
+    spoken = Counter(classify(text[:SEEN])[0] for text, enough in list(zip(answers, long_enough, strict=True))[:sample] if enough)
+    if not spoken or spoken.most_common(1)[0][1] < share * spoken.total():
         return
-    (main, most), total = counts.most_common(1)[0], sum(counts.values())
-    script = Counter(map(_script, answers)).most_common(1)[0][0]
+    main, scripts = spoken.most_common(1)[0][0], [_script(text) for text in answers]
+    script = Counter(scripts).most_common(1)[0][0]
     hits = []
-    for row, one in enumerate(look.rows):
-        other = spoken[row] and spoken[row] != main and counts[spoken[row]] < minority * total
-        # Related languages (ru, uk, bg) are easily mistaken in a short text, so within the script the text must be long.
-        if other and (_script(answers[row]) != script or len(answers[row]) >= 200):
-            hits.append(Hit(row, answer_field(one), note=f"looks like {spoken[row]!r}, most answers are {main!r}"))
-    if hits and most >= share * total:
+    for row, text in enumerate(answers):
+        if long_enough[row] and (scripts[row] != script or len(text) >= SEEN):
+            one = classify(fix_encoding(text[:SEEN]))[0]  # mojibake has its own check; here it would pass for Uzbek
+            if one != main and spoken[one] < minority * spoken.total():
+                hits.append(Hit(row, answer_field(look.rows[row]), note=f"looks like {one!r}, most answers are {main!r}"))
+    if hits:
         yield Finding("language", "I", "one language unless you want several; translate or drop", hits)
 
 
 def _script(text: str) -> str:
-    return max(SCRIPTS, key=lambda name: len(SCRIPTS[name].findall(text)))
+    return max(SCRIPTS, key=lambda name: len(SCRIPTS[name].sub("", text[:SEEN])))
 
 
 def style(look: Look, majority: float = 0.8, length: float = 4.0) -> Iterator[Finding]:
@@ -125,36 +131,31 @@ def style(look: Look, majority: float = 0.8, length: float = 4.0) -> Iterator[Fi
 
     majority: a habit counts when at least this share of the answers has it. length: how many times the median, in characters.
     """
-    answers = [text for text in map(answer, look.rows) if visible(text)]
+    answers = {row: answer(one) for row, one in enumerate(look.rows)}
+    answers = {row: text for row, text in answers.items() if visible(text)}
     if not answers:
         return
-    habits = [
-        ("style: address", [t for t in answers if FORMAL.search(t) or INFORMAL.search(t)], INFORMAL.search, "«ты» among «вы»"),
-        ("style: address", [t for t in answers if FORMAL.search(t) or INFORMAL.search(t)], FORMAL.search, "«вы» among «ты»"),
-        ("style: greeting", answers, GREETING.search, "a greeting or a signature, which most answers lack"),
-        ("style: ending", answers, lambda t: not CLOSED.search(t), "no closing punctuation, unlike most answers"),
-    ]
-    for name, among, odd, note in habits:
-        strange = sum(bool(odd(text)) for text in among)
-        if strange and strange <= (1 - majority) * len(among):
-            yield _style(look, name, odd, note)
-    middle = statistics.median(map(len, answers))
-    long = [
-        Hit(i, answer_field(look.rows[i]), note=f"{len(t)} characters")
-        for i, t in enumerate(map(answer, look.rows))
-        if len(t) > length * middle
-    ]
+    formal = {row: match for row, text in answers.items() if (match := FORMAL.search(text))}
+    informal = {row: match for row, text in answers.items() if HINT.search(text) and (match := INFORMAL.search(text))}
+    greeting = {row: match for row, text in answers.items() if (match := GREETING.search(text))}
+    open_ended = {row: None for row, text in answers.items() if not CLOSED.search(text[-20:])}
+    addressed = len(formal.keys() | informal.keys())
+    for name, odd, among, note in (
+        ("style: address", informal, addressed, "«ты» among «вы»"),
+        ("style: address", formal, addressed, "«вы» among «ты»"),
+        ("style: greeting", greeting, len(answers), "a greeting or a signature, which most answers lack"),
+        ("style: ending", open_ended, len(answers), "no closing punctuation, unlike most answers"),
+    ):
+        if odd and len(odd) <= (1 - majority) * among:
+            advice = "one voice is learnt faster than two; make them alike, or keep them if you mean it"
+            spans = [(row, match.span() if match else (0, 0)) for row, match in odd.items()]
+            yield Finding(name, "I", advice, [Hit(row, answer_field(look.rows[row]), *span, note) for row, span in spans])
+    middle = statistics.median(map(len, answers.values()))
+    long = {row: len(text) for row, text in answers.items() if len(text) > length * middle}
     if long and len(answers) >= 10:
-        yield Finding("style: length", "I", f"the median answer has {middle:.0f} characters; is the long one needed?", long)
-
-
-def _style(look: Look, name: str, odd: Callable, note: str) -> Finding:
-    hits = []
-    for row, one in enumerate(look.rows):
-        if visible(answer(one)) and (match := odd(answer(one))):
-            place = match.span() if isinstance(match, re.Match) else (0, 0)
-            hits.append(Hit(row, answer_field(one), *place, note))
-    return Finding(name, "I", "one voice is learnt faster than two; make them alike, or keep them if you mean it", hits)
+        advice = f"the median answer has {middle:.0f} characters; is the long one needed?"
+        hits = [Hit(row, answer_field(look.rows[row]), note=f"{count} characters") for row, count in long.items()]
+        yield Finding("style: length", "I", advice, hits)
 
 
 def diversity(look: Look, cluster: float = 0.05, prompts: float = 0.8, opening: float = 0.3, words: int = 3) -> Iterator[Finding]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from html.entities import html5
 
-import regex
 from ftfy import fix_encoding
 from ftfy.badness import BADNESS_RE
 
@@ -21,22 +21,36 @@ FAKE = re.compile(
     r"\W*(?:no[ _-]?(?:input|output|text|answer)|n/?a|none|null|nan|undefined|empty|нет (?:данных|ответа|входа)|не указано)\W*",
     re.I,
 )
-MARKER = r"(?:instruction|input|question|user|инструкция|вопрос|клиент|задание|пример|example)"
-MERGED = re.compile(rf"(?:^|[\s.!?])(\d{{1,3}}[.)]\s*{MARKER}\s*:|#{{2,}}\s*{MARKER}\s*:?)", re.IGNORECASE)
+MARKER = r"(?:instruction|input|question|user|инструкция|вопрос|клиент|задание)"
+MERGED = re.compile(rf"(?:^|[\s.!?])(\d{{1,3}}[.)]\s*{MARKER}\s*:|#{{2,}}\s*{MARKER}\s*(?::|$))", re.IGNORECASE | re.MULTILINE)
 PLACEHOLDER = re.compile(
-    r"\{\{[^{}\n]{1,40}\}\}|\{[\w .-]{1,30}\}|\[[^\W\d][\w ]{1,30}\](?!\()|<[а-яё][а-яё _]{2,30}>|\b(?:TODO|FIXME|XXX)\b",
+    r"\{\{[^{}\n]{1,40}\}\}|(?<![\w\\}^$])\{[\w .-]{2,30}\}|(?<![\w\])])\[[^\W\d][\w ]{1,30}\](?![(\[])|<[а-яё][а-яё _]{2,30}>"
+    r"|(?-i:\b(?:TODO|FIXME|XXX)\b(?![ -]?(?:[Ll]ist|[Aa]pp|[Ii]tem|спис)))",
     re.IGNORECASE,
 )
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]+")
-ESCAPE = re.compile(r"\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|\\[nrt](?![a-z])|\\[\"/]")
+F_STRING = re.compile(r"\bf(?:\"[^\"\n]*\"|'[^'\n]*')")
+# Escapes are junk, but not in a string of a program: print("a\nb").
+ESCAPE = re.compile(
+    r"\"(?:[^\"\\\n]|\\.)*\"|(?<!\w)'(?:[^'\\\n]|\\.)*'"
+    r"|(?P<escape>\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|\\[nrt](?![a-z])|\\[\"/])"
+)
+# Gemma's own become the real tokens, wherever they stand; the others show that a template was applied already.
+MARKERS = re.compile(
+    r"</?(?:bos|eos|start_of_turn|end_of_turn)>|<\|(?:im_start|im_end|eot_id|begin_of_text|endoftext)\|>|\[/?INST\]"
+)
 REFUSAL = re.compile(
-    r"\bas an? (?:ai|artificial|language|large language)\b|\bI(?:'m| am) (?:just )?an? (?:ai|language model)\b"
+    r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)(?: (?:language )?(?:model|assistant))?(?=\s*,|\s+I\b|\s*$)"
+    r"|\bI(?:'m| am) (?:just )?an? (?:ai|(?:large )?language model)\b(?! (?:\w+er|scientist|student|specialist)\b)"
     r"|\bI (?:can(?:'|no)t|am unable to) (?:assist|help) with (?:that|this)\b"
-    r"|(?:как|будучи)\s+(?:\w+\s+)?(?:языков\w+ модел\w+|искусственн\w+ интеллект\w*|нейросет\w+|ИИ\b)"
+    r"|(?:как|будучи)\s+(?:\w+\s+)?(?:языков\w+ модел\w+|искусственн\w+ интеллект\w*|нейросет\w+|ИИ\b)(?=\s*,|\s+я\b)"
     r"|\bя\s*[—–-]?\s*(?:всего лишь\s+)?(?:языковая модель|искусственный интеллект|нейросеть)",
     re.IGNORECASE,
 )
-MIXED = regex.compile(r"\b(?=\w*\p{Cyrillic})(?=\w*\p{Latin})[\p{Cyrillic}\p{Latin}]+\b")
+# Not an abbreviation with a Russian ending, if a letter of it has no Cyrillic twin: PDFки, CRMка.
+MIXED = re.compile(
+    "\\b(?=\\w*[\u0400-\u04ff])(?=\\w*[A-Za-z])(?!(?=[A-Z]*[DFGIJLNQRSUVWZ])[A-Z]{2,}[а-яё]{1,6}\\b)[A-Za-z\u0400-\u04ff]+\\b"
+)
 
 
 def visible(text: str) -> str:
@@ -66,10 +80,20 @@ def html(look: Look) -> Iterator[Hit]:
     def find(text: str) -> Iterable[re.Match]:
         if "<" in text or "&" in text or "](" in text:
             text = code_blanked(text)
-            for pattern in (TAG, ENTITY, MARKDOWN_IMAGE):
-                yield from pattern.finditer(text)
+            yield from TAG.finditer(text)
+            yield from (m for m in ENTITY.finditer(text) if is_entity(m[0]))
+            yield from MARKDOWN_IMAGE.finditer(text)
 
     return spans(look, find)
+
+
+def is_entity(text: str) -> bool:
+    """`&nbsp;` and `&#160;`, but not `&param;`: a reference in C++."""
+    return text[1] == "#" or text[1:] in html5
+
+
+def chat_markers(look: Look) -> Iterator[Hit]:
+    return spans(look, MARKERS.finditer)
 
 
 def fake_input(look: Look) -> Iterator[Hit]:
@@ -93,7 +117,7 @@ def placeholders(look: Look, allowed: tuple[str, ...] = ()) -> list[Hit]:
     known = {word.lower() for word in (*allowed, *MASKS)}
     hits = []
     for row, one in enumerate(look.rows):
-        text = code_blanked(answer(one))
+        text = F_STRING.sub(lambda m: " " * len(m[0]), code_blanked(answer(one)))
         hits += [Hit(row, answer_field(one), *m.span(), m[0]) for m in PLACEHOLDER.finditer(text) if m[0].lower() not in known]
     return hits
 
@@ -110,7 +134,7 @@ def control_characters(look: Look) -> Iterator[Hit]:
     def find(text: str) -> Iterable[re.Match]:
         yield from CONTROL.finditer(text)
         if "\\" in text:
-            yield from ESCAPE.finditer(code_blanked(text))
+            yield from (m for m in ESCAPE.finditer(code_blanked(text)) if m["escape"])
 
     return spans(look, find)
 
@@ -139,13 +163,15 @@ GOPHER = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 
 
 def repetition(look: Look, duplicate: dict[int, float] = GOPHER, top_2gram: float = 0.20, words: int = 12) -> Iterator[Hit]:
-    """Answers of at least `words` words caught in a loop."""
+    """Answers of at least `words` words caught in a loop. Code, numbers and single letters aside: tables repeat them."""
     for row, one in enumerate(look.rows):
-        tokens = normalise(answer(one)).split()
+        tokens = [word for word in normalise(code_blanked(answer(one))).split() if len(word) > 1 and not word.isdigit()]
         if len(tokens) < words:
             continue
         share = _top_share(tokens, 2)
-        worst = next((n for n, most in duplicate.items() if _duplicate_share(tokens, n) > most), None)
+        # Without a repeated run of the shortest length there is none of a longer one.
+        some = _duplicate_share(tokens, min(duplicate)) > 0
+        worst = next((n for n, most in duplicate.items() if some and _duplicate_share(tokens, n) > most), None)
         if worst or share > top_2gram:
             yield Hit(
                 row, answer_field(one), note=f"{worst} words in a row are repeated" if worst else "two words again and again"
@@ -175,6 +201,7 @@ def _top_share(words: list[str], n: int) -> float:
 # name, severity, function, what to do
 TEXT_CHECKS = [
     ("empty text", "E", empty_text, "write the missing instruction or answer, or drop the row"),
+    ("chat markers", "E", chat_markers, "take them out: the chat template puts its own around the turns"),
     ("HTML", "W", html, "turn it into text, or the model will answer in HTML"),
     ("fake input", "W", fake_input, "leave the input empty: the model would learn that these words mean something"),
     ("merged examples", "W", merged_examples, "cut the answer where the next example begins, or drop the row"),

@@ -19,8 +19,8 @@ def too_long(look: Look, lengths: pd.DataFrame, most: float = 0.05) -> Iterator[
             Hit(row, answer_field(look.rows[row]), note=f"{total} tokens, {cut} of {of} answer tokens are cut")
             for row, total, cut, of in zip(long.index, long["total"], long["answer_tokens_cut"], long["answer"], strict=True)
         ]
-        advice = f"{len(long)} rows exceed max_length={look.max_length} and lose {lost:.0%} of their answers on average; "
-        advice += f"raise max_length (the longest row has {lengths['total'].max()} tokens), or drop or split them with `fit`"
+        advice = f"beyond max_length={look.max_length}, {lost:.0%} of their answers is lost on average; "
+        advice += f"raise it (the longest row has {lengths['total'].max()} tokens), or drop or split these rows with `fit`"
         yield Finding("too long", "E" if len(long) > most * len(lengths) else "W", advice, hits)
 
 

@@ -6,16 +6,17 @@ import html
 import json
 import re
 from collections.abc import Callable
+from itertools import pairwise
 
 import pandas as pd
 from bs4 import BeautifulSoup
 from ftfy import fix_encoding
 
 from gemma_colab.data.checks_set import exact_duplicates, near_duplicates
-from gemma_colab.data.checks_text import CONTROL, ENTITY, ESCAPE, MARKDOWN_IMAGE, empty_text, is_fake
-from gemma_colab.data.finding import Look
+from gemma_colab.data.checks_text import CONTROL, ENTITY, ESCAPE, MARKDOWN_IMAGE, empty_text, is_entity, is_fake
+from gemma_colab.data.finding import Look, own_questions
 from gemma_colab.data.personal import mask
-from gemma_colab.data.text import CODE, HIDDEN, TAG
+from gemma_colab.data.text import CODE, HIDDEN, TAG, jaccard, sameness, shingles
 from gemma_colab.errors import SettingsError
 from gemma_colab.rows import Row, answer, question, texts, with_texts
 
@@ -39,14 +40,19 @@ def outside_code(change: Callable[[str], str]) -> Callable[[str], str]:
     return changed
 
 
-@outside_code
 def html_to_text(text: str) -> str:
     """Tags away, scripts with their content; a line break where a paragraph ended. `a<b и c>d` is no tag and stays."""
+    plain = _without_tags(text)
+    return text if plain == text else plain.strip("\n")
+
+
+@outside_code
+def _without_tags(text: str) -> str:
     text = MARKDOWN_IMAGE.sub(lambda m: m[0][2 : m[0].index("]")], text)
     if not TAG.search(text):
         return text
     ends = [0, *(end for tag in TAG.finditer(text) for end in tag.span()), len(text)]
-    pieces = [text[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    pieces = [text[a:b] for a, b in pairwise(ends)]
     # Only what is between known tags is protected: everything else that looks like one is the writer's own.
     pieces[::2] = [piece.replace("&", "&amp;").replace("<", "&lt;") for piece in pieces[::2]]
     soup = BeautifulSoup("".join(pieces), "html.parser")
@@ -54,14 +60,14 @@ def html_to_text(text: str) -> str:
         tag.decompose()
     for tag in soup(BREAKS):
         tag.insert_after("\n")
-    return re.sub(r"\n{2,}", "\n", soup.get_text()).strip("\n")
+    return re.sub(r"\n{2,}", "\n", soup.get_text())
 
 
 @outside_code
 def entities(text: str) -> str:
     """`&nbsp;` and kin; twice, since exports often escape what was escaped."""
     for _ in range(2):
-        text = ENTITY.sub(lambda m: html.unescape(m[0]), text)
+        text = ENTITY.sub(lambda m: html.unescape(m[0]) if is_entity(m[0]) else m[0], text)
     return text
 
 
@@ -72,6 +78,8 @@ def control_characters(text: str) -> str:
 
 
 def _unescape(match: re.Match) -> str:
+    if not match["escape"]:
+        return match[0]
     kind, rest = match[0][1], match[0][2:]
     if kind in "ux":
         char = chr(int(rest, 16))
@@ -85,9 +93,11 @@ def invisible_characters(text: str) -> str:
 
 @outside_code
 def white_space(text: str) -> str:
-    """Single spaces, at most one blank line, none at the ends of a line. Code keeps its indents."""
-    text = re.sub(r"[ \t\u00a0\u2000-\u200a\u202f\u3000]+", " ", text.replace("\r\n", "\n").replace("\r", "\n"))
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r" ?\n ?", "\n", text))
+    """Single spaces, at most one blank line, none at the ends of a line. Code and lists keep their indents: two spaces or a tab."""
+    text = re.sub(r"[\u00a0\u2000-\u200a\u202f\u3000]", " ", text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = re.sub(r"(?<=[^\n \t])[ \t]+", " ", text)  # a tab or spaces after something
+    text = re.sub(r" $|^ (?=[^ \t\n])", "", text, flags=re.MULTILINE)
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"\n[ \t]+(?=\n)", "\n", text))
 
 
 def _trimmed(text: str) -> str:
@@ -103,21 +113,33 @@ def drop_exact_duplicates(look: Look) -> dict[int, str]:
 
 
 def drop_near_duplicates(look: Look) -> dict[int, str]:
-    """The later of two near twins; not where the numbers or a "not" differ, nor where one question has two answers:
-    there somebody must decide which is right."""
-    twins = [pair for pair in look.near if not _disagree(look, pair.row, pair.earlier)]
+    """The later of two near twins whose questions and answers are each near; not where the numbers or a "not" differ, nor where
+    one question has two answers: there somebody must decide which is right."""
+    own = own_questions(look.rows)
+    twins = [pair for pair in look.near if not _disagree(look, own, pair.row, pair.earlier)]
     agreeing = Look(look.rows)
     agreeing.__dict__["near"] = twins  # the same check, over fewer pairs
     return {hit.row: hit.note for finding in near_duplicates(agreeing) for hit in finding.hits}
 
 
-FACTS = re.compile(r"\d+|\b(?:не|нет|нельзя|ни|без|not?|never|without|can't|don't|won't|isn't)\b", re.IGNORECASE)
+FACTS = re.compile(
+    r"\d+|(?<=\d)\s*[-+*/×÷:^%]|[<>=≤≥≠]|\b(?:не\w*|ни|без|not?|none|nothing|cannot|never|without|\w+n['’]t)\b", re.IGNORECASE
+)
 
 
-def _disagree(look: Look, one: int, other: int) -> bool:
-    same_question = look.questions[one] == look.questions[other]
-    facts = [sorted(FACTS.findall((question(row) + " " + answer(row)).lower())) for row in (look.rows[one], look.rows[other])]
-    return same_question or facts[0] != facts[1]
+def _disagree(look: Look, own: list[str], one: int, other: int) -> bool:
+    rows = look.rows[one], look.rows[other]
+    facts = [[fact.strip() for fact in FACTS.findall(f"{question(row)} {answer(row)}".lower())] for row in rows]
+    return (
+        look.questions[one] == look.questions[other]
+        or facts[0] != facts[1]
+        or not _near(own[one], own[other], look.near_threshold)
+        or not _near(*map(answer, rows), look.near_threshold)
+    )
+
+
+def _near(one: str, other: str, threshold: float) -> bool:
+    return sameness(one) == sameness(other) or jaccard(shingles(one), shingles(other)) >= threshold
 
 
 # text -> text

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from gemma_colab.data.neighbours import Pair, near_pairs, sketches
-from gemma_colab.data.text import normalise, shingles
+from gemma_colab.data.neighbours import Pair, near_pairs
+from gemma_colab.data.text import sameness, shingles
 from gemma_colab.rows import Row, answer, question, texts
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Hit(NamedTuple):
-    """One place: the row (from 0), the field, the characters [start, end) in it, and a note for the reader.
+    """One place: the row (from 0), the field, the characters [start, end) in it, a note for the reader, and the row it repeats.
 
     end = 0: the whole field. field = "": the whole row.
     """
@@ -25,6 +25,7 @@ class Hit(NamedTuple):
     start: int = 0
     end: int = 0
     note: str = ""
+    twin: int | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,23 @@ class Finding:
         return sorted({hit.row for hit in self.hits})
 
 
+def own_questions(rows: list[Row], common: int = 5) -> list[str]:
+    """The questions by which rows can be told apart: without system messages, and without an instruction that stands over
+    `common` different inputs or more. Else all rows of one prompt would look alike."""
+    inputs: dict[str, set[str]] = {}
+    for row in rows:
+        if row.get("input"):
+            inputs.setdefault(row["instruction"], set()).add(row["input"])
+    return [_own_question(row, len(inputs.get(row.get("instruction"), ())) >= common) for row in rows]
+
+
+def _own_question(row: Row, template: bool) -> str:
+    if "messages" in row:
+        own = [turn["content"] for turn in row["messages"][:-1] if turn["role"] != "system"]
+        return "\n\n".join(own) or question(row)
+    return row["input"] if template and row["input"] else question(row)
+
+
 @dataclass(frozen=True)
 class Look:
     """The rows under inspection, and what several checks need of them, computed once."""
@@ -51,6 +69,7 @@ class Look:
     tokenizer: PreTrainedTokenizerBase | None = None
     max_length: int = 1024
     num_train_epochs: float = 3.0
+    near_threshold: float = 0.72
 
     @cached_property
     def texts(self) -> list[dict[str, str]]:
@@ -58,14 +77,17 @@ class Look:
 
     @cached_property
     def questions(self) -> list[str]:
-        return [normalise(question(row)) for row in self.rows]
+        return [sameness(question(row)) for row in self.rows]
 
     @cached_property
     def answers(self) -> list[str]:
-        return [normalise(answer(row)) for row in self.rows]
+        return [sameness(answer(row)) for row in self.rows]
 
     @cached_property
     def near(self) -> list[Pair]:
-        """Pairs of rows, question and answer together, with Jaccard 0.6 or more."""
-        sets = [shingles(" ".join(fields.values())) for fields in self.texts]
-        return near_pairs(sets, 0.6, sketches(sets))
+        """Pairs of rows, own question and answer together, with Jaccard `near_threshold` or more. Rows of one `conversation`
+        are alike because one goes on where the other ends: they are no pair."""
+        whole = [f"{own} {answer(row)}" for own, row in zip(own_questions(self.rows), self.rows, strict=True)]
+        names = [row.get("conversation") for row in self.rows]
+        pairs = near_pairs([shingles(text) for text in whole], self.near_threshold)
+        return [pair for pair in pairs if names[pair.row] is None or names[pair.row] != names[pair.earlier]]

@@ -24,13 +24,28 @@ WORDS = {  # kind -> what stands in its place, in a Russian and in an English te
 }
 MASKS = frozenset(word for pair in WORDS.values() for word in pair)
 
-EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
-DIGITS = re.compile(r"(?<![\w-])\d(?:[ -]?\d){12,18}(?![\w-])")
+# Not numpy@1.26, nor git@github.com:...
+EMAIL = re.compile(r"(?<![\w.+-])(?!git@)[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}")
+# 15, 16, 18 or 19 digits in one piece or grouped as on the card; 13 and 14 are bar codes and parcels.
+DIGITS = re.compile(
+    r"(?<![\w-])(?:3[47]\d{13}|[2-6]\d{15}(?:\d{2,3})?|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|3[47]\d\d([ -])\d{6}\2\d{5})(?![\w-])"
+)
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
 PASSPORT = re.compile(r"(?:паспорт|passport)\D{0,20}(\d{2} ?\d{2}[ №-]{0,3}\d{6})\b", re.IGNORECASE)
 SNILS = re.compile(r"\b(\d{3})-(\d{3})-(\d{3})[ -](\d{2})\b")
 INN = re.compile(r"(?:ИНН|INN)\D{0,10}(\d{12})\b", re.IGNORECASE)
 IP = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)")
+OWN = [
+    *map(ipaddress.IPv4Network, ("0.0.0.0/8", "10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"))
+]
+# What makes of the number after it a version, a paragraph, or an order.
+NUMBERED = re.compile(
+    r"(?:верси\w*|version|ver\.?|\bv\.?|release|build|\bпп?\.|пункт\w*|раздел\w*|section|clause|§|гост\w*)\s*$", re.IGNORECASE
+)
+ORDERED = re.compile(
+    r"(?:№|#|\b(?:заказ\w*|артикул\w*|order|ticket|invoice|sku|isbn|огрн\w*|инн)(?: number| номер| no\.?)?:?)\s*$", re.I
+)
+THOUSANDS = re.compile(r"\d{1,3}(?: \d{3})+")
 KEY = re.compile(
     r"\b(?:sk-[\w-]{20,}|gh[pousr]_\w{30,}|hf_\w{30,}|AKIA[0-9A-Z]{16}|AIza[\w-]{35}|xox[abprs]-[\w-]{10,}|glpat-[\w-]{20,})"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
@@ -61,7 +76,8 @@ def mask(text: str, regions: tuple[str, ...] = ("RU",)) -> str:
 
 
 def _all(text: str, regions: tuple[str, ...]) -> Iterator[Personal]:
-    yield from (Personal("e-mail", *m.span()) for m in EMAIL.finditer(text))
+    if "@" in text:
+        yield from (Personal("e-mail", *m.span()) for m in EMAIL.finditer(text))
     yield from (Personal("key", *m.span()) for m in KEY.finditer(text))
     if not re.search(r"\d", text):
         return
@@ -70,11 +86,20 @@ def _all(text: str, regions: tuple[str, ...]) -> Iterator[Personal]:
     yield from (Personal("snils", *m.span()) for m in SNILS.finditer(text) if _snils_is_valid("".join(m.groups())))
     yield from (Personal("passport", *m.span(1)) for m in PASSPORT.finditer(text))
     yield from (Personal("inn", *m.span(1)) for m in INN.finditer(text) if inn.is_valid(m[1]))
-    yield from (Personal("ip", *m.span()) for m in IP.finditer(text) if _is_address(m[0]))
+    yield from (Personal("ip", *m.span()) for m in IP.finditer(text) if _is_address(m[0], text[: m.start()]))
     if re.search(r"\d(?:\D{0,3}\d){8}", text):  # the matcher is slow; most texts have no nine digits together
         for region in regions:
             for match in phonenumbers.PhoneNumberMatcher(text, region):
-                yield Personal("phone", match.start, match.end)
+                if _is_somebodys(match, text[: match.start]):
+                    yield Personal("phone", match.start, match.end)
+
+
+def _is_somebodys(match: phonenumbers.PhoneNumberMatch, before: str) -> bool:
+    """A phone of a person: no hotline (8-800), no number of an order, nothing grouped as 9 876 543 210."""
+    if phonenumbers.number_type(match.number) == phonenumbers.PhoneNumberType.TOLL_FREE:
+        return False
+    plain = match.raw_string.isdigit() and ORDERED.search(before[-40:])
+    return not plain and not THOUSANDS.fullmatch(match.raw_string)
 
 
 def _snils_is_valid(digits: str) -> bool:
@@ -83,10 +108,11 @@ def _snils_is_valid(digits: str) -> bool:
     return total == int(digits[9:])
 
 
-def _is_address(text: str) -> bool:
-    """A possible address of somebody: not loopback, 0.0.0.0 or multicast, and not a version number with leading zeros."""
+def _is_address(text: str, before: str) -> bool:
+    """A possible address of somebody: not one of a home network (192.168.0.1) or a mask, no 8.8.8.8, and no version number."""
     try:
         address = ipaddress.IPv4Address(text)
     except ValueError:
         return False
-    return not (address.is_loopback or address.is_unspecified or address.is_multicast) and int(address) >= 2**24
+    nobodys = address.is_multicast or address.is_reserved or any(address in network for network in OWN)
+    return not nobodys and len(text) > len("1.2.3.4") and not NUMBERED.search(before[-40:])

@@ -152,7 +152,9 @@ def check_rows(
     Raises `SettingsError` for a check, a threshold or a finding that doesn't exist.
     """
     _refuse_unknown(thresholds)
-    look, aside = Look(rows, tokenizer, max_length, num_train_epochs), list(aside)
+    aside = list(aside)
+    threshold = thresholds.get("near_duplicates", {}).get("threshold", parameters()["near_duplicates"]["threshold"])
+    look = Look(rows, tokenizer, max_length, num_train_epochs, threshold)
     findings = _unreadable(aside)
     steps = [*TEXT_CHECKS, *SET_CHECKS] if rows else [too_few]
     for step in tqdm(steps, desc="checks", disable=len(rows) < 2000, leave=False):
@@ -173,7 +175,7 @@ def check_rows(
 def _unreadable(aside: list[dict]) -> list[Finding]:
     if not aside:
         return []
-    advice = f"first: {aside[0]['problem']}; mend them in the file, or accept their loss"
+    advice = f"first: {aside[0]['problem']}; mend them in the file, or accept 'unreadable row' to go on without them"
     return [Finding("unreadable row", "E", advice, lines=[bad["line"] for bad in aside])]
 
 

@@ -1,18 +1,67 @@
-"""What a person decided about single rows: keep, edit or drop. Saved at once, found again by the text of the row."""
+"""What only a person can decide about rows, case by case, and what was decided: keep, edit or drop.
+
+A decision is saved at once, and found again by the text of its row.
+"""
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import pandas as pd
 
 from gemma_colab.data.cleaning import COLUMNS, DROPPED
+from gemma_colab.data.finding import Look
+from gemma_colab.data.neighbours import clusters
+from gemma_colab.data.report import Report
 from gemma_colab.errors import SettingsError
 from gemma_colab.rows import Row, fingerprint, texts, with_texts
 from gemma_colab.workspace import Workspace
 
 FILE = "review.json"
 ACTIONS = ("keep", "edit", "drop")
+# What only a person can judge. A name stands for its variants too: "style" for "style: address".
+CHECKS = ("contradiction", "near duplicate", "style", "language", "mixed script", "refusal", "repetition")
+CHECKS += ("merged examples", "placeholder")
+SIDE_BY_SIDE = 12  # rows in one case at most: a template asked 500 times must not become 500 text fields
+
+
+class Case(NamedTuple):
+    """Rows to decide about side by side, by their numbers from 0, and the checks that hit them."""
+
+    rows: list[int]
+    checks: list[str]
+
+
+def find_cases(rows: list[Row], report: Report, checks: Iterable[str] = CHECKS) -> tuple[list[Case], dict[int, list]]:
+    """The cases, in the report's order, and what was said of each row: number -> [(check, hit), ...].
+
+    Rows that contradict or nearly repeat each other are one case. Of rows with the very same text only the first is in it.
+    """
+    first: dict[str, int] = {}
+    own = [first.setdefault(fingerprint(row), i) for i, row in enumerate(rows)]
+    said, pairs, asked = defaultdict(list), [], set()
+    look = Look(rows)
+    for finding in report.findings:
+        if not any(finding.check == check or finding.check.startswith(check + ":") for check in checks):
+            continue
+        for hit in finding.hits:
+            said[own[hit.row]].append((finding.check, hit))
+            if finding.check.endswith("duplicate"):
+                pairs.append((own[hit.row], own[hit.twin]))
+            elif finding.check == "contradiction":
+                asked.add(look.questions[hit.row])
+    same: dict[str, int] = {}
+    for row, question in enumerate(look.questions if asked else []):
+        if question in asked:  # also rows that were kept earlier, and so are no longer hit
+            pairs.append((own[row], same.setdefault(question, own[row])))
+    order = {row: n for n, row in enumerate(said)}
+    groups = [[row for row in group if own[row] == row] for group in clusters(len(rows), pairs)]
+    groups = sorted((g for g in groups if order.keys() & g), key=lambda g: min(order.get(row, len(rows)) for row in g))
+    parts = [group[i : i + SIDE_BY_SIDE] for group in groups for i in range(0, len(group), SIDE_BY_SIDE)]
+    return [Case(part, list(dict.fromkeys(check for row in part for check, _ in said.get(row, [])))) for part in parts], said
 
 
 class Review:
@@ -20,7 +69,10 @@ class Review:
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
-        self.decisions: dict[str, dict] = workspace.read_json(FILE) if workspace.has(FILE) else {}
+        self.decisions = self._saved()
+
+    def _saved(self) -> dict[str, dict]:
+        return self.workspace.read_json(FILE) if self.workspace.has(FILE) else {}
 
     def decide(self, row: Row, action: str, new: dict[str, str] | None = None, why: str = "") -> None:
         """Save a decision about this row. new: field -> text, for "edit". Raises `SettingsError` for another action or field."""
@@ -30,8 +82,10 @@ class Review:
             raise SettingsError(f"action={action!r} with new={new!r}; an edit names the fields it changes, nothing else does")
         if unknown := sorted(set(new or {}) - set(texts(row))):
             raise SettingsError(f"new={unknown[0]!r} is not a field of this row; it has {', '.join(texts(row))}")
-        self.decisions[fingerprint(row)] = {"action": action, "why": why} | ({"new": new} if new else {})
-        self.workspace.write_json(FILE, self.decisions)
+        decision = {"action": action, "why": why} | ({"new": new} if new else {})
+        together = self._saved() | {fingerprint(row): decision}  # a second panel may have decided since
+        self.workspace.write_json(FILE, together)
+        self.decisions = together
 
     def of(self, row: Row) -> dict | None:
         return self.decisions.get(fingerprint(row))

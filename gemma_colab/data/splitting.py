@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gemma_colab.data.finding import Finding, Hit
+from gemma_colab.data.finding import Finding, Hit, own_questions
 from gemma_colab.data.neighbours import clusters, near_pairs
-from gemma_colab.data.text import normalise, shingles
+from gemma_colab.data.text import normalise, sameness, shingles
 from gemma_colab.errors import DatasetError
 from gemma_colab.rows import Row, answer, question
 from gemma_colab.settings import SplitSettings
@@ -33,42 +33,63 @@ def word_grams(text: str, n: int = 13) -> np.ndarray:
     return (np.lib.stride_tricks.sliding_window_view(words, n) * powers).sum(axis=1, dtype=np.uint64)
 
 
+def _sharing(texts: list[str]) -> set[tuple[int, int]]:
+    """(text, earlier text) for texts with 13 words in a row in common: a chain that ties all of them together."""
+    grams = [word_grams(text) for text in texts]
+    owner = np.repeat(np.arange(len(texts)), [len(g) for g in grams])
+    grams = np.concatenate(grams) if grams else np.array([], np.uint64)
+    order = np.argsort(grams, kind="stable")
+    grams, owner = grams[order], owner[order]
+    same = (grams[1:] == grams[:-1]) & (owner[1:] != owner[:-1])
+    return set(zip(owner[1:][same].tolist(), owner[:-1][same].tolist(), strict=True))
+
+
 def alike(rows: list[Row], threshold: float = 0.6, answers: bool = True) -> set[tuple[int, int]]:
     """Pairs of rows that belong on one side: near in their questions, as a whole, or in their (long) answers, with 13
     words in a row in common, or of one `conversation`. threshold: Jaccard of 5-character shingles, 0-1."""
-    questions = [normalise(question(row)) for row in rows]
+    questions = [normalise(own) for own in own_questions(rows)]
     replies = [normalise(answer(row)) for row in rows]
-    pairs = set(_near(questions, threshold)) | set(
-        _near([f"{q} {a}" for q, a in zip(questions, replies, strict=True)], threshold)
-    )
+    whole = [f"{q} {a}" for q, a in zip(questions, replies, strict=True)]
+    pairs = set(_near(questions, threshold))
+    # Rows near as a whole are near in one half at least, which tells unless that is an answer too short to count.
+    whole = [text if len(a) < (2 * LONG if answers else LONG) else "" for text, a in zip(whole, replies, strict=True)]
     if answers:
-        pairs |= set(_near([text if len(text) >= LONG else "" for text in replies], threshold))
-        holder: dict[int, int] = {}
-        pairs |= {
-            (i, first)
-            for i, text in enumerate(replies)
-            for gram in word_grams(text).tolist()
-            if (first := holder.setdefault(gram, i)) != i
-        }
-    first: dict[str, int] = {}
-    for i, row in enumerate(rows):
-        if "conversation" in row and first.setdefault(row["conversation"], i) != i:
-            pairs.add((i, first[row["conversation"]]))
-    return pairs
+        pairs |= set(_near([text if len(text) >= LONG else "" for text in replies], threshold)) | _sharing(replies)
+    pairs |= set(_near(whole, threshold))
+    return pairs | _same([row.get("conversation") for row in rows])
+
+
+def _same(names: list) -> set[tuple[int, int]]:
+    """(i, where the same name stood first); None is no name."""
+    first: dict = {}
+    return {(i, first[name]) for i, name in enumerate(names) if name is not None and first.setdefault(name, i) != i}
 
 
 def groups(rows: list[Row], threshold: float = 0.6, most: float = 0.3) -> tuple[list[list[int]], str]:
     """Row numbers grouped so that look-alikes share a group, and how that was decided.
 
     Where canned answers tie more than the share `most` of all rows together, answers are left out of the comparison:
-    else there would be nothing to split.
+    else there would be nothing to split. Where questions do ("What is 12 + 7?"), only those that are the same stay together.
+    Fewer than 20 rows are untied only when they would make fewer than three groups, and never as far as that.
     """
-    found = clusters(len(rows), list(alike(rows, threshold)))
-    if not rows or max(map(len, found)) <= most * len(rows):
+    n = len(rows)
+    found = clusters(n, list(alike(rows, threshold)))
+    if _splits(found, n, most):
         return found, "rows alike in question, answer or as a whole stay together"
     tied = max(map(len, found))
-    found = clusters(len(rows), list(alike(rows, threshold, answers=False)))
-    return found, f"{tied} of {len(rows)} rows have answers alike, so only rows alike in question or as a whole stay together"
+    found = clusters(n, list(alike(rows, threshold, answers=False)))
+    if _splits(found, n, most) or n < FEW:
+        return found, f"{tied} of {n} rows have answers alike, so only rows alike in question or as a whole stay together"
+    tied = max(map(len, found))
+    pairs = _same([sameness(question(row)) for row in rows]) | _same([row.get("conversation") for row in rows])
+    return clusters(n, list(pairs)), f"{tied} of {n} rows are alike, so only rows with the same question stay together"
+
+
+FEW = 20
+
+
+def _splits(found: list[list[int]], n: int, most: float) -> bool:
+    return not n or (max(map(len, found)) <= most * n if n >= FEW else len(found) >= 3)
 
 
 def split_rows(rows: list[Row], settings: SplitSettings) -> tuple[dict[str, list[Row]], str]:
@@ -85,25 +106,32 @@ def split_rows(rows: list[Row], settings: SplitSettings) -> tuple[dict[str, list
     random.Random(settings.seed).shuffle(grouped)
     grouped.sort(key=len, reverse=True)  # stable: big groups first, so that they don't overfill a small part
     size = {"test": settings.test_size, "validation": settings.validation_size}
-    want = {name: max(1, round(len(rows) * share)) for name, share in size.items()}
+    want = {
+        name: min((len(rows) - 1) // 2, max(1, round(len(rows) * share))) for name, share in size.items()
+    }  # some must be left
     quota = {name: _quota(rows, want[name]) for name in want}
-    parts: dict[str, list[int]] = {name: [] for name in PARTS}
+    parts: dict[str, list[list[int]]] = {name: [] for name in PARTS}
     for group in grouped:
         label = Counter(rows[i].get("label") for i in group).most_common(1)[0][0]
         name = next((n for n in want if len(group) <= quota[n][label]), "train")
-        parts[name] += group
+        parts[name].append(group)
         if name != "train":
             quota[name][label] -= len(group)
-    for name in want:  # a small set: take the last, smallest group
-        if not parts[name]:
-            spare = next(g for g in reversed(grouped) if set(g) <= set(parts["train"]))
-            parts["train"] = [i for i in parts["train"] if i not in spare]
-            parts[name] = list(spare)
+    for name in want:
+        missing = want[name] - sum(map(len, parts[name]))
+        for group in parts["train"][::-1]:  # more labels than places: fill up with small groups, whatever their label
+            if len(group) <= missing and len(parts["train"]) > 1:
+                parts["train"].remove(group)
+                parts[name].append(group)
+                missing -= len(group)
+        if not parts[name]:  # a small set: the last, smallest group of the part that has most
+            parts[name].append(parts[max(parts, key=lambda part: len(parts[part]))].pop())
     labels = {row.get("label") for row in rows} - {None}
     said = f"{len(rows)} rows in {len(grouped)} groups: {why}" + (f"; shares of {len(labels)} labels kept" if labels else "")
-    if len(parts["validation"]) < 16:
-        said += f"; only {len(parts['validation'])} validation rows, so read their loss with care"
-    return {name: [rows[i] for i in sorted(part)] for name, part in parts.items()}, said
+    dealt = {name: [rows[i] for i in sorted(i for group in part for i in group)] for name, part in parts.items()}
+    if (few := len(dealt["validation"])) < 16:
+        said += f"; only {few} validation rows, so read their loss with care"
+    return dealt, said
 
 
 def _quota(rows: list[Row], want: int) -> dict[str | None, int]:
@@ -121,7 +149,7 @@ def leaks(parts: dict[str, list[Row]], threshold: float = 0.72) -> list[tuple[st
     rows = [row for name in PARTS for row in parts[name]]
     start = {"validation": len(parts["train"]), "test": len(parts["train"]) + len(parts["validation"])}
     twins: dict[int, int] = {}
-    pairs = set(_near([question(row) for row in rows], threshold))
+    pairs = set(_near(own_questions(rows), threshold))
     pairs |= set(_near([a if len(normalise(a)) >= LONG else "" for a in map(answer, rows)], threshold))
     for row, earlier in sorted(pairs):
         if earlier < start["validation"] <= row:
@@ -139,8 +167,8 @@ def check_split(parts: dict[str, list[Row]], n: int = 13, threshold: float = 0.7
     """
     held = [row for name in PARTS[1:] for row in parts[name]]
     names = [f"{name} row {i}" for name in PARTS[1:] for i in range(len(parts[name]))]
-    key = [(normalise(question(row)), normalise(answer(row))) for row in held]
-    train = {(normalise(question(row)), normalise(answer(row))) for row in parts["train"]}
+    key = [(sameness(question(row)), sameness(answer(row))) for row in held]
+    train = {(sameness(question(row)), sameness(answer(row))) for row in parts["train"]}
     exact = [Hit(i, note=names[i]) for i, one in enumerate(key) if one in train]
     offset = {"validation": 0, "test": len(parts["validation"])}
     near = {offset[part] + i: f"{part} row {i} is like train row {twin}" for part, i, twin in leaks(parts, threshold)}

@@ -9,8 +9,12 @@ import numpy as np
 _NAMES = "a|abbr|b|blockquote|body|br|button|center|code|div|em|font|form|h[1-6]|head|hr|html|i|iframe|img|input|label|li|link"
 _NAMES += "|meta|nobr|ol|option|p|pre|s|script|select|small|span|strike|strong|style|sub|sup|svg|table|tbody|td|tfoot|th|thead"
 _NAMES += "|title|tr|tt|u|ul"
-# Known names, and attributes only with a value: "a<b и c>d" is no tag.
-TAG = re.compile(rf"</?(?:{_NAMES})(?:\s+[\w:-]+\s*=[^<>]*)?\s*/?>", re.IGNORECASE)
+# Known names, and attributes only with a value: "a<b и c>d" is no tag. One letter right after a word is a tag only where it
+# is closed later: List<i> is Java.
+TAG = re.compile(
+    rf"(?<=\w)<(?P<letter>[abisu])>(?=.*?</(?P=letter)\s*>)|(?<!\w)<(?:[abisu])>|(?!<[abisu]>)</?(?:{_NAMES})(?:\s+[\w:-]+\s*=[^<>]*)?\s*/?>",
+    re.IGNORECASE | re.DOTALL,
+)
 INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060\u00ad"))  # for str.translate: these are dropped
 # What cleaning takes out: joiners stay where they build an emoji or an Indic or Persian word.
 HIDDEN = re.compile(
@@ -18,12 +22,20 @@ HIDDEN = re.compile(
 )
 CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
 SHINGLE = 5  # characters
+# What counts when texts are the same: everything but the signs of a sentence, and the minus of a number.
+SAME = re.compile(r"(?:(?<![\w)])-(?=\d)|[^\s.,!?;:…\"'`«»“”„‘’()\[\]{}—–‐-])+")
 _POWERS = np.array([1_000_003**k % 2**32 for k in range(SHINGLE)], dtype=np.uint32)
 
 
 def normalise(text: str) -> str:
     """Lower case, ё as е, words and digits only, single spaces."""
     return " ".join(re.findall(r"\w+", text.lower().replace("ё", "е")))
+
+
+def sameness(text: str) -> str:
+    """Texts with the same sameness are the same, but for case, ё, white space and the signs of a sentence. Other signs stay:
+    2+2 is not 2*2, nor C++ C#, nor one emoji another."""
+    return " ".join(SAME.findall(text.lower().replace("ё", "е")))
 
 
 def shingles(text: str) -> np.ndarray:

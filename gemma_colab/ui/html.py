@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pandas as pd
 from IPython.display import HTML
 from jinja2 import Environment
@@ -36,3 +38,9 @@ def trained_tokens(input_ids: list[int], labels: list[int], tokenizer) -> HTML:
     """The tokens of one row in colour: trained where the label is not -100."""
     pieces = [tokenizer.decode([i]).replace("\n", "⏎").replace(" ", "·") for i in input_ids]
     return HTML(_TOKENS.render(tokens=[(piece, label != -100) for piece, label in zip(pieces, labels, strict=True)]))
+
+
+def pieces(text: str, spans: list[tuple[int, int]], start: int, stop: int) -> list[tuple[str, bool]]:
+    """text[start:stop] cut at the spans: (text, in a span?)."""
+    cuts = sorted({start, stop, *(place for span in spans for place in span if start < place < stop)})
+    return [(text[a:b], any(s <= a and b <= e for s, e in spans)) for a, b in pairwise(cuts)]

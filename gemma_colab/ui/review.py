@@ -1,0 +1,167 @@
+"""A panel for what no check can decide: keep, edit or drop, one case at a time. Every click is saved at once.
+
+Only widgets that ipywidgets 7.7 (Colab) and 8 share are used, no JavaScript, and texts of rows are escaped.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+import ipywidgets as widgets
+from IPython.display import display
+
+from gemma_colab.data.finding import Hit
+from gemma_colab.data.report import FINDINGS, Report
+from gemma_colab.data.review import CHECKS, Case, Review, find_cases
+from gemma_colab.errors import GemmaColabError, SettingsError
+from gemma_colab.rows import Row, answer, answer_field, fingerprint, texts
+from gemma_colab.ui.html import ENVIRONMENT, pieces
+from gemma_colab.workspace import Workspace
+
+CONTEXT = 60  # characters shown on each side of a span in the answer
+ACTIONS = {"keep": ("Keep", "success"), "edit": ("Save edit", "info"), "drop": ("Drop", "danger")}
+ALL_DECIDED = "Every click is saved; panel.review.apply(rows) makes the edits and leaves out what you dropped."
+DONE = {"keep": ("kept", "#2e7d32"), "edit": ("edited", "#1565c0"), "drop": ("dropped", "#c62828")}
+
+_LINE = ENVIRONMENT.from_string('<div style="line-height:1.5">{% if bold %}<b>{{ bold }}</b> {% endif %}{{ text }}</div>')
+_HEAD = ENVIRONMENT.from_string(
+    """<div style="line-height:1.4"><b>{{ place }}</b>{% if done %}
+ <span style="background:{{ done[1] }}; color:#fff; border-radius:3px; padding:1px 6px">{{ done[0] }}</span>{% endif %}
+{% for check, note in notes %}<br><b>{{ check }}</b>{{ ': ' + note if check and note else note }}{% endfor %}
+</div>"""
+)
+_PARTS = ENVIRONMENT.from_string(
+    """<div style="line-height:1.4; max-height:20em; overflow:auto">{% for name, pieces in parts %}
+<div style="opacity:.65; margin-top:4px">{{ name }}</div><div style="white-space:pre-wrap; overflow-wrap:anywhere">
+{%- for text, marked in pieces %}{% if marked %}<mark>{{ text }}</mark>{% else %}{{ text }}{% endif %}{% endfor -%}
+</div>{% endfor %}</div><div style="opacity:.65; margin-top:4px">answer</div>"""
+)
+
+
+class _Card:
+    """One row: what is said of it, its question, its answer, three buttons. Shown with row after row: no widget piles up."""
+
+    def __init__(self, decide: Callable[[_Card, str], None]):
+        self.row, self.shown = -1, ""
+        self.head, self.question = widgets.HTML(), widgets.HTML()
+        # Sent when the field is left: sent with every key, the last letters could arrive after the click on a button.
+        self.answer = widgets.Textarea(continuous_update=False, layout={"width": "auto"})
+        self.buttons = {}
+        for action, (text, style) in ACTIONS.items():
+            self.buttons[action] = widgets.Button(description=text, button_style=style, layout={"width": "auto"})
+            self.buttons[action].on_click(lambda _, action=action: decide(self, action))
+        layout = {"flex": "1 1 360px", "max_width": "760px", "border": "1px solid #8886", "padding": "8px", "margin": "4px"}
+        parts = [self.head, self.question, self.answer, widgets.HBox(list(self.buttons.values()))]
+        self.widget = widgets.VBox(parts, layout=layout)
+
+    def fill(self, number: int, row: Row, said: list[tuple[str, Hit]], place: str, decision: dict | None) -> None:
+        self.row, field = number, answer_field(row)
+        notes = list(dict.fromkeys((check, hit.note) for check, hit in said)) or [("", "shown to compare")]
+        self.head.value = _HEAD.render(place=place, notes=notes, done=DONE[decision["action"]] if decision else None)
+        self.question.value = _PARTS.render(parts=list(_parts(row, [hit for _, hit in said])))
+        self.shown = (decision or {}).get("new", {}).get(field, answer(row))
+        self.answer.value, self.answer.rows = self.shown, min(14, 2 + len(self.shown) // 50 + self.shown.count("\n"))
+
+
+def _parts(row: Row, hits: list[Hit]):
+    """(name, pieces) of each field of the question, and of what is hit in the answer; a piece is (text, marked?)."""
+    for i, (field, text) in enumerate(texts(row).items()):
+        name = row["messages"][i]["role"] if "messages" in row else field
+        if field != answer_field(row):
+            spans = [(hit.start, hit.end or len(text)) for hit in hits if hit.field == field]
+            yield name, pieces(text, spans, 0, len(text))
+        elif spans := [(hit.start, hit.end) for hit in hits if hit.field == field and hit.end]:
+            start, stop = max(0, min(spans)[0] - CONTEXT), max(end for _, end in spans) + CONTEXT
+            near = pieces(text, spans, start, min(stop, len(text)))
+            yield "in the answer", [("…" * (start > 0), False), *near, ("…" * (stop < len(text)), False)]
+
+
+class ReviewPanel:
+    """Rows that contradict, nearly repeat or stand out, one case at a time. `review` holds the decisions, in `review.json`.
+
+    rows, report: from `check_rows(rows)`. checks: names of findings to look at, instead of `CHECKS`. A panel made again goes on
+    at the first undecided case. Raises `SettingsError` for a check that doesn't exist, or a report about other rows.
+    """
+
+    def __init__(self, rows: list[Row], report: Report, workspace: Workspace, checks: Iterable[str] | None = None):
+        checks = CHECKS if checks is None else tuple(checks)
+        known = FINDINGS | {name.split(":")[0] for name in FINDINGS}
+        if unknown := sorted(set(checks) - known):
+            raise SettingsError(f"checks={unknown[0]!r} is not a finding; choose from {', '.join(sorted(known))}")
+        if rows != report.rows:
+            raise SettingsError("the report is about other rows than these; make it anew with check_rows(rows)")
+        self.rows, self.review = rows, Review(workspace)
+        self.cases, self._said = find_cases(rows, report, checks)
+        self._places = defaultdict(list)
+        for i, row in enumerate(rows):
+            self._places[fingerprint(row)].append(str(row.get("line", f"(row {i})")))
+        self.cards: list[_Card] = []
+        self.progress, self.message = widgets.HTML(), widgets.HTML()
+        self.previous, self.next = (widgets.Button(description=text, layout={"width": "auto"}) for text in ("Previous", "Next"))
+        self.previous.on_click(lambda _: self.go(self.at - 1))
+        self.next.on_click(lambda _: self.go(self.at + 1))
+        self._box = widgets.HBox(layout={"flex_flow": "row wrap", "align_items": "stretch"})
+        bar = widgets.HBox([self.previous, self.next, self.progress], layout={"align_items": "center"})
+        self.widget = widgets.VBox([bar, self.message, self._box] if self.cases else [self.message])
+        self.at = 0
+        if self.cases:
+            self.go(self._undecided() or 0)
+        else:
+            self._say("Nothing to decide:", f"no row was hit by {', '.join(checks)}.")
+
+    def go(self, at: int) -> None:
+        """Show this case (from 0); beyond the ends, the first or last one."""
+        self.at = min(max(at, 0), len(self.cases) - 1)
+        case = self.cases[self.at]
+        self.cards += [_Card(self._decide) for _ in range(len(case.rows) - len(self.cards))]
+        for card, row in zip(self.cards, case.rows, strict=False):
+            self._fill(card, row)
+        self._box.children = [card.widget for card in self.cards[: len(case.rows)]]
+        self.previous.disabled, self.next.disabled = self.at == 0, self.at == len(self.cases) - 1
+        self._tell()
+
+    def _fill(self, card: _Card, number: int) -> None:
+        row = self.rows[number]
+        places = self._places[fingerprint(row)]
+        more = f" (the same text in {', '.join(places[1:6])}{' ...' * (len(places) > 6)}: decided together)" * (len(places) > 1)
+        card.fill(number, row, self._said.get(number, []), f"line {places[0]}{more}", self.review.of(row))
+
+    def _decided(self, case: Case) -> bool:
+        return all(self.review.of(self.rows[row]) for row in case.rows)
+
+    def _undecided(self) -> int | None:
+        """The next undecided case, from this one on and then from the first."""
+        order = [*range(self.at, len(self.cases)), *range(self.at)]
+        return next((n for n in order if not self._decided(self.cases[n])), None)
+
+    def _decide(self, card: _Card, action: str) -> None:
+        row, case, new = self.rows[card.row], self.cases[self.at], card.answer.value
+        if action == "edit" and new == answer(row):
+            return self._say("Nothing to save:", "the answer is as it was in the file. Change it first, or click Keep.")
+        if action == "edit" and not new.strip():
+            return self._say("Not saved:", "an empty answer teaches nothing. Write one, or click Drop.")
+        if action == "keep" and new not in (card.shown, answer(row)):
+            return self._say("Not saved:", "you changed this answer. Click Save edit; Next and Previous bring back the old one.")
+        before, edit = self._decided(case), {answer_field(row): new} if action == "edit" else None
+        try:
+            self.review.decide(row, action, edit, why=", ".join(case.checks))
+        except (GemmaColabError, OSError) as e:  # raised in a click it would only reach the log
+            return self._say("Not saved:", str(e))
+        if not before and self._decided(case) and (following := self._undecided()) is not None:
+            return self.go(following)
+        self._fill(card, card.row)  # the other cards stay: somebody may be writing there
+        self._tell()
+
+    def _tell(self) -> None:
+        case, numbers = self.cases[self.at], [row for case in self.cases for row in case.rows]
+        done = sum(self.review.of(self.rows[row]) is not None for row in numbers)
+        text = f"{', '.join(case.checks)}. Rows: {done} of {len(numbers)} decided."
+        self.progress.value = _LINE.render(bold=f"Case {self.at + 1} of {len(self.cases)}:", text=text)
+        self._say("All decided.", ALL_DECIDED) if done == len(numbers) else self._say("", "")
+
+    def _say(self, bold: str, text: str) -> None:
+        self.message.value = _LINE.render(bold=bold, text=text) if bold else ""
+
+    def _ipython_display_(self):
+        display(self.widget)

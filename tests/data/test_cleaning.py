@@ -1,0 +1,253 @@
+"""Cleaning: each step, the log of every change, and the way back."""
+
+import copy
+import json
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gemma_colab.data.cleaning import CHANGES, COLUMNS, DROPPED, DROPS, STEPS, clean, undo
+from gemma_colab.data.report import check_rows
+from gemma_colab.errors import SettingsError
+from gemma_colab.rows import texts
+
+
+def row(instruction="Где заказ?", output="В пути.", input="", **more):
+    return {"instruction": instruction, "input": input, "output": output} | more
+
+
+def chat(*contents, **more):
+    return {"messages": [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]} | more
+
+
+CHANGED = [
+    ("html_to_text", "<p>Раз</p><p>Два &amp; <b>три</b></p>", "Раз\nДва &amp; три"),
+    ("html_to_text", "строка<br>другая<br/>третья", "строка\nдругая\nтретья"),
+    ("html_to_text", "<ul><li>раз</li><li>два</li></ul>", "раз\nдва"),
+    ("html_to_text", "<script>alert(1)</script>Текст<style>p{}</style>", "Текст"),
+    ("html_to_text", "Если a<b и c>d, <i>то</i> 2 < 3", "Если a<b и c>d, то 2 < 3"),
+    ("html_to_text", "![схема](https://a.ru/x.png) ниже", "схема ниже"),
+    ("html_to_text", "<p>Код:</p>\n```\n<b>x</b>\n```\n<p>Всё</p>", "Код:\n```\n<b>x</b>\n```\nВсё"),
+    ("entities", "5&nbsp;&lt;&nbsp;6, &amp;quot;да&amp;quot; &#8212;", '5\xa0<\xa06, "да" —'),
+    ("mojibake", "РџСЂРёРІРµС‚", "Привет"),
+    ("mojibake", "cafÃ©", "café"),
+    ("control_characters", "раз\x07два\ufffd", "раздва"),
+    ("control_characters", 'Первая\\nВторая\\tтретья \\"да\\" \\u0434\\u0430', 'Первая\nВторая третья "да" да'),
+    ("invisible_characters", "\ufeffсло\u200bво и мяг\u00adко", "слово и мягко"),
+    ("white_space", "  раз \u00a0 два\r\n\r\n\r\n\r\nтри \n четыре  ", "раз два\n\nтри\nчетыре"),
+    ("white_space", "раз\t\tдва\n \t \n\n\nтри", "раз два\n\nтри"),
+    ("mask_personal_data", "Пишите a@mail.ru", "Пишите [почта]"),
+]
+
+
+@pytest.mark.parametrize(("step", "before", "after"), CHANGED)
+def test_what_a_step_changes_and_logs(step, before, after):
+    rows, log = clean([row(), row(output=before, line=7), chat("да", before)], (step,))
+    assert rows == [row(), row(output=after, line=7), chat("да", after)]
+    assert list(log.columns) == COLUMNS == ["step", "row", "line", "field", "before", "after"]
+    assert log.astype(object).where(log.notna(), None).values.tolist() == [
+        [step, 1, 7, "output", before, after],
+        [step, 2, None, "messages[1]", before, after],
+    ]
+    assert clean(rows, (step,))[0] == rows  # once is enough
+
+
+CODE = "```python\ndef f(x):\n\tif x  <  2:\n\n\n\n        return '<b>&nbsp;\\n</b>'\n```"
+UNCHANGED = [
+    ("html_to_text", "a<b и c>d; List<i> x; <ваше имя>; &nbsp;; [ссылка](http://a.ru)"),
+    ("html_to_text", CODE),
+    ("entities", "AT&T; R&D; &param; x&y"),
+    ("entities", CODE),
+    ("mojibake", "Привет, café — «да», Łódź 👨\u200d👩\u200d👧"),
+    ("control_characters", 'C:\\new\\table; \\nabla \\theta; print("a\\nb")'),
+    ("control_characters", CODE),
+    ("invisible_characters", "👨\u200d👩\u200d👧 می\u200cخواهم क्\u200dष"),
+    ("white_space", "- раз\n  - два\n\t- три\n\nfor x in y:\n    if x:\n        print(x)"),
+    ("white_space", CODE),
+    ("mask_personal_data", "Заказ №89123456789, роутер 192.168.0.1, [почта]"),
+    ("fake_input", "None"),
+]
+
+
+@pytest.mark.parametrize(("step", "text"), UNCHANGED)
+def test_what_a_step_leaves_alone(step, text):
+    rows = [row(output=text, instruction=text), chat(text, text)]
+    done, log = clean(rows, (step,))
+    assert done == rows
+    assert log.empty
+    assert list(log.columns) == COLUMNS
+
+
+def test_fake_inputs_go_and_answers_of_that_kind_stay():
+    rows = [row(input="<noinput>"), row(input="N/A", output="None"), row(input="No entry?")]
+    assert [(r["input"], r["output"]) for r in clean(rows, ("fake_input",))[0]] == [
+        ("", "В пути."), ("", "None"), ("No entry?", "В пути."),
+    ]  # fmt: skip
+
+
+def test_dropped_rows_are_in_the_log_whole():
+    rows = [row(), row(output=" \u200b", line=4), row("где заказ", "В пути!"), chat("\ufeff", "б")]
+    done, log = clean(rows, ("drop_empty", "drop_exact_duplicates"))
+    assert done == [rows[0]]
+    assert log[["step", "row", "field", "after"]].values.tolist() == [
+        ["drop_empty", 1, "", f"{DROPPED} nothing to learn"],
+        ["drop_empty", 3, "", f"{DROPPED} nothing to learn"],
+        ["drop_exact_duplicates", 2, "", f"{DROPPED} like row 0"],
+    ]
+    assert [json.loads(text) for text in log["before"]] == [rows[1], rows[3], rows[2]]
+
+
+LONG = "Ваш заказ передан в службу доставки и прибудет в течение 3 дней, отследить его можно в личном кабинете на нашем сайте"
+ASKED = "Скажите, пожалуйста, где сейчас находится мой заказ и когда его доставят"
+
+
+def test_near_duplicates_go():
+    rows = [row(ASKED, LONG), row(ASKED + " мне?", LONG + " всегда.")]
+    done, log = clean(rows, ("drop_near_duplicates",))
+    assert done == rows[:1]
+    assert log["after"][0].startswith(f"{DROPPED} 0.9")
+    assert log["after"][0].endswith("like row 0")
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        (ASKED + "?", LONG.replace("3", "5")),  # another number
+        (ASKED + " №12", LONG),
+        (ASKED + "?", LONG.replace("можно", "не можно")),
+        (ASKED + " мне", LONG.replace("прибудет", "неприбудет")),
+        (ASKED, LONG + " всегда"),  # one question, two answers
+        ("Куда?", LONG + "!"),  # another question with a canned answer
+        (ASKED + " мне", "Да."),
+    ],
+)
+def test_near_rows_that_say_something_else_stay(question, answer):
+    rows = [row(ASKED, LONG), row(question, answer)]
+    assert clean(rows, ("drop_near_duplicates",))[0] == rows
+    rows = [chat(ASKED, LONG), chat(question, answer)]
+    assert clean(rows, ("drop_near_duplicates",))[0] == rows
+
+
+@pytest.mark.parametrize(("one", "other"), [("Да.", "Конечно."), ("positive", "negative"), ("кот", "код")])
+def test_near_questions_with_other_short_answers_stay(one, other):
+    rows = [row(ASKED, one), row(ASKED + " мне", other)]
+    assert clean(rows, ("drop_near_duplicates",))[0] == rows
+    assert clean([rows[0], rows[1] | {"output": one}], ("drop_near_duplicates",))[0] == rows[:1]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("The parcel will arrive at the door of your house in the morning hours", "The parcel won't arrive at the door of your house in the morning hours"),
+        ("You can return the blanket to our shop near the river", "You cannot return the blanket to our shop near the river"),
+        ("The first train goes from platform 5 to platform 7 in the morning", "The first train goes from platform 7 to platform 5 in the morning"),
+        ("Сколько всего получится, если посчитать 17 + 25 на бумаге", "Сколько всего получится, если посчитать 17 * 25 на бумаге"),
+        ("The value of the variable x > 5 at the end of the loop", "The value of the variable x < 5 at the end of the loop"),
+    ],
+)  # fmt: skip
+def test_numbers_in_their_order_signs_and_nots(one, other):
+    rows = [row("Say it " + one, one), row("Say it " + other, other)]
+    assert clean(rows, ("drop_near_duplicates",))[0] == rows
+
+
+def test_rows_under_one_prompt_are_not_twins():
+    prompt = "Определи тональность отзыва и ответь одним словом, позитив или негатив, без пояснений и знаков препинания. " * 3
+    words = "дом река окно небо трава книга стол море город улица".split()
+    rows = [row(prompt, ("позитив", "негатив")[i % 2], f"{word} мне очень нравится") for i, word in enumerate(words)]
+    assert clean(rows)[0] == [r | {"instruction": prompt.strip()} for r in rows]
+
+
+def test_contradictions_are_never_dropped(support_rows):
+    rng = random.Random(5)
+    rows = [row(r["instruction"], r["output"]) for r in support_rows[:60]]
+    other = [
+        r | {"output": rng.choice([f"{r['output']} Да.", "Нет.", r["output"].replace("заказ", "товар") + " Вот."])} for r in rows
+    ]
+    mixed = rows + other
+    rng.shuffle(mixed)
+    kept = clean(mixed, tuple(DROPS))[0]
+    assert kept == mixed
+
+
+def test_only_the_steps_asked_for_in_that_order():
+    rows = [row(output="<b> </b>"), row(output="  да  ")]
+    assert clean(rows, ())[0] == rows
+    assert [r["output"] for r in clean(rows, ("drop_empty", "html_to_text"))[0]] == [" ", "  да  "]
+    assert [r["output"] for r in clean(rows, ("html_to_text", "drop_empty"))[0]] == ["  да  "]
+    assert set(clean(rows)[1]["step"]) == {"html_to_text", "white_space", "drop_empty"}
+    with pytest.raises(
+        SettingsError, match=r"step='magic' is not a cleaning step; choose from html_to_text, .*drop_near_duplicates"
+    ):
+        clean(rows, ("white_space", "magic"))
+    assert set(STEPS) == {*CHANGES, "fake_input", *DROPS}
+
+
+def test_a_cleaned_set_is_clean():
+    spoilt = [text for step, text, _ in CHANGED]
+    rows = [row(f"Вопрос о деле: {text}", text, input="[no input]") for text in spoilt] + [row(output="")]
+    left = {f.check for f in check_rows(clean(rows)[0]).findings}
+    assert not left & {
+        "HTML",
+        "empty text",
+        "fake input",
+        "mojibake",
+        "control characters",
+        "invisible characters",
+        "personal data",
+    }
+
+
+def test_the_sample_needs_no_cleaning(support_rows):
+    rows, log = clean(support_rows)
+    assert rows == support_rows
+    assert log.empty
+
+
+# ---------------------------------------------------------------------------------------------------- the way back
+NASTY = [
+    "", " ", "\t", "\n", "\r\n", "\u00a0", "\ufeff", "\u200b", "\u200d", "\u00ad", "\x00", "\x07", "\ufffd", "\\n", "\\u0434", '\\"', "<b>",
+    "</b>", "<br>", "<p>", "<script>", "</script>", "&nbsp;", "&amp;lt;", "`", "```", "![a](b)", "a@mail.ru", "+7 912 345-67-89",
+    "[no input]", "N/A", "(dropped)", "Где", "заказ", "да", "не", "12", "РџСЂ", "Ã©", "👨\u200d👩", "\u2028", "<", "&",
+]  # fmt: skip
+text = st.lists(st.one_of(st.sampled_from(NASTY), st.text(max_size=4)), max_size=8).map("".join)
+single = st.fixed_dictionaries(
+    {"instruction": text, "input": text, "output": text},
+    optional={"line": st.integers(1, 99), "label": text, "conversation": text},
+)
+talk = st.lists(text, min_size=2, max_size=5).map(lambda contents: chat(*contents, line=3))
+some_rows = st.lists(st.one_of(single, talk), max_size=8).flatmap(
+    lambda rows: st.permutations(rows + rows[:2])  # with duplicates
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(some_rows, st.lists(st.sampled_from(STEPS), max_size=len(STEPS) + 2))
+def test_undo_gives_back_the_very_rows(rows, steps):
+    before = copy.deepcopy(rows)
+    done, log = clean(rows, tuple(steps))
+    assert rows == before  # what was given is not touched
+    back = undo(done, log)
+    assert back == before
+    assert [list(r) for r in back] == [list(r) for r in before]
+    assert (log["before"] != log["after"]).all()
+    assert set(log["step"]) <= set(steps)
+    # What is not in the log has not changed.
+    dropped = set(log["row"][log["field"] == ""])
+    touched = set(zip(log["row"], log["field"], strict=True))
+    kept = [i for i in range(len(rows)) if i not in dropped]
+    assert len(kept) == len(done)
+    for i, new in zip(kept, done, strict=True):
+        differing = {(i, field) for field, value in texts(new).items() if value != texts(rows[i])[field]}
+        assert differing <= touched
+
+
+def test_undo_of_a_log_that_was_saved(workspace):
+    rows = [row(output="<b>да</b>", line=1), row(output=" "), chat("а&nbsp;б", "в"), row(output="<b>да</b>", line=9)]
+    done, log = clean(rows)
+    workspace.write_jsonl("log.jsonl", log.to_dict("records"))
+    import pandas as pd
+
+    assert undo(done, pd.DataFrame(workspace.read_jsonl("log.jsonl"), columns=COLUMNS)) == rows
+    assert undo([], clean([])[1]) == []

@@ -1,0 +1,144 @@
+"""Decisions of a person: saved at once, found again, applied with a log."""
+
+import json
+
+import pytest
+
+from gemma_colab.data.cleaning import COLUMNS, DROPPED, undo
+from gemma_colab.data.report import check_rows
+from gemma_colab.data.review import CHECKS, FILE, SIDE_BY_SIDE, Review, find_cases
+from gemma_colab.errors import SettingsError
+from gemma_colab.rows import fingerprint
+
+ONE = {"instruction": "Где заказ?", "input": "", "output": "В пути.", "line": 2}
+OTHER = {"instruction": "Когда привезут?", "input": "", "output": "Завтра.", "line": 3}
+CHAT = {"messages": [{"role": "user", "content": "Привет"}, {"role": "assistant", "content": "Да?"}], "line": 4}
+ROWS = [ONE, OTHER, CHAT]
+
+
+def test_a_decision_is_saved_at_once(workspace):
+    review = Review(workspace)
+    assert review.of(ONE) is None
+    assert not workspace.has(FILE)
+    review.decide(ONE, "drop", why="устарело")
+    on_disk = json.loads((workspace.path / FILE).read_text(encoding="utf-8"))
+    assert on_disk == {fingerprint(ONE): {"action": "drop", "why": "устарело"}}
+    review.decide(ONE, "keep")  # a second thought
+    assert Review(workspace).of(ONE) == {"action": "keep", "why": ""}
+
+
+def test_decisions_are_found_again_after_a_restart_by_the_text_of_the_row(workspace):
+    Review(workspace).decide(ONE, "keep")
+    Review(workspace).decide(CHAT, "edit", {"messages[1]": "Слушаю."})
+    again = Review(workspace)
+    assert again.of(ONE | {"line": 99, "label": "x"})["action"] == "keep"  # it may have moved
+    assert again.of(ONE | {"output": "Потерян."}) is None  # but not have changed
+    assert again.of(ONE | {"input": "№1"}) is None
+    assert again.of(CHAT) == {"action": "edit", "why": "", "new": {"messages[1]": "Слушаю."}}
+    assert again.kept == {fingerprint(ONE)}
+
+
+def test_two_sessions_do_not_overwrite_each_other(workspace):
+    first, second = Review(workspace), Review(workspace)
+    first.decide(ONE, "keep")
+    second.decide(OTHER, "drop")
+    assert set(Review(workspace).decisions) == {fingerprint(ONE), fingerprint(OTHER)} == set(second.decisions)
+
+
+def test_edits_and_drops_are_made_and_logged(workspace):
+    review = Review(workspace)
+    review.decide(ONE, "edit", {"output": "Уже у вас.", "input": "№12"}, why="style")
+    review.decide(OTHER, "drop", why="contradiction")
+    review.decide(CHAT, "keep")
+    done, log = review.apply(ROWS)
+    assert done == [ONE | {"output": "Уже у вас.", "input": "№12"}, CHAT]
+    assert list(log.columns) == COLUMNS
+    assert log.values.tolist() == [
+        ["review", 0, 2, "output", "В пути.", "Уже у вас."],
+        ["review", 0, 2, "input", "", "№12"],
+        ["review", 1, 3, "", json.dumps(OTHER, ensure_ascii=False), f"{DROPPED} contradiction"],
+    ]
+    assert ROWS[0]["output"] == "В пути."
+    assert undo(done, log) == ROWS
+
+
+def test_a_message_can_be_edited(workspace):
+    review = Review(workspace)
+    review.decide(CHAT, "edit", {"messages[1]": "Слушаю."})
+    ((row,), log) = review.apply([CHAT])
+    assert [turn["content"] for turn in row["messages"]] == ["Привет", "Слушаю."]
+    assert CHAT["messages"][1]["content"] == "Да?"
+    assert undo([row], log) == [CHAT]
+
+
+def test_without_decisions_nothing_changes(workspace):
+    done, log = Review(workspace).apply(ROWS)
+    assert done == ROWS
+    assert log.empty
+    assert list(log.columns) == COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("action", "new", "message"),
+    [
+        ("delete", None, r"action='delete' must be one of keep, edit, drop"),
+        ("edit", None, r"an edit names the fields it changes"),
+        ("edit", {}, r"an edit names the fields it changes"),
+        ("drop", {"output": "x"}, r"nothing else does"),
+        ("edit", {"answer": "x"}, r"new='answer' is not a field of this row; it has instruction, input, output"),
+        ("edit", {"messages[0]": "x"}, r"is not a field of this row"),
+    ],
+)
+def test_what_cannot_be_decided(workspace, action, new, message):
+    review = Review(workspace)
+    with pytest.raises(SettingsError, match=message):
+        review.decide(ONE, action, new)
+    assert review.decisions == {}
+    assert not workspace.has(FILE)
+
+
+# ---------------------------------------------------------------------------------------------------- cases
+def numbered(*pairs):
+    return [{"instruction": q, "input": "", "output": a, "line": i + 2} for i, (q, a) in enumerate(pairs)]
+
+
+def cases_of(rows, **kept):
+    return find_cases(rows, check_rows(rows, **kept))
+
+
+TOPICS = "оплата доставка возврат гарантия обмен сертификат адрес размер посылка скидка курьер самовывоз".split()
+USUAL = [(f"Расскажите, как устроены {word}", f"Раздел «{word}» есть в личном кабинете.") for word in TOPICS]
+
+
+def test_contradicting_rows_are_one_case():
+    rows = numbered(("Сколько идёт посылка?", "Три дня."), *USUAL, ("сколько идёт посылка", "Целый месяц."))
+    cases, said = cases_of(rows)
+    assert ([0, 13], ["contradiction"]) in cases
+    assert [check for check, _ in said[13]] == ["contradiction"]
+
+
+def test_of_the_same_rows_only_the_first_is_shown():
+    rows = numbered(("Сколько идёт?", "Три дня."), ("Сколько идёт?", "Месяц."), ("Сколько идёт?", "Три дня."), *USUAL)
+    assert [case.rows for case in cases_of(rows)[0] if "contradiction" in case.checks] == [[0, 1]]
+
+
+def test_kept_rows_stand_beside_the_one_that_contradicts_them():
+    rows = numbered(("Сколько идёт?", "Три дня."), ("Сколько идёт?", "Месяц."), *USUAL)
+    cases, _ = cases_of(rows, kept={fingerprint(rows[0])})
+    assert [0, 1] in [case.rows for case in cases]
+    assert cases_of(rows, kept={fingerprint(rows[0]), fingerprint(rows[1])})[0] == []
+
+
+def test_large_cases_are_shown_in_parts():
+    rows = numbered(*[("Сколько идёт?", f"Ответ: {word}") for word in [*TOPICS, "чек", "бонус"]])
+    cases = [case.rows for case in cases_of(rows)[0]]
+    assert cases == [list(range(SIDE_BY_SIDE)), list(range(SIDE_BY_SIDE, 14))]
+
+
+def test_checks_can_be_chosen():
+    rows = numbered(*USUAL, ("Что это?", "Напиши нам"), ("Куда идти?", "Вы знаете."), ("Куда идти", "{{адрес}}"))
+    report = check_rows(rows)
+    chosen = {check for case in find_cases(rows, report, ["placeholder"])[0] for check in case.checks}
+    assert chosen == {"placeholder"}
+    assert find_cases(rows, report, [])[0] == []
+    assert {"contradiction", "near duplicate"} <= set(CHECKS)

@@ -1,0 +1,127 @@
+"""The command line: exit status, JSON, and what is saved."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gemma_colab.cli import main
+from gemma_colab.pipeline import ensure_rows
+from gemma_colab.workspace import Workspace, samples
+
+RAW = str(samples() / "support_ru_raw.csv")
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    return str(path)
+
+
+def read(path):
+    return [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
+
+
+@pytest.fixture
+def good(tmp_path, support_rows):
+    return write(tmp_path / "good.jsonl", [{k: row[k] for k in ("instruction", "input", "output")} for row in support_rows])
+
+
+def test_ready_warnings_blocked_unreadable_usage(good, tmp_path, support_rows, capsys):
+    rows = read(good)
+    assert main(["check", good]) == 0
+    assert "ready: no errors, no warnings" in capsys.readouterr().out
+    assert main(["check", write(tmp_path / "twice.jsonl", [*rows, rows[5]])]) == 1
+    assert main(["check", write(tmp_path / "empty.jsonl", [*rows, rows[5] | {"output": ""}])]) == 2
+    assert main(["check", str(tmp_path / "nothing.jsonl")]) == 3
+    assert "is not there" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        main(["check"])
+    assert caught.value.code == 4
+    assert main(["check", good, "--accept", "magic"]) == 4
+
+
+def test_a_file_of_broken_lines_only_is_unreadable(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text('{"instruction": "a", "out\n{"x')
+    assert main(["check", str(tmp_path / "a.jsonl")]) == 3
+    assert "a.jsonl" in capsys.readouterr().err
+
+
+def test_an_accepted_finding_no_longer_counts(good, tmp_path, capsys):
+    rows = read(good)
+    twice = write(tmp_path / "twice.jsonl", [*rows, rows[5]])
+    assert main(["check", twice, "--accept", "exact duplicate"]) == 0
+    assert "accepted by you (W)" in capsys.readouterr().out
+
+
+def test_json_has_check_severity_and_rows_of_every_finding(capsys):
+    assert main(["check", RAW, "--json"]) == 2
+    report = json.loads(capsys.readouterr().out)
+    assert report["verdict"] == "blocked"
+    assert "Windows-1251" in report["details"]
+    by_check = {f["check"]: f for f in report["findings"]}
+    assert by_check["exact duplicate"]["severity"] == "W"
+    assert len(by_check["exact duplicate"]["rows"]) == len(by_check["exact duplicate"]["lines"]) == 14
+    assert by_check["unreadable row"]["lines"] == [153, 425]
+
+
+def test_columns_can_be_named(tmp_path, support_rows, capsys):
+    table = "\n".join(["a;b;c", *(f'"{r["instruction"]}";"{r["input"]}";"{r["output"]}"' for r in support_rows[2:122])])
+    (tmp_path / "odd.csv").write_text(table, "utf-8")
+    path = str(tmp_path / "odd.csv")
+    assert main(["check", path]) == 3
+    assert "mapping=" in capsys.readouterr().err
+    assert main(["check", path, "--map", "instruction=a", "--map", "input=b", "--map", "output=c"]) == 0
+    with pytest.raises(SystemExit) as caught:
+        main(["check", path, "--map", "a"])
+    assert caught.value.code == 4
+
+
+def test_tokens_are_counted_when_a_model_is_named(good, capsys):
+    assert main(["check", good, "--model", "tiny-gemma3", "--max-length", "200", "--json"]) == 2
+    report = json.loads(capsys.readouterr().out)
+    assert report["counts"]["tokens max"] > 200
+    assert next(f for f in report["findings"] if f["check"] == "too long")["severity"] == "E"
+
+
+def test_prepare_cleans_splits_and_saves(tmp_path, capsys):
+    before = (samples() / "support_ru_raw.csv").read_bytes()
+    folder = tmp_path / "ws"
+    assert main(["prepare", RAW, "--workspace", str(folder)]) == 2  # two rows can't be read
+    assert not (folder / "rows" / "train.jsonl").exists()
+    assert main(["prepare", RAW, "--workspace", str(folder), "--accept", "unreadable row", "--seed", "3"]) == 1
+    out = capsys.readouterr().out
+    assert "cleaning_log.jsonl" in out
+    rows = ensure_rows(Workspace(folder))
+    assert sum(map(len, rows.values())) == 606
+    assert set(rows["train"][0]) == {"prompt", "completion"}
+    log = [json.loads(line) for line in (folder / "rows" / "cleaning_log.jsonl").read_text("utf-8").splitlines()]
+    assert {line["step"] for line in log} >= {"html_to_text", "drop_exact_duplicates", "mask_personal_data"}
+    saved = [json.loads(line) for line in (folder / "rows" / "test.jsonl").read_text("utf-8").splitlines()]
+    assert all(isinstance(row["line"], int) and row["label"] for row in saved)
+    aside = [json.loads(line) for line in (folder / "rows" / "aside.jsonl").read_text("utf-8").splitlines()]
+    assert [bad["line"] for bad in aside] == [153, 425]
+    assert json.loads((folder / "split_settings.json").read_text())["seed"] == 3
+    assert (samples() / "support_ru_raw.csv").read_bytes() == before
+
+
+def test_prepare_does_only_the_steps_asked_for(tmp_path, capsys):
+    command = ["prepare", RAW, "--workspace", str(tmp_path / "ws"), "--accept", "unreadable row", "--accept", "empty text"]
+    assert main([*command, "--steps", "entities"]) == 1
+    log = (tmp_path / "ws" / "rows" / "cleaning_log.jsonl").read_text("utf-8").splitlines()
+    assert {json.loads(line)["step"] for line in log} == {"entities"}
+
+
+def test_it_is_installed_and_starts_without_torch(tmp_path):
+    code = "import sys, gemma_colab.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; from gemma_colab.cli import main; sys.exit(main())", "check", RAW],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    from importlib.metadata import entry_points
+
+    assert [e.value for e in entry_points(group="console_scripts") if e.name == "gemma-colab"] == ["gemma_colab.cli:main"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from typing import NoReturn
 
@@ -55,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("check", parents=[shared], help="report what is wrong with a dataset; changes nothing")
     prepare = commands.add_parser("prepare", parents=[shared], help="clean, split and save it in a workspace")
     prepare.add_argument("--workspace", required=True, metavar="DIR", help="where the rows go")
+    prepare.add_argument(
+        "--too-long", choices=("keep", "drop", "split"), default="keep", help="rows beyond --max-length; needs --model"
+    )
     prepare.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP", help=f"of {', '.join(STEPS)}")
     for name in ("validation_size", "test_size", "seed"):
         default = getattr(SplitSettings(), name)
@@ -69,8 +73,10 @@ def _tokenizer(name: str | None):
     from transformers import AutoTokenizer  # seconds to import, and only needed here
 
     from gemma_colab.catalog import source_of
+    from gemma_colab.hardware import quiet_libraries
     from gemma_colab.hub import from_hub
 
+    quiet_libraries()  # transformers warns of rows longer than its own limit; the report says more
     return from_hub(AutoTokenizer, name, source_of(name))
 
 
@@ -92,7 +98,14 @@ def _prepare(args: argparse.Namespace, reading: dict, counting: dict) -> int:
     split = SplitSettings(validation_size=args.validation_size, test_size=args.test_size, seed=args.seed)
     try:
         report, how = prepare_rows(
-            args.file, workspace, steps=tuple(args.steps), split_settings=split, accept=args.accept, **counting, **reading
+            args.file,
+            workspace,
+            steps=tuple(args.steps),
+            split_settings=split,
+            accept=args.accept,
+            too_long=args.too_long,
+            **counting,
+            **reading,
         )
     except BlockedError as e:
         print(e, file=sys.stderr)
@@ -110,6 +123,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         counting = {"tokenizer": _tokenizer(args.model), "max_length": args.max_length}
         return {"check": _check, "prepare": _prepare}[args.command](args, reading, counting)
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except GemmaColabError as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
         return UNREADABLE if isinstance(e, DatasetError) else USAGE

@@ -14,6 +14,7 @@ from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import Report, check_rows
 from gemma_colab.data.review import Review
 from gemma_colab.data.splitting import PARTS, split_rows
+from gemma_colab.data.turns import fit
 from gemma_colab.errors import BlockedError, WorkspaceError
 from gemma_colab.rows import EXTRAS, Row
 from gemma_colab.settings import LoraSettings, SplitSettings, TrainSettings, starting_point
@@ -31,13 +32,15 @@ def prepare_rows(
     accept: Iterable[str] = (),
     tokenizer=None,
     max_length: int = 1024,
+    too_long: str = "keep",
     **reading,
 ) -> tuple[Report, str]:
     """Read, clean, apply the decisions of an earlier review, check, split and save. Returns the report after cleaning, and
     a sentence on the split.
 
     source and reading: as for `data.reading.read_rows`; rows that can't be read are put aside, and are an error of the report.
-    accept: findings you overrule, see `data.report.check_rows`. Writes `rows/train.jsonl`, `rows/validation.jsonl`,
+    accept: findings you overrule, see `data.report.check_rows`. too_long: "keep" rows beyond max_length (they will be cut), or
+    "drop" or "split" them as `data.turns.fit` does; that needs the tokenizer. Writes `rows/train.jsonl`, `rows/validation.jsonl`,
     `rows/test.jsonl`, `rows/cleaning_log.jsonl`, `rows/aside.jsonl` and `rows/report.json`.
     Raises `DatasetError` when the file can't be read, or when the report is blocked: then no rows are written.
     """
@@ -47,11 +50,15 @@ def prepare_rows(
     rows, log = clean(found.rows, steps)
     review = Review(workspace)
     rows, decided = review.apply(rows)
+    if too_long != "keep":
+        rows, fitted = fit(rows, tokenizer, max_length, too_long)
+        workspace.write_jsonl("rows/too_long.jsonl", fitted.to_dict("records"))
     report = check_rows(rows, tokenizer=tokenizer, max_length=max_length, aside=found.aside, accept=accept, kept=review.kept)
     workspace.write_json("rows/report.json", report.to_dict())
     workspace.write_jsonl("rows/cleaning_log.jsonl", [*log.to_dict("records"), *decided.to_dict("records")])
     if report.verdict == "blocked":
-        raise BlockedError(f"{found.name} is {report.reason}; mend that, or overrule it by its name with accept", report)
+        listed = f"{workspace.path / 'rows'} lists what was put aside and changed"
+        raise BlockedError(f"{found.name} is {report.reason}; mend that, or accept it by its name; {listed}", report)
     split_settings = split_settings or SplitSettings()
     parts, how = split_rows(rows, split_settings)
     save_rows(parts, workspace)

@@ -2,7 +2,7 @@
 
 Single turn, as in the Alpaca dataset: `{"instruction": ..., "input": ..., "output": ...}`. More than one turn, or a system
 prompt: `{"messages": [{"role": "system" | "user" | "assistant", "content": ...}, ...]}`, ending with the assistant.
-Either may also carry `line` (where it began in its file, from 1), `label` (a class, to stratify a split by) and `conversation`
+Either may also carry `line` (where it began in its file, from 1), `item` (its number in a list on one line), `label` (a class, to stratify a split by) and `conversation`
 (rows with the same value belong together). All texts are strings.
 """
 
@@ -13,7 +13,12 @@ from typing import Any
 
 Row = dict[str, Any]
 FIELDS = ("instruction", "input", "output")
-EXTRAS = ("line", "label", "conversation")
+EXTRAS = ("line", "item", "label", "conversation")
+
+
+def place(row: Row, number: int) -> str:
+    """Where to look for the row: "line 17", or "item 17" of a list that stands on one line; else its number from 0."""
+    return next((f"{name} {row[name]}" for name in ("item", "line") if name in row), f"row {number}")
 
 
 def texts(row: Row) -> dict[str, str]:

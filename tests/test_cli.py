@@ -94,7 +94,7 @@ def test_prepare_cleans_splits_and_saves(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "cleaning_log.jsonl" in out
     rows = ensure_rows(Workspace(folder))
-    assert sum(map(len, rows.values())) == 606
+    assert sum(map(len, rows.values())) == 605
     assert set(rows["train"][0]) == {"prompt", "completion"}
     log = [json.loads(line) for line in (folder / "rows" / "cleaning_log.jsonl").read_text("utf-8").splitlines()]
     assert {line["step"] for line in log} >= {"html_to_text", "drop_exact_duplicates", "mask_personal_data"}

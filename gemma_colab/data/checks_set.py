@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from ftfy import fix_encoding
 
 from gemma_colab.data.checks_text import placeholders, visible
-from gemma_colab.data.finding import Finding, Hit, Look
+from gemma_colab.data.finding import Finding, Hit, Look, own_questions
 from gemma_colab.data.neighbours import clusters
-from gemma_colab.rows import answer, answer_field
+from gemma_colab.data.text import jaccard, sameness, shingles
+from gemma_colab.rows import answer, answer_field, place, question
 
 FORMAL = re.compile(r"\b(?:вы|вас|вам|вами|ваш\w*)\b", re.IGNORECASE)
 INFORMAL = re.compile(  # pronouns, the second person singular of verbs (but not «лишь»), a few imperatives of help desks
@@ -26,7 +27,7 @@ GREETING = re.compile(
     r"|\b(?:с уважением|best regards|kind regards|sincerely)\b",
     re.IGNORECASE,
 )
-CLOSED = re.compile(r"[.!?…:)\]»”\"'`]\s*$")
+OPEN = re.compile(r"[^\W\d_],?\s*$")  # ends on a letter; an amount or an emoji is an end too
 SCRIPTS = {"Cyrillic": re.compile("[^\u0400-\u04ff]+"), "Latin": re.compile("[^A-Za-z\u00c0-\u024f]+")}  # what to leave out
 SEEN = 200  # characters of an answer that tell its language
 NOT_LETTERS = re.compile(r"[\W\d_]+")
@@ -58,16 +59,37 @@ def exact_duplicates(look: Look) -> Iterator[Finding]:
 
 
 def near_duplicates(look: Look, threshold: float = 0.72) -> Iterator[Finding]:
-    """Rows much like an earlier one, and not its exact duplicate: Jaccard of 5-character shingles, all digits alike."""
-    best: dict[int, tuple[float, int]] = {}
+    """Rows much like an earlier one: Jaccard of 5-character shingles, all digits alike. Those that say the same are a warning;
+    those that `agree` can't vouch for only inform. Exact duplicates and contradictions are other findings."""
+    own, twins, others = own_questions(look.rows), {}, {}
     for row, twin, similarity in look.near:
-        same = look.questions[row] == look.questions[twin] and look.answers[row] == look.answers[twin]
-        if similarity >= threshold and not same:
+        if similarity >= threshold and look.questions[row] != look.questions[twin]:
+            best = twins if agree(look, own, row, twin) else others
             best[row] = max(best.get(row, (0.0, 0)), (similarity, twin))
-    if best:
-        best = dict(sorted(best.items()))
-        hits = [Hit(row, note=f"{alike:.2f} like {_name(look, twin)}", twin=twin) for row, (alike, twin) in best.items()]
-        yield Finding("near duplicate", "W", "keep one, or make the situations really different", hits)
+    for best, name, severity, advice in (
+        (twins, "near duplicate", "W", "keep one, or make the situations really different"),
+        (others, "look-alike", "I", "nearly the same words, but other numbers, a “not”, or another answer; a slip, or a series?"),
+    ):
+        if hits := [
+            Hit(row, note=f"{alike:.2f} like {_name(look, twin)}", twin=twin) for row, (alike, twin) in sorted(best.items())
+        ]:
+            yield Finding(name, severity, advice, hits)
+
+
+FACTS = re.compile(
+    r"\d+|(?<=\d)\s*[-+*/×÷:^%]|[<>=≤≥≠]|\b(?:не\w*|ни|без|not?|none|nothing|cannot|never|without|\w+n['’]t)\b", re.IGNORECASE
+)
+
+
+def agree(look: Look, own: list[str], one: int, other: int) -> bool:
+    """Whether two near twins say the same: the same numbers, signs and negations, question near question, answer near answer."""
+    rows = look.rows[one], look.rows[other]
+    facts = [[fact.strip() for fact in FACTS.findall(f"{question(row)} {answer(row)}".lower())] for row in rows]
+    return facts[0] == facts[1] and _near(own[one], own[other], look) and _near(*map(answer, rows), look)
+
+
+def _near(one: str, other: str, look: Look) -> bool:
+    return sameness(one) == sameness(other) or jaccard(shingles(one), shingles(other)) >= look.near_threshold
 
 
 def contradictions(look: Look) -> Iterator[Finding]:
@@ -91,7 +113,7 @@ def placeholder_words(look: Look, allowed: tuple[str, ...] = (), common: int = 3
     rare = [hit for hit in hits if counts[hit.note.lower()] < common]
     often = [hit for hit in hits if counts[hit.note.lower()] >= common]
     if rare:
-        yield Finding("placeholder", "W", "write the text out, or name it in `allowed` if your program fills it in", rare)
+        yield Finding("placeholder", "W", "write the text out; if your program fills it in, accept this finding", rare)
     if often:
         words = ", ".join(sorted({hit.note for hit in often}))
         yield Finding("placeholder in use", "I", f"{words}: fine if your program fills it in", often)
@@ -138,7 +160,7 @@ def style(look: Look, majority: float = 0.8, length: float = 4.0) -> Iterator[Fi
     formal = {row: match for row, text in answers.items() if (match := FORMAL.search(text))}
     informal = {row: match for row, text in answers.items() if HINT.search(text) and (match := INFORMAL.search(text))}
     greeting = {row: match for row, text in answers.items() if (match := GREETING.search(text))}
-    open_ended = {row: None for row, text in answers.items() if not CLOSED.search(text[-20:])}
+    open_ended = {row: None for row, text in answers.items() if OPEN.search(text[-20:])}
     addressed = len(formal.keys() | informal.keys())
     for name, odd, among, note in (
         ("style: address", informal, addressed, "«ты» among «вы»"),
@@ -170,6 +192,8 @@ def diversity(look: Look, cluster: float = 0.05, prompts: float = 0.8, opening: 
     if len(biggest) > max(3, cluster * n):
         advice = f"{len(biggest)} rows ({len(biggest) / n:.0%}) are one group of look-alikes; the model will learn mostly these"
         yield Finding("diversity", "I", advice, [Hit(row) for row in biggest])
+    if statistics.median(len(text.split()) for text in look.answers) <= words:
+        return  # one-word answers: a label, which is meant to come back
     openings = Counter(" ".join(text.split()[:words]) for text in look.answers)
     text, count = openings.most_common(1)[0]
     if text and count > opening * n:
@@ -177,7 +201,7 @@ def diversity(look: Look, cluster: float = 0.05, prompts: float = 0.8, opening: 
 
 
 def _name(look: Look, row: int) -> str:
-    return f"line {line}" if (line := look.rows[row].get("line")) else f"row {row}"
+    return place(look.rows[row], row)
 
 
 def _names(look: Look, rows: list[int], most: int = 5) -> str:

@@ -13,7 +13,7 @@ from ftfy.badness import BADNESS_RE
 from gemma_colab.data.finding import Hit, Look
 from gemma_colab.data.personal import MASKS, personal_data
 from gemma_colab.data.text import CODE, HIDDEN, INVISIBLE, TAG, normalise
-from gemma_colab.rows import answer, answer_field
+from gemma_colab.rows import Row, answer, answer_field, question
 
 ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}\d{0,2}|#\d{2,7}|#x[0-9a-fA-F]{2,6});")
 MARKDOWN_IMAGE = re.compile(r"!\[[^\]\n]*\]\(\s*(?:https?:|data:)?[^)\s]*\)")
@@ -21,11 +21,17 @@ FAKE = re.compile(
     r"\W*(?:no[ _-]?(?:input|output|text|answer)|n/?a|none|null|nan|undefined|empty|нет (?:данных|ответа|входа)|не указано)\W*",
     re.I,
 )
+FAKE_ANSWER = re.compile(r"\s*(?:n/a|[\[<(]\W*(?:no[ _-]?(?:output|answer|text)|нет ответа|none|empty)\W*[\]>)])\s*", re.I)
 MARKER = r"(?:instruction|input|question|user|инструкция|вопрос|клиент|задание)"
 MERGED = re.compile(rf"(?:^|[\s.!?])(\d{{1,3}}[.)]\s*{MARKER}\s*:|#{{2,}}\s*{MARKER}\s*(?::|$))", re.IGNORECASE | re.MULTILINE)
+# What stands in square brackets where something is to be filled in; [смех в зале] is none.
+FILL_IN = r"(?:ваш\w*|your|вставь?т?е?\w*|insert|enter|укаж\w+|the )?\s*(?:имя|фамилия|фио|name|ссылк[аиу]|link|url|дат[аыу]|date|время|time"
+FILL_IN += r"|номер|number|город|city|адрес|address|компани[яи]|company|телефон|phone|почт[аы]|e-?mail|сумм[аыу]|amount|товар|product|цен[аы]|price)"
 PLACEHOLDER = re.compile(
-    r"\{\{[^{}\n]{1,40}\}\}|(?<![\w\\}^$])\{[\w .-]{2,30}\}|(?<![\w\])])\[[^\W\d][\w ]{1,30}\](?![(\[])|<[а-яё][а-яё _]{2,30}>"
-    r"|(?-i:\b(?:TODO|FIXME|XXX)\b(?![ -]?(?:[Ll]ist|[Aa]pp|[Ii]tem|спис)))",
+    r"\{\{[^{}\n]{1,40}\}\}|(?<![\w\\}^$])\{[\w .-]{2,30}\}|(?<![\w\])])\["
+    + FILL_IN
+    + r"[\w ]{0,20}\](?![(\[])|<[а-яё][а-яё _]{2,30}>"
+    r"|(?-i:\b(?:TODO|FIXME|XXX)\b(?![ -]?(?:[Ll]ist|[Aa]pp|[Ii]tem|спис|лист)))",
     re.IGNORECASE,
 )
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]+")
@@ -53,6 +59,20 @@ MIXED = re.compile(
 )
 
 
+# Rows that are about markup: there a tag is the lesson, not a left-over.
+ABOUT_MARKUP = re.compile(
+    r"\b(?:x?html?5?|xml|svg|css|jsx|react components?|vue|jinja2?|markup|markdown|entit(?:y|ies)|tags?|тег(?:а|и|е|ов|ом|ами|у)?"
+    r"|(?:вёрстк|верстк|разметк)\w*)\b",
+    re.IGNORECASE,
+)
+DOCUMENT = re.compile(r"\s*(?:<!doctype|<html|<svg|<\?xml)", re.IGNORECASE)
+
+
+def about_markup(row: Row) -> bool:
+    """Whether the question is about HTML and kin, or the answer is a document of it."""
+    return bool(ABOUT_MARKUP.search(question(row)) or DOCUMENT.match(answer(row)))
+
+
 def visible(text: str) -> str:
     return text.translate(INVISIBLE).strip()
 
@@ -77,6 +97,15 @@ def empty_text(look: Look) -> Iterator[Hit]:
 
 
 def html(look: Look) -> Iterator[Hit]:
+    """Tags, entities and Markdown images; not in code, nor in rows about markup."""
+    return (hit for hit in _markup(look) if not about_markup(look.rows[hit.row]))
+
+
+def markup_kept(look: Look) -> Iterator[Hit]:
+    return (hit for hit in _markup(look) if about_markup(look.rows[hit.row]))
+
+
+def _markup(look: Look) -> Iterator[Hit]:
     def find(text: str) -> Iterable[re.Match]:
         if "<" in text or "&" in text or "](" in text:
             text = code_blanked(text)
@@ -100,6 +129,9 @@ def fake_input(look: Look) -> Iterator[Hit]:
     for row, one in enumerate(look.rows):
         if is_fake(one.get("input", "")):
             yield Hit(row, "input")
+        # "None" may be the right answer; "n/a" and "[no output]" are nobody's.
+        if FAKE_ANSWER.fullmatch(answer(one)):
+            yield Hit(row, answer_field(one))
 
 
 def is_fake(text: str) -> bool:
@@ -117,8 +149,13 @@ def placeholders(look: Look, allowed: tuple[str, ...] = ()) -> list[Hit]:
     known = {word.lower() for word in (*allowed, *MASKS)}
     hits = []
     for row, one in enumerate(look.rows):
+        if about_markup(one):
+            continue
+        known_here = known | set(re.findall(r"todo|fixme|xxx", question(one).lower()))  # asked for
         text = F_STRING.sub(lambda m: " " * len(m[0]), code_blanked(answer(one)))
-        hits += [Hit(row, answer_field(one), *m.span(), m[0]) for m in PLACEHOLDER.finditer(text) if m[0].lower() not in known]
+        hits += [
+            Hit(row, answer_field(one), *m.span(), m[0]) for m in PLACEHOLDER.finditer(text) if m[0].lower() not in known_here
+        ]
     return hits
 
 
@@ -164,6 +201,19 @@ GOPHER = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 
 def repetition(look: Look, duplicate: dict[int, float] = GOPHER, top_2gram: float = 0.20, words: int = 12) -> Iterator[Hit]:
     """Answers of at least `words` words caught in a loop. Code, numbers and single letters aside: tables repeat them."""
+    return (hit for hit in _loops(look, duplicate, top_2gram, words) if not _verse(answer(look.rows[hit.row])))
+
+
+def refrain(look: Look, duplicate: dict[int, float] = GOPHER, top_2gram: float = 0.20, words: int = 12) -> Iterator[Hit]:
+    return (hit for hit in _loops(look, duplicate, top_2gram, words) if _verse(answer(look.rows[hit.row])))
+
+
+def _verse(text: str) -> bool:
+    """Four lines and more: what is repeated there may be a refrain."""
+    return sum(bool(line.strip()) for line in text.splitlines()) >= 4
+
+
+def _loops(look: Look, duplicate: dict[int, float], top_2gram: float, words: int) -> Iterator[Hit]:
     for row, one in enumerate(look.rows):
         tokens = [word for word in normalise(code_blanked(answer(one))).split() if len(word) > 1 and not word.isdigit()]
         if len(tokens) < words:
@@ -203,13 +253,15 @@ TEXT_CHECKS = [
     ("empty text", "E", empty_text, "write the missing instruction or answer, or drop the row"),
     ("chat markers", "E", chat_markers, "take them out: the chat template puts its own around the turns"),
     ("HTML", "W", html, "turn it into text, or the model will answer in HTML"),
-    ("fake input", "W", fake_input, "leave the input empty: the model would learn that these words mean something"),
+    ("markup kept", "I", markup_kept, "these rows are about markup, so it is left as it is; look whether that is right"),
+    ("fake input", "W", fake_input, "leave the input empty, drop the row if it is the answer: the model would learn these words"),
     ("merged examples", "W", merged_examples, "cut the answer where the next example begins, or drop the row"),
     ("mojibake", "W", mojibake, "the text was decoded with the wrong encoding; the step `mojibake` puts it right"),
     ("control characters", "W", control_characters, "remove them, or the model will write them"),
     ("invisible characters", "W", invisible_characters, "remove them: words with them are other words to a model"),
     ("personal data", "W", personal, "mask it: a model may repeat to anybody what it was trained on"),
     ("repetition", "W", repetition, "rewrite or drop: a model that learns a loop gets caught in it"),
+    ("refrain", "I", refrain, "lines are repeated; fine in a song, a fault in prose"),
     ("refusal", "I", refusals, "is this your voice, or that of the model which wrote the answer?"),
     ("mixed script", "I", mixed_script, "type the word again in one alphabet"),
 ]

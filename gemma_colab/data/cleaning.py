@@ -13,15 +13,19 @@ from bs4 import BeautifulSoup
 from ftfy import fix_encoding
 
 from gemma_colab.data.checks_set import exact_duplicates, near_duplicates
-from gemma_colab.data.checks_text import CONTROL, ENTITY, ESCAPE, MARKDOWN_IMAGE, empty_text, is_entity, is_fake
-from gemma_colab.data.finding import Look, own_questions
+from gemma_colab.data.checks_text import CONTROL, ENTITY, ESCAPE, MARKDOWN_IMAGE, about_markup, empty_text, is_entity, is_fake
+from gemma_colab.data.finding import Look
 from gemma_colab.data.personal import mask
-from gemma_colab.data.text import CODE, HIDDEN, TAG, jaccard, sameness, shingles
+from gemma_colab.data.text import CODE, HIDDEN, TAG
 from gemma_colab.errors import SettingsError
-from gemma_colab.rows import Row, answer, question, texts, with_texts
+from gemma_colab.rows import Row, texts, with_texts
 
 DROPPED = "(dropped)"
 COLUMNS = ["step", "row", "line", "field", "before", "after"]
+SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u3000]")  # all kinds of them but the plain one
+# A second line that is indented, or two lines with wide gaps in them.
+GAP = r"\S(?: {3,}|\t)\S.*"
+LAYOUT = re.compile(rf"\n(?: {{2,}}|\t)\S|{GAP}\n(?:.*\n)*.*{GAP}|\A(?: {{2,}}|\t).*\n(?: {{2,}}|\t)")
 BREAKS = ["br", "p", "div", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "pre"]
 
 
@@ -91,17 +95,24 @@ def invisible_characters(text: str) -> str:
     return HIDDEN.sub("", text)
 
 
-@outside_code
 def white_space(text: str) -> str:
-    """Single spaces, at most one blank line, none at the ends of a line. Code and lists keep their indents: two spaces or a tab."""
-    text = re.sub(r"[\u00a0\u2000-\u200a\u202f\u3000]", " ", text.replace("\r\n", "\n").replace("\r", "\n"))
-    text = re.sub(r"(?<=[^\n \t])[ \t]+", " ", text)  # a tab or spaces after something
-    text = re.sub(r" $|^ (?=[^ \t\n])", "", text, flags=re.MULTILINE)
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r"\n[ \t]+(?=\n)", "\n", text))
+    """No blank lines at the ends, no spaces at the end of a line, at most two blank lines, in prose single spaces.
+
+    Code in back quotes stays as it is; where lines are indented or hold columns (code, lists, tables) their spaces stay.
+    """
+    text = re.sub(r"\A(?:[ \t]*\n)+|\s+\Z", "", _lines(text))
+    return text if LAYOUT.search(CODE.sub("", text)) else _single_spaces(text).strip()
 
 
-def _trimmed(text: str) -> str:
-    return white_space(text).strip()
+@outside_code
+def _lines(text: str) -> str:
+    text = SPACES.sub(" ", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return re.sub(r"\n{4,}", "\n\n\n", re.sub(r"[ \t]+(?=\n)", "", text))
+
+
+@outside_code
+def _single_spaces(text: str) -> str:
+    return re.sub(r"(?<=\n) +", "", re.sub(r"[ \t]+", " ", text))
 
 
 def drop_empty(look: Look) -> dict[int, str]:
@@ -113,33 +124,8 @@ def drop_exact_duplicates(look: Look) -> dict[int, str]:
 
 
 def drop_near_duplicates(look: Look) -> dict[int, str]:
-    """The later of two near twins whose questions and answers are each near; not where the numbers or a "not" differ, nor where
-    one question has two answers: there somebody must decide which is right."""
-    own = own_questions(look.rows)
-    twins = [pair for pair in look.near if not _disagree(look, own, pair.row, pair.earlier)]
-    agreeing = Look(look.rows)
-    agreeing.__dict__["near"] = twins  # the same check, over fewer pairs
-    return {hit.row: hit.note for finding in near_duplicates(agreeing) for hit in finding.hits}
-
-
-FACTS = re.compile(
-    r"\d+|(?<=\d)\s*[-+*/×÷:^%]|[<>=≤≥≠]|\b(?:не\w*|ни|без|not?|none|nothing|cannot|never|without|\w+n['’]t)\b", re.IGNORECASE
-)
-
-
-def _disagree(look: Look, own: list[str], one: int, other: int) -> bool:
-    rows = look.rows[one], look.rows[other]
-    facts = [[fact.strip() for fact in FACTS.findall(f"{question(row)} {answer(row)}".lower())] for row in rows]
-    return (
-        look.questions[one] == look.questions[other]
-        or facts[0] != facts[1]
-        or not _near(own[one], own[other], look.near_threshold)
-        or not _near(*map(answer, rows), look.near_threshold)
-    )
-
-
-def _near(one: str, other: str, threshold: float) -> bool:
-    return sameness(one) == sameness(other) or jaccard(shingles(one), shingles(other)) >= threshold
+    """The later of two near twins that say the same. Others, and contradictions, are for a person: see `checks_set.agree`."""
+    return {hit.row: hit.note for finding in near_duplicates(look) if finding.severity == "W" for hit in finding.hits}
 
 
 # text -> text
@@ -149,7 +135,7 @@ CHANGES = {
     "mojibake": fix_encoding,
     "control_characters": control_characters,
     "invisible_characters": invisible_characters,
-    "white_space": _trimmed,
+    "white_space": white_space,
     "mask_personal_data": mask,
 }
 # rows -> {number of a row to drop: why}
@@ -180,6 +166,8 @@ def _changing(step: str, kept: list[tuple[int, Row]], log: list) -> list[tuple[i
         old = texts(row)
         if step == "fake_input":
             new = {field: "" if field == "input" and is_fake(text) else text for field, text in old.items()}
+        elif step in ("html_to_text", "entities") and about_markup(row):
+            new = {}
         else:
             new = {field: CHANGES[step](text) for field, text in old.items()}
         changed = {field: text for field, text in new.items() if text != old[field]}

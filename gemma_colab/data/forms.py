@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -25,10 +26,20 @@ NAMES = {
     "messages": "messages, conversations, conversation, dialog, dialogue, диалог",
     "label": "label, category, class, topic, категория, класс, метка, раздел",
     "conversation": "conversation id, dialog id, dialogue id, thread id, conversation, dialog, диалог, номер диалога",
+    "document": "document, article, text, dialogue, документ, статья, текст",  # where nothing else is asked
+    "summary": "summary, highlights, резюме, краткое содержание",  # where there is no other answer
+    "history": "history",  # LLaMA-Factory: the earlier turns, as pairs of question and answer
+    "chosen": "chosen, chosen response",  # of preference data
+    "rejected": "rejected, rejected response",
 }
 NAMES = {ours: tuple(names.split(", ")) for ours, names in NAMES.items()}
+EARLIER = "earlier turns"
 EXTRAS = ("system", "label", "conversation")
 KEYS = (*FIELDS, "system", "messages", "label", "conversation")  # of a mapping
+NO_TEXT = re.compile(  # names of columns that are neither question nor answer
+    r"(.* )?(id|uuid|guid|index|url|link|date|timestamp|номер|№|дата|ссылка|идентификатор)|id .*|unnamed: \d+"
+)
+NUMBER = re.compile(r"[-+−]?\d[\d\s.,]*%?")
 CHAT = {"messages", "conversations"}  # columns that are nothing else; the others of NAMES["messages"] only when they hold a list
 
 
@@ -85,8 +96,10 @@ def normal(name: Any) -> str:
     return re.sub(r"[\s_-]+", " ", str(name).lower().replace("ё", "е")).strip()
 
 
-def guess_mapping(columns: list[str]) -> dict[str, str]:
+def guess_mapping(columns: list[str], record: dict[str, Any] | None = None) -> dict[str, str]:
     """Our name -> their column, for records of questions and answers. Raises `UnknownForm` where none or several fit.
+
+    record: one of them; with it the error's remedy names only columns that hold texts.
 
     >>> guess_mapping(["Тема", "Вопрос", "Ответ", "id"])
     {'instruction': 'Тема', 'input': 'Вопрос', 'output': 'Ответ'}
@@ -96,7 +109,14 @@ def guess_mapping(columns: list[str]) -> dict[str, str]:
         found[ours] = [c for c in found[ours] if normal(c) == ours] or found[ours]
     if all(found[ours] and normal(found[ours][0]) == ours for ours in FIELDS):
         found["question"] = []
-    call = _call(columns, found)
+    preference = found["chosen"] and found["rejected"] and not found["output"]
+    if not found["output"] and found["summary"]:
+        found["output"], found["input"] = found["summary"], found["input"] or found["document"][:1]
+    elif not any(found[ours] for ours in ("instruction", "question", "input")):
+        found["input"] = found["document"][:1]
+    call = _call(columns, found, record or {})
+    if preference:
+        raise UnknownForm("preference data, a chosen and a rejected answer to each question; only one answer can be learnt", call)
     for ours in (*FIELDS, "question"):
         if len(found[ours]) > 1:
             raise UnknownForm(f"{len(found[ours])} columns could be the {ours}: {listed(found[ours])}", call, ours)
@@ -114,18 +134,51 @@ def _candidates(columns: list[str]) -> dict[str, list[str]]:
     return {ours: [c for name in names for c in columns if normal(c) == name] for ours, names in NAMES.items()}
 
 
-def _call(columns: list[str], found: dict[str, list[str]]) -> str:
-    """The call to write, with the columns that are there."""
+def _call(columns: list[str], found: dict[str, list[str]], record: dict[str, Any]) -> str:
+    """What to do: the call to write, with columns of the record that can be meant."""
     names = [str(c) for c in columns]
-    if len(names) > 1 and any(len(n) > 40 or n.isdigit() or n.rstrip().endswith(("?", "!", ".")) for n in names):
+    if len(names) < 2:
+        return "a row needs a question and an answer, in two columns such as instruction and output"
+    if any(len(n) > 40 or n.isdigit() or n.rstrip().endswith(("?", "!", ".")) for n in names):
         return "if this is a row and no header, add a first line of names such as instruction,input,output"
-    asked = [*found["question"], *found["instruction"], *found["input"]] + [n for n in names if n not in found["output"]]
-    answers = found["output"] + [n for n in reversed(names) if n not in asked[:1]]
-    first, last = (shown(c[0], 40) if c else "..." for c in (asked, answers))
-    return f'say which is which: read_rows(..., mapping={{"instruction": {first}, "output": {last}}})'
+    known = found["output"] or found["chosen"]
+    fit = [c for c in columns if not (c in found["rejected"] or NO_TEXT.fullmatch(normal(c))) and _text_or_none(record.get(c))]
+    words = [c for c in fit if not NUMBER.fullmatch(str(record.get(c)).strip())]
+    asked = [*found["instruction"], *found["question"], *found["input"]][:2] or [c for c in words if c not in known][:1]
+    answers = [c for c in (*known, *reversed(words), *reversed(fit)) if c not in asked][:1]
+    pairs = dict(zip(("instruction", "input"), asked, strict=False)) | dict(zip(("output",), answers, strict=False))
+    if found["chosen"] and _begins_with_question(record.get(found["chosen"][0])):
+        pairs = {"messages": found["chosen"][0]}
+    if not (asked and answers or "messages" in pairs) or not all(c.isprintable() for c in pairs.values()):
+        return "choose one of them as instruction and one as output, with mapping= (on the command line: --map)"
+    mapping = ", ".join(f'"{ours}": {theirs!r}' for ours, theirs in pairs.items())
+    line = " ".join(f"--map {_quoted(f'{ours}={theirs}')}" for ours, theirs in pairs.items())
+    return f"say which is which: read_rows(..., mapping={{{mapping}}}) (on the command line: {line})"
 
 
-def recognise(columns: list[str], lists: frozenset = frozenset(), nulls: frozenset = frozenset()) -> Form:
+def _text_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _begins_with_question(turns: Any) -> bool:
+    """Whether this is a whole conversation, not an answer alone."""
+    first = turns[0] if isinstance(turns, list) and turns else None
+    return isinstance(first, dict) and first.get("role", first.get("from")) in ("user", "human", "system")
+
+
+def _quoted(word: str) -> str:
+    """For a command line; in double quotes where they do, as Windows knows no others."""
+    if re.fullmatch(r"[\w.=-]+", word):
+        return word
+    return shlex.quote(word) if re.search(r'["$`\\!%]', word) else f'"{word}"'
+
+
+def recognise(
+    columns: list[str],
+    lists: frozenset = frozenset(),
+    nulls: frozenset = frozenset(),
+    record: dict[str, Any] | None = None,
+) -> Form:
     """The form of records with these columns, of which `lists` hold lists of turns and `nulls` nothing. Raises `UnknownForm`."""
     present = [c for c in columns if c not in nulls]
     found = _candidates(present)
@@ -135,11 +188,12 @@ def recognise(columns: list[str], lists: frozenset = frozenset(), nulls: frozens
         name = {"messages": "OpenAI messages", "conversations": "ShareGPT conversations"}.get(normal(chat))
         extras = {ours: c for ours in EXTRAS for c in found[ours][::-1] if c != chat}  # the first name wins: it comes last
         return _form(name or f"conversations in {printable(chat)!r}", "turns", {"messages": chat} | extras, columns, nulls)
-    mapping = guess_mapping(present)
+    mapping = guess_mapping(present, record)
     asked, answer = mapping["instruction"], mapping["output"]
     if asked in lists or answer in lists:
         return _form(f"conversational {printable(asked)}/{printable(answer)}", "prompts", mapping, columns, nulls)
     names = {ours: normal(theirs) for ours, theirs in mapping.items() if ours in FIELDS}
+    mapping |= {EARLIER: c for c in found["history"] if c in lists}
     if all(ours == theirs for ours, theirs in names.items()):
         return _form("Alpaca instruction/input/output", "texts", mapping, columns, nulls)
     if names == {"instruction": "prompt", "output": "completion"}:
@@ -148,7 +202,7 @@ def recognise(columns: list[str], lists: frozenset = frozenset(), nulls: frozens
 
 
 def _form(name: str, kind: str, mapping: dict[str, str], columns: list[str], nulls: frozenset = frozenset()) -> Form:
-    extras = {ours: theirs for ours, theirs in mapping.items() if ours in EXTRAS}
+    extras = {ours: theirs for ours, theirs in mapping.items() if ours in (*EXTRAS, EARLIER)}
     said = "" if "->" in name or not extras else " with " + _arrows(extras)
     ignored = tuple(c for c in columns if c not in mapping.values() and c not in nulls)
     return Form(name + said, kind, mapping, ignored, ", ".join(sorted(map(printable, columns))))
@@ -178,8 +232,8 @@ def check_mapping(mapping: dict[str, str] | None) -> None:
         raise SettingsError(f"mapping names only {', '.join(mapping) or 'nothing'}; it needs instruction and output, or messages")
 
 
-def mapped(mapping: dict[str, str], columns: list[str], table: bool) -> Form:
-    """The form that the user told. Raises `UnknownForm` for a column that is missing; a record may lack an optional one."""
+def mapped(mapping: dict[str, str], columns: list[str], table: bool, lists: frozenset = frozenset()) -> Form:
+    """The form that the user told; `lists` as for `recognise`. Raises `UnknownForm` for a column that is missing; a record may lack an optional one."""
     if "instruction" not in mapping and "input" in mapping:  # all that is asked
         mapping = {"instruction" if ours == "input" else ours: theirs for ours, theirs in mapping.items()}
     own = {ours: column for ours, theirs in mapping.items() if (column := _column(theirs, columns)) is not None}
@@ -189,7 +243,8 @@ def mapped(mapping: dict[str, str], columns: list[str], table: bool) -> Form:
             near = difflib.get_close_matches(normal(theirs), there, 1)
             hint = f"; the nearest is {shown(there[near[0]])}" if near else ""
             raise UnknownForm(f"missing; there are {listed(columns)}{hint}", "correct the mapping, or add the field", theirs)
-    return _form("columns as mapped: " + _arrows(own), "turns" if "messages" in own else "texts", own, columns)
+    kind = "turns" if "messages" in own else "prompts" if lists & {own["instruction"], own["output"]} else "texts"
+    return _form("columns as mapped: " + _arrows(own), kind, own, columns)
 
 
 def _column(name: str, columns: list[str]) -> str | None:

@@ -43,11 +43,13 @@ NUMBERED = re.compile(
     r"(?:верси\w*|version|ver\.?|\bv\.?|release|build|\bпп?\.|пункт\w*|раздел\w*|section|clause|§|гост\w*)\s*$", re.IGNORECASE
 )
 ORDERED = re.compile(
-    r"(?:№|#|\b(?:заказ\w*|артикул\w*|order|ticket|invoice|sku|isbn|огрн\w*|инн)(?: number| номер| no\.?)?:?)\s*$", re.I
+    r"(?:№|#|\b(?:заказ\w*|артикул\w*|order|ticket|invoice|sku|isbn)(?: number| номер| no\.?)?:?|\b(?:огрн\w*|инн|кпп)\b(?:\W+\w+){0,2}\W*)\s*$",
+    re.IGNORECASE,
 )
 THOUSANDS = re.compile(r"\d{1,3}(?: \d{3})+")
 KEY = re.compile(
     r"\b(?:sk-[\w-]{20,}|gh[pousr]_\w{30,}|hf_\w{30,}|AKIA[0-9A-Z]{16}|AIza[\w-]{35}|xox[abprs]-[\w-]{10,}|glpat-[\w-]{20,})"
+    r"|\b\w+://[^\s:/@]+:[^\s/@]+(?=@)"  # a password in an address
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 
@@ -76,9 +78,9 @@ def mask(text: str, regions: tuple[str, ...] = ("RU",)) -> str:
 
 
 def _all(text: str, regions: tuple[str, ...]) -> Iterator[Personal]:
+    yield from (Personal("key", *m.span()) for m in KEY.finditer(text))
     if "@" in text:
         yield from (Personal("e-mail", *m.span()) for m in EMAIL.finditer(text))
-    yield from (Personal("key", *m.span()) for m in KEY.finditer(text))
     if not re.search(r"\d", text):
         return
     yield from (Personal("iban", *m.span()) for m in IBAN.finditer(text) if iban.is_valid(m[0]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from gemma_colab.data.forms import NAMES, BadRow, Form, UnknownForm, mapped, normal, recognise, shown
+from gemma_colab.data.forms import EARLIER, NAMES, BadRow, Form, UnknownForm, mapped, normal, recognise, shown
 from gemma_colab.rows import FIELDS, Row, question
 
 BROKEN = re.compile("[\ud800-\udfff]")  # no whole character lies there
@@ -13,6 +13,10 @@ ROLES = {"user": "user", "human": "user", "system": "system", "developer": "syst
 ROLES |= dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "model"), "assistant")
 SHAPE = 'write a row as {"instruction": ..., "output": ...}, or delete it'
 TOOLS = ("tool", "function", "observation", "function_call")
+
+
+class Unstored(str):
+    """An empty cell of a table whose text was never computed."""
 
 
 class Recogniser:
@@ -37,25 +41,34 @@ class Recogniser:
         if form.kind != "texts":
             columns = [form.columns[ours] for ours in ("messages", "instruction", "output") if ours in form.columns]
             row = _row_of_turns([turn for column in columns for turn in _turns(record[column], column)], columns[0], system)
+            _check_weight(record[columns[-1]], columns[-1])
         else:
             row = {ours: self._text(record, form, ours) for ours in FIELDS}
-            if system:
-                turns = [("system", system), ("user", question(row)), ("assistant", row["output"])]
+            earlier = _earlier(record[form.columns[EARLIER]], form.columns[EARLIER]) if EARLIER in form.columns else []
+            if system or earlier:
+                turns = [("system", system)] * bool(system) + earlier
+                turns += [("user", question(row)), ("assistant", row["output"])]
                 row = {"messages": [{"role": role, "content": content} for role, content in turns]}
         extras = {ours: self._text(record, form, ours) for ours in ("label", "conversation")}
         return row | {ours: text for ours, text in extras.items() if text}, form
 
     def _form(self, record: dict) -> Form:
         columns = list(record)
-        lists = frozenset(k for k, v in record.items() if isinstance(v, list) and (not v or isinstance(v[0], dict)))
-        nulls = frozenset(k for k, v in record.items() if v is None and normal(k) in NAMES["messages"])
+        past = {c for c in columns if normal(c) in NAMES["history"]}
+        lists = frozenset(
+            k for k, v in record.items() if isinstance(v, list) and (k in past or not v or isinstance(v[0], dict))
+        )
+        nulls = frozenset(k for k, v in record.items() if v is None and (k in past or normal(k) in NAMES["messages"]))
         key = (tuple(columns), lists, nulls)
         if key not in self.known:
             if len(self.known) > 1000:  # objects with ever new keys must not fill the memory
                 self.known.clear()
             self.unseen -= set(map(normal, columns))
             try:
-                form = mapped(self.mapping, columns, self.table) if self.mapping else recognise(columns, lists, nulls)
+                if self.mapping:
+                    form = mapped(self.mapping, columns, self.table, lists)
+                else:
+                    form = recognise(columns, lists, nulls, record)
             except UnknownForm as bad:
                 usual = next((form.columns for form in self.known.values() if form.kind == "texts"), {})
                 lacking = [ours for ours in ("instruction", "output") if usual and usual[ours] not in columns]
@@ -76,6 +89,11 @@ class Recogniser:
             raise BadRow("missing", f"write the {ours}", column)
         if ours in ("label", "conversation") and isinstance(value, (int, float)):
             value = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+        if isinstance(value, Unstored):
+            raise BadRow("a formula without a stored value", "open the file in Excel and save it again", column)
+        if self.table and not isinstance(value, str):  # a type of the whole column
+            remedy = "choose a column of texts, or make texts of this one (in pandas: .astype(str))"
+            raise BadRow(f"{shown(value)}, not a text", remedy, column)
         return _text(value, column)
 
 
@@ -86,6 +104,24 @@ def _text(value: Any, field: str) -> str:
     if not value.isascii() and (hit := BROKEN.search(value)):
         raise BadRow(f"half a character ({hit[0]!r}, a lone surrogate) at {hit.start() + 1}", "retype that text", field)
     return value
+
+
+def _earlier(pairs: list, column: str) -> list[tuple[str, str]]:
+    """LLaMA-Factory's history as (role, text)."""
+    turns = []
+    for i, pair in enumerate(pairs):
+        if not isinstance(pair, list) or len(pair) != 2:
+            what = f"{shown(pair)}, not a pair of question and answer"
+            raise BadRow(what, f"write {column} as [[question, answer], ...], or rename it", f"{column}[{i}]")
+        turns += [(role, _text(text, f"{column}[{i}]")) for role, text in zip(("user", "assistant"), pair, strict=True)]
+    return turns
+
+
+def _check_weight(turns: list, column: str) -> None:
+    """OpenAI's weight 0 keeps a turn out of the training. Harmless before the last turn: only that one is trained on."""
+    if turns[-1].get("weight") == 0:
+        what = "0, so this answer is not to be learnt, and it is the one that would be"
+        raise BadRow(what, "end the conversation with an answer to learn, or drop it", f"{column}[{len(turns) - 1}].weight")
 
 
 def _row_of_turns(turns: list[dict[str, str]], column: str, system: str) -> Row:

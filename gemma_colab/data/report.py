@@ -21,7 +21,7 @@ from gemma_colab.data.checks_text import TEXT_CHECKS
 from gemma_colab.data.checks_tokens import TOKEN_CHECKS
 from gemma_colab.data.finding import Finding, Look
 from gemma_colab.errors import SettingsError
-from gemma_colab.rows import Row, answer, fingerprint
+from gemma_colab.rows import Row, answer, fingerprint, place
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # Every name a finding may have: the names of checks on texts, and those that the others give.
 OTHERS = """unreadable row|too few rows|mixed schemas|exact duplicate|near duplicate|contradiction|placeholder|placeholder in use
 language|style: address|style: greeting|style: ending|style: length|diversity|too long|nothing trained|too many dropped
-end not trained|not one <bos>|budget|reviewed|leak|validation too small"""
+end not trained|not one <bos>|budget|lengths|look-alike|reviewed|leak|validation too small"""
 FINDINGS = frozenset([check[0] for check in TEXT_CHECKS] + OTHERS.replace("\n", "|").split("|"))
 WORDS = {"E": "blocked", "W": "fix first", "I": "ready"}
 EXIT_CODES = {"ready": 0, "fix first": 1, "blocked": 2}
@@ -61,7 +61,7 @@ class Report:
         """One line a finding: severity, check, how many rows, the first few (by line of the file, if known), what to do."""
         return pd.DataFrame(
             [(f.severity, f.check, self._count(f), self.places(f), f.what_to_do) for f in self.findings],
-            columns=["severity", "check", "rows", "lines", "what to do"],
+            columns=["severity", "check", "rows", "where", "what to do"],
         )
 
     def _count(self, finding: Finding) -> int:
@@ -72,9 +72,12 @@ class Report:
         return finding.lines or [self.rows[row].get("line") for row in finding.rows]
 
     def places(self, finding: Finding, most: int = 5) -> str:
-        """The first few lines (or row numbers) as text."""
-        some = finding.lines or [self.rows[row].get("line", row) for row in finding.rows[:most]]
-        return ", ".join(map(str, some[:most])) + (" ..." if self._count(finding) > most else "")
+        """Where the first few rows are: "line 3, 5, 8 ...", or items of a list that stands on one line."""
+        rows = [f"line {line}" for line in finding.lines[:most]] or [place(self.rows[row], row) for row in finding.rows[:most]]
+        kinds = {text.rpartition(" ")[0] for text in rows}
+        if len(kinds) == 1:
+            rows = [f"{kinds.pop()} {rows[0].rpartition(' ')[2]}", *(text.rpartition(" ")[2] for text in rows[1:])]
+        return ", ".join(rows) + (" ..." if self._count(finding) > most else "")
 
     def counts(self) -> dict[str, float]:
         """Rows, conversations of several turns, characters; tokens as percentiles 5, 50, 95 and the longest, if known."""
@@ -82,7 +85,8 @@ class Report:
         counts = {
             "rows": len(self.rows),
             "put aside": len(self.aside),
-            "with several turns": sum("messages" in row for row in self.rows),
+            "with several questions": sum(_questions(row) > 1 for row in self.rows),
+            "with a system prompt": sum(row.get("messages", [{"role": ""}])[0]["role"] == "system" for row in self.rows),
             "characters in an answer, median": round(answers.median()) if len(answers) else 0,
         }
         if self.lengths is not None and len(self.lengths):
@@ -115,11 +119,18 @@ class Report:
         counts = ", ".join(f"{name} {value:g}" for name, value in self.counts().items() if value)
         lines = [self.reason, counts]
         for f in self.findings:
-            where = f" in {n} row{'s' * (n > 1)} (line {self.places(f)})" if (n := self._count(f)) else ""
+            where = f" in {n} row{'s' * (n > 1)} ({self.places(f)})" if (n := self._count(f)) else ""
             lines.append(f"{f.severity}  {f.check}{where}: {f.what_to_do}")
+            if f.lines:
+                lines += [f"     {bad.get('sentence', bad['problem'])}" for bad in self.aside[:5]]
+                lines += [f"     and {len(self.aside) - 5} more"] * (len(self.aside) > 5)
         return "\n".join(lines)
 
     __repr__ = __str__
+
+
+def _questions(row: Row) -> int:
+    return sum(turn["role"] == "user" for turn in row.get("messages", []))
 
 
 def parameters() -> dict[str, dict]:
@@ -164,6 +175,9 @@ def check_rows(
             found = [Finding(name, severity, advice, found)] if found else []
         findings += found
     lengths = None
+    if tokenizer is None and rows:
+        advice = f"not counted, so nothing is said about max_length={max_length}: give the tokenizer of your model"
+        findings.append(Finding("lengths", "I", advice))
     if tokenizer is not None and rows:
         lengths = token_lengths([to_chat(row) for row in rows], tokenizer, max_length)
         for function in TOKEN_CHECKS:
@@ -175,7 +189,7 @@ def check_rows(
 def _unreadable(aside: list[dict]) -> list[Finding]:
     if not aside:
         return []
-    advice = f"first: {aside[0]['problem']}; mend them in the file, or accept 'unreadable row' to go on without them"
+    advice = "mend them in the file, or accept 'unreadable row' to go on without them"
     return [Finding("unreadable row", "E", advice, lines=[bad["line"] for bad in aside])]
 
 

@@ -35,6 +35,8 @@ def fit(rows: list[Row], tokenizer, max_length: int, how: str) -> tuple[list[Row
     """
     if how not in ("drop", "split"):
         raise SettingsError(f"how={how!r} must be 'drop' or 'split'; try 'drop'")
+    if tokenizer is None:
+        raise SettingsError("tokenizer=None can't tell which rows are too long; give the tokenizer of your model")
     totals = token_lengths([to_chat(row) for row in rows], tokenizer, max_length)["total"]
     kept, log = [], []
     for row, total in zip(rows, totals, strict=True):

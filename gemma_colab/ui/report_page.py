@@ -12,7 +12,7 @@ from IPython.display import HTML
 
 from gemma_colab.data.finding import Finding, Hit
 from gemma_colab.data.report import Report
-from gemma_colab.rows import answer, answer_field, question, texts
+from gemma_colab.rows import answer, answer_field, place, question, texts
 from gemma_colab.ui.html import ENVIRONMENT, pieces
 from gemma_colab.ui.plots import length_histogram
 
@@ -77,14 +77,13 @@ def _row(report: Report, finding: Finding, row: int) -> _Row:
     if row >= len(report.rows):
         return _Row(f"row {row}", hits[0].note, [])
     one = report.rows[row]
-    place = f"line {one['line']}" if "line" in one else f"row {row}"
     notes = "; ".join(dict.fromkeys(hit.note for hit in hits if hit.note))
     fields = texts(one)
     marked = [
         (name, _marked(fields[name], spans)) for name in fields if (spans := [h for h in hits if h.field == name and h.end])
     ]
     whole = [("question", _short(question(one))), (answer_field(one), _short(answer(one)))]
-    return _Row(place, notes, marked or whole)
+    return _Row(place(one, row), notes, marked or whole)
 
 
 def _marked(text: str, hits: list[Hit]) -> list[tuple[str, bool]]:

@@ -90,7 +90,12 @@ LONG = "Ваш заказ передан в службу доставки и п�
 
 
 def test_near_duplicates_name_their_twin_and_how_near():
-    rows = [row("Где мой заказ?", LONG + " на сайте."), *USUAL, row("Где мой заказ?", LONG + " у нас."), row(output=LONG)]
+    rows = [
+        row("Где мой заказ, оплаченный вечером?", LONG + " на сайте."),
+        *USUAL,
+        row("Где мой заказ, оплаченный вечером картой?", LONG + " у нас."),
+        row(output=LONG),
+    ]
     rows[0]["line"] = 3
     look = Look(rows[:-1])
     (finding,) = near_duplicates(look)
@@ -100,6 +105,18 @@ def test_near_duplicates_name_their_twin_and_how_near():
     for threshold, found in ((near - 0.001, 1), (near + 0.001, 0)):
         assert len(list(near_duplicates(Look(rows[:-1], near_threshold=threshold), threshold))) == found
         assert len(list(near_duplicates(look, threshold))) == found
+
+
+def test_near_twins_that_say_something_else_only_inform():
+    for a, b in (("7 дней", "5 дней"), ("можно вернуть", "не можно вернуть")):
+        (finding,) = near_duplicates(Look([row("Где мой заказ?", f"{LONG} {a}."), row("Где же мой заказ?", f"{LONG} {b}.")]))
+        assert (finding.check, finding.severity) == ("look-alike", "I")
+
+
+def test_two_answers_to_one_question_are_a_contradiction_and_nothing_else():
+    look = Look([row("Где мой заказ?", LONG + " на сайте."), row("Где мой заказ?", LONG + " у нас.")])
+    assert not list(near_duplicates(look))
+    assert [f.check for f in contradictions(look)] == ["contradiction"]
 
 
 def test_exact_duplicates_are_not_near_ones_as_well():
@@ -314,8 +331,8 @@ def test_one_group_of_look_alikes():
 
 
 def test_the_same_opening():
-    rows = [row(f"Вопрос {a}", f"Спасибо за обращение, {a} ждёт") for a in WORDS[:3]] + [
-        row(f"Ответь {a}", f"{a} придёт завтра") for a in WORDS[3:10]
+    rows = [row(f"Вопрос {a}", f"Спасибо за обращение, {a} уже ждёт") for a in WORDS[:3]] + [
+        row(f"Ответь {a}", f"{a} придёт к вам завтра") for a in WORDS[3:10]
     ]
     assert not list(diversity(Look(rows)))  # 3 of 10
     (finding,) = diversity(Look(rows), opening=0.29)

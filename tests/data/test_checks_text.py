@@ -134,7 +134,8 @@ def test_a_short_answer_is_not_empty(text):
 )
 def test_words_that_stand_for_nothing(text):
     rows = [PLAIN, PLAIN | {"input": text}, PLAIN | {"output": text}, PLAIN | {"instruction": text}, talk(text, text)]
-    assert list(CHECKS["fake input"](Look(rows))) == [Hit(1, "input")]  # as an answer, "None" may well be right
+    answers = [Hit(2, "output"), Hit(4, "messages[1]")] if text in ("N/A", "n/a", "<No Output>") else []
+    assert list(CHECKS["fake input"](Look(rows))) == [Hit(1, "input"), *answers]  # as an answer, "None" may well be right
 
 
 @pytest.mark.parametrize(
@@ -263,3 +264,29 @@ def test_nasty_texts_stop_no_check():
     for text in [*nasty, "".join(nasty)]:
         for check in CHECKS.values():
             json.dumps(list(check(Look([PLAIN | {"input": text, "output": text}, talk(text, text)]))))
+
+
+def test_markup_that_is_the_lesson_is_no_left_over():
+    about = [
+        {"instruction": "Напиши страницу на HTML", "input": "", "output": "<p>Да</p>"},
+        {"instruction": "What does this tag do?", "input": "", "output": "<b> makes text bold"},
+        {"instruction": "Make a logo", "input": "", "output": "<svg><title>x</title></svg>"},
+    ]
+    assert list(CHECKS["HTML"](Look(about))) == []
+    assert {hit.row for hit in CHECKS["markup kept"](Look(about))} == {0, 1, 2}
+    assert CHECKS["HTML"](Look([PLAIN | {"output": "<p>Да</p>"}])).__next__().row == 0
+
+
+def test_a_refrain_is_no_loop():
+    line = "Откройте раздел «Мои заказы» и выберите возврат.\n"
+    assert [hit.row for hit in CHECKS["repetition"](Look([PLAIN | {"output": (line.strip() + " ") * 5}]))] == [0]
+    verse = "".join(f"Строка номер {word}\n{line}" for word in ("раз", "два", "три", "четыре"))
+    assert list(CHECKS["repetition"](Look([PLAIN | {"output": verse}]))) == []
+    assert [hit.row for hit in CHECKS["refrain"](Look([PLAIN | {"output": verse}]))] == [0]
+
+
+@pytest.mark.parametrize("text", ["[смех в зале]", "TODO-лист на завтра", "[1]", "[пауза]"])
+def test_brackets_that_wait_for_nothing(text):
+    assert placeholders(Look([PLAIN | {"output": f"Вот: {text}."}])) == []
+    asked = PLAIN | {"instruction": "Добавь TODO", "output": "# TODO: проверить"}
+    assert placeholders(Look([asked])) == []

@@ -36,8 +36,8 @@ CHANGED = [
     ("control_characters", "раз\x07два\ufffd", "раздва"),
     ("control_characters", 'Первая\\nВторая\\tтретья \\"да\\" \\u0434\\u0430', 'Первая\nВторая третья "да" да'),
     ("invisible_characters", "\ufeffсло\u200bво и мяг\u00adко", "слово и мягко"),
-    ("white_space", "  раз \u00a0 два\r\n\r\n\r\n\r\nтри \n четыре  ", "раз два\n\nтри\nчетыре"),
-    ("white_space", "раз\t\tдва\n \t \n\n\nтри", "раз два\n\nтри"),
+    ("white_space", "  раз \u00a0 два\r\n\r\n\r\n\r\nтри \n четыре  ", "раз два\n\n\nтри\nчетыре"),
+    ("white_space", "раз\t\tдва\n \t \n\n\n\nтри", "раз два\n\n\nтри"),
     ("mask_personal_data", "Пишите a@mail.ru", "Пишите [почта]"),
 ]
 
@@ -64,6 +64,8 @@ UNCHANGED = [
     ("control_characters", 'C:\\new\\table; \\nabla \\theta; print("a\\nb")'),
     ("control_characters", CODE),
     ("invisible_characters", "👨\u200d👩\u200d👧 می\u200cخواهم क्\u200dष"),
+    ("white_space", "Тег `<p>` и `b`."),
+    ("white_space", "имя    цена\nкот      10\nпёс       5"),
     ("white_space", "- раз\n  - два\n\t- три\n\nfor x in y:\n    if x:\n        print(x)"),
     ("white_space", CODE),
     ("mask_personal_data", "Заказ №89123456789, роутер 192.168.0.1, [почта]"),

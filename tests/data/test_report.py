@@ -123,7 +123,7 @@ def test_every_threshold_is_listed_with_its_default():
     assert known["too_long"] == {"most": 0.05}
     assert known["dropped"] == {"most": 0.3}
     assert set(known) == {
-        "personal", "repetition", "too_few", "near_duplicates", "placeholder_words", "language", "style", "diversity",
+        "personal", "repetition", "refrain", "too_few", "near_duplicates", "placeholder_words", "language", "style", "diversity",
         "too_long", "dropped", "budget",
     }  # fmt: skip
 
@@ -170,10 +170,11 @@ def test_aside_rows_are_an_error_with_their_lines(good):
     report = check_rows(good, aside=iter(ASIDE))
     (finding,) = (f for f in report.findings if f.check == "unreadable row")
     assert (finding.severity, finding.lines, finding.rows) == ("E", [7, 30], [])
-    assert "first: not valid JSON" in finding.what_to_do
+    assert "accept 'unreadable row'" in finding.what_to_do
+    assert "not valid JSON" in str(report)
     assert report.reason == "blocked: unreadable row"
     assert report.counts()["put aside"] == 2
-    assert report.places(finding) == "7, 30"
+    assert report.places(finding) == "line 7, 30"
     assert check_rows(good, aside=ASIDE, accept=["unreadable row"]).verdict == "ready"
 
 
@@ -182,6 +183,7 @@ def test_the_text_has_a_line_for_each_finding(good):
     lines = str(report).split("\n")
     assert lines[0] == report.reason
     assert lines[1].startswith("rows 116, put aside 2, characters in an answer, median ")
+    lines = [line for line in lines if not line.startswith("     ")]  # what was wrong with each unreadable row
     assert len(lines) == 2 + len(report.findings)
     for line, f in zip(lines[2:], report.findings, strict=True):
         assert line.startswith(f"{f.severity}  {f.check}")
@@ -195,19 +197,22 @@ def test_the_table_has_a_line_for_each_finding(good):
     report = check_rows(planted(good)[0], aside=ASIDE)
     table = report.table().set_index("check")
     assert list(table.index) == [f.check for f in report.findings]
-    assert table.loc["HTML", ["severity", "rows", "lines"]].tolist() == ["W", 1, "902"]
-    assert table.loc["unreadable row", ["severity", "rows", "lines"]].tolist() == ["E", 2, "7, 30"]
+    assert table.loc["HTML", ["severity", "rows", "where"]].tolist() == ["W", 1, "line 902"]
+    assert table.loc["unreadable row", ["severity", "rows", "where"]].tolist() == ["E", 2, "line 7, 30"]
 
 
 def test_many_places_are_cut_short(good):
     rows = [*good, *(bad(910 + i, instruction=f"Вопрос {'абвгдежз'[i]}", output=f"<b>{'абвгдежз'[i]}</b>") for i in range(7))]
     report = check_rows(rows)
     (finding,) = (f for f in report.findings if f.check == "HTML")
-    assert report.places(finding) == "910, 911, 912, 913, 914 ..."
-    assert report.places(finding, most=7) == "910, 911, 912, 913, 914, 915, 916"
+    assert report.places(finding) == "line 910, 911, 912, 913, 914 ..."
+    assert report.places(finding, most=7) == "line 910, 911, 912, 913, 914, 915, 916"
     nameless = check_rows([{k: v for k, v in row.items() if k != "line"} for row in rows])
     (finding,) = (f for f in nameless.findings if f.check == "HTML")
-    assert nameless.places(finding, most=2) == "120, 121 ..."
+    assert nameless.places(finding, most=2) == "row 120, 121 ..."
+    items = check_rows([row | {"line": 1, "item": i + 1} for i, row in enumerate(rows)])
+    (finding,) = (f for f in items.findings if f.check == "HTML")
+    assert items.places(finding, most=2) == "item 121, 122 ..."
     assert nameless.lines(finding) == [None] * 7
 
 
@@ -230,7 +235,10 @@ def test_counts(good, tokenizer):
     talk = {"messages": [{"role": "user", "content": "Привет"}, {"role": "assistant", "content": "Да?"}]}
     report = check_rows([*good, talk], tokenizer=tokenizer)
     counts = report.counts()
-    assert (counts["rows"], counts["with several turns"], counts["put aside"]) == (121, 1, 0)
+    assert (counts["rows"], counts["with several questions"], counts["put aside"]) == (121, 0, 0)
+    turns = [{"role": "system", "content": "Кратко."}, *talk["messages"], *talk["messages"]]
+    more = check_rows([*good, {"messages": turns}]).counts()
+    assert (more["with several questions"], more["with a system prompt"]) == (1, 1)
     totals = report.lengths["total"]
     assert counts["tokens max"] == totals.max()
     for q in (5, 50, 95):

@@ -125,3 +125,29 @@ def test_it_is_installed_and_starts_without_torch(tmp_path):
     from importlib.metadata import entry_points
 
     assert [e.value for e in entry_points(group="console_scripts") if e.name == "gemma-colab"] == ["gemma_colab.cli:main"]
+
+
+def test_rows_too_long_are_dropped_only_when_asked(good, tmp_path, capsys):
+    command = ["prepare", good, "--workspace", str(tmp_path / "ws"), "--model", "tiny-gemma3", "--max-length", "200"]
+    assert main(command) == 2  # most rows would be cut
+    assert main([*command, "--too-long", "drop"]) <= 1
+    dropped = [json.loads(line) for line in (tmp_path / "ws" / "rows" / "too_long.jsonl").read_text("utf-8").splitlines()]
+    assert len(dropped) > 50
+    assert all(one["tokens"] > 200 and one["done"] == "dropped" for one in dropped)
+    assert sum(map(len, ensure_rows(Workspace(tmp_path / "ws")).values())) == 514 - len(dropped)
+    assert main(["prepare", good, "--workspace", str(tmp_path / "ws"), "--too-long", "drop"]) == 4
+    assert "tokenizer" in capsys.readouterr().err
+
+
+def test_each_unreadable_row_is_explained(capsys):
+    main(["check", RAW])
+    out = capsys.readouterr().out
+    assert "line 153: 5 cells where the header has 7" in out
+    assert "line 425: 5 cells where the header has 7" in out
+
+
+def test_a_closed_pipe_is_no_error():
+    command = f"{sys.executable} -c 'import sys; from gemma_colab.cli import main; sys.exit(main())' check {RAW} --json | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout == "{\n"
+    assert done.stderr == ""

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import tracemalloc
 import zipfile
+from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
@@ -81,7 +82,7 @@ def table(delimiter=",", records=RECORDS) -> str:
 
 
 def without_lines(rows):
-    return [{k: v for k, v in row.items() if k != "line"} for row in rows]
+    return [{k: v for k, v in row.items() if k not in ("line", "item")} for row in rows]
 
 
 def refusal(source, **options) -> str:
@@ -203,6 +204,18 @@ def test_a_row_carries_the_line_it_begins_in(tmp_path):
     assert source.details == "JSON, UTF-8, the list 'data' in it"
 
 
+def test_rows_that_share_a_line_have_a_number(tmp_path):
+    source = read_rows(put(tmp_path, "a.json", json.dumps([GOOD, GOOD, {"instruction": "a"}, GOOD])), on_bad="aside")
+    assert [(r["line"], r["item"]) for r in source.rows] == [(1, 1), (1, 2), (1, 4)]
+    assert source.aside[0]["sentence"].startswith("a.json, line 1, item 3, field 'output': missing; ")
+    row = json.dumps(GOOD)
+    source = read_rows(put(tmp_path, "a.json", f"[\n{row}, {row},\n{row}]"))
+    assert [(r["line"], r.get("item")) for r in source.rows] == [(2, 1), (2, 2), (3, None)]
+    for text in (json.dumps({"instruction": ["a", "b"], "output": ["c", "d"]}), json.dumps({"data": [GOOD, GOOD]})):
+        assert [r["item"] for r in read_rows(put(tmp_path, "a.json", text)).rows] == [1, 2]
+    assert all("item" not in r for r in read_rows(put(tmp_path, "a.jsonl", lines(GOOD, GOOD))).rows)
+
+
 def test_a_value_longer_than_the_window_is_read_once_it_is_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "CHUNK", 64)
     records = [
@@ -267,6 +280,34 @@ def test_forms(tmp_path, record, row, form):
     assert form is None or source.form == form
 
 
+def test_a_history_becomes_earlier_turns(tmp_path):
+    record = {"instruction": "три", "input": "", "output": "четыре", "system": "вежливо", "history": [["раз", "два"]]}
+    source = read_rows(
+        put(tmp_path, "a.jsonl", lines(record, record | {"history": []}, record | {"history": None, "system": ""}))
+    )
+    assert [row.get("messages") for row in source.rows] == [LONG, [LONG[0], *LONG[3:]], None]
+    assert "history -> earlier turns" in source.form
+    assert "ignored" not in source.form
+    source = read_rows(put(tmp_path, "a.jsonl", lines(record | {"system": "", "input": "и"})))
+    assert source.rows[0]["messages"] == [*CHAT, {"role": "user", "content": "три\n\nи"}, LONG[4]]
+    assert read_rows(typed(tmp_path, "parquet", [record])).rows[0]["messages"] == LONG
+    for history, words in (
+        ([["a"]], "field 'history[0]': ['a'], not a pair of question and answer"),
+        ([["a", "b"], ["c", None]], "field 'history[1]': null, not a text"),
+    ):
+        assert words in refusal(put(tmp_path, "a.jsonl", lines(record | {"history": history})))
+    source = read_rows(put(tmp_path, "a.jsonl", lines(record | {"history": "a text"})))
+    assert source.form.endswith("ignored: history")
+
+
+def test_a_weight_of_nothing(tmp_path):
+    free, last = ({"messages": [t | {"weight": 0} if i == n else t for i, t in enumerate(LONG)]} for n in (2, 4))
+    source = read_rows(put(tmp_path, "a.jsonl", lines(free, last, {"messages": LONG})), on_bad="aside")
+    assert without_lines(source.rows) == [{"messages": LONG}] * 2
+    assert [(bad["line"], bad["field"]) for bad in source.aside] == [(2, "messages[4].weight")]
+    assert "0, so this answer is not to be learnt" in source.aside[0]["sentence"]
+
+
 def test_mixed_forms_are_told_with_their_counts(tmp_path):
     source = read_rows(put(tmp_path, "a.jsonl", lines(GOOD, {"messages": LONG}, GOOD)))
     assert source.form == "Alpaca instruction/input/output (2 rows), OpenAI messages (1 rows)"
@@ -289,6 +330,9 @@ def test_rows_with_other_keys_than_most_carry_them(tmp_path):
         rows = read_rows(put(tmp_path, "a.jsonl", lines(GOOD, turned, GOOD | {"label": None})), **options).rows
         assert [row.get("keys") for row in rows] == [None, None, "input, instruction, label, output"]
     assert not any("keys" in row for row in read_rows(typed(tmp_path, "parquet", [GOOD, other])).rows)  # a table has one header
+    mixed = lines(*[GOOD] * 3, {"messages": CHAT}, GOOD | {"score": 5}, {"prompt": "a", "completion": "b"})
+    rows = read_rows(put(tmp_path, "a.jsonl", mixed)).rows
+    assert rows[4]["keys"] == "input, instruction, output, score"
 
 
 def test_rows_of_parquet_keep_conversations(tmp_path):
@@ -313,8 +357,9 @@ def test_unknown_columns_show_the_call_to_write(tmp_path):
     path = put(tmp_path, "a.csv", "id,frage,antwort\n1,a,b\n")
     message = refusal(path)
     assert "the columns are 'id', 'frage', 'antwort'" in message
-    call = message[message.index("read_rows(") :]
-    assert ast.literal_eval(call.split("mapping=")[1].rstrip(")")) == {"instruction": "id", "output": "antwort"}
+    call, line = message[message.index("read_rows(") :].split(" (on the command line: ")
+    assert ast.literal_eval(call.split("mapping=")[1].rstrip(")")) == {"instruction": "frage", "output": "antwort"}
+    assert line == "--map instruction=frage --map output=antwort)"
     assert str(path) in call
     assert without_lines(read_rows(path, mapping={"instruction": "Frage", "output": "antwort", "label": "id"}).rows) == [
         {"instruction": "a", "input": "", "output": "b", "label": "1"}
@@ -347,6 +392,68 @@ def test_mapping(tmp_path):
     ):
         with pytest.raises(SettingsError, match=words):
             read_rows(path, mapping=mapping)
+
+
+def remedy(tmp_path, *records) -> str:
+    """What the refusal of these records says behind the columns."""
+    return refusal(put(tmp_path, "a.jsonl", lines(*records))).split("; ", 2)[2]
+
+
+def test_preference_data(tmp_path):
+    message = refusal(put(tmp_path, "dpo.jsonl", lines({"prompt": "a", "chosen": "b", "rejected": "c"})))
+    assert "preference data" in message
+    assert "mapping={\"instruction\": 'prompt', \"output\": 'chosen'}) (on the command line: --map instruction=prompt" in message
+    assert "'rejected'" not in message
+    path = put(tmp_path, "chats.jsonl", lines({"prompt": "раз", "chosen": CHAT, "rejected": CHAT}))
+    assert "take the chosen answers: read_rows(" in refusal(path)
+    assert "mapping={\"messages\": 'chosen'}" in refusal(path)
+    assert read_rows(path, mapping={"messages": "chosen"}).rows[0]["output"] == "два"
+    path = put(tmp_path, "turns.jsonl", lines({"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]}))
+    assert read_rows(path, mapping={"instruction": "prompt", "output": "chosen"}).rows[0]["output"] == "два"
+    assert "rejected" not in remedy(tmp_path, {"frage": "a", "rejected": "b", "n": 1})
+
+
+@pytest.mark.parametrize(
+    ("record", "mapping", "line"),
+    [
+        ({"en": "a", "ru": "b"}, {"instruction": "en", "output": "ru"}, "--map instruction=en --map output=ru"),
+        ({"Запрос клиента": "a", "Реплика": "b"}, {"instruction": "Запрос клиента", "output": "Реплика"}, '--map "instruction=Запрос клиента" --map output=Реплика'),
+        ({"a$b": "a", "b": "b"}, {"instruction": "a$b", "output": "b"}, "--map 'instruction=a$b' --map output=b"),
+        ({"article_id": "x7", "title": "a", "body": "b", "url": "c", "n": 1, "m": "1.5"}, {"instruction": "title", "output": "body"}, "--map instruction=title --map output=body"),
+        ({"review": "good", "stars": "5"}, {"instruction": "review", "output": "stars"}, "--map instruction=review --map output=stars"),
+        ({"instruction": "a", "context": "b", "mine": "c"}, {"instruction": "instruction", "input": "context", "output": "mine"}, "--map instruction=instruction --map input=context --map output=mine"),
+    ],
+)  # fmt: skip
+def test_a_suggested_mapping_can_be_used(tmp_path, record, mapping, line):
+    path = put(tmp_path, "a.jsonl", lines(record))
+    call = refusal(path).partition("mapping=")[2]
+    assert ast.literal_eval(call[: call.index("}") + 1]) == mapping
+    assert f"(on the command line: {line})" in call
+    assert read_rows(path, mapping=mapping).rows[0]["output"] == record[mapping["output"]]
+
+
+def test_no_mapping_is_suggested_where_none_fits(tmp_path):
+    for record in ({"a": 1, "b": 2}, {"question": "a", "score": 5}, {"a": "x", "b\n": "y"}):
+        message = refusal(put(tmp_path, "a.jsonl", lines(record)))
+        assert f"the columns are {', '.join(map(repr, record))}" in message
+        assert "choose one of them as instruction and one as output" in message
+    message = refusal(put(tmp_path, "a.jsonl", lines({"text": "### Вопрос: a"})))
+    assert "a row needs a question and an answer, in two columns" in message
+    assert "..." not in message
+
+
+def test_documents_and_their_summaries(tmp_path):
+    for record, row in (
+        ({"article_id": 1, "document": "d", "summary": "s"}, {"instruction": "d", "input": "", "output": "s"}),
+        ({"instruction": "i", "article": "d", "highlights": "s"}, {"instruction": "i", "input": "d", "output": "s"}),
+        ({"id": 1, "Текст": "d", "Ответ": "s"}, {"instruction": "d", "input": "", "output": "s"}),
+        ({"question": "q", "text": "d", "answer": "a"}, {"instruction": "q", "input": "", "output": "a"}),
+        ({"instruction": "q", "input": "", "output": "a", "text": "all"}, {"instruction": "q", "input": "", "output": "a"}),
+    ):
+        assert without_lines(read_rows(typed(tmp_path, "parquet", [record])).rows) == [row]
+    path = typed(tmp_path, "parquet", [{"document": 5, "summary": "s"}])
+    assert "5, not a text; choose a column of texts, or make texts of this one" in refusal(path)
+    assert "in quotes" not in refusal(path)
 
 
 # --- bad rows
@@ -399,7 +506,8 @@ def test_a_bad_row_is_named_or_put_aside(tmp_path, record, words):
     source = read_rows(path, on_bad="aside")
     assert [row["line"] for row in source.rows] == [1, 2, 4]
     (bad,) = source.aside
-    assert set(bad) == {"line", "field", "problem", "content"}
+    assert set(bad) == {"line", "field", "problem", "content", "sentence"}
+    assert bad["sentence"] + ', or leave bad rows aside with on_bad="aside"' == message
     assert bad["line"] == 3
     assert bad["problem"] in message
     array = put(tmp_path, "support.json", f"[\n  {json.dumps(GOOD)},\n  {record},\n  {json.dumps(GOOD)}\n]")
@@ -487,6 +595,66 @@ def test_sheets(tmp_path):
     assert without_lines(read_rows(path, sheet="чат").rows) == without_lines(read_rows(path, sheet=1).rows) == OURS
     assert "has no sheet 'чад'; it has 'план', 'чат'" in refusal(path, sheet="чад")
     assert "has no sheet 2" in refusal(path, sheet=2)
+
+
+def sheet_of(tmp_path, *rows, **others) -> Path:
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    book.active.title = "Кадры"
+    for title, cells in {"Кадры": rows, **others}.items():
+        page = book["Кадры"] if title == "Кадры" else book.create_sheet(title)
+        for row in cells:
+            page.append(row)
+    book.save(tmp_path / "a.xlsx")
+    return tmp_path / "a.xlsx"
+
+
+def test_a_title_above_the_header(tmp_path):
+    title, header, row = "База знаний, редакция 2", ["Вопрос", "Ответ", "Кто"], ["a", "b", "c"]
+    source = read_rows(sheet_of(tmp_path, [title], header, row, row))
+    assert [(r["line"], r["instruction"], r["output"]) for r in source.rows] == [(3, "a", "b"), (4, "a", "b")]
+    assert "header in row 2, under a title" in source.details
+    for above in (f"{title}\n", f"{title};;\n", f"{title}\n\nот;12;марта\n"):
+        source = read_rows(put(tmp_path, "a.csv", f"{above}Вопрос;Ответ;Кто\na;b;c\n"))
+        line = above.count("\n") + 1
+        assert without_lines(source.rows) == [{"instruction": "a", "input": "", "output": "b"}]
+        assert source.rows[0]["line"] == line + 1
+        assert f"delimiter ';', header in line {line}, under a title" in source.details
+    message = refusal(sheet_of(tmp_path, [title], ["Frage", "Antwort"], ["a", "b"]))
+    assert message == "a.xlsx: row 1 looks like a title ('База знаний, редакция 2'), not like a header; delete that row"
+    assert "line 1 looks like a title" in refusal(put(tmp_path, "a.csv", f"{title};;\nFrage;Antwort;Wer\na;b;c\n"))
+    assert "a title above that line is to be deleted" in refusal(put(tmp_path, "a.csv", "База\nFrage;Antwort\n"))
+    assert "column 1 of 2 has no name" in refusal(put(tmp_path, "a.csv", ",answer\n0,\n"))
+
+
+def test_the_remedies_of_excel_are_for_excel(tmp_path):
+    source = read_rows(sheet_of(tmp_path, ["Вопрос", "Ответ"], ["a", "b"], ["a", "b", "c"]), on_bad="aside")
+    (bad,) = source.aside
+    assert bad["sentence"] == (
+        "a.xlsx, row 3: 3 cells where the header has 2; name each column in the header row, or delete the cells that stand beyond it"
+    )
+
+
+def test_other_sheets_are_named(tmp_path):
+    path = sheet_of(tmp_path, ["Вопрос", "Ответ"], ["a", "b"], Архив=[["Вопрос", "Ответ"], ["c", "d"]])
+    assert read_rows(path).details == "Excel, sheet 'Кадры' (other sheets: 'Архив')"
+    assert read_rows(path, sheet="Архив").details == "Excel, sheet 'Архив' (other sheets: 'Кадры')"
+    assert read_rows(sheet_of(tmp_path, ["Вопрос", "Ответ"], ["a", "b"])).details == "Excel, sheet 'Кадры'"
+    assert "--sheet" in refusal(path, sheet="x")
+
+
+def test_formulas_and_dates_of_excel(tmp_path):
+    day, hour = datetime(2026, 3, 5), datetime(2026, 3, 5, 14, 30)
+    path = sheet_of(
+        tmp_path, ["Вопрос", "Ответ", "x"], ["a", "=1+1"], ["b", day], ["=2", hour, "=3"], ["c", "d", "=4"], ["e", None]
+    )
+    source = read_rows(path, on_bad="aside")
+    assert [(r["instruction"], r["output"]) for r in source.rows] == [("b", "2026-03-05"), ("c", "d"), ("e", "")]
+    assert [(bad["line"], bad["field"]) for bad in source.aside] == [(2, "Ответ"), (4, "Вопрос")]
+    assert source.aside[0]["sentence"].endswith(
+        "field 'Ответ': a formula without a stored value; open the file in Excel and save it again"
+    )
 
 
 # --- refusals

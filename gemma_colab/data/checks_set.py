@@ -29,7 +29,7 @@ GREETING = re.compile(
 )
 OPEN = re.compile(r"[^\W\d_],?\s*$")  # ends on a letter; an amount or an emoji is an end too
 SCRIPTS = {"Cyrillic": re.compile("[^\u0400-\u04ff]+"), "Latin": re.compile("[^A-Za-z\u00c0-\u024f]+")}  # what to leave out
-SEEN = 200  # characters of an answer that tell its language
+SEEN = 140  # characters of an answer that tell its language
 NOT_LETTERS = re.compile(r"[\W\d_]+")
 
 
@@ -135,10 +135,14 @@ def language(look: Look, share: float = 0.5, letters: int = 20, minority: float 
     main, scripts = spoken.most_common(1)[0][0], [_script(text) for text in answers]
     script = Counter(scripts).most_common(1)[0][0]
     hits = []
+
+    def rare(one: str) -> bool:
+        return one != main and spoken[one] < minority * spoken.total()
+
     for row, text in enumerate(answers):
         if long_enough[row] and (scripts[row] != script or len(text) >= SEEN):
-            one = classify(fix_encoding(text[:SEEN]))[0]  # mojibake has its own check; here it would pass for Uzbek
-            if one != main and spoken[one] < minority * spoken.total():
+            one = classify(text[:SEEN])[0]
+            if rare(one) and rare(one := classify(fix_encoding(text[:SEEN]))[0]):  # mojibake would pass for Uzbek
                 hits.append(Hit(row, answer_field(look.rows[row]), note=f"looks like {one!r}, most answers are {main!r}"))
     if hits:
         yield Finding("language", "I", "one language unless you want several; translate or drop", hits)

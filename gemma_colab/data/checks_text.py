@@ -201,11 +201,11 @@ GOPHER = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 
 def repetition(look: Look, duplicate: dict[int, float] = GOPHER, top_2gram: float = 0.20, words: int = 12) -> Iterator[Hit]:
     """Answers of at least `words` words caught in a loop. Code, numbers and single letters aside: tables repeat them."""
-    return (hit for hit in _loops(look, duplicate, top_2gram, words) if not _verse(answer(look.rows[hit.row])))
+    return _loops(look, False, duplicate, top_2gram, words)
 
 
 def refrain(look: Look, duplicate: dict[int, float] = GOPHER, top_2gram: float = 0.20, words: int = 12) -> Iterator[Hit]:
-    return (hit for hit in _loops(look, duplicate, top_2gram, words) if _verse(answer(look.rows[hit.row])))
+    return _loops(look, True, duplicate, top_2gram, words)
 
 
 def _verse(text: str) -> bool:
@@ -213,8 +213,10 @@ def _verse(text: str) -> bool:
     return sum(bool(line.strip()) for line in text.splitlines()) >= 4
 
 
-def _loops(look: Look, duplicate: dict[int, float], top_2gram: float, words: int) -> Iterator[Hit]:
+def _loops(look: Look, verse: bool, duplicate: dict[int, float], top_2gram: float, words: int) -> Iterator[Hit]:
     for row, one in enumerate(look.rows):
+        if _verse(answer(one)) != verse:
+            continue
         tokens = [word for word in normalise(code_blanked(answer(one))).split() if len(word) > 1 and not word.isdigit()]
         if len(tokens) < words:
             continue

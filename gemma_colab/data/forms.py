@@ -116,7 +116,7 @@ def guess_mapping(columns: list[str], record: dict[str, Any] | None = None) -> d
         found["input"] = found["document"][:1]
     call = _call(columns, found, record or {})
     if preference:
-        raise UnknownForm("preference data, a chosen and a rejected answer to each question; only one answer can be learnt", call)
+        raise UnknownForm("preference data, a chosen and a rejected answer to each question; here the chosen one is learnt", call)
     for ours in (*FIELDS, "question"):
         if len(found[ours]) > 1:
             raise UnknownForm(f"{len(found[ours])} columns could be the {ours}: {listed(found[ours])}", call, ours)
@@ -149,11 +149,12 @@ def _call(columns: list[str], found: dict[str, list[str]], record: dict[str, Any
     pairs = dict(zip(("instruction", "input"), asked, strict=False)) | dict(zip(("output",), answers, strict=False))
     if found["chosen"] and _begins_with_question(record.get(found["chosen"][0])):
         pairs = {"messages": found["chosen"][0]}
-    if not (asked and answers or "messages" in pairs) or not all(c.isprintable() for c in pairs.values()):
+    if not ((asked and answers) or "messages" in pairs) or not all(c.isprintable() for c in pairs.values()):
         return "choose one of them as instruction and one as output, with mapping= (on the command line: --map)"
     mapping = ", ".join(f'"{ours}": {theirs!r}' for ours, theirs in pairs.items())
     line = " ".join(f"--map {_quoted(f'{ours}={theirs}')}" for ours, theirs in pairs.items())
-    return f"say which is which: read_rows(..., mapping={{{mapping}}}) (on the command line: {line})"
+    said = "take the chosen answers" if known and known == found["chosen"] else "say which is which"
+    return f"{said}: read_rows(..., mapping={{{mapping}}}) (on the command line: {line})"
 
 
 def _text_or_none(value: Any) -> bool:
@@ -193,7 +194,8 @@ def recognise(
     if asked in lists or answer in lists:
         return _form(f"conversational {printable(asked)}/{printable(answer)}", "prompts", mapping, columns, nulls)
     names = {ours: normal(theirs) for ours, theirs in mapping.items() if ours in FIELDS}
-    mapping |= {EARLIER: c for c in found["history"] if c in lists}
+    if earlier := [c for c in found["history"] if c in lists]:
+        mapping[EARLIER] = earlier[0]
     if all(ours == theirs for ours, theirs in names.items()):
         return _form("Alpaca instruction/input/output", "texts", mapping, columns, nulls)
     if names == {"instruction": "prompt", "output": "completion"}:

@@ -14,7 +14,7 @@ FAILURES = {  # found in the names and texts of the errors -> what it means
     r"\bgated\b|GatedRepoError": (
         "asks you to accept its terms first: open its page on huggingface.co, accept, and give a token as HF_TOKEN"
     ),
-    r"(?:splits?: |one of )\[([^\]]*)\]": "has no such split; it has {0}; name one with split=",
+    r"(?:splits?: |one of )\[([^\]]*)\]": "has no such split; it has {0}; name one with split= (on the command line: --split)",
     r"(?s:(?:Config name is missing|BuilderConfig).*?)\[([^\]]*)\]": (
         "has several configurations: {0}; name one as 'owner/name:configuration'"
     ),

@@ -38,14 +38,15 @@ __all__ = ["Source", "guess_mapping", "iter_rows", "peek", "read_rows"]
 class Source:
     """Rows as in `gemma_colab.rows`, each with its "line", and where they come from.
 
-    Of JSON a row whose keys in the file are not those of most rows has them in `keys`: "a, b, c".
+    Of JSON a row whose keys in the file are not those of most rows has them in `keys`: "a, b, c"; and a row whose line is
+    also another's (a list written on one line) has its number in the list, from 1, as `item`.
     """
 
     rows: list[Row]
     name: str  # of the file or dataset
     form: str  # "question/answer columns: Тема -> instruction, Вопрос -> input, Ответ -> output; ignored: id"
     details: str  # "CSV, delimiter ';', Windows-1251"
-    aside: list[dict[str, Any]]  # {"line", "field", "problem", "content"} of each row put aside
+    aside: list[dict[str, Any]]  # {"line", "field", "problem", "content", "sentence"} of each row put aside; the last says all
 
     def __repr__(self) -> str:
         aside = f", {len(self.aside)} put aside" if self.aside else ""
@@ -75,16 +76,18 @@ def read_rows(
     """
     reading = _Reading(source, mapping, on_bad, aside, sheet, split, limit)
     found = list(reading.rows())
-    [(usual, _)] = Counter(form.keys for _, form in found).most_common(1)
+    [(usual, _)] = Counter(form.keys for _, form, _ in found).most_common(1)
     same = reading.raw.table  # records of a table all have its columns
-    rows = [row if same or form.keys == usual else row | {"keys": form.keys} for row, form in found]
-    return Source(rows, reading.name, reading.form(), ", ".join(reading.raw.details), reading.bad)
+    for row, form, item in found:
+        row |= {} if same or form.keys == usual else {"keys": form.keys}
+        row |= {"item": item} if row["line"] in reading.shared else {}
+    return Source([row for row, _, _ in found], reading.name, reading.form(), ", ".join(reading.raw.details), reading.bad)
 
 
 def iter_rows(source: str | Path, **options) -> Iterator[Row]:
     """The rows of `read_rows`, whose arguments it takes, one by one, in constant memory for JSONL, JSON lists, CSV and Parquet."""
     reading = _Reading(source, **options)
-    return (row for row, _ in reading.rows())
+    return (row for row, _, _ in reading.rows())
 
 
 def peek(source: str | Path, rows: int = 3, *, sheet: str | int = 0, split: str = "train") -> pd.DataFrame:
@@ -116,6 +119,7 @@ class _Reading:
     bad: list[dict[str, Any]] = field(default_factory=list, init=False)
     first: str = field(default="", init=False)  # the sentence of the first bad row
     forms: Counter[str] = field(default_factory=Counter, init=False)
+    shared: set[int] = field(default_factory=set, init=False)  # lines in which more than one record begins
     ignored: dict[str, None] = field(default_factory=dict, init=False)  # in the order met
 
     def __post_init__(self):
@@ -144,37 +148,42 @@ class _Reading:
             self.raw = open_source(self.source, self.name, stack, self.sheet, self.split, self.limit)
             yield self.raw
 
-    def rows(self) -> Iterator[tuple[Row, Form]]:
-        good = 0
+    def rows(self) -> Iterator[tuple[Row, Form, int]]:
+        """Each row with its form, and its number among the records."""
+        good = last = 0
         with self.opened() as raw:
             recogniser = Recogniser(self.mapping, raw.table)
-            for line, value in with_bar(raw, self.name):
+            for item, (line, value) in enumerate(with_bar(raw, self.name), 1):
+                if line == last:
+                    self.shared.add(line)
+                last = line
                 try:
                     if isinstance(value, BadRow):
                         raise value
                     row, form = recogniser.row(value)
                 except BadRow as bad:
-                    self._put_aside(line, bad, bad.content if bad is value else value)
+                    self._put_aside(line, item, bad, bad.content if bad is value else value)
                     continue
                 good += 1
                 self.forms[form.name] += 1
                 if len(self.ignored) < 1000:  # objects with ever new keys must not fill the memory
                     self.ignored |= dict.fromkeys(form.ignored)
-                yield row | {"line": line}, form
+                yield row | {"line": line}, form, item
                 if good == self.limit:
                     break
             if self.aside is not None:
                 _write_side_file(Path(self.aside), self.bad)
             self._check_end(good, recogniser.unseen)
 
-    def _put_aside(self, line: int, bad: BadRow, content: Any) -> None:
+    def _put_aside(self, line: int, item: int, bad: BadRow, content: Any) -> None:
         if self.raw.table and isinstance(bad, UnknownForm) and not self.forms:  # no other row has other columns
             raise DatasetError(self.sentence(bad))
-        sentence = self.sentence(bad, line)
+        sentence = self.sentence(bad, line, item if line in self.shared else 0)
         if self.on_bad == "raise":
             raise DatasetError(f'{sentence}, or leave bad rows aside with on_bad="aside"')
         self.first = self.first or sentence
-        self.bad.append({"line": line, "field": bad.field, "problem": bad.problem, "content": content})
+        entry = {"line": line, "field": bad.field, "problem": bad.problem, "content": content, "sentence": sentence}
+        self.bad.append(entry)
 
     def _check_end(self, good: int, unseen: set[str]) -> None:
         if not good and self.bad:
@@ -185,8 +194,9 @@ class _Reading:
         if unseen:
             raise DatasetError(f"{self.name}: no row has {listed(sorted(unseen))}, which the mapping names; correct the mapping")
 
-    def sentence(self, bad: BadRow, line: int = 0) -> str:
-        place = f", {self.raw.unit} {line}" * bool(line) + f", field {shown(bad.field)}" * bool(bad.field)
+    def sentence(self, bad: BadRow, line: int = 0, item: int = 0) -> str:
+        place = f", {self.raw.unit} {line}" * bool(line) + f", item {item}" * bool(item)
+        place += f", field {shown(bad.field)}" * bool(bad.field)
         return f"{self.name}{place}: {bad.problem}; " + bad.remedy.replace("read_rows(...", f"read_rows({str(self.source)!r}", 1)
 
     def form(self) -> str:

@@ -55,9 +55,7 @@ class Recogniser:
     def _form(self, record: dict) -> Form:
         columns = list(record)
         past = {c for c in columns if normal(c) in NAMES["history"]}
-        lists = frozenset(
-            k for k, v in record.items() if isinstance(v, list) and (k in past or not v or isinstance(v[0], dict))
-        )
+        lists = frozenset(k for k, v in record.items() if isinstance(v, list) and (k in past or not v or isinstance(v[0], dict)))
         nulls = frozenset(k for k, v in record.items() if v is None and (k in past or normal(k) in NAMES["messages"]))
         key = (tuple(columns), lists, nulls)
         if key not in self.known:

@@ -102,6 +102,16 @@ def test_nothing_hides_in_the_imports(path):
             assert [alias.name for alias in node.names] != ["*"]
 
 
+def test_notebook_01_imports_no_torch_before_the_tokenizer(tmp_path):
+    code = code_of(read(NOTEBOOKS[0]))
+    before, found, _ = code.partition("from transformers import AutoTokenizer")
+    assert found
+    check = "\nimport sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    environment = os.environ | {"GEMMA_COLAB_WORKSPACE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", before + check], env=environment, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs_alone_in_an_empty_folder(path, tmp_path, monkeypatch):
     from run_notebooks import run_notebook

@@ -2,7 +2,7 @@
 
     python benchmarks/dataset.py
 
-Needs only the package. Takes about two minutes; prints the tables that stand in `benchmarks/README.md`.
+Needs only the package. Takes about seven minutes on two cores; prints the tables that stand in `benchmarks/README.md`.
 """
 
 import json

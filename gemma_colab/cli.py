@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("check", parents=[shared], help="report what is wrong with a dataset; changes nothing")
     prepare = commands.add_parser("prepare", parents=[shared], help="clean, split and save it in a workspace")
     prepare.add_argument("--workspace", required=True, metavar="DIR", help="where the rows go")
+    prepare.add_argument("--every-answer", action="store_true", help="train all answers of a conversation, not only the last")
     prepare.add_argument(
         "--too-long", choices=("keep", "drop", "split"), default="keep", help="rows beyond --max-length; needs --model"
     )
@@ -104,6 +105,7 @@ def _prepare(args: argparse.Namespace, reading: dict, counting: dict) -> int:
             split_settings=split,
             accept=args.accept,
             too_long=args.too_long,
+            every_answer=args.every_answer,
             **counting,
             **reading,
         )

@@ -14,7 +14,7 @@ from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import Report, check_rows
 from gemma_colab.data.review import Review
 from gemma_colab.data.splitting import PARTS, split_rows
-from gemma_colab.data.turns import fit
+from gemma_colab.data.turns import fit, one_row_per_answer
 from gemma_colab.errors import BlockedError, WorkspaceError
 from gemma_colab.rows import EXTRAS, Row
 from gemma_colab.settings import LoraSettings, SplitSettings, TrainSettings, starting_point
@@ -32,6 +32,7 @@ def prepare_rows(
     accept: Iterable[str] = (),
     tokenizer=None,
     max_length: int = 1024,
+    every_answer: bool = False,
     too_long: str = "keep",
     **reading,
 ) -> tuple[Report, str]:
@@ -39,7 +40,8 @@ def prepare_rows(
     a sentence on the split.
 
     source and reading: as for `data.reading.read_rows`; rows that can't be read are put aside, and are an error of the report.
-    accept: findings you overrule, see `data.report.check_rows`. too_long: "keep" rows beyond max_length (they will be cut), or
+    accept: findings you overrule, see `data.report.check_rows`. every_answer: train all answers of a
+    conversation, each as a row, and not only the last. too_long: "keep" rows beyond max_length (they will be cut), or
     "drop" or "split" them as `data.turns.fit` does; that needs the tokenizer. Writes `rows/train.jsonl`, `rows/validation.jsonl`,
     `rows/test.jsonl`, `rows/cleaning_log.jsonl`, `rows/aside.jsonl` and `rows/report.json`.
     Raises `DatasetError` when the file can't be read, or when the report is blocked: then no rows are written.
@@ -50,6 +52,7 @@ def prepare_rows(
     rows, log = clean(found.rows, steps)
     review = Review(workspace)
     rows, decided = review.apply(rows)
+    rows = one_row_per_answer(rows) if every_answer else rows
     if too_long != "keep":
         rows, fitted = fit(rows, tokenizer, max_length, too_long)
         workspace.write_jsonl("rows/too_long.jsonl", fitted.to_dict("records"))

@@ -151,3 +151,21 @@ def test_a_closed_pipe_is_no_error():
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.stdout == "{\n"
     assert done.stderr == ""
+
+
+def test_every_answer_of_a_conversation_may_be_trained(tmp_path, support_rows, capsys):
+    def talk(a, b):
+        turns = [("user", a["input"]), ("assistant", a["output"]), ("user", b["input"]), ("assistant", b["output"])]
+        return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+    path = write(
+        tmp_path / "talks.jsonl", [talk(a, b) for a, b in zip(support_rows[2:122:2], support_rows[3:123:2], strict=True)]
+    )
+    assert main(["check", path]) == 0
+    assert "earlier answers in 60 rows" in capsys.readouterr().out
+    for option, count in ([], 60), (["--every-answer"], 120):
+        assert main(["prepare", path, "--workspace", str(tmp_path / "ws"), *option]) == 0
+        parts = ensure_rows(Workspace(tmp_path / "ws"))
+        assert sum(map(len, parts.values())) == count
+    first = {part: {row["prompt"][0]["content"] for row in rows} for part, rows in parts.items()}
+    assert not first["train"] & (first["validation"] | first["test"])  # one conversation, one side

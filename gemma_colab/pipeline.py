@@ -3,6 +3,7 @@ what is missing, makes it from the samples, and goes on."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Iterable
@@ -44,26 +45,28 @@ def prepare_rows(
     conversation, each as a row, and not only the last. too_long: "keep" rows beyond max_length (they will be cut), or
     "drop" or "split" them as `data.turns.fit` does; that needs the tokenizer. Writes `rows/train.jsonl`, `rows/validation.jsonl`,
     `rows/test.jsonl`, `rows/cleaning_log.jsonl`, `rows/aside.jsonl` and `rows/report.json`.
-    Raises `DatasetError` when the file can't be read, or when the report is blocked: then no rows are written.
+    Raises `DatasetError` when the file can't be read, or when the report is blocked: then no rows are written, and the
+    other files go to `blocked/`.
     """
-    aside = workspace.path / "rows" / "aside.jsonl"
-    aside.parent.mkdir(exist_ok=True)
-    found = read_rows(source, on_bad="aside", aside=aside, **reading)
+    found = read_rows(source, on_bad="aside", **reading)
     rows, log = clean(found.rows, steps)
     review = Review(workspace)
     rows, decided = review.apply(rows)
     rows = one_row_per_answer(rows) if every_answer else rows
+    logs = {"cleaning_log": [*log.to_dict("records"), *decided.to_dict("records")], "aside": found.aside, "too_long": []}
     if too_long != "keep":
         rows, fitted = fit(rows, tokenizer, max_length, too_long)
-        workspace.write_jsonl("rows/too_long.jsonl", fitted.to_dict("records"))
+        logs["too_long"] = fitted.to_dict("records")
     report = check_rows(rows, tokenizer=tokenizer, max_length=max_length, aside=found.aside, accept=accept, kept=review.kept)
-    workspace.write_json("rows/report.json", report.to_dict())
-    workspace.write_jsonl("rows/cleaning_log.jsonl", [*log.to_dict("records"), *decided.to_dict("records")])
-    if report.verdict == "blocked":
-        listed = f"{workspace.path / 'rows'} lists what was put aside and changed"
-        raise BlockedError(f"{found.name} is {report.reason}; mend that, or accept it by its name; {listed}", report)
     split_settings = split_settings or SplitSettings()
-    parts, how = split_rows(rows, split_settings)
+    parts, how = split_rows(rows, split_settings) if report.verdict != "blocked" else ({}, "")
+    folder = "blocked" if report.verdict == "blocked" else "rows"  # never a report of one file beside the rows of another
+    workspace.write_json(f"{folder}/report.json", report.to_dict())
+    for name, lines in logs.items():
+        workspace.write_jsonl(f"{folder}/{name}.jsonl", json.loads(json.dumps(lines, default=str)))
+    if report.verdict == "blocked":
+        listed = f"{workspace.path / folder} lists what was put aside and changed"
+        raise BlockedError(f"{found.name} is {report.reason}; mend that, or accept it by its name; {listed}", report)
     save_rows(parts, workspace)
     split_settings.save(workspace)
     return report, how

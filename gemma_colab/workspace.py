@@ -83,7 +83,7 @@ class Workspace:
 
     def write_text(self, name: str, text: str) -> Path:
         with self.writing(name) as part:
-            part.write_text(text, encoding="utf-8")
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character, as JSON escapes it
         return self.path / name
 
     def write_json(self, name: str, value) -> Path:

@@ -30,8 +30,8 @@ def test_a_blocked_dataset_leaves_the_rows_alone_and_says_why(workspace, support
     with pytest.raises(BlockedError, match=r"few.jsonl is blocked: unreadable row, too few rows; mend that") as caught:
         prepare_rows(tmp_path / "few.jsonl", workspace)
     assert caught.value.report.verdict == "blocked"
-    assert not workspace.has("rows/train.jsonl")
-    assert "ud800" in (workspace.path / "rows" / "aside.jsonl").read_text("utf-8")
+    assert not (workspace.path / "rows").exists()
+    assert "ud800" in (workspace.path / "blocked" / "aside.jsonl").read_text("utf-8")
 
 
 def test_decisions_of_a_review_are_applied(workspace):

@@ -58,7 +58,7 @@ def budget(look: Look, lengths: pd.DataFrame, batch: int = 8) -> Iterator[Findin
     """What training will cost: tokens over all epochs, and steps of an effective batch."""
     tokens = int(lengths["total"].clip(upper=look.max_length).sum() * look.num_train_epochs)
     steps = -(-len(lengths) // batch) * look.num_train_epochs
-    advice = f"{tokens:,} tokens in {look.num_train_epochs:g} epochs, about {steps:,.0f} steps of {batch} rows"
+    advice = f"{tokens:,} tokens in {look.num_train_epochs:g} epochs, about {steps:,.0f} steps of {batch} rows, if all rows are trained"
     yield Finding("budget", "I", advice)
 
 

@@ -101,7 +101,7 @@ def split_rows(rows: list[Row], settings: SplitSettings) -> tuple[dict[str, list
     grouped, why = groups(rows)
     if len(grouped) < 3:
         raise DatasetError(
-            f"{len(rows)} rows in {len(grouped)} groups of look-alikes can't fill train, validation and test; add different rows"
+            f"{len(rows)} rows make {len(grouped)} group(s) of look-alikes, too few for train, validation and test; add different rows"
         )
     random.Random(settings.seed).shuffle(grouped)
     grouped.sort(key=len, reverse=True)  # stable: big groups first, so that they don't overfill a small part

@@ -62,7 +62,9 @@ def test_small_sets_fill_every_part(n):
 
 @pytest.mark.parametrize("rows", [[], different(1), different(2), [*different(2), different(2)[1] | {"line": 3}]])
 def test_fewer_than_three_groups_cannot_be_split(rows):
-    with pytest.raises(DatasetError, match=rf"{len(rows)} rows in \d groups of look-alikes can't fill .* add different rows"):
+    with pytest.raises(
+        DatasetError, match=rf"{len(rows)} rows make \d group\(s\) of look-alikes, too few for train.* add different rows"
+    ):
         split_rows(rows, SplitSettings())
 
 

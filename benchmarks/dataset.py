@@ -28,7 +28,7 @@ TWINS = 0.05  # share of rows that are an earlier row with some words changed
 
 
 class Babble:
-    """Text without sense that looks like the sample's: each word follows one that it followed there, two words back."""
+    """Text without sense that looks like the sample's: each word follows one that it followed there."""
 
     def __init__(self, rng: random.Random):
         self.rng, self.next, self.starts = rng, {}, {}

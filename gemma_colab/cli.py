@@ -14,7 +14,7 @@ from typing import NoReturn
 from gemma_colab.data.cleaning import STEPS
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import EXIT_CODES, Report, check_rows
-from gemma_colab.errors import BlockedError, DatasetError, GemmaColabError
+from gemma_colab.errors import BlockedError, DatasetError, GemmaColabError, SettingsError
 from gemma_colab.pipeline import prepare_rows
 from gemma_colab.settings import SplitSettings
 from gemma_colab.workspace import open_workspace
@@ -78,7 +78,10 @@ def _tokenizer(name: str | None):
     from gemma_colab.hub import from_hub
 
     quiet_libraries()  # transformers warns of rows longer than its own limit; the report says more
-    return from_hub(AutoTokenizer, name, source_of(name))
+    tokenizer = from_hub(AutoTokenizer, name, source_of(name))
+    if not tokenizer.chat_template:
+        raise SettingsError(f"model={name!r} has no chat template; take an instruction-tuned one, whose name ends in -it")
+    return tokenizer
 
 
 def _show(report: Report, as_json: bool, **more) -> int:
@@ -111,7 +114,8 @@ def _prepare(args: argparse.Namespace, reading: dict, counting: dict) -> int:
         )
     except BlockedError as e:
         print(e, file=sys.stderr)
-        return _show(e.report, args.json)
+        _show(e.report, args.json)
+        return EXIT_CODES["blocked"]
     status = _show(report, args.json, split=how)
     if not args.json:
         print(f"\n{how}\nsaved in {workspace.path / 'rows'}, with cleaning_log.jsonl: every change, before and after")
@@ -119,6 +123,9 @@ def _prepare(args: argparse.Namespace, reading: dict, counting: dict) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):  # a console that lacks Cyrillic shows escapes instead of failing
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     args = _parser().parse_args(argv)
     sheet = int(args.sheet) if str(args.sheet).isdecimal() else args.sheet
     reading = {"mapping": dict(args.map) or None, "sheet": sheet, "split": args.split, "limit": args.limit}
@@ -128,6 +135,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as e:
+        print(f"{e.strerror or e}: {e.filename or ''}", file=sys.stderr)
+        return USAGE
     except GemmaColabError as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
         return UNREADABLE if isinstance(e, DatasetError) else USAGE

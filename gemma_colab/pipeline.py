@@ -16,7 +16,7 @@ from gemma_colab.data.report import Report, check_rows
 from gemma_colab.data.review import Review
 from gemma_colab.data.splitting import PARTS, split_rows
 from gemma_colab.data.turns import fit, one_row_per_answer
-from gemma_colab.errors import BlockedError, WorkspaceError
+from gemma_colab.errors import BlockedError, DatasetError, SettingsError, WorkspaceError
 from gemma_colab.rows import EXTRAS, Row
 from gemma_colab.settings import LoraSettings, SplitSettings, TrainSettings, starting_point
 from gemma_colab.workspace import Workspace, samples
@@ -44,29 +44,44 @@ def prepare_rows(
     accept: findings you overrule, see `data.report.check_rows`. every_answer: train all answers of a
     conversation, each as a row, and not only the last. too_long: "keep" rows beyond max_length (they will be cut), or
     "drop" or "split" them as `data.turns.fit` does; that needs the tokenizer. Writes `rows/train.jsonl`, `rows/validation.jsonl`,
-    `rows/test.jsonl`, `rows/cleaning_log.jsonl`, `rows/aside.jsonl` and `rows/report.json`.
-    Raises `DatasetError` when the file can't be read, or when the report is blocked: then no rows are written, and the
-    other files go to `blocked/`.
+    `rows/test.jsonl`, `rows/report.json`, and what was changed or left out: `rows/cleaning_log.jsonl`, `rows/review_log.jsonl`,
+    `rows/aside.jsonl`, `rows/too_long.jsonl`.
+    Raises `DatasetError` when the file can't be read, and `BlockedError` when the report is blocked or the rows can't be split:
+    then no rows are written, and the other files go to `blocked/`.
     """
+    own = workspace.path / "rows"
+    if own in [path := Path(source).absolute().resolve(), *path.parents]:
+        raise SettingsError(f"source={str(source)!r} lies in {own}, which would be overwritten; copy it elsewhere first")
     found = read_rows(source, on_bad="aside", **reading)
     rows, log = clean(found.rows, steps)
     review = Review(workspace)
     rows, decided = review.apply(rows)
-    rows = one_row_per_answer(rows) if every_answer else rows
-    logs = {"cleaning_log": [*log.to_dict("records"), *decided.to_dict("records")], "aside": found.aside, "too_long": []}
+    logs = {
+        "cleaning_log": log.to_dict("records"),
+        "review_log": decided.to_dict("records"),
+        "aside": found.aside,
+        "too_long": [],
+    }
+    if every_answer and too_long != "split":  # pieces of a conversation are taken apart after it was cut
+        rows = one_row_per_answer(rows)
     if too_long != "keep":
         rows, fitted = fit(rows, tokenizer, max_length, too_long)
         logs["too_long"] = fitted.to_dict("records")
+    rows = one_row_per_answer(rows) if every_answer and too_long == "split" else rows
     report = check_rows(rows, tokenizer=tokenizer, max_length=max_length, aside=found.aside, accept=accept, kept=review.kept)
-    split_settings = split_settings or SplitSettings()
-    parts, how = split_rows(rows, split_settings) if report.verdict != "blocked" else ({}, "")
-    folder = "blocked" if report.verdict == "blocked" else "rows"  # never a report of one file beside the rows of another
+    split_settings, parts, how = split_settings or SplitSettings(), None, report.reason
+    if report.verdict != "blocked":
+        try:
+            parts, how = split_rows(rows, split_settings)
+        except DatasetError as e:
+            how = str(e)
+    folder = "rows" if parts else "blocked"  # never a report of one file beside the rows of another
     workspace.write_json(f"{folder}/report.json", report.to_dict())
     for name, lines in logs.items():
         workspace.write_jsonl(f"{folder}/{name}.jsonl", json.loads(json.dumps(lines, default=str)))
-    if report.verdict == "blocked":
-        listed = f"{workspace.path / folder} lists what was put aside and changed"
-        raise BlockedError(f"{found.name} is {report.reason}; mend that, or accept it by its name; {listed}", report)
+    if not parts:
+        remedy = f"mend that, or accept a finding by its name; {workspace.path / folder} lists what was put aside and changed"
+        raise BlockedError(f"{found.name}: {how}; {remedy}", report)
     save_rows(parts, workspace)
     split_settings.save(workspace)
     return report, how

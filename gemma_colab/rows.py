@@ -47,9 +47,8 @@ def answer(row: Row) -> str:
 
 def question(row: Row) -> str:
     """Everything before the answer: instruction and input, or all earlier messages, with a blank line between."""
-    if "messages" in row:
-        return "\n\n".join(turn["content"] for turn in row["messages"][:-1])
-    return f"{row['instruction']}\n\n{row['input']}" if row["input"] else row["instruction"]
+    parts = [turn["content"] for turn in row["messages"][:-1]] if "messages" in row else [row["instruction"], row["input"]]
+    return "\n\n".join(part for part in parts if part)
 
 
 def fingerprint(row: Row) -> str:

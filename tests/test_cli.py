@@ -1,6 +1,7 @@
 """The command line: exit status, JSON, and what is saved."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -94,7 +95,7 @@ def test_prepare_cleans_splits_and_saves(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "cleaning_log.jsonl" in out
     rows = ensure_rows(Workspace(folder))
-    assert sum(map(len, rows.values())) == 605
+    assert sum(map(len, rows.values())) == 618
     assert set(rows["train"][0]) == {"prompt", "completion"}
     log = [json.loads(line) for line in (folder / "rows" / "cleaning_log.jsonl").read_text("utf-8").splitlines()]
     assert {line["step"] for line in log} >= {"html_to_text", "drop_exact_duplicates", "mask_personal_data"}
@@ -169,3 +170,33 @@ def test_every_answer_of_a_conversation_may_be_trained(tmp_path, support_rows, c
         assert sum(map(len, parts.values())) == count
     first = {part: {row["prompt"][0]["content"] for row in rows} for part, rows in parts.items()}
     assert not first["train"] & (first["validation"] | first["test"])  # one conversation, one side
+
+
+def test_rows_of_the_workspace_are_never_their_own_source(good, tmp_path, capsys):
+    assert main(["prepare", good, "--workspace", str(tmp_path / "ws")]) == 0
+    before = (tmp_path / "ws" / "rows" / "train.jsonl").read_bytes()
+    assert main(["prepare", str(tmp_path / "ws" / "rows" / "train.jsonl"), "--workspace", str(tmp_path / "ws")]) == 4
+    assert "would be overwritten" in capsys.readouterr().err
+    assert (tmp_path / "ws" / "rows" / "train.jsonl").read_bytes() == before
+
+
+def test_rows_that_cannot_be_split_are_blocked_with_their_report(tmp_path, capsys):
+    same = {
+        "instruction": "Где мой заказ?",
+        "input": "",
+        "output": "Статус заказа виден в разделе «Мои заказы» в любое время дня.",
+    }
+    path = write(tmp_path / "same.jsonl", [same | {"instruction": f"Где мой заказ{'!' * i}"} for i in range(12)])
+    steps = ["--steps", "white_space"]
+    assert main(["prepare", path, "--workspace", str(tmp_path / "ws"), *steps]) == 2
+    done = capsys.readouterr()
+    assert "too few for train" in done.err
+    assert "exact duplicate" in done.out
+    assert (tmp_path / "ws" / "blocked" / "report.json").exists()
+
+
+def test_a_console_without_cyrillic(tmp_path):
+    command = [sys.executable, "-c", "import sys; from gemma_colab.cli import main; sys.exit(main())", "check", RAW]
+    done = subprocess.run(command, capture_output=True, check=False, env=os.environ | {"PYTHONIOENCODING": "cp1252"})
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr

@@ -81,6 +81,39 @@ def test_guesses_go_as_far_as_names_tell(tmp_path, columns, mapping):
     assert MappingPanel(path).mapping == mapping
 
 
+def test_a_conversation_under_an_unknown_name_can_be_chosen(tmp_path):
+    path = tmp_path / "talks.jsonl"
+    talk = [{"role": "user", "content": "Где заказ?"}, {"role": "assistant", "content": "В пути."}]
+    path.write_text(json.dumps({"talk": talk, "note": "x"}) + "\n", encoding="utf-8")
+    panel = MappingPanel(path)
+    assert "Not yet" in panel.preview.value
+    panel.fields["messages"].value = "talk"
+    assert panel.mapping == {"messages": "talk"}
+    assert "user: </span>Где заказ?" in panel.preview.value
+    assert read_rows(path, mapping=panel.mapping).rows[0]["output"] == "В пути."
+    panel.fields["output"].value = "note"
+    assert "one or the other" in panel.preview.value
+
+
+@pytest.mark.parametrize("name", ["messages", "dialog"])
+def test_a_conversation_under_a_known_name_is_chosen_already(tmp_path, name):
+    path = tmp_path / "talks.jsonl"
+    talk = [{"role": "user", "content": "Где заказ?"}, {"role": "assistant", "content": "В пути."}]
+    path.write_text(json.dumps({name: talk, "category": "путь"}) + "\n", encoding="utf-8")
+    panel = MappingPanel(path)
+    assert panel.mapping == {"messages": name, "label": "category"}
+    assert "В пути." in panel.preview.value
+
+
+def test_a_list_is_not_chosen_as_a_label(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    row = {"instruction": "Где?", "output": "Здесь.", "category": ["x", "y"], "dialog": ["a"]}
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    panel = MappingPanel(path)
+    assert panel.mapping == {"instruction": "instruction", "output": "output"}
+    assert "Здесь." in panel.preview.value
+
+
 def test_texts_and_column_names_are_escaped(tmp_path):
     path = tmp_path / "rows.jsonl"
     row = {"<script>q": "</td><script>alert(1)</script>", "a": "</div><img src=x onerror=alert(1)>", "line": 7, "rest": None}

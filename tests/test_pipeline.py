@@ -27,7 +27,7 @@ def test_somebodys_rows_are_never_overwritten(workspace):
 
 def test_a_blocked_dataset_leaves_the_rows_alone_and_says_why(workspace, support_rows, tmp_path):
     (tmp_path / "few.jsonl").write_text('{"instruction": "a", "output": "b"}\n{"instruction": "\\ud800", "output": "b"}\n')
-    with pytest.raises(BlockedError, match=r"few.jsonl is blocked: unreadable row, too few rows; mend that") as caught:
+    with pytest.raises(BlockedError, match=r"few.jsonl: blocked: unreadable row, too few rows; mend that") as caught:
         prepare_rows(tmp_path / "few.jsonl", workspace)
     assert caught.value.report.verdict == "blocked"
     assert not (workspace.path / "rows").exists()
@@ -43,7 +43,7 @@ def test_decisions_of_a_review_are_applied(workspace):
     saved = sum(ensure_rows(workspace).values(), [])
     assert len(saved) == len(rows) - 1
     assert sum(row["completion"][0]["content"] == "Edited by hand." for row in saved) == 1
-    log = workspace.read_jsonl("rows/cleaning_log.jsonl")
+    log = workspace.read_jsonl("rows/review_log.jsonl")
     assert [line["line"] for line in log if line["step"] == "review"] == [11, 12]
 
 

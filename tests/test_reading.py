@@ -493,7 +493,6 @@ def test_documents_and_their_summaries(tmp_path):
         ('{"messages": [{"role": "tool", "content": "a"}]}', "field 'messages[0]': a call of a tool"),
         ('{"conversations": [{"from": "human", "value": 1}]}', "field 'conversations[0].value': 1, not a text"),
         ('{"prompt": [{"role": "user", "content": "a"}], "completion": "b"}', "field 'completion': 'b', not a list of turns"),
-        ('{"instruction": "a", "output": "b", "label": ["c"]}', "field 'label': ['c'], not a text"),
     ],
 )  # fmt: skip
 def test_a_bad_row_is_named_or_put_aside(tmp_path, record, words):
@@ -518,6 +517,22 @@ def test_a_bad_row_is_named_or_put_aside(tmp_path, record, words):
     put(tmp_path, "only.jsonl", record)
     with pytest.raises(DatasetError, match=r"(is|are) bad"):
         read_rows(tmp_path / "only.jsonl", on_bad="aside")
+
+
+def test_a_recognised_label_that_is_none_does_not_cost_the_row(tmp_path):
+    values = [["x", "y"], {"a": 1}, float("nan"), [], None, "x", 5, 2.0, True]
+    labels = [None, None, None, None, None, "x", "5", "2", "True"]
+    for column, ours in (("category", "label"), ("thread_id", "conversation")):
+        path = put(tmp_path, "a.jsonl", lines(*({"instruction": "a", "output": "b", column: value} for value in values)))
+        assert [row.get(ours) for row in read_rows(path).rows] == labels
+        mapping = {"instruction": "instruction", "output": "output", ours: column}
+        assert f"field '{column}': ['x', 'y'], not a text" in refusal(path, mapping=mapping)  # it was asked for
+        rows = read_rows(path, mapping=mapping, on_bad="aside").rows
+        assert [(row["line"], row.get(ours)) for row in rows] == list(enumerate(labels, 1))[2:3] + list(enumerate(labels, 1))[4:]
+    talk = put(tmp_path, "b.jsonl", lines(*[{"messages": CHAT, "category": ["x", "y"]}] * 20))
+    assert [row.get("label") for row in read_rows(talk).rows] == [None] * 20
+    packed = typed(tmp_path, "parquet", [{"question": "a", "answer": "b", "category": ["x", "y"]}])
+    assert "label" not in read_rows(packed).rows[0]
 
 
 def test_a_conversation_that_ends_with_the_user(tmp_path):

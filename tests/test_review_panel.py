@@ -55,7 +55,7 @@ def test_a_contradiction_stands_side_by_side_and_every_click_is_saved_at_once(wo
     assert saved(workspace) == {}
 
     click(panel, 0, "keep")
-    assert saved(workspace) == {fingerprint(rows[0]): {"action": "keep", "why": "contradiction"}}
+    assert saved(workspace) == {fingerprint(rows[0]): {"action": "keep", "why": "contradiction", "checks": ["contradiction"]}}
     assert "1 of 2 decided" in panel.progress.value
     assert "kept" in shown(panel)[0].head.value
     click(panel, 1, "drop")
@@ -156,9 +156,33 @@ def test_near_duplicates_stand_beside_their_twin_even_where_lines_repeat(workspa
     assert [case.rows for case in panel_of(unnumbered, workspace, ["near duplicate"]).cases] == [[12, 13]]
 
 
+def test_look_alikes_stand_beside_their_twin(workspace):
+    long = "Клиент просит вернуть деньги за повреждённый товар и прикладывает фотографии упаковки, чека и самой вещи, заказ"
+    one = {"instruction": f"{long} 12345", "input": "", "output": "Вы получите деньги в течение десяти дней после проверки."}
+    rows = numbered(*USUAL, one, one | {"instruction": f"{long} 67890"})
+    panel = panel_of(rows, workspace)
+    (case,) = [case for case in panel.cases if "look-alike" in case.checks]
+    assert case.rows == [12, 13]
+    assert [case.rows for case in panel_of(rows, workspace, ["look-alike"]).cases] == [[12, 13]]
+
+
+def test_a_card_names_the_place_as_its_notes_do(workspace):
+    """Rows of a JSON list on one line have an item, others nothing but their number."""
+    bare = [RIGHT, *USUAL, WRONG, RIGHT]
+    for rows, places in (
+        ([row | {"line": 1, "item": i + 1} for i, row in enumerate(bare)], ("item 1", "item 14", "item 15")),
+        (bare, ("row 0", "row 13", "row 14")),
+    ):
+        heads = [card.head.value for card in shown(panel_of(rows, workspace, ["contradiction"]))]
+        assert f"<b>{places[0]} (the same text in {places[2]}: decided together)</b>" in heads[0]
+        assert f"<b>{places[1]}</b>" in heads[1]
+        assert f"asked in {places[0]}, {places[1]}" in heads[1]
+        assert all("line" not in head.replace("line-height", "") for head in heads)
+
+
 def test_a_row_that_was_kept_still_stands_beside_the_one_it_contradicts(workspace):
     rows = numbered(RIGHT, *USUAL, WRONG)
-    report = check_rows(rows, kept={fingerprint(rows[0])})
+    report = check_rows(rows, kept={fingerprint(rows[0]): {"contradiction"}})
     assert [case.rows for case in ReviewPanel(rows, report, workspace, ["contradiction"]).cases] == [[0, 13]]
 
 
@@ -166,7 +190,7 @@ def test_rows_with_the_same_text_are_shown_once_since_one_decision_goes_for_both
     rows = numbered(RIGHT, *USUAL, WRONG, RIGHT)
     panel = panel_of(rows, workspace, ["contradiction"])
     assert [case.rows for case in panel.cases] == [[0, 13]]
-    assert "the same text in 16" in panel.cards[0].head.value
+    assert "the same text in line 16" in panel.cards[0].head.value
 
 
 def test_a_question_asked_many_times_is_shown_in_parts(workspace):

@@ -128,7 +128,7 @@ def test_cleaning_brings_the_good_rows_back(raw, support_rows):
     lost = len(support_rows) - len(back)
     assert lost == 10  # eight answers were emptied, two rows broke off
     left = {f.check for f in check_rows(cleaned).findings if f.severity in "EW"}
-    assert left == {"merged examples", "repetition", "contradiction", "placeholder"}  # for a person
+    assert left == {"merged examples", "repetition", "near duplicate", "contradiction", "placeholder"}  # for a person
     assert set(log["step"]) >= {"html_to_text", "entities", "mojibake", "mask_personal_data", "drop_near_duplicates"}
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 
+import numpy as np
 from ftfy import fix_encoding
 
 from gemma_colab.data.checks_text import placeholders, visible
@@ -15,7 +17,7 @@ from gemma_colab.data.neighbours import clusters
 from gemma_colab.data.text import jaccard, sameness, shingles
 from gemma_colab.rows import answer, answer_field, place, question
 
-FORMAL = re.compile(r"\b(?:вы|вас|вам|вами|ваш\w*)\b", re.IGNORECASE)
+FORMAL = re.compile(r"\b(?:вы|вас|вам|вами|ваш(?:а|е|и|у|его|ей|ему|им|их|ими)?)\b", re.IGNORECASE)
 INFORMAL = re.compile(  # pronouns, the second person singular of verbs (but not «лишь»), a few imperatives of help desks
     r"\b(?:ты|тебя|тебе|тобой|тво(?:й|я|ё|е|и|его|ей|ему|им|их|ими|ю)|\w{3,}(?:ешь|ёшь|ишь)(?:ся)?"
     r"|(?:не )?(?:посмотри|напиши|зайди|открой|выбери|проверь|подожди|(?<![^.!?] )пришли|попроси|волнуйся|попробуй|укажи|нажми))\b",
@@ -60,12 +62,14 @@ def exact_duplicates(look: Look) -> Iterator[Finding]:
 
 def near_duplicates(look: Look, threshold: float = 0.72) -> Iterator[Finding]:
     """Rows much like an earlier one: Jaccard of 5-character shingles, all digits alike. Those that say the same are a warning;
-    those that `agree` can't vouch for only inform. Exact duplicates and contradictions are other findings."""
-    own, twins, others = own_questions(look.rows), {}, {}
+    those that differ in what counts (see `agreement`) only inform. Exact duplicates and contradictions are other findings."""
+    twins, others = {}, {}
+    says_the_same = agreement(look)
     for row, twin, similarity in look.near:
         if similarity >= threshold and look.questions[row] != look.questions[twin]:
-            best = twins if agree(look, own, row, twin) else others
+            best = twins if row in twins or says_the_same(row, twin) else others
             best[row] = max(best.get(row, (0.0, 0)), (similarity, twin))
+    others = {row: twin for row, twin in others.items() if row not in twins}
     for best, name, severity, advice in (
         (twins, "near duplicate", "W", "keep one, or make the situations really different"),
         (others, "look-alike", "I", "nearly the same words, but other numbers, a “not”, or another answer; a slip, or a series?"),
@@ -76,20 +80,39 @@ def near_duplicates(look: Look, threshold: float = 0.72) -> Iterator[Finding]:
             yield Finding(name, severity, advice, hits)
 
 
+def near_twins(look: Look) -> Iterator[tuple[int, int, str]]:
+    """(row, earlier row, note) for every pair of near twins that say the same, in the order of the rows."""
+    says_the_same = agreement(look)
+    for row, twin, similarity in look.near:
+        if look.questions[row] != look.questions[twin] and says_the_same(row, twin):
+            yield row, twin, f"{similarity:.2f} like {_name(look, twin)}"
+
+
 FACTS = re.compile(
     r"\d+|(?<=\d)\s*[-+*/×÷:^%]|[<>=≤≥≠]|\b(?:не\w*|ни|без|not?|none|nothing|cannot|never|without|\w+n['’]t)\b", re.IGNORECASE
 )
 
 
-def agree(look: Look, own: list[str], one: int, other: int) -> bool:
-    """Whether two near twins say the same: the same numbers, signs and negations, question near question, answer near answer."""
-    rows = look.rows[one], look.rows[other]
-    facts = [[fact.strip() for fact in FACTS.findall(f"{question(row)} {answer(row)}".lower())] for row in rows]
-    return facts[0] == facts[1] and _near(own[one], own[other], look) and _near(*map(answer, rows), look)
+def agreement(look: Look) -> Callable[[int, int], bool]:
+    """A function of two row numbers: whether these near twins say the same, that is the same numbers, signs and negations,
+    question near question, answer near answer. What it needs of a row is computed once."""
+    own = own_questions(look.rows)
 
+    @cache
+    def facts(row: int) -> list[str]:
+        one = look.rows[row]
+        return [fact.strip() for fact in FACTS.findall(f"{question(one)} {answer(one)}".lower())]
 
-def _near(one: str, other: str, look: Look) -> bool:
-    return sameness(one) == sameness(other) or jaccard(shingles(one), shingles(other)) >= look.near_threshold
+    @cache
+    def cut(row: int, half: int) -> tuple[str, np.ndarray]:
+        text = answer(look.rows[row]) if half else own[row]
+        return sameness(text), shingles(text)
+
+    def near(one: int, other: int, half: int) -> bool:
+        (text, mine), (its_text, its) = cut(one, half), cut(other, half)
+        return text == its_text or jaccard(mine, its) >= look.near_threshold
+
+    return lambda one, other: facts(one) == facts(other) and near(one, other, 0) and near(one, other, 1)
 
 
 def contradictions(look: Look) -> Iterator[Finding]:
@@ -172,7 +195,7 @@ def style(look: Look, majority: float = 0.8, length: float = 4.0) -> Iterator[Fi
         ("style: greeting", greeting, len(answers), "a greeting or a signature, which most answers lack"),
         ("style: ending", open_ended, len(answers), "no closing punctuation, unlike most answers"),
     ):
-        if odd and len(odd) <= (1 - majority) * among:
+        if odd and len(odd) + majority * among <= among + 1e-9:
             advice = "one voice is learnt faster than two; make them alike, or keep them if you mean it"
             spans = [(row, match.span() if match else (0, 0)) for row, match in odd.items()]
             yield Finding(name, "I", advice, [Hit(row, answer_field(look.rows[row]), *span, note) for row, span in spans])

@@ -16,7 +16,7 @@ from gemma_colab.data.text import CODE, HIDDEN, INVISIBLE, TAG, normalise
 from gemma_colab.rows import Row, answer, answer_field, question
 
 ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}\d{0,2}|#\d{2,7}|#x[0-9a-fA-F]{2,6});")
-MARKDOWN_IMAGE = re.compile(r"!\[[^\]\n]*\]\(\s*(?:https?:|data:)?[^)\s]*\)")
+MARKDOWN_IMAGE = re.compile(r"!\[[^\[\]\n]{0,300}\]\(\s*(?:https?:|data:)?[^()\s]{0,2000}\)")
 FAKE = re.compile(
     r"\W*(?:no[ _-]?(?:input|output|text|answer)|n/?a|none|null|nan|undefined|empty|нет (?:данных|ответа|входа)|не указано)\W*",
     re.I,
@@ -39,7 +39,7 @@ F_STRING = re.compile(r"\bf(?:\"[^\"\n]*\"|'[^'\n]*')")
 # Escapes are junk, but not in a string of a program: print("a\nb").
 ESCAPE = re.compile(
     r"\"(?:[^\"\\\n]|\\.)*\"|(?<!\w)'(?:[^'\\\n]|\\.)*'"
-    r"|(?P<escape>\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|\\[nrt](?![a-z])|\\[\"/])"
+    r"|(?P<escape>\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|\\[nrt](?![a-z ])|(?<! )\\[nrt](?= )|\\[\"/])"
 )
 # Gemma's own become the real tokens, wherever they stand; the others show that a template was applied already.
 MARKERS = re.compile(
@@ -50,7 +50,7 @@ REFUSAL = re.compile(
     r"|\bI(?:'m| am) (?:just )?an? (?:ai|(?:large )?language model)\b(?! (?:\w+er|scientist|student|specialist)\b)"
     r"|\bI (?:can(?:'|no)t|am unable to) (?:assist|help) with (?:that|this)\b"
     r"|(?:как|будучи)\s+(?:\w+\s+)?(?:языков\w+ модел\w+|искусственн\w+ интеллект\w*|нейросет\w+|ИИ\b)(?=\s*,|\s+я\b)"
-    r"|\bя\s*[—–-]?\s*(?:всего лишь\s+)?(?:языковая модель|искусственный интеллект|нейросеть)",
+    r"|\bя\s?[—–-]?\s?(?:всего лишь\s)?(?:языковая модель|искусственный интеллект|нейросеть)",
     re.IGNORECASE,
 )
 # Not an abbreviation with a Russian ending, if a letter of it has no Cyrillic twin: PDFки, CRMка.
@@ -92,28 +92,36 @@ def spans(look: Look, find, only_answers: bool = False) -> Iterator[Hit]:
 
 
 def empty_text(look: Look) -> Iterator[Hit]:
+    """Nothing to see in the answer, in the whole question, or in a turn of a conversation."""
     for row, fields in enumerate(look.texts):
-        yield from (Hit(row, field) for field, text in fields.items() if field != "input" and not visible(text))
+        if "messages" in look.rows[row]:
+            yield from (Hit(row, field) for field, text in fields.items() if not visible(text))
+            continue
+        if not visible(question(look.rows[row])):
+            yield Hit(row, "instruction")
+        if not visible(fields["output"]):
+            yield Hit(row, "output")
 
 
 def html(look: Look) -> Iterator[Hit]:
     """Tags, entities and Markdown images; not in code, nor in rows about markup."""
-    return (hit for hit in _markup(look) if not about_markup(look.rows[hit.row]))
+    return _markup(look, about=False)
 
 
 def markup_kept(look: Look) -> Iterator[Hit]:
-    return (hit for hit in _markup(look) if about_markup(look.rows[hit.row]))
+    return _markup(look, about=True)
 
 
-def _markup(look: Look) -> Iterator[Hit]:
-    def find(text: str) -> Iterable[re.Match]:
-        if "<" in text or "&" in text or "](" in text:
+def _markup(look: Look, about: bool) -> Iterator[Hit]:
+    for row, fields in enumerate(look.texts):
+        marked = {field: text for field, text in fields.items() if "<" in text or "&" in text or "](" in text}
+        if not marked or about_markup(look.rows[row]) != about:
+            continue
+        for field, text in marked.items():
             text = code_blanked(text)
-            yield from TAG.finditer(text)
-            yield from (m for m in ENTITY.finditer(text) if is_entity(m[0]))
-            yield from MARKDOWN_IMAGE.finditer(text)
-
-    return spans(look, find)
+            found = [*TAG.finditer(text), *MARKDOWN_IMAGE.finditer(text)]
+            found += [match for match in ENTITY.finditer(text) if is_entity(match[0])]
+            yield from (Hit(row, field, *match.span()) for match in found)
 
 
 def is_entity(text: str) -> bool:

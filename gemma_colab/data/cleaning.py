@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -12,20 +13,19 @@ import pandas as pd
 from bs4 import BeautifulSoup
 from ftfy import fix_encoding
 
-from gemma_colab.data.checks_set import exact_duplicates, near_duplicates
+from gemma_colab.data.checks_set import exact_duplicates, near_twins
 from gemma_colab.data.checks_text import CONTROL, ENTITY, ESCAPE, MARKDOWN_IMAGE, about_markup, empty_text, is_entity, is_fake
 from gemma_colab.data.finding import Look
 from gemma_colab.data.personal import mask
-from gemma_colab.data.text import CODE, HIDDEN, TAG
+from gemma_colab.data.text import CODE, HIDDEN, TAG, normalise
 from gemma_colab.errors import SettingsError
 from gemma_colab.rows import Row, texts, with_texts
 
 DROPPED = "(dropped)"
 COLUMNS = ["step", "row", "line", "field", "before", "after"]
 SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u3000]")  # all kinds of them but the plain one
-# A second line that is indented, or two lines with wide gaps in them.
-GAP = r"\S(?: {3,}|\t)\S.*"
-LAYOUT = re.compile(rf"\n(?: {{2,}}|\t)\S|{GAP}\n(?:.*\n)*.*{GAP}|\A(?: {{2,}}|\t).*\n(?: {{2,}}|\t)")
+GAP = re.compile(r"\S(?: {3,}|\t)\S")  # between columns
+BREAK = re.compile("[\x0b\x0c\x1c-\x1f\x85]+")  # control characters that end a line or a page
 BREAKS = ["br", "p", "div", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "pre"]
 
 
@@ -67,9 +67,14 @@ def _without_tags(text: str) -> str:
     return re.sub(r"\n{2,}", "\n", soup.get_text())
 
 
-@outside_code
 def entities(text: str) -> str:
-    """`&nbsp;` and kin; twice, since exports often escape what was escaped."""
+    """`&nbsp;` and kin; twice, since exports often escape what was escaped. Tags that come out of it go as well."""
+    plain = _without_entities(text)
+    return html_to_text(plain) if plain != text and not TAG.search(text) else plain
+
+
+@outside_code
+def _without_entities(text: str) -> str:
     for _ in range(2):
         text = ENTITY.sub(lambda m: html.unescape(m[0]) if is_entity(m[0]) else m[0], text)
     return text
@@ -78,7 +83,7 @@ def entities(text: str) -> str:
 @outside_code
 def control_characters(text: str) -> str:
     """Control characters away; escapes written out as text become what they stand for."""
-    return CONTROL.sub("", ESCAPE.sub(_unescape, text))
+    return CONTROL.sub("", BREAK.sub("\n", ESCAPE.sub(_unescape, text)))
 
 
 def _unescape(match: re.Match) -> str:
@@ -100,14 +105,24 @@ def white_space(text: str) -> str:
 
     Code in back quotes stays as it is; where lines are indented or hold columns (code, lists, tables) their spaces stay.
     """
-    text = re.sub(r"\A(?:[ \t]*\n)+|\s+\Z", "", _lines(text))
-    return text if LAYOUT.search(CODE.sub("", text)) else _single_spaces(text).strip()
+    text = re.sub(r"\A(?:[ \t]*\n)+", "", _lines(text)).rstrip()
+    return text if _has_layout(CODE.sub("", text)) else _single_spaces(text).strip()
+
+
+def _has_layout(text: str) -> bool:
+    """A later line is indented, or two lines have wide gaps in them."""
+    lines = text.split("\n")
+    return any(line.startswith(("  ", "\t")) for line in lines[1:]) or sum(bool(GAP.search(line)) for line in lines) > 1 < len(
+        lines
+    )
 
 
 @outside_code
 def _lines(text: str) -> str:
-    text = SPACES.sub(" ", text.replace("\r\n", "\n").replace("\r", "\n"))
-    return re.sub(r"\n{4,}", "\n\n\n", re.sub(r"[ \t]+(?=\n)", "", text))
+    lines = SPACES.sub(" ", text.replace("\r\n", "\n").replace("\r", "\n")).split("\n")
+    # The last piece ends where code begins, and keeps its space.
+    text = "\n".join([*(line.rstrip(" \t") for line in lines[:-1]), lines[-1]])
+    return re.sub(r"\n{4,}", "\n\n\n", text)
 
 
 @outside_code
@@ -124,8 +139,24 @@ def drop_exact_duplicates(look: Look) -> dict[int, str]:
 
 
 def drop_near_duplicates(look: Look) -> dict[int, str]:
-    """The later of two near twins that say the same. Others, and contradictions, are for a person: see `checks_set.agree`."""
-    return {hit.row: hit.note for finding in near_duplicates(look) if finding.severity == "W" for hit in finding.hits}
+    """Of two near twins that say the same, the later one, if the earlier is kept and the texts differ only in words added or in
+    endings. A word put for another may turn the meaning (on, off): that, like contradictions, is for a person."""
+    dropped: dict[int, str] = {}
+    for row, twin, note in near_twins(look):
+        if row not in dropped and twin not in dropped and _adds_only(look.texts[row], look.texts[twin]):
+            dropped[row] = note
+    return dropped
+
+
+def _adds_only(one: dict[str, str], other: dict[str, str]) -> bool:
+    words = [Counter(normalise(" ".join(texts.values())).split()) for texts in (one, other)]
+    fewer, more = sorted((list((words[0] - words[1]).elements()), list((words[1] - words[0]).elements())), key=len)
+    return all(any(_same_stem(a, b) for b in more) for a in fewer)
+
+
+def _same_stem(one: str, other: str) -> bool:
+    common = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return common >= 4 and common >= 0.6 * max(len(one), len(other))
 
 
 # text -> text

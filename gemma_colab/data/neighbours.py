@@ -6,6 +6,7 @@ done here in numpy, since the dictionaries of `datasketch.MinHashLSH` took twice
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -51,7 +52,7 @@ def bands(threshold: float, recall: float = 0.98) -> tuple[int, int]:
 
 
 def near_pairs(sets: list[np.ndarray], threshold: float) -> list[Pair]:
-    """All pairs with a Jaccard similarity of at least `threshold` (0-1), but no more than about 50 for one row and band.
+    """All pairs with a Jaccard similarity of at least `threshold` (0-1), but no more than 50 with earlier rows for one row.
 
     sets: one sorted array of shingles a row, as `text.shingles` makes them. Rows without shingles are like no other; a row
     whose very set stood earlier is paired with that row only.
@@ -63,13 +64,15 @@ def near_pairs(sets: list[np.ndarray], threshold: float) -> list[Pair]:
     rows = np.array(sorted(first.values()), dtype=np.int64)
     if len(rows) < 2:
         return pairs
+    twins: Counter[int] = Counter()
     minima = np.stack([sketch.hashvalues for sketch in sketches([sets[row] for row in rows])])
     for later, earlier in _proposed(minima, *bands(threshold)):
         # The share of equal minima estimates the similarity, with a standard deviation of at most 0.045.
         likely = (minima[later] == minima[earlier]).mean(axis=1) >= threshold - 0.18
         for a, b in zip(rows[later[likely]].tolist(), rows[earlier[likely]].tolist(), strict=True):
-            if (similarity := jaccard(sets[a], sets[b])) >= threshold:
+            if twins[a] < CROWD and (similarity := jaccard(sets[a], sets[b])) >= threshold:
                 pairs.append(Pair(a, b, similarity))
+                twins[a] += 1
     return sorted(pairs)
 
 

@@ -12,6 +12,7 @@ BROKEN = re.compile("[\ud800-\udfff]")  # no whole character lies there
 ROLES = {"user": "user", "human": "user", "system": "system", "developer": "system"}
 ROLES |= dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "model"), "assistant")
 SHAPE = 'write a row as {"instruction": ..., "output": ...}, or delete it'
+GROUPS = ("label", "conversation")  # nothing is learnt from them
 TOOLS = ("tool", "function", "observation", "function_call")
 
 
@@ -49,7 +50,7 @@ class Recogniser:
                 turns = [("system", system)] * bool(system) + earlier
                 turns += [("user", question(row)), ("assistant", row["output"])]
                 row = {"messages": [{"role": role, "content": content} for role, content in turns]}
-        extras = {ours: self._text(record, form, ours) for ours in ("label", "conversation")}
+        extras = {ours: self._text(record, form, ours) for ours in GROUPS}
         return row | {ours: text for ours, text in extras.items() if text}, form
 
     def _form(self, record: dict) -> Form:
@@ -77,15 +78,20 @@ class Recogniser:
         return self.known[key]
 
     def _text(self, record: dict, form: Form, ours: str) -> str:
-        """What the record has as our `ours`; "" for an optional field that is absent or null."""
+        """What the record has as our `ours`; "" for an optional field that is absent or null.
+
+        A label or conversation that was only recognised by its name is also "" where it is no text, number or boolean.
+        """
         column = form.columns.get(ours)
         value = record.get(column)
         empty = value is None or value != value  # NaN
+        if ours in GROUPS and (value != value or not (self.mapping or isinstance(value, (str, int, float)))):
+            return ""  # nobody asked for this column: it must not cost the row
         if empty and (self.table or (value is None and ours not in ("instruction", "output"))):
             return ""  # the report finds it where it matters
         if column not in record:
             raise BadRow("missing", f"write the {ours}", column)
-        if ours in ("label", "conversation") and isinstance(value, (int, float)):
+        if ours in GROUPS and isinstance(value, (int, float)):
             value = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
         if isinstance(value, Unstored):
             raise BadRow("a formula without a stored value", "open the file in Excel and save it again", column)

@@ -103,6 +103,7 @@ class Report:
                 "severity": f.severity,
                 "rows": f.rows,
                 "lines": self.lines(f),
+                "items": [self.rows[row].get("item") for row in f.rows],
                 "what_to_do": f.what_to_do,
             }
             for f in self.findings
@@ -124,7 +125,8 @@ class Report:
             if f.lines:
                 lines += [f"     {bad.get('sentence', bad['problem'])}" for bad in self.aside[:5]]
                 lines += [f"     and {len(self.aside) - 5} more"] * (len(self.aside) > 5)
-        return "\n".join(lines)
+        # A terminal obeys control characters, so those of a dataset are written out.
+        return "\n".join("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines)
 
     __repr__ = __str__
 
@@ -151,14 +153,14 @@ def check_rows(
     num_train_epochs: float = 3.0,
     aside: Iterable[dict] = (),
     accept: Iterable[str] = (),
-    kept: Iterable[str] = (),
+    kept: dict[str, set[str]] | None = None,
     **thresholds: dict,
 ) -> Report:
     """Run every check; those that count tokens only with a tokenizer.
 
     max_length: tokens of a row that training will keep. aside: rows that could not be read (`Source.aside`).
     accept: names of findings that you overrule, "W" or "E"; they stay in the report as "I".
-    kept: fingerprints of rows that a person has looked at and kept (`Review.kept`); they are no longer warned of.
+    kept: `Review.kept`, the warnings about single rows that a person has looked at and overruled; they become "I".
     thresholds: by check, such as `near_duplicates={"threshold": 0.8}`; `parameters()` lists them.
     Raises `SettingsError` for a check, a threshold or a finding that doesn't exist.
     """
@@ -182,7 +184,7 @@ def check_rows(
         lengths = token_lengths([to_chat(row) for row in rows], tokenizer, max_length)
         for function in TOKEN_CHECKS:
             findings += function(look, lengths, **thresholds.get(function.__name__, {}))
-    findings = _accepted(_without_kept(findings, rows, set(kept)), list(accept))
+    findings = _accepted(_without_kept(findings, rows, kept or {}), list(accept))
     return Report(rows, sorted(findings, key=lambda f: "EWI".index(f.severity)), max_length, lengths, aside)
 
 
@@ -193,18 +195,16 @@ def _unreadable(aside: list[dict]) -> list[Finding]:
     return [Finding("unreadable row", "E", advice, lines=[bad["line"] for bad in aside])]
 
 
-def _without_kept(findings: list[Finding], rows: list[Row], kept: set[str]) -> list[Finding]:
+def _without_kept(findings: list[Finding], rows: list[Row], kept: dict[str, set[str]]) -> list[Finding]:
     if not kept:
         return findings
-    mine = {i for i, row in enumerate(rows) if fingerprint(row) in kept}
+    mine = {i: kept[key] for i, row in enumerate(rows) if (key := fingerprint(row)) in kept}
     left, reviewed = [], []
     for f in findings:
-        if f.severity != "W" or not f.hits:
-            left.append(f)
-            continue
-        hits = [hit for hit in f.hits if hit.row not in mine]
-        reviewed += [hit._replace(note=f"{f.check}: kept by you") for hit in f.hits if hit.row in mine]
-        left += [dataclasses.replace(f, hits=hits)] if hits else []
+        seen = {hit for hit in f.hits if f.check in mine.get(hit.row, ())} if f.severity == "W" else set()
+        reviewed += [hit._replace(note=f"{f.check}: kept by you") for hit in f.hits if hit in seen]
+        hits = [hit for hit in f.hits if hit not in seen]
+        left += [dataclasses.replace(f, hits=hits)] if hits or not seen else []
     return [*left, Finding("reviewed", "I", "you looked at these and kept them", reviewed)] if reviewed else left
 
 

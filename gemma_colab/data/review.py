@@ -23,7 +23,7 @@ from gemma_colab.workspace import Workspace
 FILE = "review.json"
 ACTIONS = ("keep", "edit", "drop")
 # What only a person can judge. A name stands for its variants too: "style" for "style: address".
-CHECKS = ("contradiction", "near duplicate", "style", "language", "mixed script", "refusal", "repetition")
+CHECKS = ("contradiction", "near duplicate", "look-alike", "style", "language", "mixed script", "refusal", "repetition")
 CHECKS += ("merged examples", "placeholder")
 SIDE_BY_SIDE = 12  # rows in one case at most: a template asked 500 times must not become 500 text fields
 
@@ -49,7 +49,7 @@ def find_cases(rows: list[Row], report: Report, checks: Iterable[str] = CHECKS) 
             continue
         for hit in finding.hits:
             said[own[hit.row]].append((finding.check, hit))
-            if finding.check.endswith("duplicate"):
+            if hit.twin is not None:
                 pairs.append((own[hit.row], own[hit.twin]))
             elif finding.check == "contradiction":
                 asked.add(look.questions[hit.row])
@@ -74,15 +74,16 @@ class Review:
     def _saved(self) -> dict[str, dict]:
         return self.workspace.read_json(FILE) if self.workspace.has(FILE) else {}
 
-    def decide(self, row: Row, action: str, new: dict[str, str] | None = None, why: str = "") -> None:
-        """Save a decision about this row. new: field -> text, for "edit". Raises `SettingsError` for another action or field."""
+    def decide(self, row: Row, action: str, new: dict[str, str] | None = None, why: str = "", checks: Iterable[str] = ()) -> None:
+        """Save a decision about this row. new: field -> text, for "edit". why: for the log. checks: the findings it is about;
+        a row that is kept is no longer warned of for those. Raises `SettingsError` for another action or field."""
         if action not in ACTIONS:
             raise SettingsError(f"action={action!r} must be one of {', '.join(ACTIONS)}; try 'drop'")
         if (action == "edit") != bool(new):
             raise SettingsError(f"action={action!r} with new={new!r}; an edit names the fields it changes, nothing else does")
         if unknown := sorted(set(new or {}) - set(texts(row))):
             raise SettingsError(f"new={unknown[0]!r} is not a field of this row; it has {', '.join(texts(row))}")
-        decision = {"action": action, "why": why} | ({"new": new} if new else {})
+        decision = {"action": action, "why": why, "checks": list(checks)} | ({"new": new} if new else {})
         together = self._saved() | {fingerprint(row): decision}  # a second panel may have decided since
         self.workspace.write_json(FILE, together)
         self.decisions = together
@@ -91,9 +92,9 @@ class Review:
         return self.decisions.get(fingerprint(row))
 
     @property
-    def kept(self) -> set[str]:
-        """Fingerprints of rows that were kept: for `check_rows(..., kept=review.kept)`."""
-        return {key for key, one in self.decisions.items() if one["action"] == "keep"}
+    def kept(self) -> dict[str, set[str]]:
+        """Fingerprint of each row that was kept -> the findings it was kept in spite of: for `check_rows(..., kept=review.kept)`."""
+        return {key: set(one["checks"]) for key, one in self.decisions.items() if one["action"] == "keep"}
 
     def apply(self, rows: list[Row]) -> tuple[list[Row], pd.DataFrame]:
         """The rows with edits made and drops left out, and a log in the form of `cleaning.clean`."""

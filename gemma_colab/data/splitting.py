@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import zlib
 from collections import Counter
@@ -11,7 +12,7 @@ import numpy as np
 
 from gemma_colab.data.finding import Finding, Hit, own_questions
 from gemma_colab.data.neighbours import clusters, near_pairs
-from gemma_colab.data.text import normalise, sameness, shingles
+from gemma_colab.data.text import jaccard, normalise, sameness, shingles
 from gemma_colab.errors import DatasetError
 from gemma_colab.rows import Row, answer, question
 from gemma_colab.settings import SplitSettings
@@ -46,7 +47,8 @@ def _sharing(texts: list[str]) -> set[tuple[int, int]]:
 
 def alike(rows: list[Row], threshold: float = 0.6, answers: bool = True) -> set[tuple[int, int]]:
     """Pairs of rows that belong on one side: near in their questions, as a whole, or in their (long) answers, with 13
-    words in a row in common, or of one `conversation`. threshold: Jaccard of 5-character shingles, 0-1."""
+    words in a row in common, of one `conversation`, or the same though the question has no words (emoji).
+    threshold: Jaccard of 5-character shingles, 0-1."""
     questions = [normalise(own) for own in own_questions(rows)]
     replies = [normalise(answer(row)) for row in rows]
     whole = [f"{q} {a}" for q, a in zip(questions, replies, strict=True)]
@@ -56,7 +58,8 @@ def alike(rows: list[Row], threshold: float = 0.6, answers: bool = True) -> set[
     if answers:
         pairs |= set(_near([text if len(text) >= LONG else "" for text in replies], threshold)) | _sharing(replies)
     pairs |= set(_near(whole, threshold))
-    return pairs | _same([row.get("conversation") for row in rows])
+    wordless = [None if q else (sameness(question(row)), sameness(answer(row))) for q, row in zip(questions, rows, strict=True)]
+    return pairs | _same(wordless) | _same([row.get("conversation") for row in rows])
 
 
 def _same(names: list) -> set[tuple[int, int]]:
@@ -68,34 +71,72 @@ def _same(names: list) -> set[tuple[int, int]]:
 def groups(rows: list[Row], threshold: float = 0.6, most: float = 0.3) -> tuple[list[list[int]], str]:
     """Row numbers grouped so that look-alikes share a group, and how that was decided.
 
-    Where canned answers tie more than the share `most` of all rows together, answers are left out of the comparison:
-    else there would be nothing to split. Where questions do ("What is 12 + 7?"), only those that are the same stay together.
-    Fewer than 20 rows are untied only when they would make fewer than three groups, and never as far as that.
+    Where a chain ties more than the share `most` of all rows together, there would be little to split, so it is untied; other
+    groups stay. Of canned answers, the answer alone no longer counts then; of questions of one form ("What is 12 + 7?"), nor
+    does the question alone, unless it is the same. Rows near as a whole (Jaccard `WHOLE`, and not by a canned answer alone) stay
+    together all the same, but for a chain of such rows that would leave fewer than three groups or next to nothing outside it
+    (`NEARLY_ALL`).
+    Fewer than 20 rows are untied only when they would make fewer than three groups, and then are still alike by question.
     """
     n = len(rows)
-    found = clusters(n, list(alike(rows, threshold)))
+    pairs = alike(rows, threshold)
+    found = clusters(n, list(pairs))
     if _splits(found, n, most):
         return found, "rows alike in question, answer or as a whole stay together"
+    near = _near_as_a_whole(rows)
+    asked = alike(rows, threshold, answers=False)
+    same = _same([sameness(question(row)) for row in rows]) | _same([row.get("conversation") for row in rows])
+
     tied = max(map(len, found))
-    found = clusters(n, list(alike(rows, threshold, answers=False)))
+    fewer = _untie(pairs, found, most) | asked | near
+    looser = clusters(n, list(fewer))
+    if _splits(looser, n, most):
+        return looser, f"{tied} of {n} rows have answers alike, so only rows alike in question or as a whole stay together"
+    if n >= FEW:
+        loosest = clusters(n, list(_untie(fewer, looser, most) | same | near))
+        if len(loosest) >= 3 and max(map(len, loosest)) <= NEARLY_ALL * n:
+            why = "so only rows with the same question, or near as a whole, stay together"
+            return loosest, f"{max(map(len, looser))} of {n} rows are alike, {why}"
+    near = _untie(near, clusters(n, list(near)), most)
+    pairs = _untie(pairs, found, most) | asked | near
+    found = clusters(n, list(pairs))
     if _splits(found, n, most) or n < FEW:
-        return found, f"{tied} of {n} rows have answers alike, so only rows alike in question or as a whole stay together"
+        return found, f"{tied} of {n} rows have answers alike, so only rows alike in question stay together"
     tied = max(map(len, found))
-    pairs = _same([sameness(question(row)) for row in rows]) | _same([row.get("conversation") for row in rows])
-    return clusters(n, list(pairs)), f"{tied} of {n} rows are alike, so only rows with the same question stay together"
+    found = clusters(n, list(_untie(pairs, found, most) | same | near))
+    return found, f"{tied} of {n} rows are alike, so only rows with the same question stay together"
 
 
 FEW = 20
+WHOLE = 0.72  # from here on rows are near duplicates, as in the report
+ASKED = 0.36  # questions less alike than this are different ones, and a long canned answer makes them no near duplicates
+NEARLY_ALL = 0.9
 
 
 def _splits(found: list[list[int]], n: int, most: float) -> bool:
     return not n or (max(map(len, found)) <= most * n if n >= FEW else len(found) >= 3)
 
 
+def _near_as_a_whole(rows: list[Row]) -> set[tuple[int, int]]:
+    """Pairs near in own question and answer together, but for those near by the answer alone."""
+    questions = own_questions(rows)
+    pairs = set(_near([f"{own} {answer(row)}" for own, row in zip(questions, rows, strict=True)], WHOLE))
+    sets = {i: shingles(questions[i]) for pair in pairs for i in pair}
+    return {(a, b) for a, b in pairs if jaccard(sets[a], sets[b]) >= ASKED or questions[a] == questions[b]}
+
+
+def _untie(pairs: set[tuple[int, int]], found: list[list[int]], most: float) -> set[tuple[int, int]]:
+    """The pairs outside the groups larger than the share `most` of all rows; of fewer than 20 rows none."""
+    n = sum(map(len, found))
+    large = {i for group in found if n < FEW or len(group) > most * n for i in group}
+    return {pair for pair in pairs if pair[0] not in large}
+
+
 def split_rows(rows: list[Row], settings: SplitSettings) -> tuple[dict[str, list[Row]], str]:
     """{"train", "validation", "test"} -> rows, and a sentence on how. The same rows and seed give the same split.
 
-    Stratified by `label` where rows have one. With few groups, validation and test get at least one each.
+    Stratified by `label` where rows have one; labels too rare for a row in the smallest part count as one. With few groups,
+    validation and test get at least one each.
     Raises `DatasetError` when there are fewer than three groups.
     """
     grouped, why = groups(rows)
@@ -109,80 +150,118 @@ def split_rows(rows: list[Row], settings: SplitSettings) -> tuple[dict[str, list
     want = {
         name: min((len(rows) - 1) // 2, max(1, round(len(rows) * share))) for name, share in size.items()
     }  # some must be left
-    quota = {name: _quota(rows, want[name]) for name in want}
+    counts = Counter(row.get("label") for row in rows)
+    enough = math.ceil(round(1 / min(size.values()), 9))
+    classes = [label if counts[label := row.get("label")] >= enough else RARE for row in rows]
+    left, quota = Counter(classes), {}
+    for name in want:  # validation over what test leaves, so that rounding does not favour the same labels twice
+        quota[name] = _quota(left, want[name])
+        left = left - Counter(quota[name])
     parts: dict[str, list[list[int]]] = {name: [] for name in PARTS}
     for group in grouped:
-        label = Counter(rows[i].get("label") for i in group).most_common(1)[0][0]
-        name = next((n for n in want if len(group) <= quota[n][label]), "train")
+        label = Counter(classes[i] for i in group).most_common(1)[0][0]
+        name = next((n for n in want if len(group) <= quota[n].get(label, 0)), "train")
         parts[name].append(group)
         if name != "train":
             quota[name][label] -= len(group)
     for name in want:
         missing = want[name] - sum(map(len, parts[name]))
-        for group in parts["train"][::-1]:  # more labels than places: fill up with small groups, whatever their label
-            if len(group) <= missing and len(parts["train"]) > 1:
-                parts["train"].remove(group)
+        rest: list[list[int]] = []
+        for at, group in enumerate(parts["train"][::-1]):  # fill up with small groups, whatever their label
+            if len(group) <= missing and len(rest) + len(parts["train"]) - at > 1:
                 parts[name].append(group)
                 missing -= len(group)
+            else:
+                rest.append(group)
+        parts["train"] = rest[::-1]
         if not parts[name]:  # a small set: the last, smallest group of the part that has most
             parts[name].append(parts[max(parts, key=lambda part: len(parts[part]))].pop())
-    labels = {row.get("label") for row in rows} - {None}
-    said = f"{len(rows)} rows in {len(grouped)} groups: {why}" + (f"; shares of {len(labels)} labels kept" if labels else "")
+    said = f"{len(rows)} rows in {len(grouped)} groups: {why}{_said_of_labels(counts, enough)}"
     dealt = {name: [rows[i] for i in sorted(i for group in part for i in group)] for name, part in parts.items()}
     if (few := len(dealt["validation"])) < 16:
         said += f"; only {few} validation rows, so read their loss with care"
     return dealt, said
 
 
-def _quota(rows: list[Row], want: int) -> dict[str | None, int]:
-    """How many of `want` rows each label may have: its share, rounded by largest remainders."""
-    counts = Counter(row.get("label") for row in rows)
-    exact = {label: want * n / len(rows) for label, n in counts.items()}
+RARE = ("rare",)  # the class of all labels that are too rare; no label is a tuple
+
+
+def _quota(counts: Counter, want: int) -> dict:
+    """How many of `want` rows each class may have: its share, rounded by largest remainders. counts: rows of each class."""
+    exact = {label: want * n / counts.total() for label, n in counts.items()}
     quota = {label: int(share) for label, share in exact.items()}
     for label in sorted(exact, key=lambda label: (quota[label] - exact[label], str(label)))[: want - sum(quota.values())]:
         quota[label] += 1
     return quota
 
 
+def _said_of_labels(counts: Counter, enough: int) -> str:
+    labels = {label: n for label, n in counts.items() if label is not None}
+    if not labels:
+        return ""
+    rare = sum(n < enough for n in labels.values())
+    if not rare:
+        return f"; shares of {len(labels)} labels kept"
+    return f"; shares of {len(labels) - rare} of {len(labels)} labels kept, {rare} with fewer than {enough} rows counted as one"
+
+
 def leaks(parts: dict[str, list[Row]], threshold: float = 0.72) -> list[tuple[str, int, int]]:
-    """(part, row in it, row in train) for each held-out row whose question, or long answer, is nearly one of training."""
+    """(part, row in it, twin) for each held-out row whose question, or long answer, is nearly one of training, and for each
+    row of test that is so like one of validation. twin: the row of train; from len(train) on, it is a row of validation."""
     rows = [row for name in PARTS for row in parts[name]]
-    start = {"validation": len(parts["train"]), "test": len(parts["train"]) + len(parts["validation"])}
+    validation = len(parts["train"])
+    test = validation + len(parts["validation"])
     twins: dict[int, int] = {}
     pairs = set(_near(own_questions(rows), threshold))
     pairs |= set(_near([a if len(normalise(a)) >= LONG else "" for a in map(answer, rows)], threshold))
-    for row, earlier in sorted(pairs):
-        if earlier < start["validation"] <= row:
+    for row, earlier in sorted(pairs):  # the first twin is told, so rather one of training
+        if earlier < validation <= row or earlier < test <= row:
             twins.setdefault(row, earlier)
-    return [
-        ("test", row, twin) if (row := i - start["test"]) >= 0 else ("validation", i - start["validation"], twin)
-        for i, twin in sorted(twins.items())
-    ]
+    return [("test", i - test, twin) if i >= test else ("validation", i - validation, twin) for i, twin in sorted(twins.items())]
 
 
 def check_split(parts: dict[str, list[Row]], n: int = 13, threshold: float = 0.72, few: int = 16) -> list[Finding]:
-    """Leaks from training into the held-out parts, and parts too small. Row numbers are those within validation, then test.
+    """Leaks from training into the held-out parts and from validation into test, and parts too small. Row numbers are those
+    within validation, then test.
 
     E: the very same question and answer. W: near ones (Jaccard >= threshold), or the same n words in a row (13 as in lm-eval).
     """
     held = [row for name in PARTS[1:] for row in parts[name]]
     names = [f"{name} row {i}" for name in PARTS[1:] for i in range(len(parts[name]))]
+    train, test = len(parts["train"]), len(parts["validation"])  # numbers of rows of training, and of the first row of test
     key = [(sameness(question(row)), sameness(answer(row))) for row in held]
-    train = {(sameness(question(row)), sameness(answer(row))) for row in parts["train"]}
-    exact = [Hit(i, note=names[i]) for i, one in enumerate(key) if one in train]
-    offset = {"validation": 0, "test": len(parts["validation"])}
-    near = {offset[part] + i: f"{part} row {i} is like train row {twin}" for part, i, twin in leaks(parts, threshold)}
-    seen = np.unique(np.concatenate([word_grams(answer(row), n) for row in parts["train"]] or [np.array([], np.uint64)]))
-    for i, row in enumerate(held):
-        if i not in near and np.isin(word_grams(answer(row), n), seen).any():
-            near[i] = f"{names[i]} shares {n} words in a row with training"
+    trained = {(sameness(question(row)), sameness(answer(row))) for row in parts["train"]}
+    validated = set(key[:test])
+    exact = {i: names[i] for i, one in enumerate(key) if one in trained}
+    for i, one in enumerate(key[test:], test):
+        if one in validated:
+            exact.setdefault(i, f"{names[i]} stands in validation")
+    near = {}
+    for part, i, twin in leaks(parts, threshold):
+        row = i + (test if part == "test" else 0)
+        near[row] = f"{names[row]} is like " + (f"train row {twin}" if twin < train else f"validation row {twin - train}")
+    grams = [word_grams(answer(row), n) for row in held]
+    for i in _sharing_with(grams, [word_grams(answer(row), n) for row in parts["train"]]):
+        near.setdefault(i, f"{names[i]} shares {n} words in a row with training")
+    for i in _sharing_with(grams[test:], grams[:test]):
+        near.setdefault(test + i, f"{names[test + i]} shares {n} words in a row with validation")
     found = []
     if exact:
-        found.append(Finding("leak", "E", "a held-out row stands in training; split again with `split_rows`", exact))
-    if near := {i: note for i, note in near.items() if i not in {hit.row for hit in exact}}:
-        advice = "a held-out row is nearly in training, so the test asks what was practised; split again with `split_rows`"
+        advice = "a held-out row stands in training, or a test row in validation; split again with `split_rows`"
+        found.append(Finding("leak", "E", advice, [Hit(i, note=note) for i, note in sorted(exact.items())]))
+    if near := {i: note for i, note in near.items() if i not in exact}:
+        advice = "a held-out row is nearly in training, or a test row in validation, so the test asks what was practised or "
+        advice += "chosen by; split again with `split_rows`"
         found.append(Finding("leak", "W", advice, [Hit(i, note=note) for i, note in sorted(near.items())]))
     if len(parts["validation"]) < few:
         advice = f"{len(parts['validation'])} rows; with fewer than {few} the validation loss jumps about"
         found.append(Finding("validation too small", "W", advice))
     return found
+
+
+def _sharing_with(grams: list[np.ndarray], others: list[np.ndarray]) -> list[int]:
+    """Which of `grams`, one array a row, have an element that any of the others has."""
+    if not grams or not others:
+        return []
+    owner = np.repeat(np.arange(len(grams)), [len(g) for g in grams])
+    return np.unique(owner[np.isin(np.concatenate(grams), np.concatenate(others))]).tolist()

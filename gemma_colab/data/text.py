@@ -12,7 +12,7 @@ _NAMES += "|title|tr|tt|u|ul"
 # Known names, and attributes only with a value: "a<b и c>d" is no tag. One letter right after a word is a tag only where it
 # is closed later: List<i> is Java.
 TAG = re.compile(
-    rf"(?<=\w)<(?P<letter>[abisu])>(?=.*?</(?P=letter)\s*>)|(?<!\w)<(?:[abisu])>|(?!<[abisu]>)</?(?:{_NAMES})(?:\s+[\w:-]+\s*=[^<>]*)?\s*/?>",
+    rf"(?<=\w)<(?P<letter>[abisu])>(?=.{{0,500}}?</(?P=letter)\s*>)|(?<!\w)<(?:[abisu])>|(?!<[abisu]>)</?(?:{_NAMES})(?:\s+[\w:-]+\s*=[^<>]*)?\s*/?>",
     re.IGNORECASE | re.DOTALL,
 )
 INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060\u00ad"))  # for str.translate: these are dropped

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 
 from gemma_colab.chat import to_chat, token_lengths
@@ -28,7 +30,7 @@ def one_row_per_answer(rows: list[Row]) -> list[Row]:
 
 
 def fit(rows: list[Row], tokenizer, max_length: int, how: str) -> tuple[list[Row], pd.DataFrame]:
-    """Rows that fit into `max_length` tokens, and a log: line, tokens, what was done.
+    """Rows that fit into `max_length` tokens, and a log: line, the row before as JSON, its tokens, what was done.
 
     how: "drop" leaves out rows that are too long. "split" cuts conversations between two exchanges into shorter ones, each
     with the system prompt; an exchange that is too long on its own is left out. Raises `SettingsError` for another value.
@@ -45,8 +47,10 @@ def fit(rows: list[Row], tokenizer, max_length: int, how: str) -> tuple[list[Row
             continue
         pieces = _pieces(row, tokenizer, max_length) if how == "split" else []
         kept += pieces
-        log.append((row.get("line"), total, f"split into {len(pieces)}" if pieces else "dropped"))
-    return kept, pd.DataFrame(log, columns=["line", "tokens", "done"])
+        log.append(
+            (row.get("line"), json.dumps(row, ensure_ascii=False), total, f"split into {len(pieces)}" if pieces else "dropped")
+        )
+    return kept, pd.DataFrame(log, columns=["line", "before", "tokens", "done"])
 
 
 def _pieces(row: Row, tokenizer, max_length: int) -> list[Row]:

@@ -12,7 +12,7 @@ import pandas as pd
 from IPython.display import display
 
 from gemma_colab.chat import to_chat
-from gemma_colab.data.forms import NAMES, BadRow, guess_mapping, normal
+from gemma_colab.data.forms import NAMES, BadRow, normal, recognise
 from gemma_colab.data.reading import peek, read_rows
 from gemma_colab.errors import GemmaColabError
 from gemma_colab.ui.html import ENVIRONMENT, text_table
@@ -21,6 +21,7 @@ FIELDS = {  # our name -> what it is for
     "instruction": "what is asked, or the situation",
     "input": "more of the question, below the instruction",
     "output": "the answer to learn",
+    "messages": "a whole conversation, a list of turns; instead of the three above",
     "system": "a standing order to the model, before the question",
     "label": "a class; the split keeps its shares",
     "conversation": "rows with the same value stay in one part of the split",
@@ -43,15 +44,24 @@ _CHATS = ENVIRONMENT.from_string(
 )
 
 
-def guess(columns: list[str]) -> dict[str, str]:
-    """Our name -> their column as far as names tell; of several columns for one name the first."""
+def guess(columns: list[str], lists: frozenset[str] = frozenset()) -> dict[str, str]:
+    """Our name -> their column as far as names tell; of several columns for one name the first. `lists`: columns of turns."""
     try:
-        return guess_mapping(columns)
+        found = recognise(columns, lists).columns
+        return {ours: column for ours, column in found.items() if ours in FIELDS}
     except BadRow:
         found = {ours: next((c for n in names for c in columns if normal(c) == n), NONE) for ours, names in NAMES.items()}
     asked = [found[ours] for ours in ("instruction", "question", "input") if found[ours]]
     found = {ours: found[ours] for ours in ("output", "system", "label", "conversation") if found[ours]}
     return dict(zip(("instruction", "input"), asked, strict=False)) | found
+
+
+def _guess_from(table: pd.DataFrame) -> dict[str, str]:
+    """As `guess`; a column of lists or objects is no label: chosen here, it would be asked for, and every row be bad."""
+    nested = {c for c in table.columns if any(isinstance(value, (list, dict)) for value in table[c])}
+    turns = frozenset(c for c in nested if any(isinstance(v, list) and v and isinstance(v[0], dict) for v in table[c]))
+    guessed = guess(list(table.columns), turns)
+    return {ours: c for ours, c in guessed.items() if ours not in ("label", "conversation") or c not in nested}
 
 
 class MappingPanel:
@@ -63,7 +73,7 @@ class MappingPanel:
     def __init__(self, source: str | Path, *, sheet: str | int = 0, split: str = "train"):
         self.source, self._options = source, {"sheet": sheet, "split": split}
         table = peek(source, LOOKED, **self._options)
-        guessed, columns = guess(list(table.columns)), [(_short(column), column) for column in table.columns]
+        guessed, columns = _guess_from(table), [(_short(column), column) for column in table.columns]
         self.fields, lines = {}, []
         for ours, hint in FIELDS.items():
             choice = widgets.Dropdown(

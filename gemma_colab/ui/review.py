@@ -15,7 +15,7 @@ from gemma_colab.data.finding import Hit
 from gemma_colab.data.report import FINDINGS, Report
 from gemma_colab.data.review import CHECKS, Case, Review, find_cases
 from gemma_colab.errors import GemmaColabError, SettingsError
-from gemma_colab.rows import Row, answer, answer_field, fingerprint, texts
+from gemma_colab.rows import Row, answer, answer_field, fingerprint, place, texts
 from gemma_colab.ui.html import ENVIRONMENT, pieces
 from gemma_colab.workspace import Workspace
 
@@ -95,7 +95,7 @@ class ReviewPanel:
         self.cases, self._said = find_cases(rows, report, checks)
         self._places = defaultdict(list)
         for i, row in enumerate(rows):
-            self._places[fingerprint(row)].append(str(row.get("line", f"(row {i})")))
+            self._places[fingerprint(row)].append(place(row, i))
         self.cards: list[_Card] = []
         self.progress, self.message = widgets.HTML(), widgets.HTML()
         self.previous, self.next = (widgets.Button(description=text, layout={"width": "auto"}) for text in ("Previous", "Next"))
@@ -125,7 +125,7 @@ class ReviewPanel:
         row = self.rows[number]
         places = self._places[fingerprint(row)]
         more = f" (the same text in {', '.join(places[1:6])}{' ...' * (len(places) > 6)}: decided together)" * (len(places) > 1)
-        card.fill(number, row, self._said.get(number, []), f"line {places[0]}{more}", self.review.of(row))
+        card.fill(number, row, self._said.get(number, []), f"{places[0]}{more}", self.review.of(row))
 
     def _decided(self, case: Case) -> bool:
         return all(self.review.of(self.rows[row]) for row in case.rows)
@@ -145,7 +145,8 @@ class ReviewPanel:
             return self._say("Not saved:", "you changed this answer. Click Save edit; Next and Previous bring back the old one.")
         before, edit = self._decided(case), {answer_field(row): new} if action == "edit" else None
         try:
-            self.review.decide(row, action, edit, why=", ".join(case.checks))
+            checks = dict.fromkeys(check for check, _ in self._said.get(card.row, []))
+            self.review.decide(row, action, edit, why=", ".join(case.checks), checks=checks)
         except (GemmaColabError, OSError) as e:  # raised in a click it would only reach the log
             return self._say("Not saved:", str(e))
         if not before and self._decided(case) and (following := self._undecided()) is not None:

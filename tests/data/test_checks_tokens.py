@@ -111,9 +111,9 @@ def test_budget(tokenizer):
     tokens = (9 * int(lengths["total"][0]) + 50) * 2
     (finding,) = budget(look, lengths)
     assert finding.severity == "I"
-    assert finding.what_to_do == f"{tokens:,} tokens in 2 epochs, about 4 steps of 8 rows"
+    assert finding.what_to_do == f"{tokens:,} tokens in 2 epochs, about 4 steps of 8 rows, if all rows are trained"
     (finding,) = budget(look, lengths, batch=5)
-    assert finding.what_to_do.endswith("about 4 steps of 5 rows")
+    assert finding.what_to_do.endswith("about 4 steps of 5 rows, if all rows are trained")
 
 
 def test_in_a_report(tokenizer, support_rows):

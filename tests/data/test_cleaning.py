@@ -253,3 +253,37 @@ def test_undo_of_a_log_that_was_saved(workspace):
 
     assert undo(done, pd.DataFrame(workspace.read_jsonl("log.jsonl"), columns=COLUMNS)) == rows
     assert undo([], clean([])[1]) == []
+
+
+def test_a_chain_of_twins_never_loses_both_ends():
+    words = "один два три четыре пять шесть семь восемь девять десять".split()
+    rows = [row(f"{ASKED} {' '.join(words[:n])}", f"{LONG} {' '.join(words[:n])}") for n in range(10)]
+    done, log = clean(rows, ("drop_near_duplicates",))
+    assert done[0] == rows[0]
+    for line in log.itertuples():  # every row that went has its twin among those that stayed
+        assert line.after.endswith(tuple(f"like row {rows.index(one)}" for one in done))
+
+
+@pytest.mark.parametrize(("one", "other"), [("включить", "выключить"), ("на Android", "на iPhone")])
+def test_a_word_put_for_another_is_for_a_person(one, other):
+    rows = [row(f"{ASKED} Хочу {word} уведомления о доставке.", f"{LONG} Так можно {word} их.") for word in (one, other)]
+    assert clean(rows, ("drop_near_duplicates",))[0] == rows
+
+
+def test_an_empty_subject_is_no_empty_question():
+    rows = [row("", "Возьмите паспорт.", input="Как вернуть товар без чека?")]
+    assert clean(rows)[0] == rows
+
+
+def test_control_characters_that_end_a_line_leave_one():
+    assert CHANGES["control_characters"]("страницы\x0cНачало\x0bновой\x07!") == "страницы\nНачало\nновой!"
+    assert CHANGES["control_characters"]("символ \\n означает") == "символ \\n означает"
+    assert CHANGES["entities"]("&lt;p&gt;Да&lt;/p&gt;") == "Да"
+
+
+@pytest.mark.parametrize(
+    "text", ["а" + " " * 100_000 + "б", "\t" * 5_000 + "\n" * 50_000, "![" * 50_000, "x<i>" * 25_000, "я" + " " * 100_000]
+)
+def test_long_odd_texts_take_no_time_to_speak_of(text):
+    assert len(clean([row(ASKED, text + "конец")])[0]) == 1
+    check_rows([row(ASKED, text + "конец")])

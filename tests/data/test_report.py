@@ -95,14 +95,16 @@ def test_accepting_overrules_by_name(good):
 
 def test_rows_a_person_kept_no_longer_warn(good):
     rows = [*good, HTML, bad(903, instruction="Ещё вопрос.", output="<i>да</i>"), EMPTY]
-    report = check_rows(rows, kept=[fingerprint(HTML), fingerprint(EMPTY)])
+    report = check_rows(rows, kept={fingerprint(HTML): {"HTML"}, fingerprint(EMPTY): {"empty text"}})
     found = {f.check: (f.severity, f.rows) for f in report.findings}
     assert found["HTML"] == ("W", [121])
     assert found["empty text"] == ("E", [122])  # an error is not a matter of taste
     assert found["reviewed"] == ("I", [120])
     assert {h.note for f in report.findings if f.check == "reviewed" for h in f.hits} == {"HTML: kept by you"}
-    assert check_rows([*good, HTML], kept=[fingerprint(HTML)]).verdict == "ready"
-    assert "reviewed" not in {f.check for f in check_rows(rows, kept=[fingerprint(bad())]).findings}
+    assert check_rows([*good, HTML], kept={fingerprint(HTML): {"HTML"}}).verdict == "ready"
+    other = check_rows([*good, HTML], kept={fingerprint(HTML): {"personal data"}})  # kept in spite of something else
+    assert other.verdict == "fix first"
+    assert "reviewed" not in {f.check for f in check_rows(rows, kept={fingerprint(bad()): {"HTML"}}).findings}
 
 
 # ---------------------------------------------------------------------------------------------------- thresholds

@@ -22,9 +22,9 @@ def test_a_decision_is_saved_at_once(workspace):
     assert not workspace.has(FILE)
     review.decide(ONE, "drop", why="устарело")
     on_disk = json.loads((workspace.path / FILE).read_text(encoding="utf-8"))
-    assert on_disk == {fingerprint(ONE): {"action": "drop", "why": "устарело"}}
+    assert on_disk == {fingerprint(ONE): {"action": "drop", "why": "устарело", "checks": []}}
     review.decide(ONE, "keep")  # a second thought
-    assert Review(workspace).of(ONE) == {"action": "keep", "why": ""}
+    assert Review(workspace).of(ONE) == {"action": "keep", "why": "", "checks": []}
 
 
 def test_decisions_are_found_again_after_a_restart_by_the_text_of_the_row(workspace):
@@ -34,8 +34,8 @@ def test_decisions_are_found_again_after_a_restart_by_the_text_of_the_row(worksp
     assert again.of(ONE | {"line": 99, "label": "x"})["action"] == "keep"  # it may have moved
     assert again.of(ONE | {"output": "Потерян."}) is None  # but not have changed
     assert again.of(ONE | {"input": "№1"}) is None
-    assert again.of(CHAT) == {"action": "edit", "why": "", "new": {"messages[1]": "Слушаю."}}
-    assert again.kept == {fingerprint(ONE)}
+    assert again.of(CHAT) == {"action": "edit", "why": "", "checks": [], "new": {"messages[1]": "Слушаю."}}
+    assert again.kept == {fingerprint(ONE): set()}
 
 
 def test_two_sessions_do_not_overwrite_each_other(workspace):
@@ -124,9 +124,9 @@ def test_of_the_same_rows_only_the_first_is_shown():
 
 def test_kept_rows_stand_beside_the_one_that_contradicts_them():
     rows = numbered(("Сколько идёт?", "Три дня."), ("Сколько идёт?", "Месяц."), *USUAL)
-    cases, _ = cases_of(rows, kept={fingerprint(rows[0])})
+    cases, _ = cases_of(rows, kept={fingerprint(rows[0]): {"contradiction"}})
     assert [0, 1] in [case.rows for case in cases]
-    assert cases_of(rows, kept={fingerprint(rows[0]), fingerprint(rows[1])})[0] == []
+    assert cases_of(rows, kept={fingerprint(row): {"contradiction"} for row in rows[:2]})[0] == []
 
 
 def test_large_cases_are_shown_in_parts():

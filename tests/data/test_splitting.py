@@ -3,9 +3,10 @@
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 
-from gemma_colab.data.splitting import PARTS, check_split, groups, leaks, split_rows, word_grams
+from gemma_colab.data.splitting import PARTS, alike, check_split, groups, leaks, split_rows, word_grams
 from gemma_colab.errors import DatasetError
 from gemma_colab.settings import SplitSettings
 
@@ -170,7 +171,87 @@ def test_questions_of_one_form_are_told_apart_by_their_numbers():
     assert not questions["train"] & (questions["test"] | questions["validation"])
 
 
+TEMPLATE = "Сколько стоит доставка товара из города {} в город {} обычной почтой"
+
+
+def template_rows(n, answers):
+    rng = random.Random(7)
+    return [row(TEMPLATE.format(*rng.sample(WORDS, 2)), answers[i]["output"]) for i in range(n)]
+
+
+def near_twin(one):
+    return row(one["instruction"] + " да", one["output"] + " но")
+
+
+@pytest.mark.parametrize("answers", ["other", "number"])
+def test_near_duplicates_outside_a_chain_stay_together(answers):
+    ones = different(60, seed=8)
+    chain = template_rows(120, different(120, seed=9) if answers == "other" else [{"output": str(i)} for i in range(120)])
+    rows = [*chain, *ones, *map(near_twin, ones)]
+    found, _ = groups(rows)
+    whose = {i: number for number, group in enumerate(found) for i in group}
+    assert all(whose[120 + i] == whose[180 + i] for i in range(60))
+    assert len({whose[i] for i in range(120, 240)}) == 60
+    parts, _ = split_rows(rows, SplitSettings())
+    assert sizes(parts)["test"] == 36
+    texts = {id(r): i for i, r in enumerate(rows)}
+    hits = [texts[id(r)] for part, number, _ in leaks(parts) if texts[id(r := parts[part][number])] >= 120]
+    assert hits == []
+
+
+def test_near_duplicates_inside_a_chain_stay_together():
+    chain = template_rows(120, different(120, seed=9))
+    twins = [row(r["instruction"] + " сегодня", r["output"] + " но") for r in chain[:10]]
+    found, why = groups([*chain, *twins])
+    assert why.endswith("so only rows with the same question, or near as a whole, stay together")
+    whose = {i: number for number, group in enumerate(found) for i in group}
+    assert all(whose[i] == whose[120 + i] for i in range(10))
+    assert len(found) > 60
+
+
+def test_a_chain_of_rows_near_as_a_whole_is_untied_only_where_nothing_else_is_left():
+    ones = different(3, seed=8)
+    sums = [row(f"What is {i} + 7?", str(i + 7)) for i in range(10, 90)]
+    found, why = groups([*sums, *ones, *map(near_twin, ones)])
+    assert why == "80 of 86 rows are alike, so only rows with the same question stay together"
+    assert sorted(map(len, found)) == [1] * 80 + [2] * 3
+    found, _ = groups([*sums, *different(80, seed=2)])
+    assert max(map(len, found)) == 80
+
+
+def test_rows_without_words_that_are_the_same_stay_together():
+    rows = [row("😀", "🎉"), *different(30), row("😀!", "🎉"), row("😀", "👍"), row("🐱", "🎉")]
+    assert alike(rows) == alike(rows, answers=False) == {(31, 0)}
+
+
 # ---------------------------------------------------------------------------------------------------- labels
+def labelled(*counts):
+    names = [f"l{i:02}" for i, n in enumerate(counts) for _ in range(n)]
+    return [r | {"label": name} for r, name in zip(different(len(names)), names, strict=True)]
+
+
+def test_labels_with_few_rows_count_as_one():
+    parts, how = split_rows(labelled(*[1] * 100), SplitSettings())
+    assert "; shares of 0 of 100 labels kept, 100 with fewer than 10 rows counted as one" in how
+    assert sizes(parts) == {"train": 75, "validation": 10, "test": 15}
+    parts, how = split_rows(labelled(60, 20, *[2] * 10), SplitSettings(validation_size=0.1, test_size=0.2))
+    assert "; shares of 2 of 12 labels kept, 10 with fewer than 10 rows counted as one" in how
+    assert Counter(min(r["label"], "l02") for r in parts["test"]) == {"l00": 12, "l01": 4, "l02": 4}
+    assert Counter(min(r["label"], "l02") for r in parts["validation"]) == {"l00": 6, "l01": 2, "l02": 2}
+    assert "shares of 2 labels kept" in split_rows(labelled(50, 50), SplitSettings(validation_size=0.02, test_size=0.3))[1]
+    assert "shares of 1 of 2 labels kept" in split_rows(labelled(51, 49), SplitSettings(validation_size=0.02, test_size=0.3))[1]
+
+
+def test_validation_and_test_do_not_favour_the_same_labels():
+    parts, _ = split_rows(labelled(*[3] * 34), SplitSettings())
+    tested, validated = ({r["label"] for r in parts[name]} for name in ("test", "validation"))
+    assert not validated <= tested
+    parts, how = split_rows(labelled(*[10] * 10), SplitSettings())
+    assert "shares of 10 labels kept" in how
+    assert sorted(Counter(r["label"] for r in parts["test"]).values()) == [1] * 5 + [2] * 5
+    assert set(Counter(r["label"] for r in parts["validation"]).values()) == {1}
+
+
 def test_shares_of_labels_are_kept():
     rows = [r | {"label": ["a"] * 6 + ["b"] * 3 + ["c"]} for r in different(200)]
     rows = [r | {"label": r["label"][i % 10]} for i, r in enumerate(rows)]
@@ -245,6 +326,36 @@ def test_the_thresholds_of_a_leak():
 def test_another_sign_is_another_row():
     assert said(split_of([row("2*2", "4")], train=[row("2+2", "4")])) in ([], [("leak", "W", [20])])
     assert said(split_of([row("Which? C++", "Yes")], train=[row("Which? C#", "Yes")]))[:1] != [("leak", "E", [20])]
+
+
+def test_a_row_of_validation_in_test_is_an_error():
+    parts = split_of([B, A | {"output": A["output"] + "!"}])
+    parts["validation"].append(A)
+    (finding,) = check_split(parts)
+    assert (finding.check, finding.severity, finding.rows) == ("leak", "E", [22])
+    assert finding.hits[0].note == "test row 1 stands in validation"
+    assert leaks(parts) == [("test", 1, 30 + 20)]  # twins of validation are counted on from those of train
+    parts["train"].append(A)  # found in both, it is told of training, and so is the row of validation
+    assert [hit.note for hit in check_split(parts)[0].hits] == ["validation row 20", "test row 1"]
+
+
+@pytest.mark.parametrize("name", ["question", "long answer", "13 words", "input"])
+def test_a_near_row_of_validation_in_test_warns(name):
+    one, other = TWINS[name]
+    parts = split_of([B | {"line": 1}, other])
+    parts["validation"].append(one)
+    (finding,) = check_split(parts)
+    assert (finding.check, finding.severity, finding.rows[-1]) == ("leak", "W", 22)
+    words = "shares 13 words in a row with validation" if name == "13 words" else "is like validation row 20"
+    assert finding.hits[-1].note == f"test row 1 {words}"
+
+
+def test_words_in_a_row_are_looked_up_once_for_all_rows(monkeypatch):
+    calls, isin = [], np.isin
+    monkeypatch.setattr(np, "isin", lambda *args, **more: calls.append(len(args[0])) or isin(*args, **more))
+    one, other = TWINS["13 words"]
+    assert said(split_of([*different(200, seed=12), other], train=[one])) == [("leak", "W", [220])]
+    assert len(calls) <= 2
 
 
 @pytest.mark.parametrize(("n", "found"), [(15, True), (16, False)])

@@ -12,9 +12,9 @@ from pathlib import Path
 from gemma_colab.chat import to_chat
 from gemma_colab.data.cleaning import STEPS, clean
 from gemma_colab.data.reading import read_rows
-from gemma_colab.data.report import Report, check_rows
+from gemma_colab.data.report import Report, check_rows, with_split
 from gemma_colab.data.review import Review
-from gemma_colab.data.splitting import PARTS, split_rows
+from gemma_colab.data.splitting import PARTS, check_split, split_rows
 from gemma_colab.data.turns import fit, one_row_per_answer
 from gemma_colab.errors import BlockedError, DatasetError, SettingsError, WorkspaceError
 from gemma_colab.rows import EXTRAS, Row
@@ -73,6 +73,7 @@ def prepare_rows(
     if report.verdict != "blocked":
         try:
             parts, how = split_rows(rows, split_settings)
+            report = with_split(report, check_split(parts), accept)
         except DatasetError as e:
             how = str(e)
     folder = "rows" if parts else "blocked"  # never a report of one file beside the rows of another

@@ -165,7 +165,7 @@ def test_every_answer_of_a_conversation_may_be_trained(tmp_path, support_rows, c
     assert main(["check", path]) == 0
     assert "earlier answers in 60 rows" in capsys.readouterr().out
     for option, count in ([], 60), (["--every-answer"], 120):
-        assert main(["prepare", path, "--workspace", str(tmp_path / "ws"), *option]) == 0
+        assert main(["prepare", path, "--workspace", str(tmp_path / "ws"), *option, "--accept", "validation too small"]) == 0
         parts = ensure_rows(Workspace(tmp_path / "ws"))
         assert sum(map(len, parts.values())) == count
     first = {part: {row["prompt"][0]["content"] for row in rows} for part, rows in parts.items()}
@@ -200,3 +200,11 @@ def test_a_console_without_cyrillic(tmp_path):
     done = subprocess.run(command, capture_output=True, check=False, env=os.environ | {"PYTHONIOENCODING": "cp1252"})
     assert done.returncode == 2
     assert b"Traceback" not in done.stderr
+
+
+def test_prepare_says_when_a_part_is_too_small(good, tmp_path, capsys):
+    few = write(tmp_path / "few.jsonl", read(good)[2:122])
+    assert main(["prepare", few, "--workspace", str(tmp_path / "ws")]) == 1
+    assert "W  validation too small: 12 rows" in capsys.readouterr().out
+    report = json.loads((tmp_path / "ws" / "rows" / "report.json").read_text("utf-8"))
+    assert "validation too small" in {f["check"] for f in report["findings"]}

@@ -188,6 +188,18 @@ def check_rows(
     return Report(rows, sorted(findings, key=lambda f: "EWI".index(f.severity)), max_length, lengths, aside)
 
 
+def with_split(report: Report, findings: list[Finding], accept: Iterable[str] = ()) -> Report:
+    """The report with what `check_split` found in the split of its rows; told in words, since those rows have numbers of their own."""
+    told = [
+        dataclasses.replace(f, what_to_do=f"{f.hits[0].note}{' and others' * (len(f.hits) > 1)}; {f.what_to_do}", hits=[])
+        if f.hits
+        else f
+        for f in findings
+    ]
+    together = [*report.findings, *_accepted(told, list(accept))]
+    return dataclasses.replace(report, findings=sorted(together, key=lambda f: "EWI".index(f.severity)))
+
+
 def _unreadable(aside: list[dict]) -> list[Finding]:
     if not aside:
         return []

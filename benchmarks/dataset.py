@@ -1,6 +1,6 @@
 """How fast a dataset is read, checked and split, what memory that takes, and how well near duplicates are found.
 
-    python benchmarks/dataset.py
+    python benchmarks/dataset.py [repeats]
 
 Needs only the package. Takes about seven minutes on two cores; prints the tables that stand in `benchmarks/README.md`.
 """
@@ -134,12 +134,12 @@ def near_duplicates(count: int = 3_000, threshold: float = 0.8) -> dict[str, flo
     return {"pairs": len(exact), "found": len(found), "recall": hit / len(exact), "precision": hit / len(found)}
 
 
-def main() -> None:
+def main(repeats: int = 2) -> None:
     names = ("datasketch", "numpy", "pandas", "ftfy", "phonenumbers", "py3langid", "transformers")
     print("Python", platform.python_version(), *(f"{name} {version(name)}" for name in names), sep=", ")
     print("near duplicates, 3,000 rows, Jaccard >= 0.8:", near_duplicates())
     for with_tokens in (False, True):
-        table = speed(with_tokens)
+        table = speed(with_tokens, repeats)
         print("\nwith token checks" if with_tokens else "\nwithout token checks")
         print(table.round(1).to_string())
         per_row = table["seconds"] / table.index
@@ -150,4 +150,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--measure"]:
         measure(sys.argv[2], bool(int(sys.argv[3])))
     else:
-        main()
+        main(*map(int, sys.argv[1:2]))

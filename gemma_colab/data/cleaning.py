@@ -26,7 +26,7 @@ COLUMNS = ["step", "row", "line", "field", "before", "after"]
 SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u3000]")  # all kinds of them but the plain one
 GAP = re.compile(r"\S(?: {3,}|\t)\S")  # between columns
 BREAK = re.compile("[\x0b\x0c\x1c-\x1f\x85]+")  # control characters that end a line or a page
-BREAKS = ["br", "p", "div", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "pre"]
+BLOCK = re.compile(r"</?(?:br|p|div|li|tr|h[1-6]|blockquote|pre)\b", re.IGNORECASE)  # they stand on lines of their own
 
 
 def outside_code(change: Callable[[str], str]) -> Callable[[str], str]:
@@ -59,11 +59,10 @@ def _without_tags(text: str) -> str:
     pieces = [text[a:b] for a, b in pairwise(ends)]
     # Only what is between known tags is protected: everything else that looks like one is the writer's own.
     pieces[::2] = [piece.replace("&", "&amp;").replace("<", "&lt;") for piece in pieces[::2]]
+    pieces[1::2] = [f"\n{tag}\n" if BLOCK.match(tag) else tag for tag in pieces[1::2]]
     soup = BeautifulSoup("".join(pieces), "html.parser")
     for tag in soup(["script", "style", "head"]):
         tag.decompose()
-    for tag in soup(BREAKS):
-        tag.insert_after("\n")
     return re.sub(r"\n{2,}", "\n", soup.get_text())
 
 

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from tqdm.auto import tqdm
 
+from gemma_colab.catalog import source_of
+from gemma_colab.errors import ModelError
+from gemma_colab.hub import from_hub
 from gemma_colab.rows import Row, answer, question
 
 if TYPE_CHECKING:
@@ -52,3 +55,13 @@ def token_lengths(chats: list[dict], tokenizer: PreTrainedTokenizerBase, max_len
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids that end an answer. Base checkpoints and merges often name only the first, and then never stop."""
     return tokenizer.convert_tokens_to_ids(["<eos>", "<end_of_turn>"])
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer with Gemma's chat template. Raises `ModelError` when it can't be had or has no template."""
+    from transformers import AutoTokenizer  # seconds to import
+
+    tokenizer = from_hub(AutoTokenizer, name, source_of(name))
+    if not tokenizer.chat_template:
+        raise ModelError(f"{name} has no chat template; take an instruction-tuned checkpoint, whose name ends in -it")
+    return tokenizer

@@ -11,10 +11,11 @@ import os
 import sys
 from typing import NoReturn
 
+from gemma_colab.chat import load_tokenizer
 from gemma_colab.data.cleaning import STEPS
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import EXIT_CODES, Report, check_rows
-from gemma_colab.errors import BlockedError, DatasetError, GemmaColabError, SettingsError
+from gemma_colab.errors import BlockedError, DatasetError, GemmaColabError
 from gemma_colab.pipeline import prepare_rows
 from gemma_colab.settings import SplitSettings
 from gemma_colab.workspace import open_workspace
@@ -71,17 +72,10 @@ def _parser() -> argparse.ArgumentParser:
 def _tokenizer(name: str | None):
     if name is None:
         return None
-    from transformers import AutoTokenizer  # seconds to import, and only needed here
-
-    from gemma_colab.catalog import source_of
     from gemma_colab.hardware import quiet_libraries
-    from gemma_colab.hub import from_hub
 
     quiet_libraries()  # transformers warns of rows longer than its own limit; the report says more
-    tokenizer = from_hub(AutoTokenizer, name, source_of(name))
-    if not tokenizer.chat_template:
-        raise SettingsError(f"model={name!r} has no chat template; take an instruction-tuned one, whose name ends in -it")
-    return tokenizer
+    return load_tokenizer(name)
 
 
 def _show(report: Report, as_json: bool, **more) -> int:

@@ -59,7 +59,7 @@ def prepare_rows(
     logs = {
         "cleaning_log": log.to_dict("records"),
         "review_log": decided.to_dict("records"),
-        "aside": found.aside,
+        "aside": json.loads(json.dumps(found.aside, default=str)),  # a bad row may hold dates
         "too_long": [],
     }
     if every_answer and too_long != "split":  # pieces of a conversation are taken apart after it was cut
@@ -79,7 +79,7 @@ def prepare_rows(
     folder = "rows" if parts else "blocked"  # never a report of one file beside the rows of another
     workspace.write_json(f"{folder}/report.json", report.to_dict())
     for name, lines in logs.items():
-        workspace.write_jsonl(f"{folder}/{name}.jsonl", json.loads(json.dumps(lines, default=str)))
+        workspace.write_jsonl(f"{folder}/{name}.jsonl", lines)
     if not parts:
         remedy = f"mend that, or accept a finding by its name; {workspace.path / folder} lists what was put aside and changed"
         raise BlockedError(f"{found.name}: {how}; {remedy}", report)

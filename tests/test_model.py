@@ -149,7 +149,7 @@ def test_refusals_of_the_hub_are_explained(error, status, words, monkeypatch):
         except errors.HfHubHTTPError as e:
             raise OSError("a long story") from e
 
-    monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", refuse)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", refuse)
     with pytest.raises(ModelError, match=words):
         load_tokenizer("google/gemma-3-1b-it")
 

@@ -12,7 +12,7 @@ import numpy as np
 from ftfy import fix_encoding
 
 from gemma_colab.data.checks_text import placeholders, visible
-from gemma_colab.data.finding import Finding, Hit, Look, own_questions
+from gemma_colab.data.finding import Finding, Hit, Look
 from gemma_colab.data.neighbours import clusters
 from gemma_colab.data.text import jaccard, sameness, shingles
 from gemma_colab.rows import answer, answer_field, place, question
@@ -96,7 +96,6 @@ FACTS = re.compile(
 def agreement(look: Look) -> Callable[[int, int], bool]:
     """A function of two row numbers: whether these near twins say the same, that is the same numbers, signs and negations,
     question near question, answer near answer. What it needs of a row is computed once."""
-    own = own_questions(look.rows)
 
     @cache
     def facts(row: int) -> list[str]:
@@ -105,7 +104,7 @@ def agreement(look: Look) -> Callable[[int, int], bool]:
 
     @cache
     def cut(row: int, half: int) -> tuple[str, np.ndarray]:
-        text = answer(look.rows[row]) if half else own[row]
+        text = answer(look.rows[row]) if half else look.own[row]
         return sameness(text), shingles(text)
 
     def near(one: int, other: int, half: int) -> bool:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from gemma_colab.data.neighbours import Pair, near_pairs
 from gemma_colab.data.text import sameness, shingles
 from gemma_colab.rows import Row, answer, question, texts
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 class Hit(NamedTuple):
@@ -43,6 +40,11 @@ class Finding:
         """Numbers of the rows it hit, from 0, each once."""
         return sorted({hit.row for hit in self.hits})
 
+    @property
+    def count(self) -> int:
+        """How many rows it is about, read or not."""
+        return len(self.rows) or len(self.lines)
+
 
 def own_questions(rows: list[Row], common: int = 5) -> list[str]:
     """The questions by which rows can be told apart: without system messages, and without an instruction that stands over
@@ -66,7 +68,6 @@ class Look:
     """The rows under inspection, and what several checks need of them, computed once."""
 
     rows: list[Row]
-    tokenizer: PreTrainedTokenizerBase | None = None
     max_length: int = 1024
     num_train_epochs: float = 3.0
     near_threshold: float = 0.72
@@ -84,10 +85,14 @@ class Look:
         return [sameness(answer(row)) for row in self.rows]
 
     @cached_property
+    def own(self) -> list[str]:
+        return own_questions(self.rows)
+
+    @cached_property
     def near(self) -> list[Pair]:
         """Pairs of rows, own question and answer together, with Jaccard `near_threshold` or more. Rows of one `conversation`
         are alike because one goes on where the other ends: they are no pair."""
-        whole = [f"{own} {answer(row)}" for own, row in zip(own_questions(self.rows), self.rows, strict=True)]
+        whole = [f"{own} {answer(row)}" for own, row in zip(self.own, self.rows, strict=True)]
         names = [row.get("conversation") for row in self.rows]
         pairs = near_pairs([shingles(text) for text in whole], self.near_threshold)
         return [pair for pair in pairs if names[pair.row] is None or names[pair.row] != names[pair.earlier]]

@@ -60,12 +60,9 @@ class Report:
     def table(self) -> pd.DataFrame:
         """One line a finding: severity, check, how many rows, the first few (by line of the file, if known), what to do."""
         return pd.DataFrame(
-            [(f.severity, f.check, self._count(f), self.places(f), f.what_to_do) for f in self.findings],
+            [(f.severity, f.check, f.count, self.places(f), f.what_to_do) for f in self.findings],
             columns=["severity", "check", "rows", "where", "what to do"],
         )
-
-    def _count(self, finding: Finding) -> int:
-        return len(finding.rows) or len(finding.lines)
 
     def lines(self, finding: Finding) -> list[int | None]:
         """Lines of the file, from 1, in the order of `finding.rows`; None where a row didn't come from a file."""
@@ -77,7 +74,7 @@ class Report:
         kinds = {text.rpartition(" ")[0] for text in rows}
         if len(kinds) == 1:
             rows = [f"{kinds.pop()} {rows[0].rpartition(' ')[2]}", *(text.rpartition(" ")[2] for text in rows[1:])]
-        return ", ".join(rows) + (" ..." if self._count(finding) > most else "")
+        return ", ".join(rows) + (" ..." if finding.count > most else "")
 
     def counts(self) -> dict[str, float]:
         """Rows, conversations of several turns, characters; tokens as percentiles 5, 50, 95 and the longest, if known."""
@@ -120,7 +117,7 @@ class Report:
         counts = ", ".join(f"{name} {value:g}" for name, value in self.counts().items() if value)
         lines = [self.reason, counts]
         for f in self.findings:
-            where = f" in {n} row{'s' * (n > 1)} ({self.places(f)})" if (n := self._count(f)) else ""
+            where = f" in {n} row{'s' * (n > 1)} ({self.places(f)})" if (n := f.count) else ""
             lines.append(f"{f.severity}  {f.check}{where}: {f.what_to_do}")
             if f.lines:
                 lines += [f"     {bad.get('sentence', bad['problem'])}" for bad in self.aside[:5]]
@@ -167,7 +164,7 @@ def check_rows(
     _refuse_unknown(thresholds)
     aside = list(aside)
     threshold = thresholds.get("near_duplicates", {}).get("threshold", parameters()["near_duplicates"]["threshold"])
-    look = Look(rows, tokenizer, max_length, num_train_epochs, threshold)
+    look = Look(rows, max_length, num_train_epochs, threshold)
     findings = _unreadable(aside)
     steps = [*TEXT_CHECKS, *SET_CHECKS] if rows else [too_few]
     for step in tqdm(steps, desc="checks", disable=len(rows) < 2000, leave=False):
@@ -185,7 +182,7 @@ def check_rows(
         for function in TOKEN_CHECKS:
             findings += function(look, lengths, **thresholds.get(function.__name__, {}))
     findings = _accepted(_without_kept(findings, rows, kept or {}), list(accept))
-    return Report(rows, sorted(findings, key=lambda f: "EWI".index(f.severity)), max_length, lengths, aside)
+    return Report(rows, _worst_first(findings), max_length, lengths, aside)
 
 
 def with_split(report: Report, findings: list[Finding], accept: Iterable[str] = ()) -> Report:
@@ -197,7 +194,11 @@ def with_split(report: Report, findings: list[Finding], accept: Iterable[str] = 
         for f in findings
     ]
     together = [*report.findings, *_accepted(told, list(accept))]
-    return dataclasses.replace(report, findings=sorted(together, key=lambda f: "EWI".index(f.severity)))
+    return dataclasses.replace(report, findings=_worst_first(together))
+
+
+def _worst_first(findings: list[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda f: "EWI".index(f.severity))
 
 
 def _unreadable(aside: list[dict]) -> list[Finding]:

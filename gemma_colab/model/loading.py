@@ -6,15 +6,13 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from transformers import (
     AutoConfig,
-    AutoTokenizer,
     BitsAndBytesConfig,
     Gemma3ForCausalLM,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from gemma_colab.catalog import refuse_other_models, source_of
-from gemma_colab.errors import ModelError
+from gemma_colab.chat import load_tokenizer as load_tokenizer  # a model is loaded with its tokenizer
 from gemma_colab.hub import from_hub
 from gemma_colab.model.float16 import keep_residual_in_float32
 
@@ -71,11 +69,3 @@ def keep_cpu_weights_unpacked(model: PreTrainedModel) -> PreTrainedModel:
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
     return model
-
-
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer with Gemma's chat template. Raises `ModelError` when it can't be had or has no template."""
-    tokenizer = from_hub(AutoTokenizer, name, source_of(name))
-    if not tokenizer.chat_template:
-        raise ModelError(f"{name} has no chat template; take an instruction-tuned checkpoint, whose name ends in -it")
-    return tokenizer

@@ -54,10 +54,9 @@ def report_page(report: Report, most: int = 20) -> HTML:
     for f in report.findings:
         word, colour = SEVERITIES[f.severity]
         rows = _unreadable(report, f, most) if f.lines else [_row(report, f, row) for row in f.rows[:most]]
-        count = len(f.rows) or len(f.lines)
         findings.append(
-            dict(severity=f.severity, word=word, colour=colour, check=f.check, advice=f.what_to_do, count=count, rows=rows)
-            | {"more": max(0, count - len(rows))}
+            dict(severity=f.severity, word=word, colour=colour, check=f.check, advice=f.what_to_do, count=f.count, rows=rows)
+            | {"more": max(0, f.count - len(rows))}
         )
     verdict, _, reason = report.reason.partition(":")
     return HTML(
@@ -74,8 +73,6 @@ def report_page(report: Report, most: int = 20) -> HTML:
 
 def _row(report: Report, finding: Finding, row: int) -> _Row:
     hits = [hit for hit in finding.hits if hit.row == row]
-    if row >= len(report.rows):
-        return _Row(f"row {row}", hits[0].note, [])
     one = report.rows[row]
     notes = "; ".join(dict.fromkeys(hit.note for hit in hits if hit.note))
     fields = texts(one)

@@ -13,7 +13,7 @@ QUESTION = SHORT | {"instruction": "Где мой заказ, который я 
 
 
 def counted(rows, tokenizer, max_length):
-    return Look(rows, tokenizer, max_length), token_lengths([to_chat(row) for row in rows], tokenizer, max_length)
+    return Look(rows, max_length), token_lengths([to_chat(row) for row in rows], tokenizer, max_length)
 
 
 def test_a_cut_answer_is_measured(tokenizer):
@@ -107,7 +107,7 @@ def test_a_literal_end_of_turn_does_not_hide_that_the_real_one_is_cut(tokenizer)
 def test_budget(tokenizer):
     rows = [SHORT] * 9 + [ANSWER]
     lengths = counted(rows, tokenizer, 50)[1]
-    look = Look(rows, tokenizer, 50, num_train_epochs=2)
+    look = Look(rows, 50, num_train_epochs=2)
     tokens = (9 * int(lengths["total"][0]) + 50) * 2
     (finding,) = budget(look, lengths)
     assert finding.severity == "I"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from gemma_colab.errors import ModelError
-from gemma_colab.hardware import Machine
+from gemma_colab.hardware import GIB, Machine
 from gemma_colab.hub import from_hub
 from gemma_colab.workspace import samples
 
@@ -22,6 +23,7 @@ class Shape:
     head_dim: int
     intermediate_size: int
     vocab_size: int
+    sliding_window: int = 512
 
     @property
     def linear_layers(self) -> dict[str, tuple[int, int]]:
@@ -52,17 +54,39 @@ class Shape:
 TINY = "tiny-gemma3"
 
 # Source of the shapes: transformers, convert_gemma3_weights.py. "-it" is tuned to follow instructions, "-pt" is not.
-CATALOG = {
-    "google/gemma-3-270m-it": Shape(640, 18, 4, 1, 256, 2048, 262_144),
-    "google/gemma-3-1b-it": Shape(1152, 26, 4, 1, 256, 6912, 262_144),
-    "google/gemma-3-4b-it": Shape(2560, 34, 8, 4, 256, 10_240, 262_208),
-    "google/gemma-3-12b-it": Shape(3840, 48, 16, 8, 256, 15_360, 262_208),
-    "google/gemma-3-27b-it": Shape(5376, 62, 32, 16, 128, 21_504, 262_208),
+_SIZES = {
+    "270m": Shape(640, 18, 4, 1, 256, 2048, 262_144, 512),
+    "1b": Shape(1152, 26, 4, 1, 256, 6912, 262_144, 512),
+    "4b": Shape(2560, 34, 8, 4, 256, 10_240, 262_208, 1024),
+    "12b": Shape(3840, 48, 16, 8, 256, 15_360, 262_208, 1024),
+    "27b": Shape(5376, 62, 32, 16, 128, 21_504, 262_208, 1024),
+}
+# The 270M model without instruction tuning is the one whose name lacks its suffix.
+CATALOG = {f"google/gemma-3-{size}-it": shape for size, shape in _SIZES.items()} | {
+    "google/gemma-3-270m" if size == "270m" else f"google/gemma-3-{size}-pt": shape for size, shape in _SIZES.items()
 }
 
+# GPUs that Colab and clouds lend: GiB that torch can use, and the dtype to compute in (see hardware.pick_dtype).
+GPUS = {"T4": (14.74, "float16"), "L4": (22.16, "bfloat16"), "A100": (39.4, "bfloat16")}
 
-def pick_model(name: str, machine: Machine) -> tuple[str, str]:
-    """The model to use, and why. `name` is "auto", "tiny-gemma3", a Hub id, or a folder with a config.json."""
+VISION_PARAMETERS = 417_000_000  # the SigLIP tower in checkpoints of 4B and more
+
+
+def download_gib(name: str) -> float | None:
+    """GiB that a model's weights take to download, 2 bytes each; 0 if it is on this machine, None if its size is not known.
+
+    Checkpoints of 4B and more hold a vision model too: it comes along, though this project doesn't use it.
+    """
+    if name == TINY or Path(name).exists():
+        return 0.0
+    if not (shape := CATALOG.get(name)):
+        return None
+    vision = VISION_PARAMETERS if shape.vocab_size > 262_144 else 0  # the multimodal ones have 64 tokens more
+    return 2 * (shape.linear_parameters + shape.embedding_parameters + vision) / GIB
+
+
+def pick_model(name: str, machine: Machine | None = None) -> tuple[str, str]:
+    """The model to use, and why. `name` is "auto" (then `machine` is needed), "tiny-gemma3", a Hub id, or a folder with a config.json."""
     if name != "auto":
         return _known(name), "chosen by you"
     if machine.gpu is None:
@@ -79,7 +103,7 @@ def source_of(name: str) -> str:
 
 def _known(name: str) -> str:
     short = {full.split("/")[1]: full for full in CATALOG}
-    if name == TINY or _in_catalog(name) or (Path(name) / "config.json").is_file():
+    if name == TINY or name in CATALOG or (Path(name) / "config.json").is_file():
         return name
     if name in short:
         return short[name]
@@ -91,10 +115,6 @@ def _known(name: str) -> str:
     )
 
 
-def _in_catalog(name: str) -> Shape | None:
-    return CATALOG.get(name) or CATALOG.get(name.removesuffix("-pt") + "-it")
-
-
 def refuse_other_models(name: str, model_type: str) -> None:
     """Raises `ModelError` that names the architecture if it is no Gemma 3."""
     if model_type not in ("gemma3", "gemma3_text"):
@@ -103,10 +123,17 @@ def refuse_other_models(name: str, model_type: str) -> None:
 
 def shape_of(name: str) -> Shape:
     """The shape of a model: from the catalog, else from its config (a small file). Raises `ModelError` if it is no Gemma 3."""
-    if shape := _in_catalog(name):
+    if shape := CATALOG.get(name):
         return shape
+    fields, file = Shape.__dataclass_fields__, Path(source_of(name)) / "config.json"
+    if file.is_file():
+        config = json.loads(file.read_text(encoding="utf-8"))
+        refuse_other_models(name, config.get("model_type", "?"))
+        config = config.get("text_config", config)
+        if fields.keys() <= config.keys():  # nothing is left to the defaults, so transformers (seconds to import) isn't needed
+            return Shape(**{field: config[field] for field in fields})
     from transformers import AutoConfig
 
-    config = from_hub(AutoConfig, name, source_of(name)).get_text_config()
+    config = from_hub(AutoConfig, name, source_of(name))
     refuse_other_models(name, config.model_type)
-    return Shape(**{field: getattr(config, field) for field in Shape.__dataclass_fields__})
+    return Shape(**{field: getattr(config.get_text_config(), field) for field in fields})

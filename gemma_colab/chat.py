@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from tqdm.auto import tqdm
 
-from gemma_colab.catalog import source_of
+from gemma_colab.catalog import TINY, source_of
 from gemma_colab.errors import ModelError
 from gemma_colab.hub import from_hub
 from gemma_colab.rows import Row, answer, question
+from gemma_colab.workspace import samples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,10 +59,16 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer with Gemma's chat template. Raises `ModelError` when it can't be had or has no template."""
+    """The tokenizer with Gemma's chat template and padding token.
+
+    Checkpoints that were not tuned to follow instructions (-pt) know the chat tokens but bring no template: they get Gemma's.
+    Raises `ModelError` when the tokenizer can't be had, or isn't Gemma's.
+    """
     from transformers import AutoTokenizer  # seconds to import
 
     tokenizer = from_hub(AutoTokenizer, name, source_of(name))
+    if None in stop_token_ids(tokenizer) or tokenizer.unk_token_id in stop_token_ids(tokenizer):
+        raise ModelError(f"the tokenizer of {name} lacks Gemma's chat tokens; take a checkpoint with Gemma 3's own tokenizer")
     if not tokenizer.chat_template:
-        raise ModelError(f"{name} has no chat template; take an instruction-tuned checkpoint, whose name ends in -it")
+        tokenizer.chat_template = (samples() / TINY / "chat_template.jinja").read_text(encoding="utf-8")
     return tokenizer

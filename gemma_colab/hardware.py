@@ -9,6 +9,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -17,7 +18,19 @@ if TYPE_CHECKING:
     import torch
 
 GIB = 2**30
-STACK = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "ipywidgets", "matplotlib", "pandas")
+# The oldest and the newest version that the tests run with: those of constraints-colab.txt and constraints.txt.
+TESTED = {
+    "torch": ("2.13.0",),
+    "transformers": ("5.15.0", "5.23.0"),
+    "peft": ("0.20.0", "0.21.2"),
+    "trl": ("1.16.0",),
+    "bitsandbytes": ("0.50.2",),
+    "datasets": ("5.2.0",),
+    "ipywidgets": ("7.7.1", "8.1.9"),
+    "matplotlib": ("3.10.0", "3.11.2"),
+    "pandas": ("2.2.3", "3.1.1"),
+}
+STACK = tuple(TESTED)
 
 
 @dataclass(frozen=True)
@@ -33,18 +46,34 @@ class Machine:
     cores: int
 
 
+def on_colab() -> bool:
+    """Whether this runs on a Colab machine, in a cell or in a command."""
+    return "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ
+
+
+def existing(path: str | Path) -> Path:
+    """`path`, or the nearest folder above it that is there."""
+    path = Path(path).expanduser().resolve()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def free_gib(path: str | Path) -> float:
+    """GiB that are free where `path` lies, or would lie."""
+    return shutil.disk_usage(existing(path)).free / GIB
+
+
 def describe_machine(path: str = ".") -> Machine:
     """This machine; `disk_gib` is what is free where `path` lies."""
     import torch
 
     gpu = torch.cuda.is_available()
     return Machine(
-        colab="google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ,
+        colab=on_colab(),
         gpu=torch.cuda.get_device_name() if gpu else None,
         capability=torch.cuda.get_device_capability() if gpu else None,
         gpu_gib=round(torch.cuda.mem_get_info()[1] / GIB, 2) if gpu else 0.0,
         ram_gib=round(psutil.virtual_memory().total / GIB, 1),
-        disk_gib=round(shutil.disk_usage(path).free / GIB, 1),
+        disk_gib=round(free_gib(path), 1),
         cores=os.cpu_count() or 1,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -19,6 +20,17 @@ def _between(name: str, value, low, high, hint: str, kind: type = int) -> None:
         raise SettingsError(f"{name}={value!r} must be {what} from {low:g} to {high:g}; {hint}")
 
 
+def _yes_or_no(name: str, value) -> None:
+    if not isinstance(value, bool):
+        raise SettingsError(f"{name}={value!r} must be True or False; try {name}={bool(value)}")
+
+
+def _one_of(name: str, value, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise SettingsError(f"{name}={value!r} must be one of {', '.join(known)}; try {known[0]!r}")
+
+
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 # The linear layers of one block, named from the block on.
 LINEAR = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
 
@@ -39,7 +51,7 @@ def _check_targets(target_modules: str) -> None:
 
 
 class Settings:
-    """What the three kinds of settings share: exact saving and loading."""
+    """What the kinds of settings share: exact saving and loading."""
 
     file: ClassVar[str]
 
@@ -80,12 +92,32 @@ class SplitSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelSettings(Settings):
+    """Which model the series works on.
+
+    model: a Hub id, the folder of a checkpoint, or "tiny-gemma3"; `catalog.pick_model` knows short names and "auto".
+    load_in_4bit: quantised linear layers (as in `transformers.BitsAndBytesConfig`); False keeps 16 bit, on a CPU 32.
+    """
+
+    file: ClassVar[str] = "model_settings.json"
+    model: str = "tiny-gemma3"
+    load_in_4bit: bool = True
+
+    def __post_init__(self):
+        if not isinstance(self.model, str) or not self.model.strip():
+            raise SettingsError(f"model={self.model!r} must be the name of a model; try 'tiny-gemma3'")
+        _yes_or_no("load_in_4bit", self.load_in_4bit)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoraSettings(Settings):
     """What is added to the frozen model. The names are those of `peft.LoraConfig`.
 
     r: rank of the two added matrices, 1-256. lora_alpha: the update is scaled by lora_alpha / r, 1-1024.
     lora_dropout: share of adapter inputs dropped in training, 0-0.5.
     target_modules: "all-linear" (attention and MLP), "attention", or a regular expression over module names.
+    use_rslora: scale by lora_alpha / sqrt(r) instead, so that a higher rank keeps its weight (arXiv 2312.03732).
+    use_dora: learn the length of each weight row apart from its direction (arXiv 2402.09353); slower.
     """
 
     file: ClassVar[str] = "lora_settings.json"
@@ -93,15 +125,26 @@ class LoraSettings(Settings):
     lora_alpha: int = 16
     lora_dropout: float = 0.0
     target_modules: str = "all-linear"
+    use_rslora: bool = False
+    use_dora: bool = False
 
     def __post_init__(self):
         _between("r", self.r, 1, 256, "try r=16")
         _between("lora_alpha", self.lora_alpha, 1, 1024, "try lora_alpha=r", float)
         _between("lora_dropout", self.lora_dropout, 0, 0.5, "try 0.0, or 0.05 with little data", float)
         _check_targets(self.target_modules)
+        _yes_or_no("use_rslora", self.use_rslora)
+        _yes_or_no("use_dora", self.use_dora)
+
+    @property
+    def scale(self) -> float:
+        """What the adapter's output is multiplied by."""
+        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
 
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
+# Two numbers a trained weight in 32 bit; in 8 bit; in 8 bit, and moved to the CPU's memory when the GPU's runs out.
+OPTIMIZERS = ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +155,8 @@ class TrainSettings(Settings):
     gradient_accumulation_steps: such batches added up before one update, 1-256.
     num_train_epochs: passes over the training rows, 0.01-100. warmup_steps: updates until the full rate, 0-10,000.
     weight_decay: 0-1. max_length: tokens of a row that are kept, 16-131,072. max_grad_norm: 0.01-100.
+    gradient_checkpointing: keep less for the backward pass and compute it again, which takes longer. packing: several rows in one
+    sequence of max_length tokens instead of padding. optim: one of `OPTIMIZERS`.
     lr_scheduler_type: one of `SCHEDULERS`. evals_per_epoch: validation points in an epoch, 1-100. seed: any whole number.
     """
 
@@ -125,6 +170,9 @@ class TrainSettings(Settings):
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     max_length: int = 1024
+    gradient_checkpointing: bool = True
+    packing: bool = False
+    optim: str = "adamw_torch_fused"
     evals_per_epoch: int = 1
     seed: int = 0
 
@@ -139,10 +187,10 @@ class TrainSettings(Settings):
         _between("max_length", self.max_length, 16, 131_072, "try 1024")
         _between("evals_per_epoch", self.evals_per_epoch, 1, 100, "try 1")
         _between("seed", self.seed, 0, 2**32 - 1, "try 0")
-        if self.lr_scheduler_type not in SCHEDULERS:
-            raise SettingsError(
-                f"lr_scheduler_type={self.lr_scheduler_type!r} must be one of {', '.join(SCHEDULERS)}; try 'linear'"
-            )
+        _yes_or_no("gradient_checkpointing", self.gradient_checkpointing)
+        _yes_or_no("packing", self.packing)
+        _one_of("optim", self.optim, OPTIMIZERS)
+        _one_of("lr_scheduler_type", self.lr_scheduler_type, SCHEDULERS)
 
     @property
     def effective_batch(self) -> int:
@@ -160,6 +208,11 @@ def starting_point(model_name: str) -> tuple[LoraSettings, TrainSettings]:
     was measured to need larger steps and more passes."""
     if model_name == "tiny-gemma3":
         return LoraSettings(r=32, lora_alpha=64), TrainSettings(
-            learning_rate=3e-3, per_device_train_batch_size=8, gradient_accumulation_steps=1, num_train_epochs=3, max_length=512
+            learning_rate=3e-3,
+            per_device_train_batch_size=8,
+            gradient_accumulation_steps=1,
+            num_train_epochs=3,
+            max_length=512,
+            gradient_checkpointing=False,
         )
     return LoraSettings(), TrainSettings()

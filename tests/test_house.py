@@ -129,7 +129,20 @@ def test_links_tool_sets_them_all(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "module", ["settings", "workspace", "hardware", "catalog", "chat", "data.report", "data.splitting", "ui.plots"]
+    "module",
+    [
+        "settings",
+        "workspace",
+        "hardware",
+        "catalog",
+        "chat",
+        "preflight",
+        "data.report",
+        "data.splitting",
+        "model.planner",
+        "ui.panels",
+        "ui.plots",
+    ],
 )
 def test_notebook_01_starts_without_torch(module):
     code = f"import sys, gemma_colab.{module}; sys.exit('torch' in sys.modules)"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gemma_colab.model.memory import fit_table
+from gemma_colab.model.planner import fit_table
 
 ROOT = Path(__file__).resolve().parent.parent
 

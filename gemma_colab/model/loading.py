@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from bitsandbytes.nn import Linear4bit
 from transformers import (
     AutoConfig,
     BitsAndBytesConfig,
     Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
     PreTrainedModel,
 )
 
 from gemma_colab.catalog import refuse_other_models, source_of
-from gemma_colab.chat import load_tokenizer as load_tokenizer  # a model is loaded with its tokenizer
+from gemma_colab.chat import load_tokenizer, stop_token_ids
+from gemma_colab.errors import ModelError
 from gemma_colab.hub import from_hub
 from gemma_colab.model.float16 import keep_residual_in_float32
+
+# What stays as it is when a whole multimodal model is quantised. In the text part alone, only the head.
+NOT_QUANTISED = ["lm_head", "model.vision_tower", "model.multi_modal_projector"]
 
 
 def quantization_config(dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -27,36 +34,59 @@ def quantization_config(dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def load_4bit(name: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The text part of a Gemma 3 in 4 bit, on the GPU if there is one. Embeddings and norms stay in `dtype`.
+def load_model(
+    name: str, dtype: torch.dtype, quantization_config: BitsAndBytesConfig | None = None, *, text_only: bool = True
+) -> PreTrainedModel:
+    """A Gemma 3, on the GPU if there is one, ready to generate; `build_trainer` makes it ready to train.
 
     name: a Hub id or a local folder. dtype: from `hardware.pick_dtype`; with float16 the residual stream is kept in float32.
-    Raises `ModelError` when the model can't be had or is no Gemma 3.
+    quantization_config: None keeps every weight in `dtype`; otherwise embeddings and norms do. text_only: of a checkpoint that
+    sees images (4B and more), the text part as `Gemma3ForCausalLM`; False gives the whole `Gemma3ForConditionalGeneration`.
+    Raises `ModelError` when the model can't be had, is no Gemma 3, or lacks weights.
     """
     config = from_hub(AutoConfig, name, source_of(name))
     refuse_other_models(name, config.model_type)
-    options = {}
-    if config.model_type == "gemma3":
-        # Checkpoints of 4B and more hold a vision model too. Its keys must be mapped, or every weight starts at random.
+    multimodal, options, cls = config.model_type == "gemma3", {}, Gemma3ForCausalLM
+    if multimodal and not text_only:
+        cls = Gemma3ForConditionalGeneration
+        if quantization_config is not None:
+            quantization_config = copy.deepcopy(quantization_config)  # the caller's stays as it is
+            quantization_config.llm_int8_skip_modules = NOT_QUANTISED  # despite its name, read for 4 bit too
+    elif multimodal:
+        # The keys of such a checkpoint must be mapped, or every weight starts at random, without an error.
         config, options["key_mapping"] = config.text_config, {r"^language_model.model": "model"}
-    model = from_hub(
-        Gemma3ForCausalLM,
+    model, found = from_hub(
+        cls,
         name,
         source_of(name),
         config=config,
         dtype=dtype,
-        quantization_config=quantization_config(dtype),
+        quantization_config=quantization_config,
         device_map={"": 0 if torch.cuda.is_available() else "cpu"},
+        attn_implementation="sdpa",
         use_safetensors=True,
+        output_loading_info=True,
         **options,
     )
+    if random := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"{name} lacks {len(random)} of its weights, such as {random[0]}, which would start at random; take a whole checkpoint"
+        )
     if options:
         model._weight_conversions = None  # else saving writes keys that reload at random
     if dtype == torch.float16:
         keep_residual_in_float32(model)
     if model.device.type == "cpu":
         keep_cpu_weights_unpacked(model)
+    tokenizer = load_tokenizer(name)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = stop_token_ids(tokenizer)
     return model.eval()
+
+
+def load_4bit(name: str, dtype: torch.dtype) -> PreTrainedModel:
+    """`load_model` in 4 bit, the text part."""
+    return load_model(name, dtype, quantization_config(dtype))
 
 
 def keep_cpu_weights_unpacked(model: PreTrainedModel) -> PreTrainedModel:

@@ -1,19 +1,20 @@
-"""LoRA: what is added to the frozen model, and how many weights that is."""
+"""LoRA: what is added to the frozen model."""
 
 from __future__ import annotations
 
-import re
-
 from peft import LoraConfig
 
-from gemma_colab.catalog import Shape
-from gemma_colab.settings import LINEAR, LoraSettings
+from gemma_colab.settings import ATTENTION, LoraSettings
 
-ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+# Adapters belong to the language model only. In a whole multimodal model, "all-linear" would reach these two as well.
+NOT_ADAPTED = r".*(vision_tower|multi_modal_projector).*"
 
 
-def lora_config(settings: LoraSettings) -> LoraConfig:
-    """The `peft.LoraConfig` of these settings. "all-linear" leaves the head out: peft skips output layers."""
+def lora_config(settings: LoraSettings, *, text_only: bool = True) -> LoraConfig:
+    """The `peft.LoraConfig` of these settings. "all-linear" leaves the head out: peft skips output layers.
+
+    text_only: as for `loading.load_model`; False keeps adapters out of the vision part.
+    """
     targets = ATTENTION if settings.target_modules == "attention" else settings.target_modules
     return LoraConfig(
         task_type="CAUSAL_LM",
@@ -21,23 +22,7 @@ def lora_config(settings: LoraSettings) -> LoraConfig:
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules=targets,
+        exclude_modules=None if text_only else NOT_ADAPTED,
+        use_rslora=settings.use_rslora,
+        use_dora=settings.use_dora,
     )
-
-
-def lora_parameters(shape: Shape, settings: LoraSettings) -> int:
-    """Trainable weights: r * (in_features + out_features) for each adapted layer (LoRA, arXiv 2106.09685, section 4.2)."""
-    total = 0
-    for path in LINEAR:
-        name = path.split(".")[1]
-        for layer in range(shape.num_hidden_layers):
-            if _is_target(f"model.layers.{layer}.{path}", name, settings.target_modules):
-                total += settings.r * sum(shape.linear_layers[name])
-    return total
-
-
-def _is_target(full_name: str, name: str, target_modules: str) -> bool:
-    if target_modules == "all-linear":
-        return True
-    if target_modules == "attention":
-        return name in ATTENTION
-    return re.fullmatch(target_modules, full_name) is not None  # as peft matches

@@ -1,66 +1,155 @@
-"""How much GPU memory QLoRA training will take, from the shape alone. A prediction: keep a quarter in hand."""
+"""How much memory QLoRA training takes at its peak, from the shape and the settings alone: nothing is downloaded.
+
+Counted from the graph: what each operation of a Gemma 3 block keeps for its backward pass, in bytes, as transformers 5.23,
+peft 0.21, trl 1.16 and bitsandbytes 0.50 write it. Measured against the allocator in benchmarks/README.md.
+"""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from gemma_colab.catalog import CATALOG, Shape
+from gemma_colab.catalog import Shape
 from gemma_colab.hardware import GIB
-from gemma_colab.model.lora import lora_parameters
+from gemma_colab.model.parameters import adapted_layers, lora_parameters
 from gemma_colab.settings import LoraSettings, TrainSettings
 
-NF4_BYTES = 0.51587  # per weight, with double quantisation (measured with bitsandbytes 0.50)
-OVERHEAD = 0.8 * GIB  # CUDA context, workspaces, fragmentation
-HEAD_TILE = 4096 * 32768  # tokens x vocabulary that TRL's fused loss computes at once
+NF4_BYTES = 0.51587  # per weight: 4 bits, an 8-bit scale for 64 of them, a 32-bit scale for 256 scales (bitsandbytes 0.50)
+OVERHEAD = 0.8 * GIB  # CUDA context, cuBLAS workspaces, fragmentation: a guess, not measured on a GPU yet
+TILE = 32_768  # vocabulary that TRL's fused loss computes at once, for up to 4,096 tokens
+OPTIMIZER_BYTES = {"adamw_torch_fused": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2}  # a trained weight: Adam's two numbers
 
 
 def memory_plan(
-    shape: Shape, lora: LoraSettings, train: TrainSettings, *, tokens: int, bits16: bool = True, float16: bool = False
-):
-    """Predicted peak in GiB by part, as a `pandas.Series`.
+    shape: Shape,
+    lora: LoraSettings,
+    train: TrainSettings,
+    *,
+    tokens: int,
+    dtype: str = "bfloat16",
+    load_in_4bit: bool = True,
+    gpu: bool = True,
+    activation_factor: float = 1.0,
+) -> pd.Series:
+    """Predicted peak in GiB, by what it is spent on, as a `pandas.Series`; its sum is the peak.
 
-    tokens: length of the longest row, at most `max_length`. bits16: embeddings and activations in 16 bit (False: float32).
-    float16: the T4 recipe, whose residual stream is in float32. Gradient checkpointing is taken as on.
+    tokens: length of the longest row; `max_length` cuts it. dtype: "bfloat16", "float16" (with its float32 residual stream) or
+    "float32", as text or as a torch dtype. gpu: False for a CPU, where the fused loss keeps more and there is no overhead.
+    activation_factor: 1, or what `planner.correction` found in measured steps.
     """
-    bytes_ = 2 if bits16 else 4
-    n = train.per_device_train_batch_size * min(tokens, train.max_length)
-    attention = shape.num_attention_heads * shape.head_dim
+    c = 4 if str(dtype).endswith("float32") else 2  # bytes of a number inside a block
+    stream = 2 if str(dtype).endswith("bfloat16") else 4  # and of one between the blocks
+    row = train.max_length if train.packing else min(tokens, train.max_length)
+    n, layers = train.per_device_train_batch_size * row, shape.num_hidden_layers
     adapters = lora_parameters(shape, lora)
-    residual = 4 if float16 or not bits16 else 2
-    layer = 4.1 * 4 if residual == 4 else 2.6 * 4  # bytes per token and unit of width kept while one layer is recomputed
-    widths = shape.hidden_size + attention + shape.intermediate_size
-    biggest = max(i * o for i, o in shape.linear_layers.values())
-    inside = 1.5 * n * layer * widths + bytes_ * biggest  # activations of one layer, and its largest matrix unpacked
-    head = min(n * shape.vocab_size, HEAD_TILE) * 2 * 2
-    parts = {
-        "4-bit weights": NF4_BYTES * shape.linear_parameters,
-        "embeddings": bytes_ * shape.embedding_parameters,
-        "adapters, gradients, Adam": 16 * adapters,
-        "kept activations": n * shape.num_hidden_layers * shape.hidden_size * residual,
-        "one layer or the loss": max(inside, head),
-        "overhead": OVERHEAD,
+    # Rows of different lengths need a mask, and so do rows longer than the window; one row alone doesn't.
+    masked = train.per_device_train_batch_size > 1 or train.packing or row >= shape.sliding_window
+    blocks = [_kept_by_a_block(shape, lora, names, row, c, masked, gpu) for names in adapted_layers(shape, lora)]
+    kept = n * (layers * shape.hidden_size * stream if train.gradient_checkpointing else sum(blocks))
+    recomputed = n * max(blocks) if train.gradient_checkpointing else 0
+    copies = 2 * adapters if c == 2 else 0  # autocast's 16-bit copies of the adapters
+    gradients, accumulated = 4 * adapters, train.gradient_accumulation_steps > 1
+    # Three moments can be the highest: the loss, with all that was kept; the last block, when its backward pass begins; the
+    # first block, when all gradients are there and little else is left.
+    moments = {
+        "loss": {
+            "kept": kept + n * 12 * shape.hidden_size + copies,
+            "work": _loss(shape, n, c, gpu),
+            "gradients": gradients * accumulated,
+        },
+        "last": {
+            "kept": kept + recomputed + copies,
+            "work": _backward(shape, lora, n, c, load_in_4bit),
+            "gradients": gradients if accumulated else gradients / layers,
+        },
+        "first": {"kept": n * max(blocks), "work": _backward(shape, lora, n, c, load_in_4bit), "gradients": gradients},
     }
-    return pd.Series({name: round(value / GIB, 3) for name, value in parts.items()}, name="GiB")
+    peak = max(moments.values(), key=lambda moment: sum(moment.values()))
+    parts = {
+        "weights": (NF4_BYTES if load_in_4bit else c) * shape.linear_parameters,
+        "embeddings": c * shape.embedding_parameters,
+        "adapters": gradients,  # as large: 4 bytes a weight
+        "gradients": peak["gradients"],
+        "optimizer": OPTIMIZER_BYTES[train.optim] * adapters,
+        "activations": activation_factor * peak["kept"],
+        "working memory": activation_factor * peak["work"],
+        "overhead": OVERHEAD if gpu else 0,
+    }
+    return pd.Series({name: value / GIB for name, value in parts.items()}, name="GiB")
 
 
-# Usable GiB, and whether it needs the float16 recipe.
-GPUS = {"T4": (14.74, True), "L4": (22.16, False), "A100 40 GB": (39.4, False)}
+def _kept_by_a_block(shape: Shape, lora: LoraSettings, adapted: list[str], row: int, c: int, masked: bool, gpu: bool) -> float:
+    """Bytes a token that one decoder block keeps for its backward pass.
 
-
-def fit_table(*, tokens: int = 1024, batches: tuple[int, ...] = (1, 4), lora: LoraSettings | None = None) -> pd.DataFrame:
-    """Predicted peak GiB for each Gemma 3 (rows) on each GPU (columns) at each batch size, with a word.
-
-    "fits": at most three quarters of the GPU's memory at the largest batch; "tight": at most all of it; else "no".
+    The four norms keep their input in float32 (16 a unit of width). Attention keeps queries, keys and values before and after
+    their norm, and its output; with a mask, keys and values are repeated for each head, and the mask is kept in `c` bytes. The
+    MLP keeps gate, its activation, and up. An adapter keeps its input, in 16 bit a copy of its own, and r numbers.
     """
-    lora, lines = lora or LoraSettings(), {}
-    for name, shape in CATALOG.items():
-        cells = {}
-        for gpu, (limit, float16) in GPUS.items():
-            plans = [
-                memory_plan(shape, lora, TrainSettings(per_device_train_batch_size=b), tokens=tokens, float16=float16).sum()
-                for b in batches
-            ]
-            word = "fits" if plans[-1] <= 0.75 * limit else "tight" if plans[0] <= limit else "no"
-            cells[gpu] = f"{' / '.join(f'{p:.1f}' for p in plans)} {word}"
-        lines[name] = cells
-    return pd.DataFrame(lines).T
+    h, i = shape.hidden_size, shape.intermediate_size
+    q, kv = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
+    total = 16 * h + 3 * c * i + (4 + 2 * c) * (q + kv) if c == 2 else 16 * h + 3 * c * i + 3 * c * (q + kv)
+    if masked:
+        total += 2 * c * (q - kv) + c * row
+    for name in adapted:
+        into, out = shape.linear_layers[name]
+        total += c * lora.r + (2 * c * out if lora.use_dora else 0)
+        if lora.lora_dropout:
+            total += into * (c + (1 if gpu else 4))  # and which inputs were dropped
+        elif c == 2:
+            total += into * c
+    if c == 4 and not lora.lora_dropout:  # not cast, so layers with the same input share it
+        inputs = {"q_proj": h, "k_proj": h, "v_proj": h, "gate_proj": h, "up_proj": h, "down_proj": i}
+        groups = {
+            ("attention" if name in ("q_proj", "k_proj", "v_proj") else "mlp" if name != "down_proj" else name): inputs[name]
+            for name in adapted
+            if name in inputs
+        }
+        total += c * sum(groups.values())
+    return total
+
+
+def _backward(shape: Shape, lora: LoraSettings, n: int, c: int, load_in_4bit: bool) -> float:
+    """Bytes at work in a block's backward pass: gradients of the MLP, or its largest matrix unpacked from 4 bit.
+
+    DoRA, as peft 0.21 writes it, multiplies its matrices by an identity of in_features x in_features to get their product.
+    """
+    i, largest = shape.intermediate_size, max(a * b for a, b in shape.linear_layers.values())
+    adapted = {name for block in adapted_layers(shape, lora) for name in block}
+    mlp = (8 if c == 4 and "down_proj" in adapted else 3 * c) * n * i
+    unpacked = c * largest + c * n * i if load_in_4bit else 0
+    sizes = [shape.linear_layers[name] for name in adapted]
+    dora = max((8 - c) * a * a + 8 * a * b for a, b in sizes) if lora.use_dora else 0  # and in 16 bit a copy of it
+    return max(mlp, unpacked, dora) + (10 if c == 2 else 4) * n * shape.hidden_size
+
+
+def _loss(shape: Shape, n: int, c: int, gpu: bool) -> float:
+    """Bytes of TRL's fused loss (`chunked_logprob.py`): one tile of logits, and without Triton eight more of them in float32."""
+    tile = min(n, 4096)
+    on_cpu = 0 if gpu else tile * min(shape.vocab_size, TILE) * 32
+    return tile * TILE * c + on_cpu + n * 8 * shape.hidden_size
+
+
+LOADED = ["weights", "embeddings"]
+VARIABLE = ["activations", "working memory"]
+
+
+def activation_factor(plan: pd.Series, peak_gib: float) -> float:
+    """What `memory_plan` should multiply its activations by, after real steps: a measured peak (`training.trial`) against `plan`.
+
+    The rest is counted weight by weight and taken as right; plan must have been made with a factor of 1. At least 0.1.
+    """
+    return max(0.1, (peak_gib - plan.drop(VARIABLE).sum()) / plan[VARIABLE].sum())
+
+
+def side_by_side(plan: pd.Series, *, loaded_gib: float | None = None, peak_gib: float | None = None) -> pd.DataFrame:
+    """Predicted and measured GiB in one table, as far as they were measured, and by how much the prediction is off.
+
+    loaded_gib: the loaded model (`measure.model_bytes` / GiB). peak_gib: of a trial run.
+    """
+    lines = {}
+    if loaded_gib is not None:
+        lines["the loaded model"] = {"predicted": plan[LOADED].sum(), "measured": loaded_gib}
+    if peak_gib is not None:
+        lines["peak of training"] = {"predicted": plan.sum(), "measured": peak_gib}
+    table = pd.DataFrame(lines).T
+    table["prediction is off by"] = (table["predicted"] / table["measured"] - 1).map("{:+.1%}".format)
+    return table.round({"predicted": 3, "measured": 3})

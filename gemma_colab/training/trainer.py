@@ -46,8 +46,11 @@ def sft_config(settings: TrainSettings, output_dir: str | Path, rows: int, dtype
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
         use_cpu=not gpu,
-        gradient_checkpointing=gpu,  # saves memory, costs a fifth of the speed: pointless on a CPU with room
-        gradient_checkpointing_kwargs={"use_reentrant": False} if gpu else None,
+        optim=settings.optim,
+        packing=settings.packing,
+        eval_packing=False,  # validation stays row by row, so that its loss can be compared
+        gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
         dataloader_pin_memory=gpu,
         report_to="none",
     )
@@ -57,7 +60,7 @@ def build_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     train_dataset: Dataset,
-    eval_dataset: Dataset,
+    eval_dataset: Dataset | None,
     args: SFTConfig,
     peft_config: LoraConfig,
     callbacks: list[TrainerCallback] | None = None,

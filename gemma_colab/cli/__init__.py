@@ -1,0 +1,51 @@
+"""`gemma-colab`: the series without a browser. The commands are declared in `data.py` and `machine.py`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import NoReturn
+
+from gemma_colab.cli import data, machine
+from gemma_colab.errors import DatasetError, GemmaColabError
+
+UNREADABLE, USAGE = 3, 4
+DESCRIPTION = """The series without a browser. Exit status of check and prepare: 0 ready, 1 warnings, 2 blocked, 3 unreadable;
+of doctor: 0 all well, 1 warnings, 2 something must be done first; of plan: 0 fits, 1 tight, 2 does not fit; of all: 4 wrong usage."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: {message}\n")  # argparse would say 2, which means "blocked" here
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="gemma-colab",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    data.add_commands(commands)
+    machine.add_commands(commands)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):  # a console that lacks Cyrillic shows escapes instead of failing
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as e:
+        print(f"{e.strerror or e}: {e.filename or ''}", file=sys.stderr)
+        return USAGE
+    except GemmaColabError as e:
+        print(f"{type(e).__name__}: {e}", file=sys.stderr)
+        return UNREADABLE if isinstance(e, DatasetError) else USAGE

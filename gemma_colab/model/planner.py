@@ -1,0 +1,217 @@
+"""Does it fit, what to change first if not, and which settings are fastest on this GPU. From the memory plan; nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from gemma_colab.catalog import CATALOG, GPUS, Shape
+from gemma_colab.errors import SettingsError
+from gemma_colab.model.memory import memory_plan
+from gemma_colab.settings import LoraSettings, TrainSettings
+
+IN_HAND = 0.15  # share of the GPU that a plan leaves free
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+# A micro-batch reads and unpacks all weights, however few tokens it has. From the data sheets of T4 and A100 (memory bandwidth
+# against float16 rate) that takes as long as computing some 200 tokens. Not measured on a GPU.
+TOKENS_OF_A_PASS = 200
+
+
+def light(gib: float, limit: float) -> str:
+    """ "fits" with 15 % of `limit` in hand, "tight" within it, else "no"."""
+    return "fits" if gib <= (1 - IN_HAND) * limit else "tight" if gib <= limit else "no"
+
+
+def fit_table(*, tokens: int = 1024, batches: tuple[int, ...] = (1, 4), lora: LoraSettings | None = None) -> pd.DataFrame:
+    """Predicted peak GiB for each Gemma 3 (rows) on each GPU (columns) at each batch size, with a word.
+
+    "fits": the largest batch leaves 15 % in hand; "tight": the smallest goes in at all; else "no".
+    """
+    lora, lines = lora or LoraSettings(), {}
+    for name, shape in CATALOG.items():
+        if not name.endswith("-it"):
+            continue
+        lines[name] = {}
+        for gpu, (limit, dtype) in GPUS.items():
+            trains = [TrainSettings(per_device_train_batch_size=b) for b in batches]
+            gib = [memory_plan(shape, lora, train, tokens=tokens, dtype=dtype).sum() for train in trains]
+            word = "fits" if light(gib[-1], limit) == "fits" else "tight" if gib[0] <= limit else "no"
+            lines[name][gpu] = f"{' / '.join(f'{g:.1f}' for g in gib)} {word}"
+    return pd.DataFrame(lines).T
+
+
+def largest_batch(shape: Shape, lora: LoraSettings, train: TrainSettings, limit: float, **plan) -> int:
+    """The largest `per_device_train_batch_size` that leaves 15 % of `limit` GiB in hand; 0 if not even 1 does.
+
+    plan: the other arguments of `memory.memory_plan`.
+    """
+    fits = 0
+    for batch in BATCHES:
+        now = train.replace(per_device_train_batch_size=batch)
+        if light(memory_plan(shape, lora, now, **plan).sum(), limit) != "fits":
+            break
+        fits = batch
+    return fits
+
+
+def ladder(
+    shape: Shape, lora: LoraSettings, train: TrainSettings, limit: float, *, tokens: int, load_in_4bit: bool = True, **plan
+) -> pd.DataFrame:
+    """What to change first when it doesn't fit: one rung after the other, until it does. Columns: change, GiB, fits.
+
+    The first rungs cost time only, the later ones quality. The arguments are those of `memory.memory_plan`.
+    """
+    lines = []
+
+    def rung(change: str) -> bool:
+        gib = memory_plan(shape, lora, train, tokens=tokens, load_in_4bit=load_in_4bit, **plan).sum()
+        lines.append({"change": change, "GiB": round(gib, 2), "fits": light(gib, limit)})
+        return lines[-1]["fits"] == "fits"
+
+    done = rung("as it is")
+    if not done and not load_in_4bit:
+        load_in_4bit = True
+        done = rung("load_in_4bit=True: weights take a quarter")
+    if not done and not train.gradient_checkpointing:
+        train = train.replace(gradient_checkpointing=True)
+        done = rung("gradient_checkpointing=True: a step takes about a third longer")
+    while not done and train.per_device_train_batch_size > 1:
+        half = train.per_device_train_batch_size // 2
+        accumulation = -(-train.effective_batch // half)
+        train = train.replace(per_device_train_batch_size=half, gradient_accumulation_steps=min(256, accumulation))
+        done = rung(
+            f"per_device_train_batch_size={half}, gradient_accumulation_steps={accumulation}: the same batch, more slowly"
+        )
+    if not done and train.optim == "adamw_torch_fused":
+        train = train.replace(optim="adamw_8bit")
+        done = rung('optim="adamw_8bit": Adam remembers in 8 bit')
+    if not done and train.packing:
+        train = train.replace(packing=False)
+        done = rung("packing=False: sequences as long as the rows, not as max_length")
+    while not done and min(train.max_length, tokens) > 256:
+        train = train.replace(max_length=min(train.max_length, tokens) // 2)
+        done = rung(f"max_length={train.max_length}: longer rows are cut; see what notebook 01 says of them")
+    while not done and lora.r > 8:
+        lora = lora.replace(r=lora.r // 2, lora_alpha=max(1, lora.lora_alpha / 2))
+        done = rung(f"r={lora.r}, lora_alpha={lora.lora_alpha:g}: less room to learn")
+    if not done:
+        lines.append({"change": "a smaller model, or a larger GPU", "GiB": np.nan, "fits": ""})
+    return pd.DataFrame(lines)
+
+
+def plan_training(
+    shape: Shape,
+    lora: LoraSettings,
+    train: TrainSettings,
+    lengths: Sequence[int],
+    limit: float,
+    *,
+    fixed: Sequence[str] = (),
+    **plan,
+) -> tuple[TrainSettings, dict[str, str]]:
+    """The settings that should train fastest with 15 % of `limit` GiB in hand, and why: a sentence for each.
+
+    lengths: tokens of each training row. fixed: names of settings that stay as they are in `train`, such as "packing". plan: the
+    other arguments of `memory.memory_plan`. The rows behind one update stay as `train` has them. max_length only falls, to the
+    longest row. Raises `SettingsError` if nothing fits.
+    """
+    if not len(lengths):
+        raise SettingsError("lengths is empty: there is no row to plan for; take the lengths of the training rows")
+    wanted, rows, longest = train, train.effective_batch, int(min(max(lengths), train.max_length))
+    lengths = np.minimum(np.asarray(lengths), train.max_length)
+    if "max_length" not in fixed:
+        train = train.replace(max_length=max(16, longest))
+    free = {
+        "optim": ["adamw_torch_fused", "adamw_8bit"],
+        "packing": [False, True],
+        "gradient_checkpointing": [False, True],
+        "per_device_train_batch_size": [b for b in BATCHES if b <= rows],
+    }
+    free = {name: [getattr(train, name)] if name in fixed else values for name, values in free.items()}
+    best = None
+    for values in product(*free.values()):
+        now = _candidate(train, dict(zip(free, values, strict=True)), rows, lengths, wanted, fixed)
+        if now is None:
+            continue
+        gib = memory_plan(shape, lora, now, tokens=longest, **plan).sum()
+        # A later candidate must be clearly faster: the earlier ones are simpler.
+        if light(gib, limit) == "fits" and (best is None or cost(now, lengths) < 0.98 * cost(best[0], lengths)):
+            best = now, gib
+    if best is None:
+        kept = f" with {', '.join(fixed)} as fixed" if fixed else ""
+        raise SettingsError(
+            f"limit={limit:g} GiB is too small for this model{kept}, 15 % in hand; see planner.ladder for what to change first"
+        )
+    return best[0], _reasons(*best, shape, lora, lengths, limit, plan)
+
+
+def cost(train: TrainSettings, lengths: Sequence[int]) -> float:
+    """How long one epoch takes, in tokens computed: padding counts, each micro-batch costs `TOKENS_OF_A_PASS` more, and
+    checkpointing makes three passes through the model out of two (forward, backward to the adapters, and forward again).
+    """
+    lengths = np.minimum(np.asarray(lengths), train.max_length)
+    batch = train.per_device_train_batch_size
+    if train.packing:
+        sequences = -(-int(lengths.sum()) // train.max_length)
+        tokens, passes = sequences * train.max_length, -(-sequences // batch)
+    else:
+        shuffled = np.random.default_rng(0).permutation(lengths)
+        batches = [shuffled[i : i + batch] for i in range(0, len(shuffled), batch)]
+        tokens, passes = sum(int(b.max()) * len(b) for b in batches), len(batches)
+    return (tokens + TOKENS_OF_A_PASS * passes) * (1.5 if train.gradient_checkpointing else 1.0)
+
+
+def _candidate(
+    train: TrainSettings, values: dict, rows: int, lengths: np.ndarray, wanted: TrainSettings, fixed: Sequence[str]
+) -> TrainSettings | None:
+    """These values, with the accumulation and max_length that keep `rows` rows behind an update; None if that can't be."""
+    per_sequence = 1.0
+    if values["packing"]:  # a sequence as long as allowed, but of no more rows than one update has
+        length = train.max_length
+        if "max_length" not in fixed:
+            length = max(length, min(wanted.max_length, int(rows * lengths.mean())))
+        values = values | {"max_length": length}
+        per_sequence = max(1.0, length / lengths.mean())
+    at_once = values["per_device_train_batch_size"] * per_sequence
+    if at_once > 1.25 * rows:
+        return None
+    if "gradient_accumulation_steps" not in fixed:
+        values = values | {"gradient_accumulation_steps": max(1, min(256, round(rows / at_once)))}
+    return train.replace(**values)
+
+
+def _reasons(
+    best: TrainSettings, gib: float, shape: Shape, lora: LoraSettings, lengths: np.ndarray, limit: float, plan: dict
+) -> dict[str, str]:
+    """A sentence for each setting the planner chose."""
+
+    def without(**changes) -> float:
+        return memory_plan(shape, lora, best.replace(**changes), tokens=int(lengths.max()), **plan).sum()
+
+    shuffled = np.random.default_rng(0).permutation(lengths)
+    padding = 1 - lengths.sum() / sum(b.max() * len(b) for b in np.array_split(shuffled, -(-len(shuffled) // 8)))
+    batch, accumulation = best.per_device_train_batch_size, best.gradient_accumulation_steps
+    twice = without(per_device_train_batch_size=min(256, 2 * batch))
+    return {
+        "per_device_train_batch_size": f"{batch}: {gib:.1f} of {limit:g} GiB predicted; {2 * batch} would take {twice:.1f}",
+        "gradient_accumulation_steps": f"{accumulation}: {batch} x {accumulation} {'sequences' if best.packing else 'rows'} stand behind each update",
+        "max_length": f"{best.max_length}: the longest row has {int(lengths.max())} tokens",
+        "gradient_checkpointing": (
+            f"on: without it {without(gradient_checkpointing=False):.1f} GiB; a step takes about half as long again"
+            if best.gradient_checkpointing
+            else f"off: it would save {gib - without(gradient_checkpointing=True):.1f} GiB, which is not needed, and slow each step down"
+        ),
+        "packing": (
+            f"on: in batches of 8 rows {padding:.0%} of the tokens would be padding"
+            if best.packing
+            else f"off: in batches of 8 rows {padding:.0%} of the tokens are padding"
+        ),
+        "optim": (
+            f"{best.optim}: Adam in 32 bit would take {without(optim='adamw_torch_fused') - gib:.1f} GiB more"
+            if best.optim != "adamw_torch_fused"
+            else f"{best.optim}: 8 bit would save only {gib - without(optim='adamw_8bit'):.2f} GiB"
+        ),
+    }

@@ -1,0 +1,308 @@
+"""What stands between this machine and a first training run, and the next step for each such thing. Takes a few seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import Path
+from threading import Thread
+from time import monotonic
+
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import GatedRepoError
+from jinja2 import Environment
+
+from gemma_colab.catalog import TINY, download_gib, pick_model
+from gemma_colab.hardware import (
+    TESTED,
+    Machine,
+    describe_machine,
+    existing,
+    free_gib,
+    on_colab,
+    pick_dtype,
+    stack_versions,
+)
+from gemma_colab.hub import NEW_TOKEN, cached_gib, explain, token_source, where_to_store
+from gemma_colab.workspace import DRIVE
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+HUB_SECONDS = 5  # how long the Hub may take for both questions together
+RESTART = "restart the runtime (Colab: Runtime -> Restart session) and run the notebook from the top"
+
+_TABLE = Environment(autoescape=True, trim_blocks=True).from_string(
+    """<p><b>{{ verdict }}</b></p><table style="text-align:left; border-collapse:collapse">
+{% for check in checks %}<tr>
+{% for cell in (check.status, check.what, check.found, check.next_step) %}
+<td style="text-align:left; vertical-align:top; padding:4px 10px; max-width:36em">{{ cell }}</td>
+{% endfor %}</tr>{% endfor %}</table>"""
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at. status: "ok", "warn" (it works, with a drawback) or "fail". next_step: one sentence, or ""."""
+
+    what: str
+    found: str
+    status: str = OK
+    next_step: str = ""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """All checks; a notebook shows them as a table, a terminal as lines."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def status(self) -> str:
+        """The worst one."""
+        return max((check.status for check in self.checks), key=(OK, WARN, FAIL).index)
+
+    @property
+    def verdict(self) -> str:
+        names = ", ".join(check.what for check in self.checks if check.status == self.status)
+        return {OK: "ready", WARN: f"ready, but look at: {names}", FAIL: f"not ready: {names}"}[self.status]
+
+    def to_dict(self) -> dict:
+        return {"status": self.status, "verdict": self.verdict, "checks": [dataclasses.asdict(c) for c in self.checks]}
+
+    def __str__(self) -> str:
+        width = max(len(check.what) for check in self.checks)
+        lines = [self.verdict]
+        for check in self.checks:
+            lines.append(f"{check.status:4}  {check.what:{width}}  {check.found}")
+            lines += [f"{'':{width + 8}}-> {check.next_step}"] * bool(check.next_step)
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return _TABLE.render(verdict=self.verdict, checks=self.checks)
+
+
+def preflight(model: str | None = None, workspace: str | Path = ".") -> Preflight:
+    """Check this machine, its libraries, and whether `model` can be had; nothing is downloaded or written.
+
+    model: as for `pick_model`; None means "auto". Raises `ModelError` for a name that is not known.
+    """
+    libraries = [_python(), _libraries(), *_changed()]
+    try:
+        machine = describe_machine(str(workspace))
+    except Exception as e:  # a torch that doesn't fit this machine may raise anything when it is imported
+        reason = f"torch can't be used ({type(e).__name__}: {e})"
+        return Preflight((*libraries, Check("GPU", reason, FAIL, f"run `pip install --force-reinstall torch`, then {RESTART}")))
+    name, _ = pick_model(model or "auto", machine)
+    return Preflight(
+        (
+            *libraries,
+            _gpu(machine, name if model else None),
+            _memory(machine, name),
+            *_disks(name, workspace),
+            *_drive(machine),
+            *_hub(name),
+        )
+    )
+
+
+# --------------------------------------------------------------------------------------------- the machine
+def _gpu(machine: Machine, name: str | None) -> Check:
+    """`name`: the model that was asked for."""
+    import torch
+
+    if machine.gpu:
+        dtype, why = pick_dtype(machine)
+        return Check("GPU", f"{machine.gpu_gib} GiB usable; computes in {str(dtype).removeprefix('torch.')}: {why}")
+    if _nvidia_driver():
+        if torch.version.cuda is None:
+            found = f"there is one, but torch {torch.__version__} is a build for CPUs"
+            return Check(
+                "GPU", found, FAIL, f"install a torch with CUDA, as https://pytorch.org/get-started says, then {RESTART}"
+            )
+        found = f"there is one, but torch {torch.__version__} can't use it: its driver is too old or it is hidden"
+        return Check("GPU", found, FAIL, f"update the driver to one for CUDA {torch.version.cuda}, or unset CUDA_VISIBLE_DEVICES")
+    if name == TINY:
+        return Check("GPU", f"none, and {TINY} needs none")
+    found = f"none; a CPU trains {TINY}, for real models it is far too slow"
+    if machine.colab:
+        return Check("GPU", found, WARN, "choose Runtime -> Change runtime type -> T4 GPU, and run the notebook from the top")
+    return Check(
+        "GPU", found, WARN, f"take MODEL={TINY!r} here, which trains in minutes, and a machine with a GPU for real models"
+    )
+
+
+def _nvidia_driver() -> bool:
+    """Whether NVIDIA's driver sees a GPU. Colab's machines without one have `nvidia-smi` too; it then fails."""
+    if not shutil.which("nvidia-smi"):
+        return False
+    try:
+        return "GPU 0" in subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=3, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _memory(machine: Machine, name: str) -> Check:
+    # Python with torch and CUDA, and one file of weights on its way to the GPU: the Hub's are 4.7 GiB at most.
+    need = 3 + min(download_gib(name) or 0, 4.7)
+    found = f"{machine.ram_gib} GiB; loading {name} takes about {need:.0f} GiB"
+    if machine.ram_gib >= need:
+        return Check("memory", found)
+    return Check("memory", found, WARN, "take a smaller model, or a machine with more memory")
+
+
+def _disks(name: str, workspace: str | Path) -> list[Check]:
+    size, have = download_gib(name), cached_gib(name)
+    need = max(0.0, (size or 0) - have)
+    cache, work = Path(constants.HF_HUB_CACHE), Path(workspace).expanduser().resolve()
+    free = free_gib(cache)
+    wants = "size not known" if size is None else f"{need:.1f} GiB to download" if need else "nothing to download"
+    found = f"{free:.1f} GiB free in {cache}; {name}: {wants}{f', {have:.1f} GiB are there' if have else ''}"
+    if need and free < need + 0.5:
+        make_room = f"make room for {need + 0.5 - free:.1f} GiB there, or set HF_HOME to a folder on a larger disk and restart"
+        checks = [Check("disk, model", found, FAIL, f"{make_room}, or take a smaller model")]
+    else:
+        checks = [Check("disk, model", found)]
+    left = free_gib(work)
+    if existing(work).stat().st_dev == existing(cache).stat().st_dev:
+        left -= need
+    found = f"{left:.1f} GiB {'left' if need else 'free'} in {work}"
+    if not os.access(existing(work), os.W_OK):
+        checks.append(Check("disk, workspace", f"{work} can't be written to", FAIL, "name a workspace that you may write to"))
+    elif left < 1:  # an adapter with its checkpoints, rows and reports
+        checks.append(Check("disk, workspace", found, FAIL, "make room for 1 GiB there, or name a workspace on another disk"))
+    else:
+        checks.append(Check("disk, workspace", found))
+    return checks
+
+
+def _drive(machine: Machine) -> list[Check]:
+    if not machine.colab:
+        return []
+    if DRIVE.is_dir():
+        return [Check("Google Drive", f"mounted: your work is kept in {DRIVE}")]
+    mount = "run `from google.colab import drive; drive.mount('/content/drive')` in a cell before you open the workspace"
+    return [Check("Google Drive", "not mounted: Colab erases this machine, and your work with it, when you leave", WARN, mount)]
+
+
+# --------------------------------------------------------------------------------------------- the Hub
+def _hub(name: str) -> list[Check]:
+    """Token and licence. Asked at once, each in a thread: a request may hang, even in looking up the Hub's address."""
+    if name == TINY or Path(name).exists():
+        return [Check("model", f"{name} is on this machine: no token, no licence, no network needed")]
+    source, size = token_source(), download_gib(name)
+    deadline = monotonic() + HUB_SECONDS
+    who, access = _ask(lambda: HfApi().whoami() if source else {}), _ask(lambda: HfApi().auth_check(name))
+    who_error, access_error = _error(who, deadline), _error(access, deadline)
+    if access_error is None:
+        model = Check("model", f"{name}: yours to download")
+    elif size and cached_gib(name) > 0.98 * size:
+        model = Check("model", f"{name} is downloaded already and works without the Hub")
+    else:
+        what, next_step = explain(name, access_error)
+        model = Check("model", what, FAIL, next_step)
+    if source is None:
+        gated = name.startswith("google/") or isinstance(access_error, GatedRepoError)
+        return [_no_token(needed=gated and model.status == FAIL), model]
+    if who_error is None or access_error is None:
+        owner = f", of {who.result()['name']}" if who_error is None else ""
+        return [Check("token", f"valid, from {source}{owner}"), model]
+    what, next_step = explain(name, who_error)
+    if what == model.found:  # the same trouble: say it once
+        return [dataclasses.replace(model, what="token, model")]
+    return [Check("token", f"from {source}; {what}", WARN, next_step), model]
+
+
+def _no_token(needed: bool) -> Check:
+    if not needed:
+        return Check("token", "none; a public or downloaded model needs none")
+    if on_colab() and "google.colab" not in sys.modules:
+        return Check("token", "a command can't see Colab's secrets", WARN, "run `preflight()` of gemma_colab.preflight in a cell")
+    return Check("token", "none", FAIL, f"{NEW_TOKEN}, and {where_to_store()}; {TINY!r} needs none")
+
+
+def _ask(question: Callable[[], object]) -> Future:
+    answer = Future()
+
+    def run():
+        try:
+            answer.set_result(question())
+        except BaseException as e:
+            answer.set_exception(e)
+
+    Thread(target=run, daemon=True).start()  # not an executor: Python waits for its threads before it ends
+    return answer
+
+
+def _error(answer: Future, deadline: float) -> BaseException | None:
+    try:
+        return answer.exception(timeout=max(0, deadline - monotonic()))
+    except TimeoutError as e:
+        return e
+
+
+# --------------------------------------------------------------------------------------------- the libraries
+def _numbers(version: str) -> tuple[int, ...]:
+    """ "2.11.0+cu128" -> (2, 11, 0)."""
+    return tuple([*map(int, re.findall(r"\d+", version.split("+")[0])), 0, 0, 0][:3])
+
+
+def _allowed(version: str, bounds: str) -> bool:
+    """Whether a version lies within ">=2.8,<3"; requirements.txt has bounds of these two kinds only, as a test says."""
+    for sign, bound in re.findall(r"(>=|<)\s*([\d.]+)", bounds):
+        if (_numbers(version) >= _numbers(bound)) != (sign == ">="):
+            return False
+    return True
+
+
+def _requirements() -> dict[str, str]:
+    """Name -> bounds, of "python" and the libraries; empty if this package is not installed, only on the path."""
+    try:
+        found = metadata("gemma_colab")
+    except PackageNotFoundError:
+        return {}
+    lines = [line for line in found.get_all("Requires-Dist") or [] if ";" not in line]
+    return {"python": found["Requires-Python"]} | dict(re.match(r"([\w.-]+)\s*(.*)", line).groups() for line in lines)
+
+
+def _python() -> Check:
+    version, bounds = platform.python_version(), _requirements().get("python", "")
+    if _allowed(version, bounds):
+        return Check("python", version)
+    return Check("python", f"{version}; this project needs {bounds}", FAIL, f"install a Python {bounds} and start again with it")
+
+
+def _libraries() -> Check:
+    versions, bounds = stack_versions(), _requirements()
+    wrong = [name for name in TESTED if versions[name] == "missing" or not _allowed(versions[name], bounds.get(name, ""))]
+    if wrong:
+        found = ", ".join(f"{name} {versions[name]} (needed: {bounds.get(name, 'any')})" for name in wrong)
+        install = " ".join(f"'{name}{bounds.get(name, '')}'" for name in wrong)
+        return Check("libraries", found, FAIL, f"run `pip install {install}`, then {RESTART}")
+    untested = [name for name in TESTED if versions[name].split("+")[0] not in TESTED[name]]
+    found = ", ".join(
+        f"{name} {versions[name]}" + (f" (tested: {', '.join(TESTED[name])})" if name in untested else "") for name in TESTED
+    )
+    if newer := [name for name in untested if _numbers(versions[name]) > _numbers(TESTED[name][-1])]:
+        go_on = f"go on, they should do; should {', '.join(newer)} fail, install the version that was tested"
+        return Check("libraries", found, WARN, go_on)
+    return Check("libraries", found)  # an older one within the requirements, such as Colab's torch, is no reason to worry
+
+
+def _changed() -> list[Check]:
+    """Libraries that were installed anew after this session had imported them."""
+    changed = []
+    for name, version in stack_versions().items():
+        loaded = getattr(sys.modules.get(name), "__version__", version)
+        if _numbers(loaded) != _numbers(version):
+            changed.append(f"{name} {loaded} is in use, {version} is installed")
+    return [Check("session", "; ".join(changed), FAIL, RESTART)] * bool(changed)

@@ -1,0 +1,344 @@
+"""Every way a download can fail, met for real: the libraries ask a small Hub on this machine, as the package has them ask.
+
+The Hub's address is read when huggingface_hub is imported. So one process of its own (`meet_them_all`) meets all of them and
+prints what it was told; the tests read that.
+"""
+
+import errno
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from fake_hub import DELETED, EXPIRED, NARROW, READER, STRANGER, FakeHub, Repo, put_colab
+
+NAME = "google/gemma-3-1b-it"
+WEIGHTS = "model.safetensors"
+
+
+# --------------------------------------------------------------------------------------------- in a process of its own
+def meet_them_all(good: Path, folder: Path) -> dict[str, dict]:
+    """Case -> the error's message ("" if there was none), and the requests for files: [file, range, bytes sent]."""
+    with FakeHub() as hub:
+        os.environ |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hub"), "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1"}
+        import torch
+        from huggingface_hub import constants
+        from huggingface_hub.utils import close_session
+        from transformers import AutoConfig, Gemma3ForCausalLM
+
+        from gemma_colab.chat import load_tokenizer
+        from gemma_colab.errors import ModelError
+        from gemma_colab.hub import from_hub
+
+        time.sleep = lambda seconds: None  # huggingface_hub waits half a minute before it gives up
+        constants.DOWNLOAD_CHUNK_SIZE = 65_536  # what it keeps of a broken file is counted in these; 10 MB are more than ours has
+        original = Gemma3ForCausalLM.from_pretrained(good, dtype=torch.float32).state_dict()
+        told = {}
+
+        def attempt(case, load, name, token="", patches=None):
+            os.environ["HF_TOKEN"] = token
+            first, message, equal = len(hub.log), "", None
+            with ExitStack() as stack:
+                for target, new in (patches or {}).items():
+                    close_session()  # its open connections would go round a patched socket
+                    stack.enter_context(mock.patch(target, new))
+                try:
+                    loaded = load(name)
+                    if load is model:
+                        equal = all(torch.equal(original[key], value) for key, value in loaded.state_dict().items())
+                except ModelError as e:
+                    message = str(e)
+            requests = [[r["method"], r["path"].split("/")[-1], r["range"], r["sent"]] for r in hub.log[first:]]
+            told[case] = {"message": message, "requests": requests, "equal": equal}
+
+        def config(name):
+            return from_hub(AutoConfig, name, name)
+
+        def model(name):
+            return from_hub(Gemma3ForCausalLM, name, name, dtype=torch.float32, use_safetensors=True)
+
+        def no_address(*args, **kwargs):
+            raise socket.gaierror(-2, "Name or service not known")
+
+        def disk_full(*args, **kwargs):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        without_network = {"socket.getaddrinfo": no_address}
+        with_full_disk = {"huggingface_hub.file_download.http_get": disk_full}
+
+        shards, pickle = folder / "shards", folder / "pickle"
+        Gemma3ForCausalLM.from_pretrained(good).save_pretrained(shards, max_shard_size="1MB")
+        shutil.copytree(good, pickle)
+        (pickle / WEIGHTS).rename(pickle / "pytorch_model.bin")
+        hub.repos = {
+            NAME: Repo(good, gated=True),
+            "me/own": Repo(good),
+            "me/pickle": Repo(pickle),
+            "me/busy": Repo(good, status=429),
+            "me/down": Repo(good, status=503),
+            "me/closed": Repo(good, breaks={WEIGHTS: [(1_000_000, "closed"), (500_000, "closed")]}),
+            "me/closing": Repo(good, breaks={WEIGHTS: [(0, "closed")] * 6}),
+            "me/reset": Repo(good, breaks={WEIGHTS: [(1_000_000, "reset")]}),
+            "me/shards": Repo(shards, breaks={"model-00002-of-00003.safetensors": [(10, "reset")]}),
+            "me/xet": Repo(good, xet="http://127.0.0.1:9"),
+            "me/late": Repo(good),
+        }
+        for kind, load in {"config": config, "tokenizer": load_tokenizer}.items():
+            attempt(f"{kind}: no such model", load, "me/typo")
+            attempt(f"{kind}: no such model, token", load, "me/typo", READER)
+            attempt(f"{kind}: expired", load, "me/own", EXPIRED)
+            attempt(f"{kind}: deleted", load, "me/own", DELETED)
+            attempt(f"{kind}: another alphabet", load, "me/own", READER + "с")
+            attempt(f"{kind}: control character", load, "me/own", READER + "\x07")
+            attempt(f"{kind}: no token", load, NAME)
+            attempt(f"{kind}: no licence", load, NAME, STRANGER)
+            attempt(f"{kind}: narrow token", load, NAME, NARROW)
+            attempt(f"{kind}: expired, licence", load, NAME, EXPIRED)
+            attempt(f"{kind}: too many", load, "me/busy")
+            attempt(f"{kind}: server", load, "me/down")
+            attempt(f"{kind}: no network", load, "me/own", patches=without_network)
+            attempt(f"{kind}: disk", load, "me/own", patches=with_full_disk)
+        for kind, load in {"config": config, "tokenizer": load_tokenizer, "model": model}.items():
+            attempt(f"{kind}: good", load, NAME, READER)
+        for case in ("pickle", "closed", "closing", "reset", "shards", "xet"):
+            attempt(f"model: {case}", model, f"me/{case}")
+        for case in ("closing", "reset", "shards"):
+            attempt(f"model: {case}, again", model, f"me/{case}")
+        config("me/late")  # downloaded; what follows is lost on the way to the weights
+        attempt("model: no network", model, "me/late", patches=without_network)
+        attempt("model: offline", model, "me/late", patches={"huggingface_hub.constants.HF_HUB_OFFLINE": True})
+        attempt("model: disk", model, "me/late", patches=with_full_disk)
+        hub.repos["me/late"].status = 503
+        attempt("model: server", model, "me/late")
+        close_session()
+        hub.hangs = True
+        constants.HF_HUB_ETAG_TIMEOUT = 0.1
+        hang = {
+            "huggingface_hub.file_download._ETAG_RETRY_TIMEOUT": 0.1,
+            "huggingface_hub.hf_api.HfApi.repo_info": no_address,
+        }
+        attempt("config: hangs", config, "me/hangs", patches=hang)
+    return told
+
+
+if __name__ == "__main__":
+    print(json.dumps(meet_them_all(*map(Path, sys.argv[1:]))))
+    sys.exit()
+
+
+# --------------------------------------------------------------------------------------------- what it was told
+@pytest.fixture(scope="module")
+def output(random_gemma, tmp_path_factory):
+    run = subprocess.run(
+        [sys.executable, __file__, random_gemma, tmp_path_factory.mktemp("hub")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "0", "TRANSFORMERS_VERBOSITY": "debug", "HF_HUB_VERBOSITY": "debug"},
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout + run.stderr
+
+
+@pytest.fixture(scope="module")
+def told(output):
+    return json.loads(output.splitlines()[0])
+
+
+TOKEN_PAGE = "https://huggingface.co/settings/tokens"
+EXPECTED = {  # case -> words that its sentence must hold: what is wrong, and what to do
+    "no such model": ("me/typo is not on the Hugging Face Hub, or it is private", "check the spelling"),
+    "no such model, token": ("me/typo is not on the Hugging Face Hub, or your token may not see it", "check the spelling"),
+    "expired": ("refused your token, from HF_TOKEN in the environment", TOKEN_PAGE),
+    "deleted": ("refused your token, from HF_TOKEN in the environment", TOKEN_PAGE),
+    "another alphabet": ("refused your token, from HF_TOKEN in the environment", TOKEN_PAGE),
+    "control character": ("refused your token, from HF_TOKEN in the environment", TOKEN_PAGE),
+    "no token": (
+        f"accept Google's licence at https://huggingface.co/{NAME}, make a token",
+        TOKEN_PAGE,
+        "`hf auth login`",
+        "tiny-",
+    ),
+    "no licence": ("your token is valid", f"open https://huggingface.co/{NAME}, log in, accept Google's licence", "tiny-gemma3"),
+    "narrow token": ("your token may not read", "of the type 'read'", TOKEN_PAGE),
+    "expired, licence": ("refused your token, from HF_TOKEN in the environment", TOKEN_PAGE),
+    "too many": ("too many requests", "in five minutes"),
+    "server": ("(HTTP 503)", "in a few minutes"),
+    "no network": ("no connection to the Hugging Face Hub; check the network, or use 'tiny-gemma3'",),
+    "disk": ("GiB are free in", "hub/hub", "HF_HOME"),
+}
+
+
+@pytest.mark.parametrize("kind", ["config", "tokenizer"])
+@pytest.mark.parametrize("case", EXPECTED)
+def test_each_failure_is_told_apart_with_its_remedy(told, kind, case):
+    message = told[f"{kind}: {case}"]["message"]
+    for words in EXPECTED[case]:
+        assert words in message
+    assert "\n" not in message
+
+
+def test_a_good_download_works(told):
+    assert [told[f"{kind}: good"]["message"] for kind in ("config", "tokenizer", "model")] == ["", "", ""]
+    assert told["model: good"]["equal"]
+
+
+def ranges(case):
+    return [span for method, file, span, _ in case["requests"] if method == "GET" and file == WEIGHTS]
+
+
+def test_a_lost_connection_is_taken_up_where_it_broke(told):
+    case = told["model: closed"]
+    assert (case["message"], case["equal"]) == ("", True)
+    first, *later = ranges(case)
+    assert first is None
+    assert len(later) == 2
+    for span in later:
+        assert re.fullmatch(r"bytes=[1-9]\d*-", span)
+    content = sum(sent for method, file, _, sent in case["requests"] if method == "GET" and file == WEIGHTS)
+    assert content < 1.2 * sum(sent for method, file, _, sent in told["model: good"]["requests"] if file == WEIGHTS)
+
+
+@pytest.mark.parametrize("how", ["closing", "reset", "shards", "xet"])
+def test_a_broken_download_is_named(told, how):
+    message = told[f"model: {how}"]["message"]
+    assert (
+        message == f"the download of me/{how} broke off; run this again: files that are complete are kept, the others start anew"
+    )
+
+
+@pytest.mark.parametrize("how", ["closing", "reset", "shards"])
+def test_after_a_broken_download_the_same_call_goes_through(told, how):
+    again = told[f"model: {how}, again"]
+    assert (again["message"], again["equal"]) == ("", True)
+
+
+def test_complete_files_are_kept(told):
+    first, again = (
+        {file: sent for method, file, _, sent in told[case]["requests"] if method == "GET" and file.startswith("model-")}
+        for case in ("model: shards", "model: shards, again")
+    )
+    assert set(first) == {f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)}
+    assert set(again) == {"model-00002-of-00003.safetensors"}  # whose download was reset
+
+
+def test_pickle_weights_are_refused_and_not_converted(told):
+    message = told["model: pickle"]["message"]
+    assert "me/pickle has no weights in the safetensors format" in message
+    assert "can run code" in message
+    assert not [file for _, file, _, sent in told["model: pickle"]["requests"] if file.endswith(".bin") or file == "discussions"]
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("no network", "no connection to the Hugging Face Hub; check the network"),
+        ("offline", "HF_HUB_OFFLINE is set and allows no connection"),
+        ("disk", "GiB are free in"),
+        ("server", "(HTTP 503)"),
+    ],
+)
+def test_what_fails_after_the_config_is_not_taken_for_missing_weights(told, case, words):
+    assert words in told[f"model: {case}"]["message"]
+
+
+def test_a_hub_that_never_answers_counts_as_no_connection(told):
+    assert "no connection to the Hugging Face Hub" in told["config: hangs"]["message"]
+
+
+def test_no_token_is_ever_shown(output):
+    for token in (READER, STRANGER, EXPIRED, DELETED, NARROW):
+        assert token not in output
+
+
+# --------------------------------------------------------------------------------------------- in this process
+def test_hf_hub_offline_is_named():
+    from gemma_colab.chat import load_tokenizer
+    from gemma_colab.errors import ModelError
+
+    with pytest.raises(ModelError, match=r"HF_HUB_OFFLINE is set .* unset HF_HUB_OFFLINE and restart"):
+        load_tokenizer(NAME)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("Task error: File reconstruction error: IO Error: No space left on device (os error 28)"), "GiB are free"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "GiB are free"),
+        (OSError("Consistency check failed: file should be of size 9 but has size 5"), "broke off"),
+        (RuntimeError("Data processing error: CAS service error : Request failed after 5 retries"), "broke off"),
+        (OSError("Error no file named model.safetensors found in directory"), "no weights in the safetensors format"),
+        (
+            ValueError(f"cannot send 'Authorization: Bearer {READER}'"),
+            "can't be loaded: ValueError: cannot send 'Authorization: ***",
+        ),
+    ],
+)
+def test_what_can_not_be_met_here_is_known_by_its_text(error, words, tmp_path):
+    from gemma_colab.hub import explain
+
+    sentence = "; ".join(explain(str(tmp_path), error))
+    assert words in sentence
+    assert READER not in sentence
+
+
+def test_the_source_of_the_token_is_named_and_the_token_is_not(tmp_path, monkeypatch):
+    from gemma_colab.hub import token_source
+
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    saved = tmp_path / "token"
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(saved))
+    assert token_source() is None
+    saved.write_text(READER + "\n")
+    assert token_source() == f"the login saved in {saved}"
+    monkeypatch.setenv("HF_TOKEN", f" {STRANGER}\n")
+    assert token_source() == "HF_TOKEN in the environment"
+
+
+def test_a_colab_secret_is_named(tmp_path, monkeypatch):
+    from gemma_colab.hub import token_source, where_to_store
+
+    assert "hf auth login" in where_to_store()
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    with monkeypatch.context() as patch:
+        put_colab(patch, READER)
+        assert token_source() == "the Colab secret HF_TOKEN"
+        assert "key icon" in where_to_store()
+        assert "notebook access" in where_to_store()
+    assert token_source() is None
+
+
+def test_weights_in_the_cache_are_counted_once(tmp_path, monkeypatch):
+    from gemma_colab.hardware import GIB
+    from gemma_colab.hub import cached_gib
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert cached_gib(NAME) == 0
+    model = tmp_path / "models--google--gemma-3-1b-it"
+    (model / "blobs").mkdir(parents=True)
+    (model / "blobs" / "abc").write_bytes(bytes(4096))
+    (model / "blobs" / "abd.incomplete").write_bytes(bytes(4096))
+    for version in ("one", "two"):
+        (model / "snapshots" / version).mkdir(parents=True)
+        (model / "snapshots" / version / WEIGHTS).symlink_to(model / "blobs" / "abc")
+    assert cached_gib(NAME) == 4096 / GIB
+
+
+def test_a_model_that_does_not_fit_says_what_to_do():
+    import torch
+
+    from gemma_colab.hub import explain
+
+    what, next_step = explain("google/gemma-3-12b-it", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB"))
+    assert "does not fit into the GPU's memory" in what
+    assert "`gemma-colab plan google/gemma-3-12b-it`" in next_step

@@ -1,0 +1,233 @@
+"""The memory plan against the allocator, and what is made of it: does it fit, what to change, what is fastest."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import save_random_gemma
+from datasets import Dataset
+
+from gemma_colab import cli
+from gemma_colab.catalog import CATALOG, GPUS, shape_of
+from gemma_colab.errors import SettingsError
+from gemma_colab.hardware import GIB
+from gemma_colab.measure import PeakMemory, model_bytes
+from gemma_colab.model.loading import load_4bit, load_model
+from gemma_colab.model.lora import lora_config
+from gemma_colab.model.memory import LOADED, activation_factor, memory_plan, side_by_side
+from gemma_colab.model.planner import cost, fit_table, ladder, largest_batch, light, plan_training
+from gemma_colab.settings import LoraSettings, TrainSettings
+from gemma_colab.training.trainer import build_trainer, sft_config
+from gemma_colab.training.trial import trial_run
+
+B1, B4, B12 = (CATALOG[f"google/gemma-3-{size}-it"] for size in ("1b", "4b", "12b"))
+LENGTHS = np.random.default_rng(0).integers(40, 300, 400)
+
+
+# ------------------------------------------------------------------------------ predicted and measured
+@pytest.fixture(scope="module")
+def wide_gemma(tmp_path_factory):
+    """A Gemma 3 whose MLP is so wide that its activations outweigh the tile of the loss, as in the real ones."""
+    return str(save_random_gemma(tmp_path_factory.mktemp("wide"), intermediate_size=8192, sliding_window=512))
+
+
+def measured_peak(folder, tokenizer, dtype, lora: LoraSettings, train: TrainSettings, tokens: int, load) -> float:
+    """GiB at the peak of two real steps of `SFTTrainer`, on rows of `tokens` tokens."""
+    ids = torch.randint(110, 2000, (2 * train.effective_batch, tokens)).tolist()
+    data = Dataset.from_list([{"input_ids": row, "labels": row} for row in ids])
+    args = sft_config(train, folder + "/out", len(ids), dtype)
+    args.eval_strategy, args.save_strategy, args.load_best_model_at_end, args.disable_tqdm = "no", "no", False, True
+    trainer = build_trainer(load(folder, dtype), tokenizer, data, None, args, lora_config(lora))
+    with PeakMemory(model_bytes(trainer.model)) as peak:
+        trainer.train()
+    return peak.gib
+
+
+TRAIN = TrainSettings(per_device_train_batch_size=1, gradient_accumulation_steps=1, num_train_epochs=1, max_length=256)
+CASES = {
+    "all kept": ({}, {"gradient_checkpointing": False}, {}),
+    "checkpointing": ({}, {}, {}),
+    "batch of 2": ({}, {"per_device_train_batch_size": 2}, {}),
+    "two batches added up": ({}, {"gradient_accumulation_steps": 2, "gradient_checkpointing": False}, {}),
+    "rank 64, Adam in 8 bit": ({"r": 64}, {"optim": "adamw_8bit"}, {}),
+    "attention only": ({"target_modules": "attention"}, {"gradient_checkpointing": False}, {}),
+    "dora": ({"use_dora": True}, {}, {}),
+    "dropout": ({"lora_dropout": 0.1}, {"gradient_checkpointing": False}, {}),
+    "not quantised": ({}, {}, {"load_in_4bit": False}),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_predicted_peak_is_within_15_percent_of_the_allocators(case, dtype, wide_gemma, tokenizer):
+    lora, train, how = CASES[case]
+    lora, train = LoraSettings(**lora), TRAIN.replace(**train)
+    load = load_4bit if how.get("load_in_4bit", True) else load_model
+    measured = measured_peak(wide_gemma, tokenizer, dtype, lora, train, 256, load)
+    plan = memory_plan(shape_of(wide_gemma), lora, train, tokens=256, dtype=dtype, gpu=False, **how)
+    assert plan.sum() == pytest.approx(measured, rel=0.15)
+    loaded = model_bytes(load(wide_gemma, dtype)) / GIB
+    assert plan[LOADED].sum() == pytest.approx(loaded, rel=0.03)
+
+
+def test_a_trial_measures_and_the_plan_corrects_itself(random_gemma, tokenizer):
+    chats = [
+        {"prompt": [{"role": "user", "content": "Где заказ? " * n}], "completion": [{"role": "assistant", "content": "В пути."}]}
+        for n in (1, 2, 3, 20)
+    ]
+    model, lora = load_4bit(random_gemma, torch.float32), LoraSettings(r=4)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    train = TRAIN.replace(per_device_train_batch_size=2, max_length=512, gradient_checkpointing=False)
+    trial = trial_run(model, tokenizer, chats, train, lora_config(lora), torch.float32, steps=2)
+    assert trial.minutes(100, train) == pytest.approx(trial.seconds_per_step * 50 / 60)
+    assert trial.seconds_per_step > 0
+    assert before.keys() == dict(model.named_parameters()).keys()  # the adapter is off again
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+    def plan(factor):
+        return memory_plan(shape_of(random_gemma), lora, train, tokens=120, dtype="float32", gpu=False, activation_factor=factor)
+
+    table = side_by_side(plan(1), loaded_gib=model_bytes(model) / GIB, peak_gib=trial.peak_gib)
+    assert list(table.index) == ["the loaded model", "peak of training"]
+    assert plan(activation_factor(plan(1), trial.peak_gib)).sum() == pytest.approx(trial.peak_gib)
+    assert activation_factor(plan(1), 0.0) == 0.1
+
+
+# ------------------------------------------------------------------------------------- what the plan says
+def test_the_plan_moves_the_right_way():
+    def peak(shape=B4, lora=None, tokens=1024, dtype="bfloat16", load_in_4bit=True, **train):
+        return memory_plan(
+            shape, LoraSettings(**(lora or {})), TrainSettings(**train), tokens=tokens, dtype=dtype, load_in_4bit=load_in_4bit
+        ).sum()
+
+    assert peak(per_device_train_batch_size=8) > peak() > peak(per_device_train_batch_size=1)
+    assert peak(tokens=512) < peak() == peak(tokens=9999)  # max_length cuts
+    assert peak(tokens=64, packing=True) > peak(tokens=64)  # a packed sequence is as long as max_length
+    assert peak(gradient_checkpointing=False) > 2 * peak()
+    assert peak(lora={"r": 64}) > peak() > peak(lora={"target_modules": "attention"})
+    assert peak(optim="adamw_8bit") < peak()
+    assert peak(load_in_4bit=False) - peak() == pytest.approx((2 - 0.516) * 3209e6 / GIB, rel=0.1)
+    assert peak(dtype="float16") > peak()  # the residual stream in float32
+    assert peak(gradient_accumulation_steps=2) >= peak(gradient_accumulation_steps=1)
+
+
+def test_light_and_largest_batch():
+    assert [light(g, 10) for g in (8.5, 8.6, 10.1)] == ["fits", "tight", "no"]
+    batch = largest_batch(B4, LoraSettings(), TrainSettings(), 14.74, tokens=1024, dtype="float16")
+
+    def gib(n):
+        train = TrainSettings(per_device_train_batch_size=n)
+        return memory_plan(B4, LoraSettings(), train, tokens=1024, dtype="float16").sum()
+
+    assert gib(batch) <= 0.85 * 14.74 < gib(2 * batch)
+    assert largest_batch(B12, LoraSettings(), TrainSettings(), 4, tokens=1024) == 0
+
+
+def test_the_ladder_climbs_until_it_fits():
+    train = TrainSettings(per_device_train_batch_size=8, gradient_checkpointing=False)
+    rungs = ladder(B12, LoraSettings(), train, 14.74, tokens=1024, dtype="float16", load_in_4bit=False)
+    assert list(rungs["fits"])[-1] == "fits"
+    assert "fits" not in list(rungs["fits"])[:-1]
+    assert rungs["GiB"].is_monotonic_decreasing
+    assert [c.split("=")[0] for c in rungs["change"][:4]] == [
+        "as it is",
+        "load_in_4bit",
+        "gradient_checkpointing",
+        "per_device_train_batch_size",
+    ]
+    assert ladder(B1, LoraSettings(), TrainSettings(), 14.74, tokens=512)["change"].tolist() == ["as it is"]
+    hopeless = ladder(B12, LoraSettings(r=64), train, 2, tokens=1024)["change"].tolist()
+    assert hopeless[-1] == "a smaller model, or a larger GPU"
+    assert any(change.startswith("r=8") for change in hopeless)
+
+
+def test_the_table_of_gpus():
+    table = fit_table()
+    assert list(table.columns) == list(GPUS)
+    assert table.loc["google/gemma-3-1b-it", "T4"].endswith("fits")
+    assert table.loc["google/gemma-3-27b-it", "T4"].endswith("no")
+
+
+# ------------------------------------------------------------------------------------------- the planner
+@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize("shape", [B1, B4, B12], ids=["1b", "4b", "12b"])
+def test_planned_settings_fit_and_keep_the_rows_of_an_update(shape, gpu):
+    limit, dtype = GPUS[gpu]
+    train, why = plan_training(shape, LoraSettings(), TrainSettings(), LENGTHS, limit, dtype=dtype)
+    gib = memory_plan(shape, LoraSettings(), train, tokens=int(max(LENGTHS)), dtype=dtype).sum()
+    assert gib <= 0.85 * limit
+    rows = train.effective_batch * (train.max_length / LENGTHS.mean() if train.packing else 1)
+    assert rows == pytest.approx(TrainSettings().effective_batch, rel=0.5)
+    assert set(why) == {
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "max_length",
+        "gradient_checkpointing",
+        "packing",
+        "optim",
+    }
+    assert all(sentence and "\n" not in sentence for sentence in why.values())
+
+
+def test_the_planner_takes_the_cheapest_and_checkpoints_only_where_it_must():
+    large, _ = plan_training(B4, LoraSettings(), TrainSettings(), LENGTHS, 39.4)
+    small, why = plan_training(B4, LoraSettings(), TrainSettings(), LENGTHS, 7.5)
+    assert (large.gradient_checkpointing, small.gradient_checkpointing) == (False, True)
+    assert "on: without it" in why["gradient_checkpointing"]
+    assert cost(large, LENGTHS) < cost(small, LENGTHS)
+    assert cost(large, LENGTHS) <= cost(TrainSettings(gradient_checkpointing=False), LENGTHS)
+    same = np.full(400, 256)  # rows of one length have no padding: nothing to gain from packing
+    assert plan_training(B4, LoraSettings(), TrainSettings(per_device_train_batch_size=8), same, 39.4)[0].packing is False
+
+
+def test_whoever_knows_better_overrules_the_planner():
+    mine = TrainSettings(packing=False, gradient_checkpointing=True, per_device_train_batch_size=2, max_length=700)
+    fixed = ["packing", "gradient_checkpointing", "per_device_train_batch_size", "max_length"]
+    planned, _ = plan_training(B4, LoraSettings(), mine, LENGTHS, 39.4, fixed=fixed)
+    assert all(getattr(planned, name) == getattr(mine, name) for name in fixed)
+    with pytest.raises(SettingsError, match=r"limit=2 GiB is too small for this model with packing as fixed.*ladder"):
+        plan_training(B4, LoraSettings(), mine, LENGTHS, 2, fixed=["packing"])
+    with pytest.raises(SettingsError, match="lengths is empty"):
+        plan_training(B4, LoraSettings(), mine, [], 39.4)
+
+
+# --------------------------------------------------------------------------------------- gemma-colab plan
+def test_plan_on_the_command_line(capsys):
+    assert cli.main(["plan", "gemma-3-4b-it"]) == 0
+    shown = capsys.readouterr().out
+    assert "google/gemma-3-4b-it on T4, float16, 4 bit; batch 4 of 1,024 tokens, r=16" in shown
+    assert "29,802,496 trainable weights" in shown
+    assert cli.main(["plan", "gemma-3-27b-it", "--gpu", "16", "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert (found["light"], found["limit_gib"], found["largest_batch"]) == ("no", 16, 0)
+    assert sum(found["predicted_gib"].values()) == pytest.approx(found["total_gib"], abs=0.01)
+    assert found["ladder"][-1]["change"]
+    assert cli.main(["plan", "gemma-3-12b-it", "--batch", "4"]) == 1
+    assert "what to change first:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["plan", "gemma-3-4b-it", "--gpu", "fast"], "--gpu 'fast' must be one of T4, L4, A100"),
+        (["plan", "nothing"], "MODEL='nothing' is not known"),
+        (["plan", "auto"], "depends on the machine"),
+        (["plan", "gemma-3-4b-it", "--r", "0"], "r=0 must be"),
+        (["plan", "gemma-3-4b-it", "--tokens", "3"], "max_length=3 must be"),
+    ],
+)
+def test_plan_explains_wrong_usage(arguments, words, capsys):
+    assert cli.main(arguments) == 4
+    assert words in capsys.readouterr().err
+
+
+def test_plans_need_neither_network_nor_torch():
+    code = (
+        "import sys, gemma_colab.model.planner; from gemma_colab.model.memory import memory_plan; "
+        "from gemma_colab.catalog import shape_of; shape_of('tiny-gemma3'); shape_of('google/gemma-3-27b-pt'); "
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

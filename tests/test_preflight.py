@@ -1,0 +1,421 @@
+"""What stands between a machine and a first training run: every check, and the one sentence that says what to do next."""
+
+import html
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from importlib.metadata import metadata
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from conftest import ROOT
+from fake_hub import EXPIRED, NARROW, READER, STRANGER, FakeHub, Repo, put_colab
+from test_house import pins
+
+from gemma_colab import preflight as module
+from gemma_colab.catalog import CATALOG, download_gib
+from gemma_colab.errors import ModelError
+from gemma_colab.hardware import GIB, STACK, TESTED, Machine, existing, free_gib
+from gemma_colab.preflight import FAIL, OK, WARN, Check, Preflight, preflight
+
+NAME = "google/gemma-3-1b-it"
+CPU = Machine(colab=False, gpu=None, capability=None, gpu_gib=0.0, ram_gib=16.0, disk_gib=90.0, cores=4)
+COLAB_CPU = replace(CPU, colab=True, ram_gib=12.7)
+T4 = replace(COLAB_CPU, gpu="Tesla T4", capability=(7, 5), gpu_gib=14.74)
+L4 = replace(T4, gpu="NVIDIA L4", capability=(8, 9), gpu_gib=22.16)
+
+
+@pytest.fixture(autouse=True)
+def clean(tmp_path, monkeypatch):
+    """No token, an empty cache, no driver; versions as tested."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "COLAB_RELEASE_TAG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "_nvidia_driver", lambda: False)
+    monkeypatch.setattr(module, "DRIVE", tmp_path / "drive")
+
+
+@pytest.fixture
+def hub(random_gemma, monkeypatch):
+    with FakeHub() as hub:
+        hub.repos = {NAME: Repo(Path(random_gemma), gated=True), "me/own": Repo(Path(random_gemma))}
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        yield hub
+
+
+def look(what, model=None, machine=CPU, workspace="."):
+    """One check of a preflight on that machine."""
+    with mock.patch.object(module, "describe_machine", return_value=machine):
+        found = {check.what: check for check in preflight(model, workspace).checks}
+    return found.get(what)
+
+
+def one_sentence(text):
+    return bool(text) and "\n" not in text and not text.endswith(".") and ". " not in text
+
+
+# --------------------------------------------------------------------------------------------- GPU
+def test_a_learner_on_a_cpu_gets_the_next_step():
+    check = look("GPU")
+    assert check.status == WARN
+    assert "MODEL='tiny-gemma3'" in check.next_step
+    assert "a machine with a GPU for real models" in check.next_step
+    assert one_sentence(check.next_step)
+
+
+def test_a_learner_on_colab_without_a_gpu_gets_the_next_step():
+    check = look("GPU", machine=COLAB_CPU)
+    assert check.status == WARN
+    assert "Runtime -> Change runtime type -> T4 GPU" in check.next_step
+    assert one_sentence(check.next_step)
+
+
+def test_who_wants_the_tiny_model_needs_no_gpu():
+    assert look("GPU", "tiny-gemma3") == Check("GPU", "none, and tiny-gemma3 needs none")
+
+
+@pytest.mark.parametrize(("machine", "words"), [(T4, ("14.74 GiB", "float16", "7.5")), (L4, ("22.16 GiB", "bfloat16", "8.9"))])
+def test_a_gpu_comes_with_its_precision_and_the_reason(machine, words, hub):
+    check = look("GPU", machine=machine)
+    assert check.status == OK
+    for word in (machine.gpu, *words):
+        assert word in check.found
+
+
+@pytest.mark.parametrize(
+    ("cuda", "found", "step"), [(None, "a build for CPUs", "install a torch with CUDA"), ("12.8", "too old", "CUDA 12.8")]
+)
+def test_a_gpu_that_torch_can_not_use_is_named(cuda, found, step, monkeypatch):
+    monkeypatch.setattr(module, "_nvidia_driver", lambda: True)
+    monkeypatch.setattr("torch.version.cuda", cuda)
+    check = look("GPU")
+    assert check.status == FAIL
+    assert found in check.found
+    assert step in check.next_step
+    assert one_sentence(check.next_step)
+
+
+@pytest.mark.parametrize(
+    ("script", "sees"),
+    [("echo 'GPU 0: Tesla T4 (UUID: x)'", True), ("echo NVIDIA-SMI has failed; exit 9", False)],
+)
+def test_the_driver_is_asked_not_only_looked_for(script, sees, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    command = tmp_path / "nvidia-smi"
+    command.write_text(f"#!/bin/sh\n{script}\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert module._nvidia_driver() == sees
+    monkeypatch.setattr(module.subprocess, "run", mock.Mock(side_effect=subprocess.TimeoutExpired("nvidia-smi", 3)))
+    assert not module._nvidia_driver()  # a driver that hangs
+
+
+def test_a_torch_that_can_not_be_imported_is_a_finding():
+    with mock.patch.object(module, "describe_machine", side_effect=OSError("libcudart.so: cannot open")):
+        result = preflight("tiny-gemma3")
+    assert result.status == FAIL
+    assert "libcudart" in result.checks[-1].found
+    assert "pip install --force-reinstall torch" in result.checks[-1].next_step
+
+
+# --------------------------------------------------------------------------------------------- memory and disks
+def test_memory_is_held_against_the_model(hub):
+    assert look("memory", "google/gemma-3-4b-it", T4).status == OK
+    check = look("memory", "google/gemma-3-4b-it", replace(T4, ram_gib=6.0))
+    assert (check.status, "smaller model" in check.next_step) == (WARN, True)
+    assert look("memory", "tiny-gemma3", replace(T4, ram_gib=4.0)).status == OK
+
+
+MILLIONS = {"270m": 268, "1b": 1000, "4b": 4300, "12b": 12_187, "27b": 27_432}  # parameters, as the model pages say
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_a_download_is_two_bytes_a_weight(name):
+    assert download_gib(name) * GIB == pytest.approx(2e6 * MILLIONS[name.split("-")[2]], rel=0.002)
+
+
+def test_what_is_on_this_machine_needs_no_download(random_gemma):
+    assert download_gib("tiny-gemma3") == download_gib(random_gemma) == 0
+    assert download_gib("me/own") is None
+
+
+def disks(monkeypatch, free):
+    """Checks of both disks with so many GiB free; they are one."""
+    monkeypatch.setattr(module, "free_gib", lambda path: free)
+    return look("disk, model", NAME, T4), look("disk, workspace", NAME, T4)
+
+
+def test_disk_space_is_held_against_the_download_and_the_workspace(monkeypatch, hub, tmp_path):
+    model, workspace = disks(monkeypatch, 90.0)
+    assert (model.status, workspace.status) == (OK, OK)
+    assert "1.9 GiB to download" in model.found
+    assert "88.1 GiB left" in workspace.found
+    model, workspace = disks(monkeypatch, 2.5)
+    assert (model.status, workspace.status) == (OK, FAIL)
+    assert one_sentence(workspace.next_step)
+    model, _ = disks(monkeypatch, 1.0)
+    assert model.status == FAIL
+    assert str(tmp_path / "cache") in model.found
+    assert "make room for 1.4 GiB" in model.next_step
+    assert "HF_HOME" in model.next_step
+    assert one_sentence(model.next_step)
+
+
+def cache_whole(tmp_path):
+    """A sparse file in the cache, as large as the weights of the model."""
+    folder = tmp_path / "cache" / f"models--{NAME.replace('/', '--')}" / "snapshots" / "one"
+    folder.mkdir(parents=True)
+    with open(folder / "model.safetensors", "wb") as file:
+        file.truncate(int(download_gib(NAME) * GIB) + 1)
+
+
+def test_what_is_downloaded_needs_no_room_no_token_and_no_network(monkeypatch, tmp_path):
+    cache_whole(tmp_path)
+    model, workspace = disks(monkeypatch, 1.2)
+    assert (model.status, workspace.status) == (OK, OK)
+    assert "nothing to download, 1.9 GiB are there" in model.found
+    check = look("model", NAME, T4)  # offline, as every test is
+    assert check == Check("model", f"{NAME} is downloaded already and works without the Hub")
+    assert look("token", NAME, T4).status == OK
+
+
+def test_a_workspace_that_can_not_be_written_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(module.os, "access", lambda path, mode: False)
+    check = look("disk, workspace", "tiny-gemma3", workspace=tmp_path / "new" / "one")
+    assert check.status == FAIL
+    assert "can't be written to" in check.found
+
+
+def test_a_folder_that_is_not_there_yet_has_the_space_of_the_nearest_one(tmp_path):
+    assert existing(tmp_path / "a" / "b") == tmp_path.resolve()
+    assert free_gib(tmp_path / "a" / "b") == pytest.approx(free_gib(tmp_path), rel=0.01)
+
+
+def test_drive_matters_on_colab_only(tmp_path):
+    assert look("Google Drive", "tiny-gemma3") is None
+    check = look("Google Drive", "tiny-gemma3", COLAB_CPU)
+    assert check.status == WARN
+    assert "drive.mount('/content/drive')" in check.next_step
+    (tmp_path / "drive").mkdir()
+    assert look("Google Drive", "tiny-gemma3", COLAB_CPU).status == OK
+
+
+# --------------------------------------------------------------------------------------------- token and licence
+def test_a_learner_without_a_token_gets_the_next_step(hub):
+    token, model = look("token", NAME), look("model", NAME)
+    assert (token.status, model.status) == (FAIL, FAIL)
+    for step in (token.next_step, model.next_step):
+        assert "make a token of the type 'read' at https://huggingface.co/settings/tokens" in step
+        assert "tiny-gemma3" in step
+        assert one_sentence(step)
+    assert f"accept Google's licence at https://huggingface.co/{NAME}" in model.next_step
+
+
+def test_a_learner_without_an_accepted_licence_gets_the_next_step(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", STRANGER)
+    assert look("token", NAME) == Check("token", "valid, from HF_TOKEN in the environment, of learner")
+    model = look("model", NAME)
+    assert model.status == FAIL
+    assert f"open https://huggingface.co/{NAME}, log in, accept Google's licence" in model.next_step
+    assert "tiny-gemma3" in model.next_step
+    assert one_sentence(model.next_step)
+
+
+def test_a_learner_with_both_is_ready(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", READER)
+    assert (look("token", NAME).status, look("model", NAME).status) == (OK, OK)
+
+
+@pytest.mark.parametrize(("token", "what"), [(EXPIRED, "token, model"), (NARROW, "model")])
+def test_a_token_that_is_refused_gets_the_next_step(token, what, hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", token)
+    check = look(what, NAME)
+    assert check.status == FAIL
+    assert "make a token of the type 'read'" in check.next_step
+    assert one_sentence(check.next_step)
+
+
+def test_an_open_model_needs_no_token(hub):
+    assert look("token", "me/own").status == look("model", "me/own").status == OK
+
+
+def test_the_tiny_model_and_a_folder_need_neither_token_nor_network(random_gemma):
+    for name in ("tiny-gemma3", random_gemma):
+        with mock.patch.object(module, "HfApi", side_effect=AssertionError("asked the Hub")):
+            assert look("model", name) == Check("model", f"{name} is on this machine: no token, no licence, no network needed")
+            assert look("token", name) is None
+
+
+def test_without_network_it_says_so():
+    check = look("model", NAME)
+    assert check.status == FAIL
+    assert "HF_HUB_OFFLINE is set" in check.found
+    assert "or use 'tiny-gemma3'" in check.next_step
+
+
+def test_a_hub_that_hangs_costs_seconds(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", READER)
+    hub.hangs = True
+    assert module.HUB_SECONDS <= 5
+    monkeypatch.setattr(module, "HUB_SECONDS", 1)
+    start = time.monotonic()
+    check = look("token, model", NAME)
+    assert time.monotonic() - start < 2  # both questions wait at the same time
+    assert "no connection to the Hugging Face Hub" in check.found
+    assert one_sentence(check.next_step)
+
+
+def test_only_a_cell_can_see_colabs_secrets(hub, monkeypatch):
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release")
+    check = look("token", NAME)
+    assert check.status == WARN
+    assert "run `preflight()`" in check.next_step
+    put_colab(monkeypatch, secret="")
+    assert "the key icon on the left" in look("token", NAME).next_step
+
+
+def test_a_model_that_is_not_known_is_refused():
+    with pytest.raises(ModelError, match="MODEL='gemma' is not known"):
+        preflight("gemma")
+
+
+# --------------------------------------------------------------------------------------------- libraries
+def test_the_tested_versions_are_those_of_the_constraints():
+    oldest, newest = pins(ROOT / "constraints-colab.txt"), pins(ROOT / "constraints.txt")
+    assert {name: tuple(dict.fromkeys([oldest[name], newest[name]])) for name in STACK} == TESTED
+
+
+def installed(monkeypatch, **changes):
+    versions = {"python": "3.11.7"} | {name: tested[-1] for name, tested in TESTED.items()} | changes
+    monkeypatch.setattr(module, "stack_versions", lambda: versions)
+    bounds = dict(line.split(">=") for line in read_requirements())
+    monkeypatch.setattr(module, "_requirements", lambda: {name: f">={bound}" for name, bound in bounds.items()})
+
+
+def read_requirements():
+    lines = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    return [line for line in lines if line]
+
+
+def test_tested_versions_are_fine(monkeypatch):
+    installed(monkeypatch, torch="2.13.0+cu128")
+    assert look("libraries", "tiny-gemma3").status == OK
+
+
+def test_versions_that_were_not_tested_are_named_and_newer_ones_are_a_warning(monkeypatch):
+    installed(monkeypatch, torch="2.11.0+cu128", transformers="5.18.0")
+    check = look("libraries", "tiny-gemma3")
+    assert check.status == OK  # as on Colab
+    assert "torch 2.11.0+cu128 (tested: 2.13.0), transformers 5.18.0 (tested: 5.15.0, 5.23.0)" in check.found
+    installed(monkeypatch, torch="2.11.0+cu128", transformers="5.24.0")
+    check = look("libraries", "tiny-gemma3")
+    assert check.status == WARN
+    assert "should transformers fail" in check.next_step
+    assert "go on" in check.next_step
+    assert one_sentence(check.next_step)
+
+
+@pytest.mark.parametrize(("name", "version"), [("transformers", "5.14.9"), ("transformers", "6.0.0"), ("trl", "missing")])
+def test_versions_that_can_not_work_come_with_the_command(name, version, monkeypatch):
+    installed(monkeypatch, **{name: version})
+    check = look("libraries", "tiny-gemma3")
+    assert check.status == FAIL
+    assert f"{name} {version}" in check.found
+    assert f"run `pip install '{name}>=" in check.next_step
+    assert "restart the runtime" in check.next_step
+    assert one_sentence(check.next_step)
+
+
+def test_the_bounds_are_those_of_the_installed_package():
+    try:
+        metadata("gemma_colab")
+    except ModuleNotFoundError:
+        pytest.skip("gemma_colab is on the path here, not installed")
+    bounds = module._requirements()
+    assert set(bounds["python"].split(",")) == {">=3.11", "<3.14"}
+    assert set(bounds["transformers"].split(",")) == {">=5.15", "<6"}
+    assert set(STACK) < set(bounds)
+
+
+@pytest.mark.parametrize(
+    ("version", "bounds", "allowed"),
+    [
+        ("2.8", ">=2.8,<3", True),
+        ("2.8.0+cu128", "<3,>=2.8", True),
+        ("2.7.9", ">=2.8,<3", False),
+        ("3.0.0", ">=2.8,<3", False),
+        ("0.10.0", ">=0.9,<1", True),
+        ("7.8.0.dev1", ">=7.7,<9", True),
+        ("1", "", True),
+    ],
+)
+def test_versions_are_compared_as_numbers(version, bounds, allowed):
+    assert module._allowed(version, bounds) == allowed
+
+
+def test_another_python_is_named(monkeypatch):
+    installed(monkeypatch)
+    monkeypatch.setattr(module, "_requirements", lambda: {"python": ">=3.12,<3.14"})
+    monkeypatch.setattr(module.platform, "python_version", lambda: "3.10.1")
+    check = look("python", "tiny-gemma3")
+    assert check.status == FAIL
+    assert ">=3.12,<3.14" in check.next_step
+
+
+def test_a_library_changed_since_it_was_imported_asks_for_a_restart(monkeypatch):
+    assert look("session", "tiny-gemma3") is None
+    monkeypatch.setattr("pandas.__version__", "2.0.0")
+    check = look("session", "tiny-gemma3")
+    assert check.status == FAIL
+    assert "pandas 2.0.0 is in use" in check.found
+    assert "restart the runtime" in check.next_step
+    assert one_sentence(check.next_step)
+
+
+# --------------------------------------------------------------------------------------------- how it reads
+def test_it_reads_as_text_as_table_and_as_json():
+    result = Preflight(
+        (Check("GPU", "none", WARN, "take <one>"), Check("model", "here"), Check("token", "none", FAIL, "make one"))
+    )
+    assert str(result).splitlines() == [
+        "not ready: token",
+        "warn  GPU    none",
+        "             -> take <one>",
+        "ok    model  here",
+        "fail  token  none",
+        "             -> make one",
+    ]
+    page = result._repr_html_()
+    assert html.escape("take <one>") in page
+    assert "<one>" not in page
+    assert json.loads(json.dumps(result.to_dict()))["checks"][2] == {
+        "what": "token",
+        "found": "none",
+        "status": "fail",
+        "next_step": "make one",
+    }
+    assert result.to_dict()["status"] == "fail"
+    assert Preflight(result.checks[:2]).verdict == "ready, but look at: GPU"
+    assert Preflight(result.checks[1:2]).verdict == "ready"
+
+
+def test_the_real_machine_is_checked_in_seconds_and_no_token_is_shown(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", EXPIRED)
+    start = time.monotonic()
+    result = preflight(NAME)
+    assert time.monotonic() - start < 10
+    for text in (str(result), repr(result), result._repr_html_(), json.dumps(result.to_dict())):
+        assert EXPIRED not in text
+    for check in result.checks:
+        assert check.found
+        assert (check.status == OK) == (check.next_step == "")
+
+
+def test_importing_it_imports_neither_torch_nor_transformers():
+    code = "import sys, gemma_colab.preflight; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0

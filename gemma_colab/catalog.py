@@ -127,8 +127,11 @@ def shape_of(name: str) -> Shape:
         return shape
     fields, file = Shape.__dataclass_fields__, Path(source_of(name)) / "config.json"
     if file.is_file():
-        config = json.loads(file.read_text(encoding="utf-8"))
-        refuse_other_models(name, config.get("model_type", "?"))
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+            refuse_other_models(name, config.get("model_type", "?"))
+        except (OSError, ValueError, AttributeError) as e:
+            raise ModelError(f"{file} can't be read as a model's config ({e}); download or save that model again") from None
         config = config.get("text_config", config)
         if fields.keys() <= config.keys():  # nothing is left to the defaults, so transformers (seconds to import) isn't needed
             return Shape(**{field: config[field] for field in fields})

@@ -78,21 +78,28 @@ def describe_machine(path: str = ".") -> Machine:
     )
 
 
-def pick_dtype(machine: Machine) -> tuple[torch.dtype, str]:
-    """The dtype to compute in, and why.
+def dtype_name(machine: Machine) -> tuple[str, str]:
+    """The name of the torch dtype to compute in, and why. Needs no torch.
 
     Decided by compute capability: `torch.cuda.is_bf16_supported()` also says True where bf16 is only emulated.
     """
-    import torch
-
     if machine.capability is None:
-        return torch.float32, "no GPU: a CPU computes Gemma 3 safely in float32"
+        return "float32", "no GPU: a CPU computes Gemma 3 safely in float32"
+    capability = ".".join(map(str, machine.capability))
     if machine.capability >= (8, 0):
-        return torch.bfloat16, f"{machine.gpu} has bf16 tensor cores (capability {machine.capability[0]}.{machine.capability[1]})"
-    return torch.float16, (
-        f"{machine.gpu} (capability {machine.capability[0]}.{machine.capability[1]}) has fp16 tensor cores only; "
+        return "bfloat16", f"{machine.gpu} has bf16 tensor cores (capability {capability})"
+    return "float16", (
+        f"{machine.gpu} (capability {capability}) has fp16 tensor cores only; "
         "Gemma 3 overflows in plain float16, so its residual stream is kept in float32"
     )
+
+
+def pick_dtype(machine: Machine) -> tuple[torch.dtype, str]:
+    """The dtype to compute in, and why; see `dtype_name`."""
+    import torch
+
+    name, why = dtype_name(machine)
+    return getattr(torch, name), why
 
 
 def stack_versions() -> dict[str, str]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from gemma_colab.catalog import pick_model
 from gemma_colab.chat import to_chat
 from gemma_colab.data.cleaning import STEPS, clean
 from gemma_colab.data.reading import read_rows
@@ -17,8 +18,9 @@ from gemma_colab.data.review import Review
 from gemma_colab.data.splitting import PARTS, check_split, split_rows
 from gemma_colab.data.turns import fit, one_row_per_answer
 from gemma_colab.errors import BlockedError, DatasetError, SettingsError, WorkspaceError
+from gemma_colab.hardware import Machine
 from gemma_colab.rows import EXTRAS, Row
-from gemma_colab.settings import LoraSettings, SplitSettings, TrainSettings, starting_point
+from gemma_colab.settings import LoraSettings, ModelSettings, SplitSettings, TrainSettings, starting_point
 from gemma_colab.workspace import Workspace, samples
 
 ROW_FILES = [f"rows/{part}.jsonl" for part in PARTS]
@@ -104,6 +106,16 @@ def ensure_rows(workspace: Workspace) -> dict[str, list[dict]]:
     return {part: [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows] for part, rows in saved.items()}
 
 
+def chosen_model(workspace: Workspace, machine: Machine) -> tuple[ModelSettings, str]:
+    """The model notebook 02 saved, or the one that suits this machine, which is then saved; and why."""
+    if workspace.has(ModelSettings.file):
+        return ModelSettings.load(workspace), "chosen in notebook 02"
+    name, why = pick_model("auto", machine)
+    print("Notebook 02 has not run in this workspace: taking the model that suits this machine.")
+    ModelSettings(model=name).save(workspace)
+    return ModelSettings.load(workspace), why
+
+
 def ensure_lora(workspace: Workspace, model_name: str) -> LoraSettings:
     """The settings notebook 03 saved, or the starting point for this model."""
     if not workspace.has(LoraSettings.file):
@@ -112,7 +124,7 @@ def ensure_lora(workspace: Workspace, model_name: str) -> LoraSettings:
     return LoraSettings.load(workspace)
 
 
-def ensure_adapter(workspace: Workspace, model_name: str) -> dict:
+def ensure_adapter(workspace: Workspace, chosen: ModelSettings) -> dict:
     """What notebook 04 recorded of its training; trains with the starting point if it didn't run.
 
     Raises `WorkspaceError` when the adapter there was trained on another model, or on other rows than those in the workspace,
@@ -120,11 +132,13 @@ def ensure_adapter(workspace: Workspace, model_name: str) -> dict:
     """
     if not (workspace.has("adapter") and workspace.has("training.json")):
         print("Notebook 04 has not run in this workspace: training an adapter from the starting point.")
-        train_adapter(workspace, model_name)
+        train_adapter(workspace, chosen)
     record = workspace.read_json("training.json")
-    if record["model"] != model_name:
+    trained = ModelSettings(model=record["model"], load_in_4bit=record.get("load_in_4bit", True))
+    if trained != chosen:
         raise WorkspaceError(
-            f"the adapter in {workspace.path} was trained on {record['model']!r}, not on {model_name!r}; set MODEL = {record['model']!r}"
+            f"the adapter in {workspace.path} was trained on {_words(trained)}, not on {_words(chosen)}; choose {_words(trained)} "
+            "in notebook 02, or run notebook 04_train again"
         )
     if record["rows"] != workspace.fingerprint(*ROW_FILES):
         raise WorkspaceError(
@@ -133,20 +147,27 @@ def ensure_adapter(workspace: Workspace, model_name: str) -> dict:
     return record
 
 
-def train_adapter(workspace: Workspace, model_name: str, settings: TrainSettings | None = None, callbacks: list | None = None):
+def _words(chosen: ModelSettings) -> str:
+    return f"{chosen.model!r} in {'4' if chosen.load_in_4bit else '16'} bit"
+
+
+def train_adapter(
+    workspace: Workspace, chosen: ModelSettings, settings: TrainSettings | None = None, callbacks: list | None = None
+):
     """Load, train, save the adapter and `training.json`, as notebook 04 does it; returns the trainer."""
     from datasets import Dataset
 
     from gemma_colab.export.adapter import save_adapter
     from gemma_colab.hardware import describe_machine, pick_dtype
-    from gemma_colab.model.loading import load_4bit, load_tokenizer
+    from gemma_colab.model.loading import load_model, load_tokenizer, quantization_config
     from gemma_colab.model.lora import lora_config
     from gemma_colab.training.trainer import build_trainer, sft_config
 
     rows = ensure_rows(workspace)
-    lora, settings = ensure_lora(workspace, model_name), settings or starting_point(model_name)[1]
+    lora, settings = ensure_lora(workspace, chosen.model), settings or starting_point(chosen.model)[1]
     dtype, _ = pick_dtype(describe_machine())
-    tokenizer, model = load_tokenizer(model_name), load_4bit(model_name, dtype)
+    nf4 = quantization_config(dtype) if chosen.load_in_4bit else None
+    tokenizer, model = load_tokenizer(chosen.model), load_model(chosen.model, dtype, nf4)
     train, validation = Dataset.from_list(rows["train"]), Dataset.from_list(rows["validation"])
     args = sft_config(settings, workspace.path / "checkpoints", len(train), dtype)
     trainer = build_trainer(model, tokenizer, train, validation, args, lora_config(lora), callbacks)
@@ -155,15 +176,16 @@ def train_adapter(workspace: Workspace, model_name: str, settings: TrainSettings
     trainer.train()
     settings.save(workspace)
     save_adapter(trainer.model, tokenizer, workspace)
-    save_training_record(workspace, model_name, trainer, time.monotonic() - start)
+    save_training_record(workspace, chosen, trainer, time.monotonic() - start)
     return trainer
 
 
-def save_training_record(workspace: Workspace, model_name: str, trainer, seconds: float) -> None:
+def save_training_record(workspace: Workspace, chosen: ModelSettings, trainer, seconds: float) -> None:
     """`training.json`: the model, a checksum of the rows, the time, the best loss and the whole log of a finished run."""
     state = trainer.state
     record = {
-        "model": model_name,
+        "model": chosen.model,
+        "load_in_4bit": chosen.load_in_4bit,
         "rows": workspace.fingerprint(*ROW_FILES),
         "seconds": round(seconds, 1),
         "steps": state.global_step,

@@ -17,6 +17,7 @@ MADE_IN = {  # which notebook writes what; used to say what is missing
     "rows/train.jsonl": "01_dataset_prep",
     "rows/validation.jsonl": "01_dataset_prep",
     "rows/test.jsonl": "01_dataset_prep",
+    "model_settings.json": "02_load_model",
     "baseline.jsonl": "02_load_model",
     "baseline.json": "02_load_model",
     "lora_settings.json": "03_lora",

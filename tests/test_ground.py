@@ -219,6 +219,10 @@ def test_shape_of_a_multimodal_folder_and_of_another_architecture(tmp_path):
     LlamaConfig().save_pretrained(tmp_path / "llama")
     with pytest.raises(ModelError, match="'llama' model; this project loads Gemma 3"):
         shape_of(str(tmp_path / "llama"))
+    for broken in ("{", "[]"):
+        (tmp_path / "llama" / "config.json").write_text(broken)
+        with pytest.raises(ModelError, match="can't be read as a model's config"):
+            shape_of(str(tmp_path / "llama"))
 
 
 def test_shape_of_a_folder_is_read_from_its_config(random_gemma):

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import save_random_gemma
+from checkpoints import save_random_gemma
 from datasets import Dataset
 
 from gemma_colab import cli
@@ -35,8 +35,10 @@ def wide_gemma(tmp_path_factory):
 
 
 def measured_peak(folder, tokenizer, dtype, lora: LoraSettings, train: TrainSettings, tokens: int, load) -> float:
-    """GiB at the peak of two real steps of `SFTTrainer`, on rows of `tokens` tokens."""
+    """GiB at the peak of two real steps of `SFTTrainer`, on rows of `tokens` tokens, every second one shorter by one."""
     ids = torch.randint(110, 2000, (2 * train.effective_batch, tokens)).tolist()
+    if train.per_device_train_batch_size > 1:  # a batch is then padded, and needs a mask
+        ids = [row[: tokens - i % 2] for i, row in enumerate(ids)]
     data = Dataset.from_list([{"input_ids": row, "labels": row} for row in ids])
     args = sft_config(train, folder + "/out", len(ids), dtype)
     args.eval_strategy, args.save_strategy, args.load_best_model_at_end, args.disable_tqdm = "no", "no", False, True

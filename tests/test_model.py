@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
-from conftest import ROOT, TOKENIZER_FILES, save_random_gemma
+from checkpoints import TOKENIZER_FILES, save_random_gemma
+from conftest import ROOT
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig
@@ -247,8 +248,8 @@ def test_float16_overflows_without_the_recipe_and_is_right_with_it(hot_gemma, to
     assert not torch.isfinite(naive).all()
     ours, our_gradient = hot_logits_and_gradients(hot_gemma, torch.float16, tokenizer, safe=True, **how)
     assert torch.isfinite(ours).all()
-    assert torch.nn.functional.cosine_similarity(ours.flatten(), reference.flatten(), dim=0) > 0.99
-    assert torch.nn.functional.cosine_similarity(our_gradient, gradient, dim=0) > 0.99
+    assert torch.nn.functional.cosine_similarity(ours.flatten(), reference.flatten(), dim=0) > 0.999
+    assert torch.nn.functional.cosine_similarity(our_gradient, gradient, dim=0) > 0.999
 
 
 def test_the_hot_fixture_is_hot_and_blocks_compute_in_float16(hot_gemma, tokenizer):

@@ -5,8 +5,9 @@ import pytest
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.review import Review
 from gemma_colab.errors import BlockedError, WorkspaceError
-from gemma_colab.pipeline import ensure_adapter, ensure_lora, ensure_rows, prepare_rows, save_rows, train_adapter
-from gemma_colab.settings import LoraSettings, TrainSettings
+from gemma_colab.hardware import Machine
+from gemma_colab.pipeline import chosen_model, ensure_adapter, ensure_lora, ensure_rows, prepare_rows, save_rows, train_adapter
+from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.workspace import samples
 
 
@@ -52,14 +53,16 @@ def trained(workspace, support_rows, random_gemma):
     save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
     LoraSettings(r=4).save(workspace)
     (workspace.path / "checkpoints" / "checkpoint-999").mkdir(parents=True)  # of an older, longer run
-    trainer = train_adapter(workspace, random_gemma, TrainSettings(num_train_epochs=1, per_device_train_batch_size=8))
+    trainer = train_adapter(
+        workspace, ModelSettings(model=random_gemma), TrainSettings(num_train_epochs=1, per_device_train_batch_size=8)
+    )
     return workspace, trainer
 
 
 def test_training_leaves_adapter_settings_and_record(trained, random_gemma):
     workspace, trainer = trained
     assert not (workspace.path / "checkpoints" / "checkpoint-999").exists()
-    record = ensure_adapter(workspace, random_gemma)
+    record = ensure_adapter(workspace, ModelSettings(model=random_gemma))
     assert record["steps"] == trainer.state.global_step == 2
     assert ensure_lora(workspace, random_gemma).r == 4
     assert TrainSettings.load(workspace).num_train_epochs == 1
@@ -67,8 +70,21 @@ def test_training_leaves_adapter_settings_and_record(trained, random_gemma):
 
 def test_an_adapter_of_another_model_or_other_rows_is_refused(trained, random_gemma, support_rows):
     workspace, _ = trained
-    with pytest.raises(WorkspaceError, match=r"was trained on .* set MODEL ="):
-        ensure_adapter(workspace, "tiny-gemma3")
+    with pytest.raises(WorkspaceError, match=r"was trained on .* in 4 bit, not on 'tiny-gemma3' in 4 bit; choose "):
+        ensure_adapter(workspace, ModelSettings(model="tiny-gemma3"))
+    with pytest.raises(WorkspaceError, match=r"not on .* in 16 bit"):
+        ensure_adapter(workspace, ModelSettings(model=random_gemma, load_in_4bit=False))
     workspace.write_jsonl("rows/test.jsonl", workspace.read_jsonl("rows/train.jsonl")[:8])  # rows that were trained on
     with pytest.raises(WorkspaceError, match="other rows than those now in rows/"):
-        ensure_adapter(workspace, random_gemma)
+        ensure_adapter(workspace, ModelSettings(model=random_gemma))
+
+
+def test_the_choice_of_notebook_02_is_kept_and_made_where_it_is_missing(workspace, capsys):
+    cpu = Machine(False, None, None, 0.0, 12.0, 50.0, 2)
+    chosen, why = chosen_model(workspace, cpu)
+    assert (chosen.model, chosen.load_in_4bit) == ("tiny-gemma3", True)
+    assert "no GPU" in why
+    assert "Notebook 02 has not run" in capsys.readouterr().out
+    ModelSettings(model="google/gemma-3-4b-it", load_in_4bit=False).save(workspace)
+    assert chosen_model(workspace, cpu)[0] == ModelSettings(model="google/gemma-3-4b-it", load_in_4bit=False)
+    assert capsys.readouterr().out == ""

@@ -172,3 +172,18 @@ def test_history_joins_the_two_kinds_of_log_lines():
         [{"step": 5, "epoch": 1, "loss": 2.0}, {"step": 5, "epoch": 1, "eval_loss": 3.0}, {"step": 5, "train_runtime": 9}]
     )
     assert table[["step", "loss", "eval_loss"]].to_numpy().tolist() == [[5, 2.0, 3.0]]
+
+
+def test_packed_rows_are_validated_as_often_in_an_epoch_and_apart(random_gemma, tokenizer, support_rows, tmp_path):
+    rows = Dataset.from_list([to_chat(row) for row in support_rows[:40]])
+    settings = TrainSettings(
+        packing=True, max_length=512, per_device_train_batch_size=2, gradient_accumulation_steps=1, num_train_epochs=2
+    )
+    args = sft_config(settings, tmp_path, len(rows), torch.float32)
+    trainer = build_trainer(
+        load_4bit(random_gemma, torch.float32), tokenizer, rows, rows.select(range(8)), args, lora_config(LoraSettings(r=4))
+    )
+    assert len(trainer.train_dataset) < 20  # sequences
+    assert len(trainer.eval_dataset) == 8  # rows
+    trainer.train()
+    assert [round(line["epoch"]) for line in trainer.state.log_history if "eval_loss" in line] == [1, 2]

@@ -1,4 +1,4 @@
-"""Panels give back what was put in, pictures show what they are given, and no text of a dataset is ever run."""
+"""Pictures show what they are given, and no text of a dataset is ever run."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 
 from gemma_colab.catalog import CATALOG
 from gemma_colab.model.memory import memory_plan
+from gemma_colab.model.parameters import lora_parameters
 from gemma_colab.settings import LoraSettings, TrainSettings
 from gemma_colab.ui import plots
 from gemma_colab.ui.html import text_table, trained_tokens
-from gemma_colab.ui.panels import lora_panel, train_panel
 from gemma_colab.ui.report import write_report
 
 HISTORY = pd.DataFrame({"step": [1, 2, 3], "epoch": [0.3, 0.6, 1], "loss": [3, 2, 1.5], "eval_loss": [None, 2.5, 2.2]})
@@ -22,37 +22,6 @@ def _close_figures():
     plt.close("all")
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        TrainSettings(),
-        TrainSettings(learning_rate=1.95e-4, per_device_train_batch_size=99, num_train_epochs=0.7, gradient_accumulation_steps=7),
-    ],
-)
-def test_a_panel_gives_back_exactly_the_settings_put_in(settings):
-    panel = train_panel(settings, rows=100)
-    assert panel.settings == settings
-    for field, slider in panel.sliders.items():  # the widget shows that value too, neither clamped nor rounded
-        assert slider.value == getattr(settings, field)
-
-
-def test_moving_a_slider_changes_that_setting_and_the_note():
-    panel = train_panel(TrainSettings(), rows=100)
-    before = panel.note.value
-    panel.sliders["num_train_epochs"].value = 10
-    assert panel.settings == TrainSettings().replace(num_train_epochs=10)
-    assert panel.note.value != before
-    panel.sliders["learning_rate"].value = 0.001
-    assert panel.settings.learning_rate == 0.001
-
-
-def test_lora_panel_keeps_odd_values_and_escapes_its_note():
-    settings = LoraSettings(r=3, target_modules=r".*\.(q_proj|v_proj)", lora_dropout=0.123)
-    panel = lora_panel(settings, lambda s: f"<script>{s.r}</script>")
-    assert panel.settings == settings
-    assert "&lt;script&gt;3" in panel.note.value
-
-
 def test_pictures_return_axes_and_show_their_data():
     ax = plots.loss_curve(HISTORY)
     assert isinstance(ax, Axes)
@@ -60,7 +29,9 @@ def test_pictures_return_axes_and_show_their_data():
     assert "best 2.20" in [t.get_text() for t in ax.get_legend().get_texts()]
     assert len(plots.compare_curves({"a": HISTORY, "b": HISTORY}).lines) == 2
     assert plots.length_histogram(pd.Series([10, 20, 700]), 512).get_title().startswith("1 of 3")
-    assert isinstance(plots.frozen_and_trained(1000, 10), Axes)
+    ax = plots.frozen_and_trained(CATALOG["google/gemma-3-1b-it"], LoraSettings(target_modules="attention"))
+    assert len(ax.patches) == 7 + 2 * 4  # seven frozen matrices, and A and B beside those of attention
+    assert f"{lora_parameters(CATALOG['google/gemma-3-1b-it'], LoraSettings(target_modules='attention')):,}" in ax.get_title()
     plan = memory_plan(CATALOG["google/gemma-3-1b-it"], LoraSettings(), TrainSettings(), tokens=512)
     assert isinstance(plots.memory_bar({"1B": plan}, 14.74), Axes)
 

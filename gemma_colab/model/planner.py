@@ -77,7 +77,7 @@ def ladder(
         done = rung("load_in_4bit=True: weights take a quarter")
     if not done and not train.gradient_checkpointing:
         train = train.replace(gradient_checkpointing=True)
-        done = rung("gradient_checkpointing=True: a step takes about a third longer")
+        done = rung("gradient_checkpointing=True: a step takes about half as long again")
     while not done and train.per_device_train_batch_size > 1:
         half = train.per_device_train_batch_size // 2
         accumulation = -(-train.effective_batch // half)
@@ -198,7 +198,7 @@ def _reasons(
     return {
         "per_device_train_batch_size": f"{batch}: {gib:.1f} of {limit:g} GiB predicted; {2 * batch} would take {twice:.1f}",
         "gradient_accumulation_steps": f"{accumulation}: {batch} x {accumulation} {'sequences' if best.packing else 'rows'} stand behind each update",
-        "max_length": f"{best.max_length}: the longest row has {int(lengths.max())} tokens",
+        "max_length": f"{best.max_length}: {'so long is a packed sequence; ' if best.packing else ''}the longest row has {int(lengths.max())} tokens",
         "gradient_checkpointing": (
             f"on: without it {without(gradient_checkpointing=False):.1f} GiB; a step takes about half as long again"
             if best.gradient_checkpointing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -79,9 +80,18 @@ def build_trainer(
         peft_config=peft_config,
         callbacks=callbacks,
     )
+    if args.packing:  # fewer sequences than rows: validate, save and log as often in an epoch as before
+        share = _updates(len(trainer.train_dataset), args) / _updates(len(train_dataset), args)
+        for name in ("eval_steps", "save_steps", "logging_steps"):
+            setattr(trainer.args, name, max(1, round(getattr(args, name) * share)))
     if args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)  # it takes the bar's place, and prints a dict at each log
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return trainer
+
+
+def _updates(rows: int, args: SFTConfig) -> int:
+    """Updates in one pass, as `TrainSettings.steps_per_epoch` counts them."""
+    return math.ceil(math.ceil(rows / args.per_device_train_batch_size) / args.gradient_accumulation_steps)

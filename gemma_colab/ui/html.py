@@ -44,3 +44,49 @@ def pieces(text: str, spans: list[tuple[int, int]], start: int, stop: int) -> li
     """text[start:stop] cut at the spans: (text, in a span?)."""
     cuts = sorted({start, stop, *(place for span in spans for place in span if start < place < stop)})
     return [(text[a:b], any(s <= a and b <= e for s, e in spans)) for a, b in pairwise(cuts)]
+
+
+# --------------------------------------------------------------------------------------------- memory
+LIGHTS = {"fits": "#2e9d4e", "tight": "#d99a00", "no": "#d64545"}  # the words of `planner.light`; read on white and on black
+PART_COLOURS = {  # of `memory_plan`: what is frozen in blue, what is trained in green, what passes through in orange
+    "weights": "#3f78b5",
+    "embeddings": "#8ab8e6",
+    "adapters": "#1f7a4d",
+    "gradients": "#4fb380",
+    "optimizer": "#a0d9b4",
+    "activations": "#e08a3c",
+    "working memory": "#f2c185",
+    "overhead": "#9a9fa6",
+}
+_MEMORY_BAR = ENVIRONMENT.from_string(
+    """<div style="max-width:860px; line-height:1.5">
+<div style="margin:6px 0 4px"><span style="color:{{ light }}; font-size:1.3em; vertical-align:-1px">●</span> <b>{{ word }}</b>:
+ {{ '%.2f' | format(total) }} of {{ '%.2f' | format(limit) }} GiB predicted,
+ <b>{{ '%.2f GiB' | format((limit - total) | abs) }}</b> {{ 'left' if total <= limit else 'too much' }}</div>
+<div style="position:relative">
+<div style="display:flex; height:24px; border:1px solid #888; border-radius:4px; overflow:hidden" role="img" aria-label="{{ word }}">
+{% for name, gib, colour in parts %}
+<span style="flex:0 0 {{ '%.2f' | format(100 * gib / scale) }}%; background:{{ colour }}" title="{{ name }}: {{ '%.2f' | format(gib) }} GiB"></span>
+{% endfor %}
+</div>
+<div style="position:absolute; top:-3px; height:32px; border-left:3px solid {{ light }}; left:calc({{ '%.2f' | format(100 * limit / scale) }}% - 3px)"></div>
+</div>
+<div style="display:flex; flex-wrap:wrap; margin-top:6px"><span style="opacity:.7; margin-right:12px">GiB:</span>
+{% for name, gib, colour in parts %}
+<span style="margin-right:16px; white-space:nowrap"><span style="display:inline-block; width:11px; height:11px; border-radius:2px; background:{{ colour }}"></span>
+ {{ name }} {{ '%.2f' | format(gib) if gib >= 0.005 else '<0.01' }}</span>
+{% endfor %}
+<span style="white-space:nowrap"><b style="color:{{ light }}">|</b> {{ device }} {{ '%.2f' | format(limit) }}</span>
+</div></div>"""
+)
+
+
+def memory_bar(plan: pd.Series, limit: float, device: str, word: str) -> HTML:
+    """A `memory_plan` as one stacked bar against the `limit` in GiB of a device, with a legend; word: of `planner.light`."""
+    parts = [(name, gib, PART_COLOURS[name]) for name, gib in plan.items() if gib]
+    total = float(plan.sum())
+    return HTML(
+        _MEMORY_BAR.render(
+            parts=parts, total=total, limit=limit, scale=max(total, limit), device=device, word=word, light=LIGHTS[word]
+        )
+    )

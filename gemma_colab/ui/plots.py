@@ -6,6 +6,12 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import display
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from gemma_colab.catalog import Shape
+from gemma_colab.model.parameters import adapted_layers, lora_parameters
+from gemma_colab.settings import LoraSettings
+from gemma_colab.ui.html import PART_COLOURS
 
 TRAIN, VALIDATION, MARK = "#1f6fb2", "#c8552b", "#5b8c3a"
 
@@ -65,7 +71,8 @@ def compare_curves(
 def memory_bar(plans: dict[str, pd.Series], limit_gib: float | None = None, gpu: str = "GPU", ax: Axes | None = None) -> Axes:
     """Stacked bars of `model.memory.memory_plan`, with the line of what a GPU has."""
     ax = _axes(ax, (7, 0.9 + 0.55 * len(plans)))
-    pd.DataFrame(plans).T.iloc[::-1].plot.barh(stacked=True, ax=ax, width=0.6, colormap="viridis")
+    table = pd.DataFrame(plans).T.iloc[::-1]
+    table.plot.barh(stacked=True, ax=ax, width=0.6, color=[PART_COLOURS[name] for name in table.columns])
     if limit_gib:
         ax.axvline(limit_gib, color=VALIDATION, linestyle="--", label=f"{gpu}: {limit_gib:g} GiB")
     ax.set(xlabel="GiB, predicted")
@@ -73,13 +80,29 @@ def memory_bar(plans: dict[str, pd.Series], limit_gib: float | None = None, gpu:
     return ax
 
 
-def frozen_and_trained(total: int, trained: int, ax: Axes | None = None) -> Axes:
-    """How small the trained part is."""
-    ax = _axes(ax, (7, 1.5))
-    ax.barh(0, total, color="#c9ccd1", label=f"frozen: {total:,}")
-    ax.barh(0, trained, left=total, color=VALIDATION, label=f"trained: {trained:,} ({trained / (total + trained):.1%})")
-    ax.set(yticks=[], xlabel="weights")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+def frozen_and_trained(shape: Shape, settings: LoraSettings, ax: Axes | None = None) -> Axes:
+    """The linear layers of the first block, to scale, as wide as their inputs and as high as their outputs: frozen in grey, and beside
+    each its two thin trained matrices, A below and B on the right (never thinner than a line)."""
+    ax = _axes(ax, (9, 3.2))
+    adapted, unit = adapted_layers(shape, settings)[0], max(max(size) for size in shape.linear_layers.values())
+    left, line, gap = 0.0, unit / 150, unit / 18
+    for name, (inputs, outputs) in shape.linear_layers.items():
+        ax.add_patch(Rectangle((left, 0), inputs, outputs, color="#c9ccd1"))
+        if name in adapted:
+            thick = max(settings.r, line)
+            ax.add_patch(Rectangle((left, -2 * line - thick), inputs, thick, color=VALIDATION))
+            ax.add_patch(Rectangle((left + inputs + 2 * line, 0), thick, outputs, color=VALIDATION))
+        ax.text(left + inputs / 2, outputs + line, name.removesuffix("_proj"), ha="center", va="bottom", fontsize=8)
+        left += inputs + gap + max(settings.r, line)
+    trained = lora_parameters(shape, settings)
+    frozen = shape.linear_parameters + shape.embedding_parameters
+    ax.set(xlim=(-gap, left), ylim=(-gap, unit * 1.1), aspect="equal")
+    ax.set_title(
+        f"block 1 of {shape.num_hidden_layers}. In the whole model: {frozen:,} frozen (grey, and the embedding), "
+        f"{trained:,} trained (red): {trained / (frozen + trained):.2%}",
+        fontsize=9,
+    )
+    ax.axis("off")
     return ax
 
 

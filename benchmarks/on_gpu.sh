@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Everything in the project that waits for a GPU, in one go. Leaves three Markdown files in OUT.
+#     benchmarks/on_gpu.sh OUT [WHEELS]
+# WHEELS: a folder with wheels of what the machine lacks, for one without a network.
+set -euo pipefail
+out=$1 wheels=${2:-}
+cd "$(dirname "$0")/.."
+[ -z "$wheels" ] || python3 -m pip install -q --no-index --find-links "$wheels" bitsandbytes trl datasets peft transformers
+export PYTHONPATH=$PWD
+nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv > "$out/gpu.md"
+python3 benchmarks/float16.py > "$out/float16.md"
+python3 benchmarks/memory.py --sizes 270m,1b,4b --keep "$(mktemp -d)" > "$out/memory.md"

@@ -1,0 +1,162 @@
+"""The panels in a real JupyterLab, moved by keyboard and mouse. Skipped, with the reason, where a part of it is missing.
+
+SCREENSHOTS=docs pytest tests/browser/test_panels.py saves their pictures in docs/; use JupyterLab 4 for it.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from lab import Notebook, running_browser, running_lab, write_notebook
+
+from gemma_colab.catalog import CATALOG
+from gemma_colab.model.parameters import lora_parameters
+from gemma_colab.settings import LoraSettings
+
+START = """
+import dataclasses, json
+from gemma_colab.catalog import CATALOG
+from gemma_colab.errors import SettingsError
+from gemma_colab.hardware import Machine
+from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings
+from gemma_colab.ui.panels import lora_panel, model_panel, train_panel
+
+class Picky(LoraSettings):
+    def __post_init__(self):
+        super().__post_init__()
+        if self.r > 16:
+            raise SettingsError(f"r={self.r} is too much for <me>; try 16")
+
+t4 = Machine(True, "Tesla T4", (7, 5), 14.74, 12.7, 60.0, 2)
+shape = CATALOG["google/gemma-3-4b-it"]
+panels = {"model": [], "lora": [], "picky": [], "train": []}
+
+def keep(name, panel):
+    panels[name].append(panel)
+    return panel
+"""
+ODD = LoraSettings(r=3, lora_alpha=7.5, lora_dropout=0.123, target_modules=r".*\.(q_proj|v_proj)")
+NAMES = ("model", "lora", "picky", "train")
+MODEL, LORA, PICKY, TRAIN = 1, 2, 3, 4
+CELLS = [
+    START,
+    "keep('model', model_panel(ModelSettings(model='gemma-9'), t4))",
+    f"keep('lora', lora_panel({ODD}, shape, t4, train=TrainSettings(), tokens=1024, dtype='float16'))",
+    "keep('picky', lora_panel(Picky(r=16), shape, t4, train=TrainSettings(), tokens=1024))",
+    "keep('train', train_panel(TrainSettings(learning_rate=1.234e-4), 100))",
+    "print(json.dumps({name: [dataclasses.asdict(p.settings) for p in many] for name, many in panels.items()}))",
+]
+READ = len(CELLS) - 1
+HANDLE = ".noUi-handle, .ui-slider-handle"  # of ipywidgets 8, and of 7
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lab")
+    with running_lab(folder) as url, running_browser() as browser:
+        yield folder / "notebooks", url, browser
+
+
+@pytest.fixture
+def notebook(lab):
+    folder, url, browser = lab
+    write_notebook(folder / "panels.ipynb", CELLS)
+    page = browser.new_page(viewport={"width": 1100, "height": 1800})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(error))
+    notebook = Notebook(page, url, "panels.ipynb")
+    notebook.run_all()
+    yield notebook
+    assert errors == []
+    page.close()
+
+
+def line(output, field: str):
+    """The control of one field, with its label and its value."""
+    named = output.page.get_by_text(field, exact=True)
+    return output.locator(".widget-hslider, .jupyter-widget-hslider, .widget-dropdown, .widget-checkbox").filter(has=named).first
+
+
+def shows(locator, text: str) -> None:
+    locator.get_by_text(re.compile(text)).first.wait_for()
+
+
+def test_a_panel_gives_back_what_was_put_in_and_then_what_was_moved(notebook):
+    model, lora = notebook.output(MODEL), notebook.output(LORA)
+    shows(model, "No prediction: ?MODEL='gemma-9' is not known")
+    shows(lora, f"{lora_parameters(CATALOG['google/gemma-3-4b-it'], ODD):,}")
+    shows(lora, r"scale lora_alpha / r = 7\.5 / 3 = 2\.5")
+    first = notebook.read(READ)
+    assert {name: len(panels) for name, panels in first.items()} == dict.fromkeys(NAMES, 1)
+    assert LoraSettings(**first["lora"][0]) == ODD
+    assert first["model"] == [{"model": "gemma-9", "load_in_4bit": True}]
+    assert first["train"][0]["learning_rate"] == 1.234e-4
+
+    # A slider by keyboard, another by mouse, a box, a list.
+    line(lora, "r").locator(HANDLE).focus()
+    notebook.page.keyboard.press("ArrowRight")
+    now = ODD.replace(r=4)
+    shows(lora, f"{lora_parameters(CATALOG['google/gemma-3-4b-it'], now):,}")
+    assert notebook.read(READ) == first | {"lora": [first["lora"][0] | {"r": 4}]}
+
+    handle = line(lora, "lora_dropout").locator(HANDLE)
+    box = handle.bounding_box()
+    notebook.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    notebook.page.mouse.down()
+    notebook.page.mouse.move(box["x"] + 400, box["y"] + box["height"] / 2, steps=5)
+    notebook.page.mouse.up()
+    shows(line(lora, "lora_dropout"), "^0.2$")
+    line(lora, "use_rslora").locator("input").check()
+    shows(lora, r"scale lora_alpha / √r = 7\.5 / √4 = 3\.75")
+    line(lora, "target_modules").locator("select").select_option("attention")
+    now = now.replace(lora_dropout=0.2, use_rslora=True, target_modules="attention")
+    shows(lora, f"{lora_parameters(CATALOG['google/gemma-3-4b-it'], now):,}")
+    line(model, "model").locator("select").select_option("google/gemma-3-12b-it")
+    shows(model, "22.7 GiB to download")
+    second = notebook.read(READ)
+    assert LoraSettings(**second["lora"][0]) == now
+    assert second["model"] == [{"model": "google/gemma-3-12b-it", "load_in_4bit": True}]
+    assert (second["picky"], second["train"]) == (first["picky"], first["train"])
+
+    # The cell once more: one new panel with what is put in; the old one keeps what it had.
+    notebook.run(LORA)
+    shows(lora, r"scale lora_alpha / r = 7\.5 / 3 = 2\.5")
+    assert lora.count() == 1
+    assert lora.locator(HANDLE).count() == 3
+    line(lora, "r").locator(HANDLE).focus()
+    notebook.page.keyboard.press("ArrowLeft")
+    shows(lora, f"{lora_parameters(CATALOG['google/gemma-3-4b-it'], ODD.replace(r=2)):,}")
+    third = notebook.read(READ)
+    assert [LoraSettings(**s) for s in third["lora"]] == [now, ODD.replace(r=2)]
+
+    # What is impossible is said, and the slider goes back.
+    picky = notebook.output(PICKY)
+    line(picky, "r").locator(HANDLE).focus()
+    notebook.page.keyboard.press("ArrowRight")
+    shows(picky, "Not possible: ?r=32 is too much for <me>; try 16")
+    shows(line(picky, "r"), "^16$")
+    assert notebook.read(READ) == third
+
+
+PICTURES = {
+    "model_panel": "model_panel(ModelSettings(model='google/gemma-3-4b-it'), t4)",
+    "lora_panel": "lora_panel(LoraSettings(), shape, t4, train=TrainSettings(), tokens=1024, dtype='float16')",
+}
+
+
+def test_the_panels_are_wide_enough_for_what_they_say(lab, tmp_path):
+    folder, url, browser = lab
+    write_notebook(folder / "pictures.ipynb", [START, *PICTURES.values()])
+    page = browser.new_page(viewport={"width": 1100, "height": 1800}, device_scale_factor=2)
+    notebook = Notebook(page, url, "pictures.ipynb")
+    notebook.run_all()
+    for cell, name in enumerate(PICTURES, 1):
+        panel = notebook.output(cell).locator(".widget-vbox").first
+        shows(panel, "15 % free")
+        assert panel.bounding_box()["width"] == 900
+        assert panel.evaluate("all => [...all.querySelectorAll('*')].every(e => e.scrollWidth <= all.clientWidth)")
+        path = Path(os.environ.get("SCREENSHOTS", tmp_path)) / f"{name}.png"
+        panel.screenshot(path=path)
+        assert path.stat().st_size < 200_000
+    page.close()

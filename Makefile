@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 COLAB := .venv-colab/bin
 
-.PHONY: demo test test-colab lab lint outputs links colab-check tiny-model clean
+.PHONY: demo test test-colab lab lint outputs screenshots links colab-check tiny-model clean
 
 demo: .venv/installed                  ## run the five notebooks, leave the report in runs/demo
 	$(BIN)/python tools/run_notebooks.py --workspace runs/demo
@@ -24,6 +24,9 @@ lint: .venv/installed-dev              ## style of code and notebooks
 outputs: .venv/installed               ## after make demo: its outputs into the notebooks, its figures into the README
 	$(BIN)/python tools/keep_outputs.py
 	$(BIN)/python tools/readme_figures.py
+
+screenshots: .venv/installed-dev       ## the pictures of the panels in docs/, taken by the browser test
+	SCREENSHOTS=docs $(BIN)/pytest tests/browser/test_panels.py
 
 links: .venv/installed                 ## make links REPO=owner/name: set the repository's address everywhere
 	$(BIN)/python tools/links.py $(REPO)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from gemma_colab.errors import ModelError
@@ -110,8 +111,10 @@ def _known(name: str) -> str:
     # Somebody's own Gemma 3 on the Hub: two parts, one slash. Its architecture is checked when its config is read.
     if name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).exists():
         return name
+    near = get_close_matches(name, [TINY, *(n for n in short if n.endswith("-it"))], n=1, cutoff=0.4)
+    meant = f"did you mean {near[0]!r}? Else " if near else ""
     raise ModelError(
-        f"MODEL={name!r} is not known; use 'auto', {TINY!r}, a folder with a config.json, or one of {', '.join(CATALOG)}"
+        f"model={name!r} is not known; {meant}name {TINY!r}, a folder with a config.json, or one of {', '.join(short)}"
     )
 
 

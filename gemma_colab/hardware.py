@@ -33,6 +33,11 @@ TESTED = {
 STACK = tuple(TESTED)
 
 
+def readable(gib: float) -> str:
+    """An amount of memory for people: in MiB where GiB would be a small fraction."""
+    return f"{gib:.2f} GiB" if gib >= 0.1 else f"{1024 * gib:.1f} MiB"
+
+
 @dataclass(frozen=True)
 class Machine:
     """One machine. Memory and disk in GiB; `capability` as CUDA counts it, (7, 5) for a T4; no GPU: None."""

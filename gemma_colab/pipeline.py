@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from gemma_colab.catalog import pick_model
+from gemma_colab.catalog import CATALOG, pick_model
 from gemma_colab.chat import to_chat
 from gemma_colab.data.cleaning import STEPS, clean
 from gemma_colab.data.reading import read_rows
@@ -18,7 +18,8 @@ from gemma_colab.data.review import Review
 from gemma_colab.data.splitting import PARTS, check_split, split_rows
 from gemma_colab.data.turns import fit, one_row_per_answer
 from gemma_colab.errors import BlockedError, DatasetError, SettingsError, WorkspaceError
-from gemma_colab.hardware import Machine
+from gemma_colab.hardware import Machine, dtype_name
+from gemma_colab.model.memory import memory_plan
 from gemma_colab.rows import EXTRAS, Row
 from gemma_colab.settings import LoraSettings, ModelSettings, SplitSettings, TrainSettings, starting_point
 from gemma_colab.workspace import Workspace, samples
@@ -107,9 +108,21 @@ def ensure_rows(workspace: Workspace) -> dict[str, list[dict]]:
 
 
 def chosen_model(workspace: Workspace, machine: Machine) -> tuple[ModelSettings, str]:
-    """The model notebook 02 saved, or the one that suits this machine, which is then saved; and why."""
+    """The model that was chosen in this workspace, or the one that suits this machine, which is then saved; and why.
+
+    Says aloud when the chosen one is too large for this machine: a choice outlives the machine it was made on.
+    """
     if workspace.has(ModelSettings.file):
-        return ModelSettings.load(workspace), "chosen in notebook 02"
+        chosen = ModelSettings.load(workspace)
+        if chosen.model in CATALOG:  # nothing is downloaded to find out
+            lora, train = starting_point(chosen.model)
+            smallest = train.replace(per_device_train_batch_size=1)
+            how = {"tokens": 256, "dtype": dtype_name(machine)[0], "load_in_4bit": chosen.load_in_4bit}
+            gib, there = memory_plan(CATALOG[chosen.model], lora, smallest, **how).sum(), machine.gpu_gib
+            lacks = "no GPU" if machine.gpu is None else f"a GPU of {there:.1f} GiB, and training takes {gib:.1f} at least"
+            if machine.gpu is None or gib > there:
+                print(f"{chosen.model} is chosen in this workspace, but this machine has {lacks}; choose again in notebook 02.")
+        return chosen, "it is the choice saved in this workspace"
     name, why = pick_model("auto", machine)
     print("Notebook 02 has not run in this workspace: taking the model that suits this machine.")
     ModelSettings(model=name).save(workspace)
@@ -122,6 +135,11 @@ def ensure_lora(workspace: Workspace, model_name: str) -> LoraSettings:
         print("Notebook 03 has not run in this workspace: taking the starting point for LoRA.")
         starting_point(model_name)[0].save(workspace)
     return LoraSettings.load(workspace)
+
+
+def ensure_train(workspace: Workspace, model_name: str) -> TrainSettings:
+    """The settings notebook 03 or 04 saved, or the starting point for this model."""
+    return TrainSettings.load(workspace) if workspace.has(TrainSettings.file) else starting_point(model_name)[1]
 
 
 def ensure_adapter(workspace: Workspace, chosen: ModelSettings) -> dict:
@@ -164,7 +182,7 @@ def train_adapter(
     from gemma_colab.training.trainer import build_trainer, sft_config
 
     rows = ensure_rows(workspace)
-    lora, settings = ensure_lora(workspace, chosen.model), settings or starting_point(chosen.model)[1]
+    lora, settings = ensure_lora(workspace, chosen.model), settings or ensure_train(workspace, chosen.model)
     dtype, _ = pick_dtype(describe_machine())
     nf4 = quantization_config(dtype) if chosen.load_in_4bit else None
     tokenizer, model = load_tokenizer(chosen.model), load_model(chosen.model, dtype, nf4)

@@ -136,9 +136,7 @@ def _gpu(machine: Machine, name: str | None) -> Check:
     found = f"none; a CPU trains {TINY}, for real models it is far too slow"
     if machine.colab:
         return Check("GPU", found, WARN, "choose Runtime -> Change runtime type -> T4 GPU, and run the notebook from the top")
-    return Check(
-        "GPU", found, WARN, f"take MODEL={TINY!r} here, which trains in minutes, and a machine with a GPU for real models"
-    )
+    return Check("GPU", found, WARN, f"choose {TINY} here, which trains in minutes, and a machine with a GPU for real models")
 
 
 def _nvidia_driver() -> bool:

@@ -21,7 +21,7 @@ MADE_IN = {  # which notebook writes what; used to say what is missing
     "baseline.jsonl": "02_load_model",
     "baseline.json": "02_load_model",
     "lora_settings.json": "03_lora",
-    "train_settings.json": "04_train",
+    "train_settings.json": "03_lora",
     "training.json": "04_train",
     "adapter": "04_train",
     "evaluation.json": "05_evaluate",

@@ -187,8 +187,10 @@ def test_model_names():
     assert pick_model("google/gemma-3-4b-pt", CPU)[0] == "google/gemma-3-4b-pt"
     assert pick_model("somebody/her-gemma", CPU)[0] == "somebody/her-gemma"
     for wrong in ("gemma-9b", "./nowhere", "", "a/b/c"):
-        with pytest.raises(ModelError, match="is not known; use 'auto'"):
+        with pytest.raises(ModelError, match=r"is not known; .*name 'tiny-gemma3'"):
             pick_model(wrong, CPU)
+    with pytest.raises(ModelError, match=r"did you mean 'gemma-3-4b-it'\?"):
+        pick_model("gemma-3-4b", CPU)
 
 
 def test_shapes_give_the_known_sizes():

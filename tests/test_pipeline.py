@@ -87,4 +87,10 @@ def test_the_choice_of_notebook_02_is_kept_and_made_where_it_is_missing(workspac
     assert "Notebook 02 has not run" in capsys.readouterr().out
     ModelSettings(model="google/gemma-3-4b-it", load_in_4bit=False).save(workspace)
     assert chosen_model(workspace, cpu)[0] == ModelSettings(model="google/gemma-3-4b-it", load_in_4bit=False)
+    assert "but this machine has no GPU; choose again in notebook 02" in capsys.readouterr().out
+    a100 = Machine(True, "NVIDIA A100", (8, 0), 39.4, 83.0, 150.0, 12)
+    chosen_model(workspace, a100)
     assert capsys.readouterr().out == ""
+    ModelSettings(model="google/gemma-3-27b-it").save(workspace)  # chosen on the A100, and then there was only a T4
+    chosen_model(workspace, Machine(True, "Tesla T4", (7, 5), 14.74, 12.7, 60.0, 2))
+    assert "a GPU of 14.7 GiB, and training takes" in capsys.readouterr().out

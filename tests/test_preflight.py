@@ -63,7 +63,7 @@ def one_sentence(text):
 def test_a_learner_on_a_cpu_gets_the_next_step():
     check = look("GPU")
     assert check.status == WARN
-    assert "MODEL='tiny-gemma3'" in check.next_step
+    assert "choose tiny-gemma3 here" in check.next_step
     assert "a machine with a GPU for real models" in check.next_step
     assert one_sentence(check.next_step)
 
@@ -280,7 +280,7 @@ def test_only_a_cell_can_see_colabs_secrets(hub, monkeypatch):
 
 
 def test_a_model_that_is_not_known_is_refused():
-    with pytest.raises(ModelError, match="MODEL='gemma' is not known"):
+    with pytest.raises(ModelError, match="model='gemma' is not known"):
         preflight("gemma")
 
 

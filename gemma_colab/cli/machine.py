@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 
 import pandas as pd
 
 from gemma_colab.catalog import GPUS, pick_model, shape_of
 from gemma_colab.errors import SettingsError
+from gemma_colab.hardware import readable
 from gemma_colab.model.memory import memory_plan
 from gemma_colab.model.parameters import lora_parameters
 from gemma_colab.model.planner import ladder, largest_batch, light
@@ -48,7 +50,7 @@ def _gpu(text: str) -> tuple[str, float, str]:
     if name := known.get(text.lower()):
         return name, *GPUS[name]
     try:
-        gib = float(text.lower().removesuffix("gib"))
+        gib = float(re.sub(r"\s*gi?b?$", "", text.lower()))
     except ValueError:
         gib = 0.0
     if not 0.1 <= gib <= 10_000:
@@ -65,7 +67,7 @@ def _doctor(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> int:
     name, limit, dtype = _gpu(args.gpu)
     if args.model == "auto":
-        raise SettingsError("MODEL='auto' depends on the machine; name one, such as gemma-3-4b-it")
+        raise SettingsError("model='auto' depends on the machine; name one, such as gemma-3-4b-it")
     model = pick_model(args.model)[0]
     shape, lora = shape_of(model), LoraSettings(r=args.r, lora_alpha=args.r)
     train = TrainSettings(
@@ -86,8 +88,8 @@ def _plan(args: argparse.Namespace) -> int:
         print(
             f"{model} on {name}, {dtype}, {'4' if args.load_in_4bit else '16'} bit; batch {args.batch} of {args.tokens:,} tokens, r={args.r}\n"
         )
-        print("\n".join(f"  {part:<16} {gib:6.2f} GiB" for part, gib in plan.items()))
-        print(f"  {'together':<16} {plan.sum():6.2f} of {limit:g} GiB, predicted: {word}")
+        print("\n".join(f"  {part:<16} {readable(gib):>10}" for part, gib in plan.items()))
+        print(f"  {'together':<16} {readable(plan.sum()):>10} of {limit:g} GiB, predicted: {word}")
         print(f"\n{lora_parameters(shape, lora):,} trainable weights; largest batch with 15 % in hand: {batch or 'none'}")
         if word != "fits":
             print(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pandas as pd
 
 from gemma_colab.catalog import Shape
-from gemma_colab.hardware import GIB
+from gemma_colab.hardware import GIB, readable
 from gemma_colab.model.parameters import adapted_layers, lora_parameters
 from gemma_colab.settings import LoraSettings, TrainSettings
 
@@ -141,15 +141,14 @@ def activation_factor(plan: pd.Series, peak_gib: float) -> float:
 
 
 def side_by_side(plan: pd.Series, *, loaded_gib: float | None = None, peak_gib: float | None = None) -> pd.DataFrame:
-    """Predicted and measured GiB in one table, as far as they were measured, and by how much the prediction is off.
+    """Predicted and measured in one table, as far as they were measured, and by how much the prediction is too high (+) or too low.
 
     loaded_gib: the loaded model (`measure.model_bytes` / GiB). peak_gib: of a trial run.
     """
     lines = {}
     if loaded_gib is not None:
-        lines["the loaded model"] = {"predicted": plan[LOADED].sum(), "measured": loaded_gib}
+        lines["the loaded model"] = plan[LOADED].sum(), loaded_gib
     if peak_gib is not None:
-        lines["peak of training"] = {"predicted": plan.sum(), "measured": peak_gib}
-    table = pd.DataFrame(lines).T
-    table["prediction is off by"] = (table["predicted"] / table["measured"] - 1).map("{:+.1%}".format)
-    return table.round({"predicted": 3, "measured": 3})
+        lines["peak of training"] = plan.sum(), peak_gib
+    table = {what: [readable(a), readable(b), f"{a / b - 1:+.1%}"] for what, (a, b) in lines.items()}
+    return pd.DataFrame(table, index=["predicted", "measured", "prediction is off by"]).T

@@ -26,7 +26,7 @@ def light(gib: float, limit: float) -> str:
 
 
 def fit_table(*, tokens: int = 1024, batches: tuple[int, ...] = (1, 4), lora: LoraSettings | None = None) -> pd.DataFrame:
-    """Predicted peak GiB for each Gemma 3 (rows) on each GPU (columns) at each batch size, with a word.
+    """Predicted peak GiB for each Gemma 3 (rows) on each GPU (columns, with what torch can use) at each batch size, with a word.
 
     "fits": the largest batch leaves 15 % in hand; "tight": the smallest goes in at all; else "no".
     """
@@ -39,7 +39,7 @@ def fit_table(*, tokens: int = 1024, batches: tuple[int, ...] = (1, 4), lora: Lo
             trains = [TrainSettings(per_device_train_batch_size=b) for b in batches]
             gib = [memory_plan(shape, lora, train, tokens=tokens, dtype=dtype).sum() for train in trains]
             word = "fits" if light(gib[-1], limit) == "fits" else "tight" if gib[0] <= limit else "no"
-            lines[name][gpu] = f"{' / '.join(f'{g:.1f}' for g in gib)} {word}"
+            lines[name][f"{gpu}, {limit:.1f} GiB"] = f"{' / '.join(f'{g:.1f}' for g in gib)} {word}"
     return pd.DataFrame(lines).T
 
 
@@ -194,10 +194,14 @@ def _reasons(
     shuffled = np.random.default_rng(0).permutation(lengths)
     padding = 1 - lengths.sum() / sum(b.max() * len(b) for b in np.array_split(shuffled, -(-len(shuffled) // 8)))
     batch, accumulation = best.per_device_train_batch_size, best.gradient_accumulation_steps
+    behind = f"{batch} x {accumulation} rows"
+    if best.packing:
+        rows = batch * accumulation * best.max_length / lengths.mean()
+        behind = f"{batch} x {accumulation} sequence{'s' * (batch * accumulation > 1)}, about {rows:.0f} rows,"
     twice = without(per_device_train_batch_size=min(256, 2 * batch))
     return {
         "per_device_train_batch_size": f"{batch}: {gib:.1f} of {limit:g} GiB predicted; {2 * batch} would take {twice:.1f}",
-        "gradient_accumulation_steps": f"{accumulation}: {batch} x {accumulation} {'sequences' if best.packing else 'rows'} stand behind each update",
+        "gradient_accumulation_steps": f"{accumulation}: {behind} stand behind each update",
         "max_length": f"{best.max_length}: {'so long is a packed sequence; ' if best.packing else ''}the longest row has {int(lengths.max())} tokens",
         "gradient_checkpointing": (
             f"on: without it {without(gradient_checkpointing=False):.1f} GiB; a step takes about half as long again"

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars, enable_progress_bars
+from datasets.utils import are_progress_bars_disabled
 from peft import LoraConfig
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -83,6 +84,12 @@ def trial_run(
             return clock.seconds
 
         peak = PeakMemory()
-        train(longest, 2, peak)
-        seconds = train(some, steps + 1, nullcontext())[1:]  # the first is slower: everything is warmed up in it
+        bars = are_progress_bars_disabled()
+        disable_progress_bars()  # eight bars for a few dozen rows
+        try:
+            train(longest, 2, peak)
+            seconds = train(some, steps + 1, nullcontext())[1:]  # the first is slower: everything is warmed up in it
+        finally:
+            if not bars:
+                enable_progress_bars()
     return Trial(peak.gib, float(np.mean(seconds)))

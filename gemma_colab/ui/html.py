@@ -8,6 +8,8 @@ import pandas as pd
 from IPython.display import HTML
 from jinja2 import Environment
 
+from gemma_colab.hardware import readable
+
 ENVIRONMENT = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 _TABLE = ENVIRONMENT.from_string(
@@ -66,27 +68,39 @@ _MEMORY_BAR = ENVIRONMENT.from_string(
 <div style="position:relative">
 <div style="display:flex; height:24px; border:1px solid #888; border-radius:4px; overflow:hidden" role="img" aria-label="{{ word }}">
 {% for name, gib, colour in parts %}
-<span style="flex:0 0 {{ '%.2f' | format(100 * gib / scale) }}%; background:{{ colour }}" title="{{ name }}: {{ '%.2f' | format(gib) }} GiB"></span>
+<span style="flex:0 0 {{ '%.2f' | format(100 * gib / scale) }}%; background:{{ colour }}" title="{{ name }}: {{ readable(gib) }}"></span>
 {% endfor %}
 </div>
-<div style="position:absolute; top:-3px; height:32px; border-left:3px solid {{ light }}; left:calc({{ '%.2f' | format(100 * limit / scale) }}% - 3px)"></div>
+{% if not small %}<div style="position:absolute; top:-3px; height:32px; border-left:3px solid {{ light }}; left:calc({{ '%.2f' | format(100 * limit / scale) }}% - 3px)"></div>{% endif %}
+
 </div>
-<div style="display:flex; flex-wrap:wrap; margin-top:6px"><span style="opacity:.7; margin-right:12px">GiB:</span>
+<div style="display:flex; flex-wrap:wrap; margin-top:6px">
 {% for name, gib, colour in parts %}
 <span style="margin-right:16px; white-space:nowrap"><span style="display:inline-block; width:11px; height:11px; border-radius:2px; background:{{ colour }}"></span>
- {{ name }} {{ '%.2f' | format(gib) if gib >= 0.005 else '<0.01' }}</span>
+ {{ name }} {{ readable(gib) }}</span>
 {% endfor %}
-<span style="white-space:nowrap"><b style="color:{{ light }}">|</b> {{ device }} {{ '%.2f' | format(limit) }}</span>
+<span style="white-space:nowrap">{% if small %}(the bar shows {{ '%.1f' | format(100 * total / limit) }} % of {{ device }}){% else %}<b style="color:{{ light }}">|</b> {{ device }} {{ '%.2f' | format(limit) }} GiB{% endif %}</span>
 </div></div>"""
 )
 
 
 def memory_bar(plan: pd.Series, limit: float, device: str, word: str) -> HTML:
-    """A `memory_plan` as one stacked bar against the `limit` in GiB of a device, with a legend; word: of `planner.light`."""
-    parts = [(name, gib, PART_COLOURS[name]) for name, gib in plan.items() if gib]
+    """A `memory_plan` as one stacked bar against the `limit` in GiB of a device, with a legend; word: of `planner.light`.
+
+    A plan that takes less than a twentieth of the limit would be a thin line: its bar shows the plan alone.
+    """
     total = float(plan.sum())
+    small = total < limit / 20
     return HTML(
         _MEMORY_BAR.render(
-            parts=parts, total=total, limit=limit, scale=max(total, limit), device=device, word=word, light=LIGHTS[word]
+            parts=[(name, gib, PART_COLOURS[name]) for name, gib in plan.items() if gib],
+            total=total,
+            limit=limit,
+            scale=1.05 * total if small else max(total, limit),
+            small=small,
+            device=device,
+            word=word,
+            light=LIGHTS[word],
+            readable=readable,
         )
     )

@@ -80,7 +80,7 @@ def memory_bar(plans: dict[str, pd.Series], limit_gib: float | None = None, gpu:
     return ax
 
 
-def frozen_and_trained(shape: Shape, settings: LoraSettings, ax: Axes | None = None) -> Axes:
+def frozen_and_trained(name: str, shape: Shape, settings: LoraSettings, ax: Axes | None = None) -> Axes:
     """The linear layers of the first block, to scale, as wide as their inputs and as high as their outputs: frozen in grey, and beside
     each its two thin trained matrices, A below and B on the right (never thinner than a line)."""
     ax = _axes(ax, (9, 3.2))
@@ -98,7 +98,7 @@ def frozen_and_trained(shape: Shape, settings: LoraSettings, ax: Axes | None = N
     frozen = shape.linear_parameters + shape.embedding_parameters
     ax.set(xlim=(-gap, left), ylim=(-gap, unit * 1.1), aspect="equal")
     ax.set_title(
-        f"block 1 of {shape.num_hidden_layers}. In the whole model: {frozen:,} frozen (grey, and the embedding), "
+        f"{name}, block 1 of {shape.num_hidden_layers}. In all {frozen:,} frozen (grey, and the embedding), "
         f"{trained:,} trained (red): {trained / (frozen + trained):.2%}",
         fontsize=9,
     )

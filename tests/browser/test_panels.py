@@ -84,7 +84,7 @@ def shows(locator, text: str) -> None:
 
 def test_a_panel_gives_back_what_was_put_in_and_then_what_was_moved(notebook):
     model, lora = notebook.output(MODEL), notebook.output(LORA)
-    shows(model, "No prediction: ?MODEL='gemma-9' is not known")
+    shows(model, "No prediction: ?model='gemma-9' is not known")
     shows(lora, f"{lora_parameters(CATALOG['google/gemma-3-4b-it'], ODD):,}")
     shows(lora, r"scale lora_alpha / r = 7\.5 / 3 = 2\.5")
     first = notebook.read(READ)

@@ -67,6 +67,8 @@ CATALOG = {f"google/gemma-3-{size}-it": shape for size, shape in _SIZES.items()}
     "google/gemma-3-270m" if size == "270m" else f"google/gemma-3-{size}-pt": shape for size, shape in _SIZES.items()
 }
 
+SHORT = {name.split("/")[1]: name for name in CATALOG}
+
 # GPUs that Colab and clouds lend: GiB that torch can use, and the dtype to compute in (see hardware.pick_dtype).
 GPUS = {"T4": (14.74, "float16"), "L4": (22.16, "bfloat16"), "A100": (39.4, "bfloat16")}
 
@@ -90,31 +92,36 @@ def pick_model(name: str, machine: Machine | None = None) -> tuple[str, str]:
     """The model to use, and why. `name` is "auto" (then `machine` is needed), "tiny-gemma3", a Hub id, or a folder with a config.json."""
     if name != "auto":
         return _known(name), "chosen by you"
+    if machine is None:
+        raise ModelError("model='auto' depends on the machine; name one, such as gemma-3-4b-it")
     if machine.gpu is None:
         return TINY, "no GPU here: the tiny Gemma 3 that ships with this project runs on any CPU"
+    if machine.gpu_gib < 4:
+        return "google/gemma-3-270m-it", f"{machine.gpu} with {machine.gpu_gib} GiB has room for 270M only"
     if machine.gpu_gib < 20:
         return "google/gemma-3-1b-it", f"{machine.gpu} with {machine.gpu_gib} GiB trains 1B with room to spare"
     return "google/gemma-3-4b-it", f"{machine.gpu} with {machine.gpu_gib} GiB has room for 4B"
 
 
 def source_of(name: str) -> str:
-    """What `from_pretrained` takes for a model of this name: the folder of the tiny one, else the name itself."""
-    return str(samples() / TINY) if name == TINY else name
+    """What `from_pretrained` takes for a model of this name: the folder of the tiny one, a full id for a short one, else the name."""
+    return str(samples() / TINY) if name == TINY else SHORT.get(name, name)
 
 
 def _known(name: str) -> str:
-    short = {full.split("/")[1]: full for full in CATALOG}
+    name = name.strip()
+    name = str(Path(name).expanduser()) if name.startswith("~") else name
     if name == TINY or name in CATALOG or (Path(name) / "config.json").is_file():
         return name
-    if name in short:
-        return short[name]
+    if name in SHORT:
+        return SHORT[name]
     # Somebody's own Gemma 3 on the Hub: two parts, one slash. Its architecture is checked when its config is read.
     if name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).exists():
         return name
-    near = get_close_matches(name, [TINY, *(n for n in short if n.endswith("-it"))], n=1, cutoff=0.4)
+    near = get_close_matches(name, [TINY, *(n for n in SHORT if n.endswith("-it"))], n=1, cutoff=0.4)
     meant = f"did you mean {near[0]!r}? Else " if near else ""
     raise ModelError(
-        f"model={name!r} is not known; {meant}name {TINY!r}, a folder with a config.json, or one of {', '.join(short)}"
+        f"model={name!r} is not known; {meant}name {TINY!r}, a folder with a config.json, or one of {', '.join(SHORT)}"
     )
 
 
@@ -126,7 +133,7 @@ def refuse_other_models(name: str, model_type: str) -> None:
 
 def shape_of(name: str) -> Shape:
     """The shape of a model: from the catalog, else from its config (a small file). Raises `ModelError` if it is no Gemma 3."""
-    if shape := CATALOG.get(name):
+    if shape := CATALOG.get(SHORT.get(name, name)):
         return shape
     fields, file = Shape.__dataclass_fields__, Path(source_of(name)) / "config.json"
     if file.is_file():

@@ -40,7 +40,10 @@ def readable(gib: float) -> str:
 
 @dataclass(frozen=True)
 class Machine:
-    """One machine. Memory and disk in GiB; `capability` as CUDA counts it, (7, 5) for a T4; no GPU: None."""
+    """One machine. Memory and disk in GiB; `capability` as CUDA counts it, (7, 5) for a T4; no GPU: None.
+
+    gpu_gib: what torch can use of the first GPU were it alone; gpu_free_gib: what others leave of that now. gpus: how many.
+    """
 
     colab: bool
     gpu: str | None
@@ -49,6 +52,8 @@ class Machine:
     ram_gib: float
     disk_gib: float
     cores: int
+    gpu_free_gib: float | None = None
+    gpus: int = 1
 
 
 def on_colab() -> bool:
@@ -80,6 +85,8 @@ def describe_machine(path: str = ".") -> Machine:
         ram_gib=round(psutil.virtual_memory().total / GIB, 1),
         disk_gib=round(free_gib(path), 1),
         cores=os.cpu_count() or 1,
+        gpu_free_gib=round(torch.cuda.mem_get_info()[0] / GIB, 2) if gpu else None,
+        gpus=torch.cuda.device_count() if gpu else 0,
     )
 
 
@@ -93,6 +100,11 @@ def dtype_name(machine: Machine) -> tuple[str, str]:
     capability = ".".join(map(str, machine.capability))
     if machine.capability >= (8, 0):
         return "bfloat16", f"{machine.gpu} has bf16 tensor cores (capability {capability})"
+    if machine.capability < (7, 0):
+        return (
+            "float16",
+            f"{machine.gpu} (capability {capability}) is too old for tensor cores: this will be slow, and newer torch may refuse it",
+        )
     return "float16", (
         f"{machine.gpu} (capability {capability}) has fp16 tensor cores only; "
         "Gemma 3 overflows in plain float16, so its residual stream is kept in float32"

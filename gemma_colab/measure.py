@@ -27,14 +27,15 @@ def model_bytes(model: PreTrainedModel) -> int:
 
 
 class PeakMemory:
-    """The most memory in use at once inside a `with` block: `gib`, with what was there before.
+    """The most memory in use at once inside a `with` block: `gib`, with what was there before; and how much of it is overhead.
 
-    On a GPU all that this process takes of it, with torch's cache and the CUDA context. On a CPU the torch allocator's own
-    record, which torch's profiler keeps; it counts from the start of the block, so `before` (bytes) must be given.
+    On a GPU all that is taken of it: torch's tensors, and as `overhead_gib` what torch's cache holds beside them, the CUDA
+    context, and whatever other programs have there. On a CPU the torch allocator's own record, which torch's profiler keeps; it
+    counts from the start of the block, so `before` (bytes) must be given; there is no overhead.
     """
 
     def __init__(self, before: int = 0):
-        self.before, self.gib = before, 0.0
+        self.before, self.gib, self.overhead_gib = before, 0.0, 0.0
 
     def __enter__(self) -> PeakMemory:
         import torch
@@ -43,8 +44,6 @@ class PeakMemory:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-            free, total = torch.cuda.mem_get_info()
-            self.context = total - free - torch.cuda.memory_reserved()
         else:
             os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it announces itself in the notebook
             from torch.profiler import ProfilerActivity, profile
@@ -57,7 +56,10 @@ class PeakMemory:
         import torch
 
         if torch.cuda.is_available():
-            self.gib = (torch.cuda.max_memory_reserved() + self.context) / GIB
+            free, total = torch.cuda.mem_get_info()  # at the end, when all kernels are loaded
+            context = total - free - torch.cuda.memory_reserved()
+            self.gib = (torch.cuda.max_memory_reserved() + context) / GIB
+            self.overhead_gib = self.gib - torch.cuda.max_memory_allocated() / GIB
             return
         self.profile.__exit__(*error)
         events = (e for e in self.profile.profiler.kineto_results.events() if e.name() == "[memory]")

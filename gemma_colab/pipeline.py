@@ -6,20 +6,21 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from gemma_colab.catalog import CATALOG, pick_model
-from gemma_colab.chat import to_chat
+from gemma_colab.catalog import CATALOG, pick_model, shape_of
+from gemma_colab.chat import to_chat, token_lengths
 from gemma_colab.data.cleaning import STEPS, clean
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import Report, check_rows, with_split
 from gemma_colab.data.review import Review
 from gemma_colab.data.splitting import PARTS, check_split, split_rows
 from gemma_colab.data.turns import fit, one_row_per_answer
-from gemma_colab.errors import BlockedError, DatasetError, SettingsError, WorkspaceError
+from gemma_colab.errors import BlockedError, DatasetError, ModelError, SettingsError, WorkspaceError
 from gemma_colab.hardware import Machine, dtype_name
 from gemma_colab.model.memory import memory_plan
+from gemma_colab.model.planner import plan_training
 from gemma_colab.rows import EXTRAS, Row
 from gemma_colab.settings import LoraSettings, ModelSettings, SplitSettings, TrainSettings, starting_point
 from gemma_colab.workspace import Workspace, samples
@@ -107,39 +108,89 @@ def ensure_rows(workspace: Workspace) -> dict[str, list[dict]]:
     return {part: [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows] for part, rows in saved.items()}
 
 
-def chosen_model(workspace: Workspace, machine: Machine) -> tuple[ModelSettings, str]:
+def chosen_model(workspace: Workspace, machine: Machine, *, anyway: bool = False) -> tuple[ModelSettings, str]:
     """The model that was chosen in this workspace, or the one that suits this machine, which is then saved; and why.
 
-    Says aloud when the chosen one is too large for this machine: a choice outlives the machine it was made on.
+    A choice outlives the machine it was made on: raises `ModelError` when a known model is too large for this one, before it is
+    downloaded, unless `anyway`.
     """
-    if workspace.has(ModelSettings.file):
-        chosen = ModelSettings.load(workspace)
-        if chosen.model in CATALOG:  # nothing is downloaded to find out
-            lora, train = starting_point(chosen.model)
-            smallest = train.replace(per_device_train_batch_size=1)
-            how = {"tokens": 256, "dtype": dtype_name(machine)[0], "load_in_4bit": chosen.load_in_4bit}
-            gib, there = memory_plan(CATALOG[chosen.model], lora, smallest, **how).sum(), machine.gpu_gib
-            lacks = "no GPU" if machine.gpu is None else f"a GPU of {there:.1f} GiB, and training takes {gib:.1f} at least"
-            if machine.gpu is None or gib > there:
-                print(f"{chosen.model} is chosen in this workspace, but this machine has {lacks}; choose again in notebook 02.")
-        return chosen, "it is the choice saved in this workspace"
-    name, why = pick_model("auto", machine)
-    print("Notebook 02 has not run in this workspace: taking the model that suits this machine.")
-    ModelSettings(model=name).save(workspace)
-    return ModelSettings.load(workspace), why
+    if not workspace.has(ModelSettings.file):
+        name, why = pick_model("auto", machine)
+        print("Notebook 02 has not run in this workspace: taking the model that suits this machine.")
+        ModelSettings(model=name).save(workspace)
+        return ModelSettings.load(workspace), why
+    chosen = ModelSettings.load(workspace)
+    if chosen.model in CATALOG and not anyway:
+        lora, train = starting_point(chosen.model)
+        train = train.replace(per_device_train_batch_size=1)
+        how = {"tokens": 256, "dtype": dtype_name(machine)[0], "load_in_4bit": chosen.load_in_4bit}
+        gib, there = memory_plan(CATALOG[chosen.model], lora, train, **how).sum(), machine.gpu_gib
+        if machine.gpu is None or gib > there:
+            has = f"a GPU of {there:.1f} GiB, and training takes {gib:.1f} at least" if machine.gpu else "no GPU"
+            raise ModelError(
+                f"{chosen.model} was chosen in this workspace, but this machine has {has}; choose another in notebook 02, or "
+                "change the machine (Colab: Runtime -> Change runtime type)"
+            )
+    return chosen, "it is the choice saved in this workspace"
 
 
-def ensure_lora(workspace: Workspace, model_name: str) -> LoraSettings:
-    """The settings notebook 03 saved, or the starting point for this model."""
-    if not workspace.has(LoraSettings.file):
-        print("Notebook 03 has not run in this workspace: taking the starting point for LoRA.")
-        starting_point(model_name)[0].save(workspace)
-    return LoraSettings.load(workspace)
+def save_settings(
+    workspace: Workspace,
+    chosen: ModelSettings,
+    machine: Machine,
+    lora: LoraSettings,
+    train: TrainSettings,
+    trial: dict | None = None,
+) -> None:
+    """Save both kinds of settings, and what they were made for. trial: what `model.memory.correction` found, for later plans; without
+    it an earlier one is kept, if it was for the same model and GPU."""
+    lora.save(workspace), train.save(workspace)
+    made_for = _made_for(workspace, chosen, machine)
+    workspace.write_json("settings_for.json", made_for | {"correction": trial or _correction(workspace, made_for)})
 
 
-def ensure_train(workspace: Workspace, model_name: str) -> TrainSettings:
-    """The settings notebook 03 or 04 saved, or the starting point for this model."""
-    return TrainSettings.load(workspace) if workspace.has(TrainSettings.file) else starting_point(model_name)[1]
+def _correction(workspace: Workspace, made_for: dict) -> dict:
+    """What was measured for this model on this GPU, whatever the rows."""
+    saved = workspace.read_json("settings_for.json") if workspace.has("settings_for.json") else {}
+    same = all(saved.get(key) == made_for[key] for key in ("model", "load_in_4bit", "gpu"))
+    return saved["correction"] if same else {}
+
+
+def _made_for(workspace: Workspace, chosen: ModelSettings, machine: Machine) -> dict:
+    return {
+        "model": chosen.model,
+        "load_in_4bit": chosen.load_in_4bit,
+        "gpu": machine.gpu,
+        "rows": workspace.fingerprint(*ROW_FILES),
+    }
+
+
+def ensure_lora(workspace: Workspace, chosen: ModelSettings) -> LoraSettings:
+    """The settings for LoRA that were saved for this model, or the starting point for it."""
+    made_for = workspace.read_json("settings_for.json") if workspace.has("settings_for.json") else {}
+    if workspace.has(LoraSettings.file) and made_for.get("model", chosen.model) == chosen.model:
+        return LoraSettings.load(workspace)
+    print(f"No settings for LoRA on {chosen.model} in this workspace yet: taking the starting point.")
+    return starting_point(chosen.model)[0]
+
+
+def ensure_train(workspace: Workspace, chosen: ModelSettings, machine: Machine, lengths: Sequence[int]) -> TrainSettings:
+    """The settings for training that were saved for this model, GPU and rows; else the starting point, on a GPU planned for it.
+
+    lengths: tokens of each training and validation row.
+    """
+    made_for = workspace.read_json("settings_for.json") if workspace.has("settings_for.json") else {}
+    now = _made_for(workspace, chosen, machine)
+    if workspace.has(TrainSettings.file) and all(made_for.get(key, value) == value for key, value in now.items()):
+        return TrainSettings.load(workspace)
+    if made_for:
+        print("The settings saved here were made for another model, GPU or other rows: planning anew.")
+    lora, train = ensure_lora(workspace, chosen), starting_point(chosen.model)[1]
+    if machine.gpu is None:
+        return train
+    how = {"dtype": dtype_name(machine)[0], "load_in_4bit": chosen.load_in_4bit}
+    how |= _correction(workspace, now)
+    return plan_training(shape_of(chosen.model), lora, train, lengths, machine.gpu_gib, fixed=["packing"], **how)[0]
 
 
 def ensure_adapter(workspace: Workspace, chosen: ModelSettings) -> dict:
@@ -182,17 +233,20 @@ def train_adapter(
     from gemma_colab.training.trainer import build_trainer, sft_config
 
     rows = ensure_rows(workspace)
-    lora, settings = ensure_lora(workspace, chosen.model), settings or ensure_train(workspace, chosen.model)
-    dtype, _ = pick_dtype(describe_machine())
+    machine, tokenizer = describe_machine(), load_tokenizer(chosen.model)
+    lengths = token_lengths(rows["train"] + rows["validation"], tokenizer, 2**17)["total"]
+    lora = ensure_lora(workspace, chosen)
+    settings = settings or ensure_train(workspace, chosen, machine, lengths)
+    dtype, _ = pick_dtype(machine)
     nf4 = quantization_config(dtype) if chosen.load_in_4bit else None
-    tokenizer, model = load_tokenizer(chosen.model), load_model(chosen.model, dtype, nf4)
+    model = load_model(chosen.model, dtype, nf4)
     train, validation = Dataset.from_list(rows["train"]), Dataset.from_list(rows["validation"])
     args = sft_config(settings, workspace.path / "checkpoints", len(train), dtype)
     trainer = build_trainer(model, tokenizer, train, validation, args, lora_config(lora), callbacks)
     shutil.rmtree(args.output_dir, ignore_errors=True)  # checkpoints of an older run would be taken for this one's
     start = time.monotonic()
     trainer.train()
-    settings.save(workspace)
+    save_settings(workspace, chosen, machine, lora, settings)
     save_adapter(trainer.model, tokenizer, workspace)
     save_training_record(workspace, chosen, trainer, time.monotonic() - start)
     return trainer

@@ -21,11 +21,12 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import GatedRepoError
 from jinja2 import Environment
 
-from gemma_colab.catalog import TINY, download_gib, pick_model
+from gemma_colab.catalog import CATALOG, TINY, download_gib, pick_model, shape_of, source_of
 from gemma_colab.hardware import (
     TESTED,
     Machine,
     describe_machine,
+    dtype_name,
     existing,
     free_gib,
     on_colab,
@@ -33,6 +34,9 @@ from gemma_colab.hardware import (
     stack_versions,
 )
 from gemma_colab.hub import NEW_TOKEN, cached_gib, explain, token_source, where_to_store
+from gemma_colab.model.memory import memory_plan
+from gemma_colab.model.planner import light
+from gemma_colab.settings import starting_point
 from gemma_colab.workspace import DRIVE
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -91,10 +95,10 @@ class Preflight:
         return _TABLE.render(verdict=self.verdict, checks=self.checks)
 
 
-def preflight(model: str | None = None, workspace: str | Path = ".") -> Preflight:
+def preflight(model: str | None = None, workspace: str | Path = ".", load_in_4bit: bool = True) -> Preflight:
     """Check this machine, its libraries, and whether `model` can be had; nothing is downloaded or written.
 
-    model: as for `pick_model`; None means "auto". Raises `ModelError` for a name that is not known.
+    model, load_in_4bit: as in `ModelSettings`; no model means "auto". Raises `ModelError` for a name that is not known.
     """
     libraries = [_python(), _libraries(), *_changed()]
     try:
@@ -107,6 +111,8 @@ def preflight(model: str | None = None, workspace: str | Path = ".") -> Prefligh
         (
             *libraries,
             _gpu(machine, name if model else None),
+            *_shared(machine),
+            *_training(machine, name, load_in_4bit),
             _memory(machine, name),
             *_disks(name, workspace),
             *_drive(machine),
@@ -149,9 +155,40 @@ def _nvidia_driver() -> bool:
         return False
 
 
+def _shared(machine: Machine) -> list[Check]:
+    """Others on the same GPU, and more GPUs than one."""
+    checks = []
+    if machine.gpu and machine.gpu_free_gib is not None and machine.gpu_free_gib < 0.9 * machine.gpu_gib:
+        found = f"only {machine.gpu_free_gib} of {machine.gpu_gib} GiB are free"
+        checks.append(Check("GPU, others", found, WARN, "close other notebooks that use this GPU, or restart their sessions"))
+    if machine.gpus > 1 and "LOCAL_RANK" not in os.environ:
+        found = f"{machine.gpus}; this project trains on one of them"
+        go_on = "set CUDA_VISIBLE_DEVICES=0 before the notebook starts, or transformers shares each batch out among all of them"
+        checks.append(Check("GPUs", found, WARN, go_on))
+    return checks
+
+
+def _training(machine: Machine, name: str, load_in_4bit: bool) -> list[Check]:
+    """Whether the smallest training fits, where the shape is known without the network."""
+    if machine.gpu is None or not (name in CATALOG or (Path(source_of(name)) / "config.json").is_file()):
+        return []
+    lora, train = starting_point(name)
+    train = train.replace(per_device_train_batch_size=1, gradient_checkpointing=True)
+    how = {"tokens": 512, "dtype": dtype_name(machine)[0], "load_in_4bit": load_in_4bit}
+    gib = memory_plan(shape_of(name), lora, train, **how).sum()
+    word, bits = light(gib, machine.gpu_gib), 4 if load_in_4bit else 16
+    found = f"{name} in {bits} bit takes {gib:.1f} GiB at least (predicted: one row of 512 tokens) of {machine.gpu_gib}: {word}"
+    smaller = (
+        f"choose a smaller model{'' if load_in_4bit else ', or 4 bit'}, or a larger GPU; `gemma-colab plan` shows what fits where"
+    )
+    return [Check("training", found, {"fits": OK, "tight": WARN, "no": FAIL}[word], "" if word == "fits" else smaller)]
+
+
 def _memory(machine: Machine, name: str) -> Check:
-    # Python with torch and CUDA, and one file of weights on its way to the GPU: the Hub's are 4.7 GiB at most.
-    need = 3 + min(download_gib(name) or 0, 4.7)
+    # Python with torch and CUDA, and one file of weights on its way to the GPU: the Hub's are 4.7 GiB at most. Without a GPU
+    # all weights stay in memory, twice as large in float32 as they were downloaded.
+    size = download_gib(name) or 0
+    need = 3 + (min(size, 4.7) if machine.gpu else 2 * size)
     found = f"{machine.ram_gib} GiB; loading {name} takes about {need:.0f} GiB"
     if machine.ram_gib >= need:
         return Check("memory", found)

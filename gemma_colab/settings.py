@@ -41,12 +41,19 @@ def _check_targets(target_modules: str) -> None:
         return
     remedy = 'try "all-linear", "attention", or r".*\\.(q_proj|v_proj)"'
     try:
-        pattern = re.compile(target_modules)
+        pattern = re.compile(target_modules)  # a list, as peft takes it too, would not survive being frozen
     except (re.error, TypeError) as e:
         raise SettingsError(f"target_modules={target_modules!r} is not a regular expression ({e}); {remedy}") from None
-    if not any(pattern.fullmatch(f"model.layers.{i}.{name}") for i in range(64) for name in LINEAR):
+    blocks = [f"{model}.layers.{i}" for model in ("model", "model.language_model") for i in range(64)]
+    if not any(pattern.fullmatch(f"{block}.{name}") for block in blocks for name in LINEAR):
         raise SettingsError(f"target_modules={target_modules!r} matches no linear layer, by its whole name; {remedy}")
-    if pattern.fullmatch("model.layers.0.self_attn") or pattern.fullmatch("model.norm"):
+    others = [
+        "model.norm",
+        "lm_head",
+        "model.embed_tokens",
+        *(f"model.layers.0.{name}" for name in ("self_attn", "self_attn.q_norm")),
+    ]
+    if any(map(pattern.fullmatch, others)):
         raise SettingsError(f"target_modules={target_modules!r} matches more than linear layers; {remedy}")
 
 
@@ -63,6 +70,8 @@ class Settings:
     def load(cls, workspace: Workspace):
         """The settings saved earlier. Raises `WorkspaceError` if there are none, `SettingsError` if they are impossible."""
         saved = workspace.read_json(cls.file)
+        if not isinstance(saved, dict):
+            raise SettingsError(f"{cls.file} holds no settings; delete it and save them again")
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(saved) - known):
             raise SettingsError(f"{cls.file} has unknown settings {unknown}; known are {sorted(known)}")

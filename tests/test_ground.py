@@ -30,6 +30,10 @@ A100 = Machine(True, "NVIDIA A100", (8, 0), 39.6, 83.0, 150.0, 12)
         (TrainSettings, "max_length", 100.5),
         (LoraSettings, "target_modules", "q_proj"),
         (LoraSettings, "target_modules", ".*"),
+        (LoraSettings, "target_modules", ".*(_proj|lm_head)"),
+        (LoraSettings, "target_modules", ".*(_proj|embed_tokens)"),
+        (LoraSettings, "target_modules", r".*\.q_.*"),
+        (LoraSettings, "target_modules", ["q_proj", "v_proj"]),
         (LoraSettings, "lora_dropout", 0.9),
         (LoraSettings, "target_modules", "(q_proj"),
         (TrainSettings, "learning_rate", 0),
@@ -58,6 +62,16 @@ def test_impossible_settings_are_refused_with_name_value_and_remedy(cls, field, 
 def test_settings_come_back_exactly(workspace, settings):
     settings.save(workspace)
     assert type(settings).load(workspace) == settings
+
+
+def test_a_regex_for_a_whole_multimodal_model_is_fine():
+    assert LoraSettings(target_modules=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj").r == 16
+
+
+def test_a_settings_file_that_holds_none_is_refused(workspace):
+    workspace.write_json(LoraSettings.file, [])
+    with pytest.raises(SettingsError, match="holds no settings; delete it"):
+        LoraSettings.load(workspace)
 
 
 def test_settings_with_unknown_names_are_refused(workspace):
@@ -191,6 +205,14 @@ def test_model_names():
             pick_model(wrong, CPU)
     with pytest.raises(ModelError, match=r"did you mean 'gemma-3-4b-it'\?"):
         pick_model("gemma-3-4b", CPU)
+
+
+def test_short_names_mean_the_same_everywhere():
+    assert catalog.source_of("gemma-3-1b-it") == "google/gemma-3-1b-it"
+    assert shape_of("gemma-3-1b-it") == CATALOG["google/gemma-3-1b-it"]
+    assert pick_model(" gemma-3-1b-it ", CPU)[0] == "google/gemma-3-1b-it"
+    with pytest.raises(ModelError, match="depends on the machine"):
+        pick_model("auto")
 
 
 def test_shapes_give_the_known_sizes():

@@ -14,7 +14,18 @@ from packaging.utils import canonicalize_name
 
 PACKAGE = ROOT / "gemma_colab"
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
-ROOMS = {"data": 1, "model": 1, "training": 1, "evaluation": 1, "export": 1, "ui": 2, "pipeline": 3, "cli": 4, "errors": -1}
+ROOMS = {
+    "data": 1,
+    "model": 1,
+    "training": 1,
+    "evaluation": 1,
+    "export": 1,
+    "ui": 2,
+    "preflight": 3,
+    "pipeline": 3,
+    "cli": 4,
+    "errors": -1,
+}
 
 
 def room_of(dotted: str) -> str:

@@ -170,6 +170,14 @@ def test_a_checkpoint_that_lacks_weights_is_refused(multimodal, tmp_path):
         load_model(str(folder), torch.float32)
 
 
+def test_weights_that_could_run_code_are_not_loaded(random_gemma, tmp_path):
+    folder = shutil.copytree(random_gemma, tmp_path / "pickled")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="has no weights in the safetensors format"):
+        load_model(str(folder), torch.float32)
+
+
 def test_a_text_part_saved_and_loaded_again_is_the_same(multimodal, tmp_path, tokenizer):
     model = load_model(multimodal[0], torch.float32)
     model.save_pretrained(tmp_path)

@@ -2,12 +2,24 @@
 
 import pytest
 
+from gemma_colab.catalog import CATALOG
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.review import Review
-from gemma_colab.errors import BlockedError, WorkspaceError
+from gemma_colab.errors import BlockedError, ModelError, WorkspaceError
 from gemma_colab.hardware import Machine
-from gemma_colab.pipeline import chosen_model, ensure_adapter, ensure_lora, ensure_rows, prepare_rows, save_rows, train_adapter
-from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings
+from gemma_colab.model.memory import memory_plan
+from gemma_colab.pipeline import (
+    chosen_model,
+    ensure_adapter,
+    ensure_lora,
+    ensure_rows,
+    ensure_train,
+    prepare_rows,
+    save_rows,
+    save_settings,
+    train_adapter,
+)
+from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
 from gemma_colab.workspace import samples
 
 
@@ -48,6 +60,11 @@ def test_decisions_of_a_review_are_applied(workspace):
     assert [line["line"] for line in log if line["step"] == "review"] == [11, 12]
 
 
+CPU = Machine(False, None, None, 0.0, 12.0, 50.0, 2)
+T4 = Machine(True, "Tesla T4", (7, 5), 14.74, 12.7, 60.0, 2)
+A100 = Machine(True, "NVIDIA A100", (8, 0), 39.4, 83.0, 150.0, 12)
+
+
 @pytest.fixture
 def trained(workspace, support_rows, random_gemma):
     save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
@@ -64,7 +81,7 @@ def test_training_leaves_adapter_settings_and_record(trained, random_gemma):
     assert not (workspace.path / "checkpoints" / "checkpoint-999").exists()
     record = ensure_adapter(workspace, ModelSettings(model=random_gemma))
     assert record["steps"] == trainer.state.global_step == 2
-    assert ensure_lora(workspace, random_gemma).r == 4
+    assert ensure_lora(workspace, ModelSettings(model=random_gemma)).r == 4
     assert TrainSettings.load(workspace).num_train_epochs == 1
 
 
@@ -80,17 +97,46 @@ def test_an_adapter_of_another_model_or_other_rows_is_refused(trained, random_ge
 
 
 def test_the_choice_of_notebook_02_is_kept_and_made_where_it_is_missing(workspace, capsys):
-    cpu = Machine(False, None, None, 0.0, 12.0, 50.0, 2)
-    chosen, why = chosen_model(workspace, cpu)
+    chosen, why = chosen_model(workspace, CPU)
     assert (chosen.model, chosen.load_in_4bit) == ("tiny-gemma3", True)
     assert "no GPU" in why
     assert "Notebook 02 has not run" in capsys.readouterr().out
     ModelSettings(model="google/gemma-3-4b-it", load_in_4bit=False).save(workspace)
-    assert chosen_model(workspace, cpu)[0] == ModelSettings(model="google/gemma-3-4b-it", load_in_4bit=False)
-    assert "but this machine has no GPU; choose again in notebook 02" in capsys.readouterr().out
-    a100 = Machine(True, "NVIDIA A100", (8, 0), 39.4, 83.0, 150.0, 12)
-    chosen_model(workspace, a100)
+    assert chosen_model(workspace, A100)[0] == ModelSettings(model="google/gemma-3-4b-it", load_in_4bit=False)
     assert capsys.readouterr().out == ""
-    ModelSettings(model="google/gemma-3-27b-it").save(workspace)  # chosen on the A100, and then there was only a T4
-    chosen_model(workspace, Machine(True, "Tesla T4", (7, 5), 14.74, 12.7, 60.0, 2))
-    assert "a GPU of 14.7 GiB, and training takes" in capsys.readouterr().out
+
+
+def test_a_choice_that_is_too_large_for_this_machine_is_refused_before_the_download(workspace):
+    ModelSettings(model="google/gemma-3-27b-it").save(workspace)  # on the A100; and then there was only a T4, or no GPU
+    with pytest.raises(
+        ModelError, match=r"has a GPU of 14\.7 GiB, and training takes 1\d\.\d at least; choose another in notebook 02"
+    ):
+        chosen_model(workspace, T4)
+    with pytest.raises(ModelError, match="this machine has no GPU; choose another"):
+        chosen_model(workspace, CPU)
+    assert chosen_model(workspace, CPU, anyway=True)[0].model == "google/gemma-3-27b-it"
+
+
+def test_settings_are_used_for_what_they_were_made_for_and_planned_anew_for_anything_else(workspace, support_rows, capsys):
+    save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
+    large, lengths = ModelSettings(model="google/gemma-3-4b-it"), [200] * 32
+    planned = ensure_train(workspace, large, A100, lengths)
+    assert planned.gradient_checkpointing is False
+    mine = planned.replace(num_train_epochs=7)
+    found = {"activation_factor": 1.5, "overhead_gib": 0.5}
+    save_settings(workspace, large, A100, LoraSettings(r=8), mine, found)
+    save_settings(workspace, large, A100, LoraSettings(r=8), mine)  # as notebook 04 does: what was measured is kept
+    assert workspace.read_json("settings_for.json")["correction"] == found
+    assert ensure_train(workspace, large, A100, lengths) == mine
+    assert ensure_lora(workspace, large).r == 8
+    capsys.readouterr()
+    on_t4 = ensure_train(workspace, large, T4, lengths)
+    assert "made for another model, GPU or other rows" in capsys.readouterr().out
+    plan = memory_plan(CATALOG[large.model], LoraSettings(r=8), on_t4, tokens=200, dtype="float16")
+    assert plan.sum() <= 0.85 * T4.gpu_gib
+    assert on_t4.num_train_epochs == TrainSettings().num_train_epochs
+    tiny = ModelSettings(model="tiny-gemma3")
+    assert ensure_train(workspace, tiny, CPU, lengths) == starting_point("tiny-gemma3")[1]
+    assert ensure_lora(workspace, tiny) == starting_point("tiny-gemma3")[0]
+    save_rows({"train": support_rows[:20], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
+    assert ensure_train(workspace, large, A100, [900] * 28).max_length == 900  # longer rows are not cut by an older plan

@@ -419,3 +419,49 @@ def test_the_real_machine_is_checked_in_seconds_and_no_token_is_shown(hub, monke
 def test_importing_it_imports_neither_torch_nor_transformers():
     code = "import sys, gemma_colab.preflight; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+
+
+# ---------------------------------------------------------------------------------------- does it fit
+@pytest.mark.parametrize(
+    ("name", "machine", "status"),
+    [
+        ("google/gemma-3-1b-it", T4, OK),
+        ("google/gemma-3-4b-it", replace(T4, gpu="NVIDIA GTX 1660", gpu_gib=4.6), WARN),
+        ("google/gemma-3-27b-it", T4, FAIL),
+    ],
+)
+def test_a_model_that_will_not_fit_is_named_before_it_is_downloaded(name, machine, status):
+    check = look("training", name, machine)
+    assert check.status == status
+    assert "in 4 bit takes" in check.found
+    assert (status == OK) == (check.next_step == "")
+    if status != OK:
+        assert "choose a smaller model" in check.next_step
+        assert one_sentence(check.next_step)
+    assert look("training", name, CPU) is None  # there the first row says that a GPU is needed
+
+
+def test_16_bit_is_judged_as_16_bit():
+    with mock.patch.object(module, "describe_machine", return_value=T4):
+        four, sixteen = (
+            next(c for c in preflight("google/gemma-3-12b-it", load_in_4bit=b).checks if c.what == "training")
+            for b in (True, False)
+        )
+    assert (four.status, sixteen.status) == (OK, FAIL)
+    assert "or 4 bit" in sixteen.next_step
+
+
+def test_a_gpu_that_others_use_and_several_gpus_are_noticed(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    shared = look("GPU, others", NAME, replace(T4, gpu_free_gib=6.1))
+    assert "only 6.1 of 14.74 GiB are free" in shared.found
+    assert one_sentence(shared.next_step)
+    assert look("GPU, others", NAME, replace(T4, gpu_free_gib=14.5)) is None
+    two = look("GPUs", NAME, replace(T4, gpus=2))
+    assert "CUDA_VISIBLE_DEVICES=0" in two.next_step
+    assert look("GPUs", NAME, T4) is None
+
+
+def test_without_a_gpu_all_weights_stay_in_memory():
+    assert look("memory", "google/gemma-3-4b-it", CPU).status == WARN  # 16 GiB of memory, and float32
+    assert look("memory", "tiny-gemma3", CPU).status == OK

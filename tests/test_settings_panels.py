@@ -242,6 +242,7 @@ def test_the_tiny_one_has_a_line_for_the_cpu():
 
 
 def test_download_and_weights(monkeypatch):
+    monkeypatch.setattr("gemma_colab.ui.panels.free_gib", lambda path: 60.0)
     assert "3.9 billion weights · 8.0 GiB to download, 60 GiB free here" in text_of(
         model_panel(ModelSettings(model="google/gemma-3-4b-it"), T4)
     )

@@ -55,7 +55,7 @@ def _gpu(text: str) -> tuple[str, float, str]:
         gib = 0.0
     if not 0.1 <= gib <= 10_000:
         raise SettingsError(f"--gpu {text!r} must be one of {', '.join(GPUS)}, or its memory in GiB such as 16")
-    return f"GPU of {gib:g} GiB", gib, "bfloat16"
+    return f"a GPU of {gib:g} GiB from Ampere on", gib, "bfloat16"
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -66,8 +66,6 @@ def _doctor(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     name, limit, dtype = _gpu(args.gpu)
-    if args.model == "auto":
-        raise SettingsError("model='auto' depends on the machine; name one, such as gemma-3-4b-it")
     model = pick_model(args.model)[0]
     shape, lora = shape_of(model), LoraSettings(r=args.r, lora_alpha=args.r)
     train = TrainSettings(

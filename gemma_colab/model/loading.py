@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 
 import torch
 from bitsandbytes.nn import Linear4bit
@@ -62,7 +63,8 @@ def load_model(
         config=config,
         dtype=dtype,
         quantization_config=quantization_config,
-        device_map={"": 0 if torch.cuda.is_available() else "cpu"},
+        # One GPU a process: the first, or with torchrun its own.
+        device_map={"": int(os.environ.get("LOCAL_RANK", 0)) if torch.cuda.is_available() else "cpu"},
         attn_implementation="sdpa",
         use_safetensors=True,
         output_loading_info=True,

@@ -29,12 +29,13 @@ def memory_plan(
     load_in_4bit: bool = True,
     gpu: bool = True,
     activation_factor: float = 1.0,
+    overhead_gib: float | None = None,
 ) -> pd.Series:
     """Predicted peak in GiB, by what it is spent on, as a `pandas.Series`; its sum is the peak.
 
     tokens: length of the longest row; `max_length` cuts it. dtype: "bfloat16", "float16" (with its float32 residual stream) or
     "float32", as text or as a torch dtype. gpu: False for a CPU, where the fused loss keeps more and there is no overhead.
-    activation_factor: 1, or what `planner.correction` found in measured steps.
+    activation_factor, overhead_gib: what `correction` found in measured steps.
     """
     c = 4 if str(dtype).endswith("float32") else 2  # bytes of a number inside a block
     stream = 2 if str(dtype).endswith("bfloat16") else 4  # and of one between the blocks
@@ -43,7 +44,8 @@ def memory_plan(
     adapters = lora_parameters(shape, lora)
     # Rows of different lengths need a mask, and so do rows longer than the window; one row alone doesn't.
     masked = train.per_device_train_batch_size > 1 or train.packing or row >= shape.sliding_window
-    blocks = [_kept_by_a_block(shape, lora, names, row, c, masked, gpu) for names in adapted_layers(shape, lora)]
+    mask = c * (n if train.packing else row) if masked else 0  # a packed batch is one sequence, of all its tokens
+    blocks = [_kept_by_a_block(shape, lora, names, mask, c, gpu) for names in adapted_layers(shape, lora)]
     kept = n * (layers * shape.hidden_size * stream if train.gradient_checkpointing else sum(blocks))
     recomputed = n * max(blocks) if train.gradient_checkpointing else 0
     copies = 2 * adapters if c == 2 else 0  # autocast's 16-bit copies of the adapters
@@ -72,23 +74,23 @@ def memory_plan(
         "optimizer": OPTIMIZER_BYTES[train.optim] * adapters,
         "activations": activation_factor * peak["kept"],
         "working memory": activation_factor * peak["work"],
-        "overhead": OVERHEAD if gpu else 0,
+        "overhead": 0 if not gpu else OVERHEAD if overhead_gib is None else overhead_gib * GIB,
     }
     return pd.Series({name: value / GIB for name, value in parts.items()}, name="GiB")
 
 
-def _kept_by_a_block(shape: Shape, lora: LoraSettings, adapted: list[str], row: int, c: int, masked: bool, gpu: bool) -> float:
+def _kept_by_a_block(shape: Shape, lora: LoraSettings, adapted: list[str], mask: int, c: int, gpu: bool) -> float:
     """Bytes a token that one decoder block keeps for its backward pass.
 
     The four norms keep their input in float32 (16 a unit of width). Attention keeps queries, keys and values before and after
-    their norm, and its output; with a mask, keys and values are repeated for each head, and the mask is kept in `c` bytes. The
+    their norm, and its output; with a mask (bytes a token; 0 without), keys and values are repeated for each head, and the mask is kept. The
     MLP keeps gate, its activation, and up. An adapter keeps its input, in 16 bit a copy of its own, and r numbers.
     """
     h, i = shape.hidden_size, shape.intermediate_size
     q, kv = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
     total = 16 * h + 3 * c * i + (4 + 2 * c) * (q + kv) if c == 2 else 16 * h + 3 * c * i + 3 * c * (q + kv)
-    if masked:
-        total += 2 * c * (q - kv) + c * row
+    if mask:
+        total += 2 * c * (q - kv) + mask
     for name in adapted:
         into, out = shape.linear_layers[name]
         total += c * lora.r + (2 * c * out if lora.use_dora else 0)
@@ -132,12 +134,15 @@ LOADED = ["weights", "embeddings"]
 VARIABLE = ["activations", "working memory"]
 
 
-def activation_factor(plan: pd.Series, peak_gib: float) -> float:
-    """What `memory_plan` should multiply its activations by, after real steps: a measured peak (`training.trial`) against `plan`.
+def correction(plan: pd.Series, peak_gib: float, overhead_gib: float = 0.0) -> dict[str, float]:
+    """What `memory_plan` should be told after real steps: `activation_factor` and `overhead_gib`, as a dictionary of arguments.
 
-    The rest is counted weight by weight and taken as right; plan must have been made with a factor of 1. At least 0.1.
+    peak_gib, overhead_gib: as a `training.trial` measured them. plan: made for those steps, without a correction. Weights,
+    adapters and the optimizer are counted one by one and taken as right. The factor is at least 0.1.
     """
-    return max(0.1, (peak_gib - plan.drop(VARIABLE).sum()) / plan[VARIABLE].sum())
+    counted = plan.drop([*VARIABLE, "overhead"]).sum()
+    factor = max(0.1, (peak_gib - overhead_gib - counted) / plan[VARIABLE].sum())
+    return {"activation_factor": float(factor), "overhead_gib": overhead_gib}
 
 
 def side_by_side(plan: pd.Series, *, loaded_gib: float | None = None, peak_gib: float | None = None) -> pd.DataFrame:

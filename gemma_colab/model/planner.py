@@ -26,10 +26,8 @@ def light(gib: float, limit: float) -> str:
 
 
 def fit_table(*, tokens: int = 1024, batches: tuple[int, ...] = (1, 4), lora: LoraSettings | None = None) -> pd.DataFrame:
-    """Predicted peak GiB for each Gemma 3 (rows) on each GPU (columns, with what torch can use) at each batch size, with a word.
-
-    "fits": the largest batch leaves 15 % in hand; "tight": the smallest goes in at all; else "no".
-    """
+    """Predicted peak GiB for each Gemma 3 (rows) on each GPU (columns, with what torch can use) at each batch size, with the
+    word of `light`."""
     lora, lines = lora or LoraSettings(), {}
     for name, shape in CATALOG.items():
         if not name.endswith("-it"):
@@ -38,8 +36,7 @@ def fit_table(*, tokens: int = 1024, batches: tuple[int, ...] = (1, 4), lora: Lo
         for gpu, (limit, dtype) in GPUS.items():
             trains = [TrainSettings(per_device_train_batch_size=b) for b in batches]
             gib = [memory_plan(shape, lora, train, tokens=tokens, dtype=dtype).sum() for train in trains]
-            word = "fits" if light(gib[-1], limit) == "fits" else "tight" if gib[0] <= limit else "no"
-            lines[name][f"{gpu}, {limit:.1f} GiB"] = f"{' / '.join(f'{g:.1f}' for g in gib)} {word}"
+            lines[name][f"{gpu}, {limit:.1f} GiB"] = " / ".join(f"{g:.1f} {light(g, limit)}" for g in gib)
     return pd.DataFrame(lines).T
 
 
@@ -80,10 +77,10 @@ def ladder(
         done = rung("gradient_checkpointing=True: a step takes about half as long again")
     while not done and train.per_device_train_batch_size > 1:
         half = train.per_device_train_batch_size // 2
-        accumulation = -(-train.effective_batch // half)
-        train = train.replace(per_device_train_batch_size=half, gradient_accumulation_steps=min(256, accumulation))
+        accumulation = min(256, -(-train.effective_batch // half))
+        train = train.replace(per_device_train_batch_size=half, gradient_accumulation_steps=accumulation)
         done = rung(
-            f"per_device_train_batch_size={half}, gradient_accumulation_steps={accumulation}: the same batch, more slowly"
+            f"per_device_train_batch_size={half}, gradient_accumulation_steps={accumulation}: the same update in smaller pieces"
         )
     if not done and train.optim == "adamw_torch_fused":
         train = train.replace(optim="adamw_8bit")
@@ -116,7 +113,7 @@ def plan_training(
 
     lengths: tokens of each training row. fixed: names of settings that stay as they are in `train`, such as "packing". plan: the
     other arguments of `memory.memory_plan`. The rows behind one update stay as `train` has them. max_length only falls, to the
-    longest row. Raises `SettingsError` if nothing fits.
+    longest row of `lengths`: give it those of the validation rows too. Raises `SettingsError` if nothing fits.
     """
     if not len(lengths):
         raise SettingsError("lengths is empty: there is no row to plan for; take the lengths of the training rows")
@@ -128,7 +125,7 @@ def plan_training(
         "optim": ["adamw_torch_fused", "adamw_8bit"],
         "packing": [False, True],
         "gradient_checkpointing": [False, True],
-        "per_device_train_batch_size": [b for b in BATCHES if b <= rows],
+        "per_device_train_batch_size": range(1, min(rows, BATCHES[-1]) + 1),
     }
     free = {name: [getattr(train, name)] if name in fixed else values for name, values in free.items()}
     best = None
@@ -145,7 +142,8 @@ def plan_training(
         raise SettingsError(
             f"limit={limit:g} GiB is too small for this model{kept}, 15 % in hand; see planner.ladder for what to change first"
         )
-    return best[0], _reasons(*best, shape, lora, lengths, limit, plan)
+    reasons = _reasons(*best, shape, lora, lengths, limit, plan)
+    return best[0], reasons | {name: f"{getattr(train, name)}: fixed by you" for name in fixed if name in reasons}
 
 
 def cost(train: TrainSettings, lengths: Sequence[int]) -> float:
@@ -175,12 +173,14 @@ def _candidate(
             length = max(length, min(wanted.max_length, int(rows * lengths.mean())))
         values = values | {"max_length": length}
         per_sequence = max(1.0, length / lengths.mean())
-    at_once = values["per_device_train_batch_size"] * per_sequence
-    if at_once > 1.25 * rows:
+    at_once, free = values["per_device_train_batch_size"] * per_sequence, True
+    accumulation = max(1, min(256, round(rows / at_once)))
+    if "gradient_accumulation_steps" in fixed:
+        accumulation, free = train.gradient_accumulation_steps, "per_device_train_batch_size" not in fixed
+    # Packed sequences hold a row more or less; unpacked, the count must be right.
+    if free and abs(at_once * accumulation - rows) > (0.25 * rows if values["packing"] else 0):
         return None
-    if "gradient_accumulation_steps" not in fixed:
-        values = values | {"gradient_accumulation_steps": max(1, min(256, round(rows / at_once)))}
-    return train.replace(**values)
+    return train.replace(**values, gradient_accumulation_steps=accumulation)
 
 
 def _reasons(
@@ -200,7 +200,14 @@ def _reasons(
         behind = f"{batch} x {accumulation} sequence{'s' * (batch * accumulation > 1)}, about {rows:.0f} rows,"
     twice = without(per_device_train_batch_size=min(256, 2 * batch))
     return {
-        "per_device_train_batch_size": f"{batch}: {gib:.1f} of {limit:g} GiB predicted; {2 * batch} would take {twice:.1f}",
+        "per_device_train_batch_size": (
+            f"{batch}: {gib:.1f} of {limit:g} GiB predicted; "
+            + (
+                f"{2 * batch} would take {twice:.1f}"
+                if light(twice, limit) != "fits"
+                else "more rows than these don't stand behind an update"
+            )
+        ),
         "gradient_accumulation_steps": f"{accumulation}: {behind} stand behind each update",
         "max_length": f"{best.max_length}: {'so long is a packed sequence; ' if best.packing else ''}the longest row has {int(lengths.max())} tokens",
         "gradient_checkpointing": (

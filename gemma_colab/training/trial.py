@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,12 @@ import torch
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from datasets.utils import are_progress_bars_disabled
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from gemma_colab.chat import token_lengths
+from gemma_colab.errors import ModelError
 from gemma_colab.measure import PeakMemory, model_bytes
 from gemma_colab.settings import TrainSettings
 from gemma_colab.training.trainer import build_trainer, sft_config
@@ -23,14 +26,17 @@ from gemma_colab.training.trainer import build_trainer, sft_config
 
 @dataclass(frozen=True)
 class Trial:
-    """What a few steps took: peak memory in GiB on the longest rows, and seconds a step (one update) on ordinary rows."""
+    """What a few steps took: peak memory in GiB on the longest rows, how much of it is no tensor of torch's, seconds a step (one
+    update) on ordinary rows, and how many steps one pass over all rows has."""
 
     peak_gib: float
+    overhead_gib: float
     seconds_per_step: float
+    steps_per_epoch: int
 
-    def minutes(self, rows: int, settings: TrainSettings) -> float:
-        """How long the whole training will take at this pace, in minutes, without validation. Needs settings of the same batch."""
-        return self.seconds_per_step * settings.steps_per_epoch(rows) * settings.num_train_epochs / 60
+    def minutes(self, num_train_epochs: float) -> float:
+        """How long training will take at this pace, in minutes, without validation."""
+        return self.seconds_per_step * self.steps_per_epoch * num_train_epochs / 60
 
 
 class _Clock(TrainerCallback):
@@ -60,36 +66,90 @@ def trial_run(
     steps: int = 3,
 ) -> Trial:
     """Train a fresh adapter for two steps on the longest rows, for the memory, and for `steps` + 1 on random ones, for the time (the
-    first is not counted); then take it off again. The model is as it was before.
+    first is not counted); then take it off again and leave the model as it was.
 
-    chats: the training rows, prompt and completion. Raises what training raises, such as `torch.OutOfMemoryError`.
+    chats: the training rows, prompt and completion. Raises `ModelError` when the GPU's memory does not suffice.
     """
-    lengths = token_lengths(chats, tokenizer, settings.max_length)["total"].to_numpy()
+    lengths = token_lengths(chats, tokenizer, settings.max_length)["total"].clip(upper=settings.max_length).to_numpy()
+    rows_per_step, steps_per_epoch = settings.effective_batch, settings.steps_per_epoch(len(chats))
+    if settings.packing:
+        sequences = math.ceil(lengths.sum() / settings.max_length)
+        rows_per_step, steps_per_epoch = len(chats) / sequences * settings.effective_batch, settings.steps_per_epoch(sequences)
     longest, some = np.argsort(lengths)[::-1], np.random.default_rng(settings.seed).permutation(len(chats))
-    with tqdm(total=2 + steps + 1, desc="trial steps", leave=False) as bar:
+    bars, peak = are_progress_bars_disabled(), PeakMemory()
+    disable_progress_bars()  # eight bars for a few dozen rows
+    try:
+        with tqdm(total=2 + steps + 1, desc="trial steps", leave=False) as bar:
+            _train(
+                model,
+                tokenizer,
+                [chats[i] for i in _enough(longest, 2 * rows_per_step)],
+                settings,
+                peft_config,
+                dtype,
+                2,
+                bar,
+                peak,
+            )
+            rows = [chats[i] for i in _enough(some, (steps + 1) * rows_per_step)]
+            seconds = _train(model, tokenizer, rows, settings, peft_config, dtype, steps + 1, bar, nullcontext())
+    except torch.OutOfMemoryError:
+        raise ModelError(
+            f"a batch of {settings.per_device_train_batch_size} rows does not fit into the GPU's memory; restart the session, and "
+            "choose what planner.ladder names first"
+        ) from None
+    finally:
+        if not bars:
+            enable_progress_bars()
+    # the first step is slower: everything is warmed up in it
+    return Trial(peak.gib, peak.overhead_gib, float(np.mean(seconds[1:])), steps_per_epoch)
 
-        def train(order: np.ndarray, n: int, meter: AbstractContextManager) -> list[float]:
-            clock = _Clock(bar)
-            rows = [chats[i] for i in np.resize(order, n * settings.effective_batch)]
-            with tempfile.TemporaryDirectory() as folder:
-                now = settings.replace(num_train_epochs=1, warmup_steps=0)
-                args = sft_config(now, folder, len(rows), dtype)
-                args.max_steps, args.eval_strategy, args.save_strategy, args.load_best_model_at_end = n, "no", "no", False
-                args.disable_tqdm, args.logging_strategy = True, "no"
-                trainer = build_trainer(model, tokenizer, Dataset.from_list(rows), None, args, peft_config, [clock])
-                meter.before = model_bytes(trainer.model)
-                with meter:
-                    trainer.train()
-            trainer.model.unload()
-            return clock.seconds
 
-        peak = PeakMemory()
-        bars = are_progress_bars_disabled()
-        disable_progress_bars()  # eight bars for a few dozen rows
-        try:
-            train(longest, 2, peak)
-            seconds = train(some, steps + 1, nullcontext())[1:]  # the first is slower: everything is warmed up in it
-        finally:
-            if not bars:
-                enable_progress_bars()
-    return Trial(peak.gib, float(np.mean(seconds)))
+def _enough(order: np.ndarray, rows: float) -> np.ndarray:
+    """So many rows, in this order, again from the front where there are too few."""
+    return np.resize(order, math.ceil(rows))
+
+
+def _train(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict],
+    settings: TrainSettings,
+    peft_config: LoraConfig,
+    dtype: torch.dtype,
+    steps: int,
+    bar: tqdm,
+    meter: PeakMemory | nullcontext,
+) -> list[float]:
+    """Seconds of each step; whatever happens, the adapter is off again afterwards, and all that training switched on."""
+    clock, use_cache, was_training = _Clock(bar), model.config.use_cache, model.training
+    embedding = model.get_input_embeddings()
+    hooks = dict(embedding._forward_hooks)  # checkpointing adds more, and peft keeps no handle on them
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            args = sft_config(settings.replace(num_train_epochs=1, warmup_steps=0), folder, len(rows), dtype)
+            args.max_steps, args.eval_strategy, args.save_strategy, args.load_best_model_at_end = steps, "no", "no", False
+            args.disable_tqdm, args.logging_strategy = True, "no"
+            trainer = build_trainer(model, tokenizer, Dataset.from_list(rows), None, args, peft_config, [clock])
+            meter.before = model_bytes(trainer.model)
+            with meter:
+                trainer.train()
+    finally:
+        _take_off(model)
+        embedding._forward_hooks.clear()
+        embedding._forward_hooks.update(hooks)
+        model.config.use_cache = use_cache
+        model.train(was_training)
+    return clock.seconds
+
+
+def _take_off(model: PreTrainedModel) -> None:
+    """The base model without adapters, checkpointing and TRL's own forward."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+    if model.is_gradient_checkpointing:
+        model.gradient_checkpointing_disable()
+    vars(model).pop("forward", None)
+    vars(model).pop("peft_config", None)

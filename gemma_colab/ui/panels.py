@@ -14,8 +14,8 @@ from IPython.display import HTML, display
 
 from gemma_colab.catalog import CATALOG, GPUS, TINY, Shape, download_gib, pick_model, shape_of
 from gemma_colab.errors import GemmaColabError, SettingsError
-from gemma_colab.hardware import Machine, dtype_name
-from gemma_colab.hub import cached_gib
+from gemma_colab.hardware import Machine, dtype_name, free_gib
+from gemma_colab.hub import cached_gib, constants
 from gemma_colab.model.memory import memory_plan
 from gemma_colab.model.parameters import lora_parameters
 from gemma_colab.model.planner import BATCHES, ladder, largest_batch, light
@@ -187,7 +187,8 @@ def _first_rung(rungs) -> str:
         return ""
     if rungs["GiB"].isna().any():
         return f"{rungs['change'].iloc[-1]}. With all that can be saved here, it still takes {rungs['GiB'].min():.1f} GiB."
-    rung = rungs[rungs["GiB"] < rungs["GiB"].iloc[0] - 0.05].iloc[0]
+    helps = rungs[rungs["GiB"] < rungs["GiB"].iloc[0] - 0.05]
+    rung = helps.iloc[0] if len(helps) else rungs.iloc[-1]
     more = len(rungs) - 1 - rung.name
     then = f" {more} more such change{'s' * (more > 1)}, and it fits: see planner.ladder." if more else ""
     return f"{rung['change']}. That makes {rung['GiB']:.1f} GiB: {rung['fits']}.{then}"
@@ -247,7 +248,7 @@ def _model_note(
         name=name,
         why=why if name != s.model else "",
         size=f"{weights / 1e9:.1f} billion" if weights >= 0.95e9 else f"{weights / 1e6:.0f} million",
-        download=_download(name, machine),
+        download=_download(name),
         cpu=machine.gpu is None and weights > SMALL,
         tiny=TINY,
         heads=["where", "training", "memory", "largest batch"],
@@ -266,7 +267,7 @@ def _is(machine: Machine, gpu: str) -> bool:
     return gpu in (machine.gpu or "") and abs(machine.gpu_gib / GPUS[gpu][0] - 1) < 0.1
 
 
-def _download(name: str, machine: Machine) -> str:
+def _download(name: str) -> str:
     size = download_gib(name)
     if size is None:
         return "size of the download not known"
@@ -274,7 +275,7 @@ def _download(name: str, machine: Machine) -> str:
         return "nothing to download"
     if cached_gib(name) > 0.98 * size:
         return "already downloaded"
-    return f"{size:.1f} GiB to download, {machine.disk_gib:.0f} GiB free here"
+    return f"{size:.1f} GiB to download, {free_gib(constants.HF_HUB_CACHE):.0f} GiB free here"
 
 
 def _advice(s: ModelSettings, name: str, shape: Shape, machine: Machine, lora: LoraSettings, train: TrainSettings, tokens: int):

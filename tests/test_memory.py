@@ -75,29 +75,22 @@ def test_predicted_peak_is_within_15_percent_of_the_allocators(case, dtype, wide
     assert plan[LOADED].sum() == pytest.approx(loaded, rel=0.03)
 
 
-@pytest.fixture(scope="module")
-def deep_gemma(tmp_path_factory):
-    """Deep and narrow, with long rows: what is kept from layer to layer, and the mask, weigh more than the loss."""
-    return str(
-        save_random_gemma(
-            tmp_path_factory.mktemp("deep"),
-            num_hidden_layers=40,
-            layer_types=["sliding_attention"] * 20 + ["full_attention"] * 20,
-            hidden_size=256,
-            intermediate_size=128,
-            sliding_window=64,
-        )
-    )
+def deep_gemma(folder, hidden_size: int) -> str:
+    """Forty layers with small MLPs: on long rows, what is kept from layer to layer, or the mask, weighs as much as the loss."""
+    layers = ["sliding_attention"] * 20 + ["full_attention"] * 20
+    changes = {"num_hidden_layers": 40, "layer_types": layers, "intermediate_size": 128, "sliding_window": 64}
+    return str(save_random_gemma(folder, hidden_size=hidden_size, **changes))
 
 
 @pytest.mark.parametrize("case", ["checkpointing", "all kept, with a mask", "packed"])
-def test_what_is_kept_and_the_mask_are_counted(case, deep_gemma, tokenizer):
+def test_what_is_kept_and_the_mask_are_counted(case, tmp_path, tokenizer):
+    folder = deep_gemma(tmp_path, 768 if case == "checkpointing" else 256)
     train = TRAIN.replace(max_length=1024, gradient_checkpointing=case == "checkpointing", packing=case == "packed")
     if case == "packed":  # two full sequences, computed as one
         train = train.replace(max_length=512, per_device_train_batch_size=2)
-    measured = measured_peak(deep_gemma, tokenizer, torch.float32, LoraSettings(r=4), train, train.max_length, load_model)
+    measured = measured_peak(folder, tokenizer, torch.float32, LoraSettings(r=4), train, train.max_length, load_model)
     how = {"tokens": train.max_length, "dtype": "float32", "gpu": False, "load_in_4bit": False}
-    assert memory_plan(shape_of(deep_gemma), LoraSettings(r=4), train, **how).sum() == pytest.approx(measured, rel=0.15)
+    assert memory_plan(shape_of(folder), LoraSettings(r=4), train, **how).sum() == pytest.approx(measured, rel=0.15)
 
 
 def test_the_plan_for_a_gpu_is_what_the_readme_shows():

@@ -19,6 +19,7 @@ import torch
 from checkpoints import heat, save_random_gemma
 from datasets import Dataset, disable_progress_bars
 from peft import get_peft_model
+from steps import emulate_fp16
 from transformers import Gemma3ForCausalLM
 
 from gemma_colab.chat import load_tokenizer
@@ -95,9 +96,8 @@ def train(folder: str, tokenizer, recipe: str, dtype) -> list[float]:
         args.eval_strategy, args.save_strategy, args.load_best_model_at_end, args.disable_tqdm = "no", "no", False, True
         args.max_steps, args.logging_steps = 24, 8
         trainer = build_trainer(load(folder, dtype, recipe, True), tokenizer, data, None, args, lora_config(LoraSettings(r=8)))
-        if DEVICE == "cpu" and dtype == torch.float16:  # what fp16=True does on a GPU
-            trainer.accelerator.state._mixed_precision, trainer.accelerator.native_amp = "fp16", True
-            trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
+        if DEVICE == "cpu" and dtype == torch.float16:
+            emulate_fp16(trainer)
         trainer.train()
     return [round(line["loss"], 3) for line in trainer.state.log_history if "loss" in line]
 

@@ -15,20 +15,19 @@ import time
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import torch
-from datasets import Dataset, disable_progress_bars
+from checkpoints import TOKENIZER_FILES
+from datasets import disable_progress_bars
+from steps import training_peak
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemma_colab.catalog import CATALOG, Shape
-from gemma_colab.chat import load_tokenizer
 from gemma_colab.hardware import describe_machine, quiet_libraries, stack_versions
-from gemma_colab.measure import PeakMemory, model_bytes
 from gemma_colab.model.loading import load_4bit, load_model
-from gemma_colab.model.lora import lora_config
 from gemma_colab.model.memory import memory_plan
 from gemma_colab.settings import LoraSettings, TrainSettings
-from gemma_colab.training.trainer import build_trainer, sft_config
 from gemma_colab.workspace import samples
 
 GPU = torch.cuda.is_available()
@@ -83,37 +82,9 @@ def random_checkpoint(name: str, folder: Path) -> str:
             Gemma3ForCausalLM(Gemma3TextConfig(**fields, query_pre_attn_scalar=256)).save_pretrained(folder)
         finally:
             torch.set_default_dtype(torch.float32)
-        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-            shutil.copy(samples() / "tiny-gemma3" / name, folder)
+        for file in TOKENIZER_FILES:
+            shutil.copy(samples() / "tiny-gemma3" / file, folder)
     return str(folder)
-
-
-def measure(folder: str, dtype, batch: int, tokens: int, checkpointing: bool, four_bit: bool, lora: LoraSettings) -> float:
-    """GiB at the peak of two steps."""
-    train = TrainSettings(
-        per_device_train_batch_size=batch,
-        gradient_accumulation_steps=1,
-        max_length=tokens,
-        gradient_checkpointing=checkpointing,
-        num_train_epochs=1,
-    )
-    torch.manual_seed(0)
-    ids = torch.randint(110, 2000, (2 * batch, tokens)).tolist()
-    if batch > 1:  # every second row is shorter by one: the batch is padded, and needs a mask
-        ids = [row[: tokens - i % 2] for i, row in enumerate(ids)]
-    data = Dataset.from_list([{"input_ids": row, "labels": row} for row in ids])
-    with tempfile.TemporaryDirectory() as out:
-        # On a CPU SFTConfig(fp16=True) does nothing; the same mixed precision is put in below.
-        args = sft_config(train, out, len(ids), dtype if GPU or dtype != FP16 else FP32)
-        args.eval_strategy, args.save_strategy, args.load_best_model_at_end, args.disable_tqdm = "no", "no", False, True
-        model = load_4bit(folder, dtype) if four_bit else load_model(folder, dtype)
-        trainer = build_trainer(model, load_tokenizer("tiny-gemma3"), data, None, args, lora_config(lora))
-        if dtype == FP16 and not GPU:
-            trainer.accelerator.state._mixed_precision, trainer.accelerator.native_amp = "fp16", True
-            trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
-        with PeakMemory(model_bytes(trainer.model)) as peak:
-            trainer.train()
-        return peak.gib
 
 
 def main() -> int:
@@ -141,13 +112,14 @@ def main() -> int:
                 continue
             lora = LoraSettings(**changes)
             folder = random_checkpoint(size, args.keep or Path(temporary))
-            found = measure(folder, dtype, batch, tokens, checkpointing, four_bit, lora)
             train = TrainSettings(
                 per_device_train_batch_size=batch,
                 gradient_accumulation_steps=1,
                 max_length=tokens,
                 gradient_checkpointing=checkpointing,
             )
+            load = load_4bit if four_bit else load_model
+            found = training_peak(load(folder, dtype), dtype, lora, train, tokens)  # no name keeps the model for the next case
             plan = memory_plan(SHAPES[size], lora, train, tokens=tokens, dtype=dtype, load_in_4bit=four_bit, gpu=GPU).sum()
             off = plan / found - 1
             worst = max(worst, abs(off))

@@ -133,9 +133,10 @@ def refuse_other_models(name: str, model_type: str) -> None:
 
 def shape_of(name: str) -> Shape:
     """The shape of a model: from the catalog, else from its config (a small file). Raises `ModelError` if it is no Gemma 3."""
-    if shape := CATALOG.get(SHORT.get(name, name)):
+    source = source_of(name)
+    if shape := CATALOG.get(source):
         return shape
-    fields, file = Shape.__dataclass_fields__, Path(source_of(name)) / "config.json"
+    fields, file = Shape.__dataclass_fields__, Path(source) / "config.json"
     if file.is_file():
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
@@ -147,6 +148,6 @@ def shape_of(name: str) -> Shape:
             return Shape(**{field: config[field] for field in fields})
     from transformers import AutoConfig
 
-    config = from_hub(AutoConfig, name, source_of(name))
+    config = from_hub(AutoConfig, name, source)
     refuse_other_models(name, config.model_type)
     return Shape(**{field: getattr(config.get_text_config(), field) for field in fields})

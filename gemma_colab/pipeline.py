@@ -19,8 +19,7 @@ from gemma_colab.data.splitting import PARTS, check_split, split_rows
 from gemma_colab.data.turns import fit, one_row_per_answer
 from gemma_colab.errors import BlockedError, DatasetError, ModelError, SettingsError, WorkspaceError
 from gemma_colab.hardware import Machine, dtype_name
-from gemma_colab.model.memory import memory_plan
-from gemma_colab.model.planner import plan_training
+from gemma_colab.model.planner import plan_training, smallest_peak
 from gemma_colab.rows import EXTRAS, Row
 from gemma_colab.settings import LoraSettings, ModelSettings, SplitSettings, TrainSettings, starting_point
 from gemma_colab.workspace import Workspace, samples
@@ -121,10 +120,7 @@ def chosen_model(workspace: Workspace, machine: Machine, *, anyway: bool = False
         return ModelSettings.load(workspace), why
     chosen = ModelSettings.load(workspace)
     if chosen.model in CATALOG and not anyway:
-        lora, train = starting_point(chosen.model)
-        train = train.replace(per_device_train_batch_size=1)
-        how = {"tokens": 256, "dtype": dtype_name(machine)[0], "load_in_4bit": chosen.load_in_4bit}
-        gib, there = memory_plan(CATALOG[chosen.model], lora, train, **how).sum(), machine.gpu_gib
+        gib, there = smallest_peak(chosen.model, machine, chosen.load_in_4bit, tokens=256), machine.gpu_gib
         if machine.gpu is None or gib > there:
             has = f"a GPU of {there:.1f} GiB, and training takes {gib:.1f} at least" if machine.gpu else "no GPU"
             raise ModelError(
@@ -151,7 +147,7 @@ def save_settings(
 
 def _correction(workspace: Workspace, made_for: dict) -> dict:
     """What was measured for this model on this GPU, whatever the rows."""
-    saved = workspace.read_json("settings_for.json") if workspace.has("settings_for.json") else {}
+    saved = _saved_for(workspace)
     same = all(saved.get(key) == made_for[key] for key in ("model", "load_in_4bit", "gpu"))
     return saved["correction"] if same else {}
 
@@ -165,9 +161,14 @@ def _made_for(workspace: Workspace, chosen: ModelSettings, machine: Machine) -> 
     }
 
 
+def _saved_for(workspace: Workspace) -> dict:
+    """What the settings in this workspace were made for; {} where that was not saved."""
+    return workspace.read_json("settings_for.json") if workspace.has("settings_for.json") else {}
+
+
 def ensure_lora(workspace: Workspace, chosen: ModelSettings) -> LoraSettings:
     """The settings for LoRA that were saved for this model, or the starting point for it."""
-    made_for = workspace.read_json("settings_for.json") if workspace.has("settings_for.json") else {}
+    made_for = _saved_for(workspace)
     if workspace.has(LoraSettings.file) and made_for.get("model", chosen.model) == chosen.model:
         return LoraSettings.load(workspace)
     print(f"No settings for LoRA on {chosen.model} in this workspace yet: taking the starting point.")
@@ -179,7 +180,7 @@ def ensure_train(workspace: Workspace, chosen: ModelSettings, machine: Machine, 
 
     lengths: tokens of each training and validation row.
     """
-    made_for = workspace.read_json("settings_for.json") if workspace.has("settings_for.json") else {}
+    made_for = _saved_for(workspace)
     now = _made_for(workspace, chosen, machine)
     if workspace.has(TrainSettings.file) and all(made_for.get(key, value) == value for key, value in now.items()):
         return TrainSettings.load(workspace)

@@ -21,12 +21,11 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import GatedRepoError
 from jinja2 import Environment
 
-from gemma_colab.catalog import CATALOG, TINY, download_gib, pick_model, shape_of, source_of
+from gemma_colab.catalog import CATALOG, TINY, download_gib, pick_model, source_of
 from gemma_colab.hardware import (
     TESTED,
     Machine,
     describe_machine,
-    dtype_name,
     existing,
     free_gib,
     on_colab,
@@ -34,9 +33,7 @@ from gemma_colab.hardware import (
     stack_versions,
 )
 from gemma_colab.hub import NEW_TOKEN, cached_gib, explain, token_source, where_to_store
-from gemma_colab.model.memory import memory_plan
-from gemma_colab.model.planner import light
-from gemma_colab.settings import starting_point
+from gemma_colab.model.planner import light, smallest_peak
 from gemma_colab.workspace import DRIVE
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -172,10 +169,7 @@ def _training(machine: Machine, name: str, load_in_4bit: bool) -> list[Check]:
     """Whether the smallest training fits, where the shape is known without the network."""
     if machine.gpu is None or not (name in CATALOG or (Path(source_of(name)) / "config.json").is_file()):
         return []
-    lora, train = starting_point(name)
-    train = train.replace(per_device_train_batch_size=1, gradient_checkpointing=True)
-    how = {"tokens": 512, "dtype": dtype_name(machine)[0], "load_in_4bit": load_in_4bit}
-    gib = memory_plan(shape_of(name), lora, train, **how).sum()
+    gib = smallest_peak(name, machine, load_in_4bit, tokens=512)
     word, bits = light(gib, machine.gpu_gib), 4 if load_in_4bit else 16
     found = f"{name} in {bits} bit takes {gib:.1f} GiB at least (predicted: one row of 512 tokens) of {machine.gpu_gib}: {word}"
     smaller = (

@@ -8,19 +8,18 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import save_random_gemma
-from datasets import Dataset
+from steps import training_peak
 
 from gemma_colab import cli
 from gemma_colab.catalog import CATALOG, GPUS, shape_of
 from gemma_colab.errors import ModelError, SettingsError
 from gemma_colab.hardware import GIB
-from gemma_colab.measure import PeakMemory, model_bytes
+from gemma_colab.measure import model_bytes
 from gemma_colab.model.loading import load_4bit, load_model
 from gemma_colab.model.lora import lora_config
 from gemma_colab.model.memory import LOADED, correction, memory_plan, side_by_side
 from gemma_colab.model.planner import cost, fit_table, ladder, largest_batch, light, plan_training
 from gemma_colab.settings import LoraSettings, TrainSettings
-from gemma_colab.training.trainer import build_trainer, sft_config
 from gemma_colab.training.trial import trial_run
 
 B1, B4, B12 = (CATALOG[f"google/gemma-3-{size}-it"] for size in ("1b", "4b", "12b"))
@@ -32,20 +31,6 @@ LENGTHS = np.random.default_rng(0).integers(40, 300, 400)
 def wide_gemma(tmp_path_factory):
     """A Gemma 3 whose MLP is so wide that its activations outweigh the tile of the loss, as in the real ones."""
     return str(save_random_gemma(tmp_path_factory.mktemp("wide"), intermediate_size=8192, sliding_window=512))
-
-
-def measured_peak(folder, tokenizer, dtype, lora: LoraSettings, train: TrainSettings, tokens: int, load) -> float:
-    """GiB at the peak of two real steps of `SFTTrainer`, on rows of `tokens` tokens, every second one shorter by one."""
-    ids = torch.randint(110, 2000, (2 * train.effective_batch, tokens)).tolist()
-    if train.per_device_train_batch_size > 1:  # a batch is then padded, and needs a mask
-        ids = [row[: tokens - i % 2] for i, row in enumerate(ids)]
-    data = Dataset.from_list([{"input_ids": row, "labels": row} for row in ids])
-    args = sft_config(train, folder + "/out", len(ids), dtype)
-    args.eval_strategy, args.save_strategy, args.load_best_model_at_end, args.disable_tqdm = "no", "no", False, True
-    trainer = build_trainer(load(folder, dtype), tokenizer, data, None, args, lora_config(lora))
-    with PeakMemory(model_bytes(trainer.model)) as peak:
-        trainer.train()
-    return peak.gib
 
 
 TRAIN = TrainSettings(per_device_train_batch_size=1, gradient_accumulation_steps=1, num_train_epochs=1, max_length=256)
@@ -64,11 +49,11 @@ CASES = {
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", CASES)
-def test_predicted_peak_is_within_15_percent_of_the_allocators(case, dtype, wide_gemma, tokenizer):
+def test_predicted_peak_is_within_15_percent_of_the_allocators(case, dtype, wide_gemma):
     lora, train, how = CASES[case]
     lora, train = LoraSettings(**lora), TRAIN.replace(**train)
     load = load_4bit if how.get("load_in_4bit", True) else load_model
-    measured = measured_peak(wide_gemma, tokenizer, dtype, lora, train, 256, load)
+    measured = training_peak(load(wide_gemma, dtype), dtype, lora, train, 256)
     plan = memory_plan(shape_of(wide_gemma), lora, train, tokens=256, dtype=dtype, gpu=False, **how)
     assert plan.sum() == pytest.approx(measured, rel=0.15)
     loaded = model_bytes(load(wide_gemma, dtype)) / GIB
@@ -83,12 +68,12 @@ def deep_gemma(folder, hidden_size: int) -> str:
 
 
 @pytest.mark.parametrize("case", ["checkpointing", "all kept, with a mask", "packed"])
-def test_what_is_kept_and_the_mask_are_counted(case, tmp_path, tokenizer):
+def test_what_is_kept_and_the_mask_are_counted(case, tmp_path):
     folder = deep_gemma(tmp_path, 768 if case == "checkpointing" else 256)
     train = TRAIN.replace(max_length=1024, gradient_checkpointing=case == "checkpointing", packing=case == "packed")
     if case == "packed":  # two full sequences, computed as one
         train = train.replace(max_length=512, per_device_train_batch_size=2)
-    measured = measured_peak(folder, tokenizer, torch.float32, LoraSettings(r=4), train, train.max_length, load_model)
+    measured = training_peak(load_model(folder, torch.float32), torch.float32, LoraSettings(r=4), train, train.max_length)
     how = {"tokens": train.max_length, "dtype": "float32", "gpu": False, "load_in_4bit": False}
     assert memory_plan(shape_of(folder), LoraSettings(r=4), train, **how).sum() == pytest.approx(measured, rel=0.15)
 

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
+from steps import emulate_fp16
 from trl import SFTConfig, SFTTrainer
 
 from gemma_colab.chat import to_chat, tokenize_chat
@@ -125,9 +126,7 @@ def test_training_in_float16_follows_float32(hot_gemma, chats, tokenizer, tmp_pa
         args.logging_steps = 1
         trainer = build_trainer(load_4bit(hot_gemma, dtype), tokenizer, train, validation, args, lora_config(LoraSettings(r=8)))
         if dtype == torch.float16:
-            accelerator = trainer.accelerator  # what fp16=True sets up on a GPU; on a CPU it is silently ignored
-            accelerator.state._mixed_precision, accelerator.native_amp = "fp16", True
-            accelerator.scaler = torch.amp.GradScaler("cpu")
+            emulate_fp16(trainer)
         trainer.train()
         history = history_table(trainer.state.log_history)
         losses[dtype] = history["loss"].dropna(), history["eval_loss"].dropna()

@@ -45,7 +45,9 @@ def memory_plan(
     # Rows of different lengths need a mask, and so do rows longer than the window; one row alone doesn't.
     masked = train.per_device_train_batch_size > 1 or train.packing or row >= shape.sliding_window
     mask = c * (n if train.packing else row) if masked else 0  # a packed batch is one sequence, of all its tokens
-    blocks = [_kept_by_a_block(shape, lora, names, mask, c, gpu) for names in adapted_layers(shape, lora)]
+    adapted = adapted_layers(shape, lora)
+    blocks = [_kept_by_a_block(shape, lora, names, mask, c, gpu) for names in adapted]
+    backward = _backward(shape, lora, {name for names in adapted for name in names}, n, c, load_in_4bit)
     kept = n * (layers * shape.hidden_size * stream if train.gradient_checkpointing else sum(blocks))
     recomputed = n * max(blocks) if train.gradient_checkpointing else 0
     copies = 2 * adapters if c == 2 else 0  # autocast's 16-bit copies of the adapters
@@ -60,10 +62,10 @@ def memory_plan(
         },
         "last": {
             "kept": kept + recomputed + copies,
-            "work": _backward(shape, lora, n, c, load_in_4bit),
+            "work": backward,
             "gradients": gradients if accumulated else gradients / layers,
         },
-        "first": {"kept": n * max(blocks), "work": _backward(shape, lora, n, c, load_in_4bit), "gradients": gradients},
+        "first": {"kept": n * max(blocks), "work": backward, "gradients": gradients},
     }
     peak = max(moments.values(), key=lambda moment: sum(moment.values()))
     parts = {
@@ -83,12 +85,12 @@ def _kept_by_a_block(shape: Shape, lora: LoraSettings, adapted: list[str], mask:
     """Bytes a token that one decoder block keeps for its backward pass.
 
     The four norms keep their input in float32 (16 a unit of width). Attention keeps queries, keys and values before and after
-    their norm, and its output; with a mask (bytes a token; 0 without), keys and values are repeated for each head, and the mask is kept. The
-    MLP keeps gate, its activation, and up. An adapter keeps its input, in 16 bit a copy of its own, and r numbers.
+    their norm, and its output; with a mask (bytes a token; 0 without), keys and values are repeated for each head, and the mask
+    is kept. The MLP keeps gate, its activation, and up. An adapter keeps its input, in 16 bit a copy of its own, and r numbers.
     """
     h, i = shape.hidden_size, shape.intermediate_size
     q, kv = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
-    total = 16 * h + 3 * c * i + (4 + 2 * c) * (q + kv) if c == 2 else 16 * h + 3 * c * i + 3 * c * (q + kv)
+    total = 16 * h + 3 * c * i + (8 if c == 2 else 12) * (q + kv)
     if mask:
         total += 2 * c * (q - kv) + mask
     for name in adapted:
@@ -99,23 +101,17 @@ def _kept_by_a_block(shape: Shape, lora: LoraSettings, adapted: list[str], mask:
         elif c == 2:
             total += into * c
     if c == 4 and not lora.lora_dropout:  # not cast, so layers with the same input share it
-        inputs = {"q_proj": h, "k_proj": h, "v_proj": h, "gate_proj": h, "up_proj": h, "down_proj": i}
-        groups = {
-            ("attention" if name in ("q_proj", "k_proj", "v_proj") else "mlp" if name != "down_proj" else name): inputs[name]
-            for name in adapted
-            if name in inputs
-        }
-        total += c * sum(groups.values())
+        for width, names in ((h, {"q_proj", "k_proj", "v_proj"}), (h, {"gate_proj", "up_proj"}), (i, {"down_proj"})):
+            total += c * width * (not names.isdisjoint(adapted))
     return total
 
 
-def _backward(shape: Shape, lora: LoraSettings, n: int, c: int, load_in_4bit: bool) -> float:
+def _backward(shape: Shape, lora: LoraSettings, adapted: set[str], n: int, c: int, load_in_4bit: bool) -> float:
     """Bytes at work in a block's backward pass: gradients of the MLP, or its largest matrix unpacked from 4 bit.
 
     DoRA, as peft 0.21 writes it, multiplies its matrices by an identity of in_features x in_features to get their product.
     """
     i, largest = shape.intermediate_size, max(a * b for a, b in shape.linear_layers.values())
-    adapted = {name for block in adapted_layers(shape, lora) for name in block}
     mlp = (8 if c == 4 and "down_proj" in adapted else 3 * c) * n * i
     unpacked = c * largest + c * n * i if load_in_4bit else 0
     sizes = [shape.linear_layers[name] for name in adapted]

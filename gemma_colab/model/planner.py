@@ -8,10 +8,11 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from gemma_colab.catalog import CATALOG, GPUS, Shape
+from gemma_colab.catalog import CATALOG, GPUS, Shape, shape_of
 from gemma_colab.errors import SettingsError
+from gemma_colab.hardware import Machine, dtype_name
 from gemma_colab.model.memory import memory_plan
-from gemma_colab.settings import LoraSettings, TrainSettings
+from gemma_colab.settings import LoraSettings, TrainSettings, starting_point
 
 IN_HAND = 0.15  # share of the GPU that a plan leaves free
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -23,6 +24,14 @@ TOKENS_OF_A_PASS = 200
 def light(gib: float, limit: float) -> str:
     """ "fits" with 15 % of `limit` in hand, "tight" within it, else "no"."""
     return "fits" if gib <= (1 - IN_HAND) * limit else "tight" if gib <= limit else "no"
+
+
+def smallest_peak(name: str, machine: Machine, load_in_4bit: bool, *, tokens: int) -> float:
+    """GiB that the smallest training of this model takes on this machine: its starting point, one row of `tokens` at a time."""
+    lora, train = starting_point(name)
+    train = train.replace(per_device_train_batch_size=1, gradient_checkpointing=True)
+    dtype, _ = dtype_name(machine)
+    return memory_plan(shape_of(name), lora, train, tokens=tokens, dtype=dtype, load_in_4bit=load_in_4bit).sum()
 
 
 def fit_table(*, tokens: int = 1024, batches: tuple[int, ...] = (1, 4), lora: LoraSettings | None = None) -> pd.DataFrame:

@@ -13,7 +13,6 @@ import torch
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from datasets.utils import are_progress_bars_disabled
 from peft import LoraConfig
-from peft.tuners.tuners_utils import BaseTunerLayer
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
@@ -80,19 +79,13 @@ def trial_run(
     disable_progress_bars()  # eight bars for a few dozen rows
     try:
         with tqdm(total=2 + steps + 1, desc="trial steps", leave=False) as bar:
-            _train(
-                model,
-                tokenizer,
-                [chats[i] for i in _enough(longest, 2 * rows_per_step)],
-                settings,
-                peft_config,
-                dtype,
-                2,
-                bar,
-                peak,
-            )
-            rows = [chats[i] for i in _enough(some, (steps + 1) * rows_per_step)]
-            seconds = _train(model, tokenizer, rows, settings, peft_config, dtype, steps + 1, bar, nullcontext())
+
+            def seconds_of(n: int, order: np.ndarray, meter: PeakMemory | nullcontext) -> list[float]:
+                rows = [chats[i] for i in np.resize(order, math.ceil(n * rows_per_step))]  # again from the front where too few
+                return _train(model, tokenizer, rows, settings, peft_config, dtype, n, bar, meter)
+
+            seconds_of(2, longest, peak)
+            seconds = seconds_of(steps + 1, some, nullcontext())
     except torch.OutOfMemoryError:
         raise ModelError(
             f"a batch of {settings.per_device_train_batch_size} rows does not fit into the GPU's memory; restart the session, and "
@@ -103,11 +96,6 @@ def trial_run(
             enable_progress_bars()
     # the first step is slower: everything is warmed up in it
     return Trial(peak.gib, peak.overhead_gib, float(np.mean(seconds[1:])), steps_per_epoch)
-
-
-def _enough(order: np.ndarray, rows: float) -> np.ndarray:
-    """So many rows, in this order, again from the front where there are too few."""
-    return np.resize(order, math.ceil(rows))
 
 
 def _train(
@@ -125,31 +113,22 @@ def _train(
     clock, use_cache, was_training = _Clock(bar), model.config.use_cache, model.training
     embedding = model.get_input_embeddings()
     hooks = dict(embedding._forward_hooks)  # checkpointing adds more, and peft keeps no handle on them
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            args = sft_config(settings.replace(num_train_epochs=1, warmup_steps=0), folder, len(rows), dtype)
-            args.max_steps, args.eval_strategy, args.save_strategy, args.load_best_model_at_end = steps, "no", "no", False
-            args.disable_tqdm, args.logging_strategy = True, "no"
-            trainer = build_trainer(model, tokenizer, Dataset.from_list(rows), None, args, peft_config, [clock])
-            meter.before = model_bytes(trainer.model)
+    with tempfile.TemporaryDirectory() as folder:
+        args = sft_config(settings.replace(num_train_epochs=1, warmup_steps=0), folder, len(rows), dtype)
+        args.max_steps, args.eval_strategy, args.save_strategy, args.load_best_model_at_end = steps, "no", "no", False
+        args.disable_tqdm, args.logging_strategy = True, "no"
+        trainer = build_trainer(model, tokenizer, Dataset.from_list(rows), None, args, peft_config, [clock])
+        meter.before = model_bytes(trainer.model)
+        try:
             with meter:
                 trainer.train()
-    finally:
-        _take_off(model)
-        embedding._forward_hooks.clear()
-        embedding._forward_hooks.update(hooks)
-        model.config.use_cache = use_cache
-        model.train(was_training)
+        finally:
+            trainer.model.unload()
+            if model.is_gradient_checkpointing:
+                model.gradient_checkpointing_disable()
+            vars(model).pop("forward", None)  # TRL's own
+            embedding._forward_hooks.clear()
+            embedding._forward_hooks.update(hooks)
+            model.config.use_cache = use_cache
+            model.train(was_training)
     return clock.seconds
-
-
-def _take_off(model: PreTrainedModel) -> None:
-    """The base model without adapters, checkpointing and TRL's own forward."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, module.get_base_layer())
-    if model.is_gradient_checkpointing:
-        model.gradient_checkpointing_disable()
-    vars(model).pop("forward", None)
-    vars(model).pop("peft_config", None)

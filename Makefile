@@ -3,16 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 COLAB := .venv-colab/bin
 
-.PHONY: demo test test-colab lab lint outputs screenshots links colab-check tiny-model clean
+.PHONY: demo test test-all test-colab lab lint outputs screenshots links colab-check tiny-model clean
 
 demo: .venv/installed                  ## run the five notebooks, leave the report in runs/demo
 	$(BIN)/python tools/run_notebooks.py --workspace runs/demo
 
 test: .venv/installed-dev              ## run the tests
+	$(BIN)/pytest -m 'not long'
+
+test-all: .venv/installed-dev          ## run the long ones too
 	$(BIN)/pytest
 
 test-colab: .venv-colab/installed      ## run the tests with the versions Colab ships (torch aside)
-	$(COLAB)/pytest
+	$(COLAB)/pytest -m 'not long'
 
 lab: .venv/installed                   ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -30,3 +30,11 @@ class WorkspaceError(GemmaColabError):
 
 class ModelError(GemmaColabError):
     """A model can't be named, found, downloaded or loaded."""
+
+
+class TrainingError(GemmaColabError):
+    """A training run can't go on: its loss is no number, or the GPU's memory does not suffice. `log_history`: what it logged."""
+
+    def __init__(self, message: str, log_history: list[dict] = ()):
+        super().__init__(message)
+        self.log_history = list(log_history)

@@ -3,10 +3,11 @@ what is missing, makes it from the samples, and goes on."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import shutil
+import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from gemma_colab.catalog import CATALOG, pick_model, shape_of
@@ -17,8 +18,9 @@ from gemma_colab.data.report import Report, check_rows, with_split
 from gemma_colab.data.review import Review
 from gemma_colab.data.splitting import PARTS, check_split, split_rows
 from gemma_colab.data.turns import fit, one_row_per_answer
-from gemma_colab.errors import BlockedError, DatasetError, ModelError, SettingsError, WorkspaceError
+from gemma_colab.errors import BlockedError, DatasetError, ModelError, SettingsError, TrainingError, WorkspaceError
 from gemma_colab.hardware import Machine, dtype_name
+from gemma_colab.model.memory import memory_plan
 from gemma_colab.model.planner import plan_training, smallest_peak
 from gemma_colab.rows import EXTRAS, Row
 from gemma_colab.settings import LoraSettings, ModelSettings, SplitSettings, TrainSettings, starting_point
@@ -222,46 +224,104 @@ def _words(chosen: ModelSettings) -> str:
 
 
 def train_adapter(
-    workspace: Workspace, chosen: ModelSettings, settings: TrainSettings | None = None, callbacks: list | None = None
+    workspace: Workspace,
+    chosen: ModelSettings,
+    settings: TrainSettings | None = None,
+    *,
+    loaded: tuple | None = None,
+    resume: bool = False,
+    anyway: bool = False,
+    shorter_rows: bool = False,
+    show: Callable | None = None,
+    report_to: str = "none",
 ):
-    """Load, train, save the adapter and `training.json`, as notebook 04 does it; returns the trainer."""
+    """Train on the rows of this workspace, as notebook 04 does it; returns the `training.run.Run`.
+
+    loaded: the model of `chosen` and its tokenizer, if they are in memory already. settings: left out, those saved here, or the
+    starting point. The other arguments are those of `training.run.train`. Saves the settings first; at the end `adapter/`,
+    `training.json`, and in `history/` a record of the run, also of one that broke.
+    """
     from datasets import Dataset
 
-    from gemma_colab.export.adapter import save_adapter
     from gemma_colab.hardware import describe_machine, pick_dtype
     from gemma_colab.model.loading import load_model, load_tokenizer, quantization_config
     from gemma_colab.model.lora import lora_config
-    from gemma_colab.training.trainer import build_trainer, sft_config
+    from gemma_colab.training.history import history_table
+    from gemma_colab.training.records import record_run
+    from gemma_colab.training.run import train
 
-    rows = ensure_rows(workspace)
-    machine, tokenizer = describe_machine(), load_tokenizer(chosen.model)
-    lengths = token_lengths(rows["train"] + rows["validation"], tokenizer, 2**17)["total"]
-    lora = ensure_lora(workspace, chosen)
-    settings = settings or ensure_train(workspace, chosen, machine, lengths)
+    rows, machine = ensure_rows(workspace), describe_machine(str(workspace.path))
     dtype, _ = pick_dtype(machine)
-    nf4 = quantization_config(dtype) if chosen.load_in_4bit else None
-    model = load_model(chosen.model, dtype, nf4)
-    train, validation = Dataset.from_list(rows["train"]), Dataset.from_list(rows["validation"])
-    args = sft_config(settings, workspace.path / "checkpoints", len(train), dtype)
-    trainer = build_trainer(model, tokenizer, train, validation, args, lora_config(lora), callbacks)
-    shutil.rmtree(args.output_dir, ignore_errors=True)  # checkpoints of an older run would be taken for this one's
+    if loaded is None:
+        tokenizer = load_tokenizer(chosen.model)
+        loaded = load_model(chosen.model, dtype, quantization_config(dtype) if chosen.load_in_4bit else None), tokenizer
+    model, tokenizer = loaded
+    lora, lengths = ensure_lora(workspace, chosen), token_lengths(rows["train"] + rows["validation"], tokenizer, 2**17)["total"]
+    if settings is None:
+        settings = TrainSettings.load(workspace) if resume else ensure_train(workspace, chosen, machine, lengths)
+    if _first_process():
+        save_settings(workspace, chosen, machine, lora, settings)
+    how = {"tokens": int(lengths.max()), "dtype": dtype, "load_in_4bit": chosen.load_in_4bit, "gpu": machine.gpu is not None}
+
+    def plan(s: TrainSettings):
+        return memory_plan(shape_of(chosen.model), lora, s, **how)
+
+    made_with = {"model": chosen.model, "load_in_4bit": chosen.load_in_4bit, "lora": dataclasses.asdict(lora)}
+    made_with["rows"] = workspace.fingerprint(*ROW_FILES)
+    about = {"model": chosen, "lora": lora, "data": made_with["rows"], "rows": len(rows["train"]), "gpu": machine.gpu}
     start = time.monotonic()
-    trainer.train()
-    save_settings(workspace, chosen, machine, lora, settings)
-    save_adapter(trainer.model, tokenizer, workspace)
-    save_training_record(workspace, chosen, trainer, time.monotonic() - start)
-    return trainer
+    try:
+        run = train(
+            model,
+            tokenizer,
+            Dataset.from_list(rows["train"]),
+            Dataset.from_list(rows["validation"]),
+            settings,
+            lora_config(lora),
+            dtype,
+            workspace.path / "checkpoints",
+            made_with=made_with,
+            resume=resume,
+            anyway=anyway,
+            shorter_rows=shorter_rows,
+            show=show,
+            plan=plan,
+            report_to=report_to,
+        )
+    except TrainingError as e:
+        if _first_process():
+            how = {"status": "broken", "verdict": f"broken: {e}", "seconds": time.monotonic() - start}
+            record_run(workspace, train=settings, history=history_table(e.log_history), **about, **how)
+        raise
+    if _first_process():
+        save_run(workspace, chosen, machine, lora, run)
+        how = {"status": run.status, "verdict": str(run.verdict), "seconds": run.seconds}
+        record_run(workspace, train=run.settings, history=run.history, **about, **how)
+    return run
 
 
-def save_training_record(workspace: Workspace, chosen: ModelSettings, trainer, seconds: float) -> None:
-    """`training.json`: the model, a checksum of the rows, the time, the best loss and the whole log of a finished run."""
-    state = trainer.state
+def _first_process() -> bool:
+    """Whether this process writes; with `torchrun` or `accelerate launch` there are several."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def save_run(workspace: Workspace, chosen: ModelSettings, machine: Machine, lora: LoraSettings, run) -> None:
+    """What a run leaves for notebook 05: its settings, `adapter/`, and `training.json` with the model, a checksum of the rows, the
+    time, the best loss and the whole log."""
+    from gemma_colab.export.adapter import save_adapter
+
+    state = run.trainer.state
+    save_settings(workspace, chosen, machine, lora, run.settings)
+    save_adapter(run.trainer.model, run.trainer.processing_class, workspace)
     record = {
         "model": chosen.model,
         "load_in_4bit": chosen.load_in_4bit,
         "rows": workspace.fingerprint(*ROW_FILES),
-        "seconds": round(seconds, 1),
+        "status": run.status,
+        "verdict": str(run.verdict),
+        "seconds": round(run.seconds, 1),
         "steps": state.global_step,
+        "best_step": state.best_global_step,
         "best_eval_loss": state.best_metric,
     }
     workspace.write_json("training.json", record | {"log_history": state.log_history})

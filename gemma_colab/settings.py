@@ -152,6 +152,8 @@ class LoraSettings(Settings):
 
 
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
+# Names that `SFTConfig` doesn't have: how often this project looks and saves, and when it stops by itself.
+OUR_OWN = ("evals_per_epoch", "save_minutes", "early_stopping_patience")
 # Two numbers a trained weight in 32 bit; in 8 bit; in 8 bit, and moved to the CPU's memory when the GPU's runs out.
 OPTIMIZERS = ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
 
@@ -166,7 +168,12 @@ class TrainSettings(Settings):
     weight_decay: 0-1. max_length: tokens of a row that are kept, 16-131,072. max_grad_norm: 0.01-100.
     gradient_checkpointing: keep less for the backward pass and compute it again, which takes longer. packing: several rows in one
     sequence of max_length tokens instead of padding. optim: one of `OPTIMIZERS`.
-    lr_scheduler_type: one of `SCHEDULERS`. evals_per_epoch: validation points in an epoch, 1-100. seed: any whole number.
+    lr_scheduler_type: one of `SCHEDULERS`. neftune_noise_alpha: noise on the embeddings in training (arXiv 2310.05914), 0.1-50,
+    None for none. seed: any whole number.
+
+    Three are this project's own (`OUR_OWN`). evals_per_epoch: validation points in an epoch, 1-100; each also saves a checkpoint.
+    save_minutes: the longest time between two checkpoints, 0.02-1,440. early_stopping_patience: stop after so many validation
+    points without a new best, 0-100; 0 never does.
     """
 
     file: ClassVar[str] = "train_settings.json"
@@ -182,8 +189,11 @@ class TrainSettings(Settings):
     gradient_checkpointing: bool = True
     packing: bool = False
     optim: str = "adamw_torch_fused"
-    evals_per_epoch: int = 1
+    neftune_noise_alpha: float | None = None
     seed: int = 0
+    evals_per_epoch: int = 2
+    save_minutes: float = 5.0
+    early_stopping_patience: int = 3
 
     def __post_init__(self):
         _between("learning_rate", self.learning_rate, 1e-6, 0.1, "try 2e-4", float)
@@ -194,7 +204,11 @@ class TrainSettings(Settings):
         _between("weight_decay", self.weight_decay, 0, 1, "try 0", float)
         _between("max_grad_norm", self.max_grad_norm, 0.01, 100, "try 1", float)
         _between("max_length", self.max_length, 16, 131_072, "try 1024")
-        _between("evals_per_epoch", self.evals_per_epoch, 1, 100, "try 1")
+        _between("evals_per_epoch", self.evals_per_epoch, 1, 100, "try 2")
+        _between("save_minutes", self.save_minutes, 0.02, 1440, "try 5", float)
+        _between("early_stopping_patience", self.early_stopping_patience, 0, 100, "try 3, or 0 for never")
+        if self.neftune_noise_alpha is not None:
+            _between("neftune_noise_alpha", self.neftune_noise_alpha, 0.1, 50, "try 5, or None for none", float)
         _between("seed", self.seed, 0, 2**32 - 1, "try 0")
         _yes_or_no("gradient_checkpointing", self.gradient_checkpointing)
         _yes_or_no("packing", self.packing)
@@ -206,10 +220,28 @@ class TrainSettings(Settings):
         """Rows behind one update on one device."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
-    def steps_per_epoch(self, rows: int) -> int:
-        """Updates in one pass over `rows` rows, counted as `transformers.Trainer` counts them: a last, smaller batch is kept."""
-        micro_batches = -(-rows // self.per_device_train_batch_size)
+    def steps_per_epoch(self, rows: int, processes: int = 1) -> int:
+        """Updates in one pass over `rows` rows, counted as `transformers.Trainer` counts them: a last, smaller batch is kept.
+
+        processes: that train together, each with its own micro-batches.
+        """
+        micro_batches = -(-rows // (self.per_device_train_batch_size * processes))
         return -(-micro_batches // self.gradient_accumulation_steps)
+
+
+# What each does to a starting point: (times the learning rate, times the epochs).
+PRESETS = {"cautious": (0.25, 2 / 3), "normal": (1.0, 1.0), "strong": (2.5, 5 / 3)}
+
+
+def preset(settings: TrainSettings, name: str) -> TrainSettings:
+    """`settings` with the learning rate and the epochs of a preset: "cautious" forgets little and learns little, "strong" learns
+    fast and may overfit. Everything else stays. Raises `SettingsError` for another name."""
+    _one_of("preset", name, tuple(PRESETS))
+    rate, epochs = PRESETS[name]
+    return settings.replace(
+        learning_rate=float(f"{min(0.1, max(1e-6, settings.learning_rate * rate)):.3g}"),
+        num_train_epochs=min(100.0, max(0.01, round(settings.num_train_epochs * epochs, 2))),
+    )
 
 
 def starting_point(model_name: str) -> tuple[LoraSettings, TrainSettings]:

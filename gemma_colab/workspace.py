@@ -62,23 +62,14 @@ class Workspace:
     def writing(self, name: str):
         """Gives a path beside the target; when the block ends well it replaces the target, else it is removed."""
         target = self.path / name
-        part, old = (target.with_name(f".{target.name}.{os.getpid()}.{kind}") for kind in ("part", "old"))
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
         _remove(part)
         part.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield part
             if not part.exists():
                 raise WorkspaceError(f"nothing was written for {name}; the old one, if any, is kept")
-            if target.is_dir():  # a folder can't be replaced in one call: move the old one aside, and back if that fails
-                _remove(old)
-                target.rename(old)
-            try:
-                part.replace(target)
-            except OSError:
-                if old.exists():
-                    old.rename(target)
-                raise
-            _remove(old)
+            swap_in(part, target)
         finally:
             _remove(part)
 
@@ -115,6 +106,21 @@ class Workspace:
             raise WorkspaceError(
                 f"{path} is not valid {form} ({e}); delete it and run notebook {MADE_IN.get(name, 'that makes it')} again"
             ) from None
+
+
+def swap_in(part: Path, target: Path) -> None:
+    """Put what was written as `part` into the place of `target`, a file or a folder that may be there already."""
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    if target.is_dir():  # a folder can't be replaced in one call: move the old one aside, and back if that fails
+        _remove(old)
+        target.rename(old)
+    try:
+        part.replace(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    _remove(old)
 
 
 def _remove(path: Path) -> None:

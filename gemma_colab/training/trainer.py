@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from gemma_colab.settings import TrainSettings
 
 
-def sft_config(settings: TrainSettings, output_dir: str | Path, rows: int, dtype: torch.dtype) -> SFTConfig:
+def sft_config(
+    settings: TrainSettings, output_dir: str | Path, rows: int, dtype: torch.dtype, *, report_to: str = "none"
+) -> SFTConfig:
     """The `trl.SFTConfig` of these settings for `rows` training rows computed in `dtype`.
 
-    Validation, checkpoints and the choice of the best one follow the same rhythm, `evals_per_epoch`.
+    Validation, checkpoints and the choice of the best one follow the same rhythm, `evals_per_epoch`; how many checkpoints stay is
+    the business of `checkpoints.KeepCheckpoints`. report_to: "tensorboard", "trackio" or "wandb", only if you ask for it.
     """
     gpu = torch.cuda.is_available()
-    steps_per_epoch = settings.steps_per_epoch(rows)
+    steps_per_epoch = settings.steps_per_epoch(rows, int(os.environ.get("WORLD_SIZE", 1)))  # as torchrun says it
     rhythm = max(1, round(steps_per_epoch / settings.evals_per_epoch))
     return SFTConfig(
         output_dir=str(output_dir),
@@ -39,21 +44,21 @@ def sft_config(settings: TrainSettings, output_dir: str | Path, rows: int, dtype
         eval_steps=rhythm,
         save_strategy="steps",
         save_steps=rhythm,
-        save_total_limit=2,
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
-        logging_steps=max(1, steps_per_epoch // 8),
+        logging_steps=1,  # no loss is lost between two logs when a run is resumed; TRL waits for each step anyway
         logging_nan_inf_filter=False,  # the default hides a NaN loss
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
         use_cpu=not gpu,
         optim=settings.optim,
+        neftune_noise_alpha=settings.neftune_noise_alpha,
         packing=settings.packing,
         eval_packing=False,  # validation stays row by row, so that its loss can be compared
         gradient_checkpointing=settings.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
         dataloader_pin_memory=gpu,
-        report_to="none",
+        report_to=report_to,
     )
 
 
@@ -69,8 +74,9 @@ def build_trainer(
     """A `trl.SFTTrainer` on conversational prompt/completion rows: only the answers are learnt.
 
     TRL casts the adapters of a 4-bit model to bf16, which CUDA's GradScaler can't unscale on a T4 and which rounds small
-    updates away, so they are cast to float32 here.
+    updates away, so they are cast to float32 here. Adapters that an earlier run left on the model are taken off first.
     """
+    take_off_adapters(model)
     trainer = SFTTrainer(
         model=model,
         args=args,
@@ -80,9 +86,9 @@ def build_trainer(
         peft_config=peft_config,
         callbacks=callbacks,
     )
-    if args.packing:  # fewer sequences than rows: validate, save and log as often in an epoch as before
+    if args.packing:  # fewer sequences than rows: validate and save as often in an epoch as before
         share = _updates(len(trainer.train_dataset), args) / _updates(len(train_dataset), args)
-        for name in ("eval_steps", "save_steps", "logging_steps"):
+        for name in ("eval_steps", "save_steps"):
             setattr(trainer.args, name, max(1, round(getattr(args, name) * share)))
     if args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)  # it takes the bar's place, and prints a dict at each log
@@ -90,6 +96,15 @@ def build_trainer(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return trainer
+
+
+def take_off_adapters(model: PreTrainedModel) -> None:
+    """Put every layer that peft wrapped back in its place. A cell that is run twice would else train an adapter on an adapter."""
+    for name, module in [*model.named_modules()]:
+        if isinstance(module, BaseTunerLayer):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+    vars(model).pop("peft_config", None)
 
 
 def _updates(rows: int, args: SFTConfig) -> int:

@@ -1,0 +1,153 @@
+"""One training run, from settings to the best adapter, that loses nothing on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import SFTTrainer
+
+from gemma_colab.errors import TrainingError
+from gemma_colab.settings import TrainSettings
+from gemma_colab.training.callbacks import LiveHistory
+from gemma_colab.training.checkpoints import WRITING, Checkpoint, KeepCheckpoints, put_aside, to_resume, whole_checkpoints
+from gemma_colab.training.guard import SKIPPED, Interrupt, Moment, StopEarly, Tripwire, step_down, what_took_memory
+from gemma_colab.training.history import history_table
+from gemma_colab.training.short import remember
+from gemma_colab.training.trainer import build_trainer, sft_config, take_off_adapters
+from gemma_colab.training.verdict import Verdict, training_verdict
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run ended. trainer: with the best adapter on its model. settings: as they were at the end; the ladder may have changed
+    them. status: "finished", "stopped early" or "interrupted". seconds: of training, earlier parts of a resumed run included.
+    notes: what happened on the way, each a sentence."""
+
+    trainer: SFTTrainer
+    settings: TrainSettings
+    status: str
+    seconds: float
+    notes: tuple[str, ...]
+
+    @property
+    def history(self) -> pd.DataFrame:
+        return history_table(self.trainer.state.log_history)
+
+    @property
+    def verdict(self) -> Verdict:
+        return training_verdict(self.history, finished=self.status != "interrupted")
+
+
+def train(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train_dataset: Dataset,
+    eval_dataset: Dataset,
+    settings: TrainSettings,
+    peft_config: LoraConfig,
+    dtype: torch.dtype,
+    folder: str | Path,
+    *,
+    made_with: dict | None = None,
+    resume: bool = False,
+    anyway: bool = False,
+    shorter_rows: bool = False,
+    show: Callable | None = None,
+    plan: Callable[[TrainSettings], pd.Series] | None = None,
+    report_to: str = "none",
+) -> Run:
+    """Train an adapter on `model` with a real `SFTTrainer`; the best checkpoint is loaded at the end.
+
+    folder: of the checkpoints. Those of an earlier run there are put aside, or with `resume` gone on from: same optimizer, schedule,
+    random state and order of the rows. made_with: what else a checkpoint depends on, such as the model and a fingerprint of the
+    rows; one made with other settings or data is refused, unless `anyway`. shorter_rows: rows may be cut when nothing else saves
+    memory. show: called with a `callbacks.Progress`. plan: `memory_plan` of settings, to explain what took the memory.
+
+    An interrupt ends the run after the step at hand and keeps a checkpoint. When the GPU's memory runs out, the run goes on with
+    the next rung of `guard.step_down` from the step it had reached. Raises `TrainingError` when the loss is no number, or nothing
+    is left to save memory with; `WorkspaceError` when it can't be resumed, or there is no room for checkpoints.
+    """
+    folder, notes = Path(folder), []
+    say = print if show is None else getattr(show, "say", print)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+
+    def now_made_with() -> dict:
+        rows = settings.effective_batch * processes
+        return {**(made_with or {}), "rows_per_update": rows, "train": dataclasses.asdict(settings)}
+
+    start: Checkpoint | None = None
+    if resume:
+        start = to_resume(folder, now_made_with(), anyway=anyway)
+        notes.append(f"resumed from step {start.step}")
+    elif int(os.environ.get("RANK", 0)) == 0 and (before := put_aside(folder)):
+        notes.append(f"the checkpoints of the run before are in {before.name}")
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        take_off_adapters(model)
+        with ExitStack() as undo:
+            undo.callback(remember(model))  # whatever goes wrong in here, the model is as it was
+            args = sft_config(settings, folder / WRITING, len(train_dataset), dtype, report_to=report_to)
+            args.disable_tqdm = show is not None
+            keep = KeepCheckpoints(folder, now_made_with(), settings.save_minutes, start.seconds if start else 0.0, say=say)
+            trip = Tripwire(SKIPPED if dtype == torch.float16 else 0)
+            early, interrupt, moment = StopEarly(settings.early_stopping_patience), Interrupt(say), Moment()
+            callbacks = [trip, early, interrupt, keep, moment, *([LiveHistory(show)] if show else [])]
+            trainer = build_trainer(model, tokenizer, train_dataset, eval_dataset, args, peft_config, callbacks)
+            try:
+                with interrupt:
+                    trainer.train(resume_from_checkpoint=str(start.path) if start else None)
+                full = ""
+            except torch.OutOfMemoryError as e:
+                full = str(e).splitlines()[0]
+            # Out here the error is gone, and with it the frames that held the step's tensors.
+            if trip.reason:
+                kept = whole_checkpoints(folder)
+                where = f"; the checkpoint of step {kept[-1].step} is from before" if kept else ""
+                raise TrainingError(trip.reason + where, trainer.state.log_history)
+            if not full:
+                undo.pop_all()
+                status = "interrupted" if interrupt.stopped else "stopped early" if early.stopped else "finished"
+                return Run(trainer, settings, status, keep.seconds, tuple(notes))
+            full = f"the GPU's memory ran out at step {moment.step + 1} ({what_took_memory(settings, plan) or full})"
+            longest = max(map(len, trainer.train_dataset["input_ids"]))
+            settings, what = _lower(settings, longest, shorter_rows, full, processes, trainer.state.log_history)
+            if moment.step and not (moment.update or moment.evaluating):
+                _save_now(trainer, keep)
+        notes.append(f"{full}; {what}")
+        say(notes[-1])
+        start = found[-1] if (found := whole_checkpoints(folder)) else None
+        del trainer, callbacks
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _lower(
+    settings: TrainSettings, longest: int, shorter_rows: bool, full: str, processes: int, log: list[dict]
+) -> tuple[TrainSettings, str]:
+    """`guard.step_down`; raises `TrainingError` where that ends."""
+    if processes > 1:
+        raise TrainingError(f"{full}; with several processes nothing is changed by itself: choose a smaller batch", log)
+    lower, what = step_down(settings, longest, shorter_rows)
+    if lower is None:
+        raise TrainingError(f"{full}; {what}", log)
+    return lower, what
+
+
+def _save_now(trainer: SFTTrainer, keep: KeepCheckpoints) -> None:
+    """A checkpoint of the last whole step, after an error in the next one."""
+    trainer.optimizer.zero_grad(set_to_none=True)
+    gc.collect()
+    torch.cuda.empty_cache()
+    trainer._save_checkpoint(trainer.model, trial=None)
+    keep.on_save(trainer.args, trainer.state, trainer.control)

@@ -139,19 +139,34 @@ def save_settings(
     lora: LoraSettings,
     train: TrainSettings,
     trial: dict | None = None,
+    *,
+    seconds_per_step: float | None = None,
 ) -> None:
-    """Save both kinds of settings, and what they were made for. trial: what `model.memory.correction` found, for later plans; without
-    it an earlier one is kept, if it was for the same model and GPU."""
+    """Save both kinds of settings, and what they were made for. trial: what `model.memory.correction` found, for later plans;
+    without it an earlier one is kept, if it was for the same model and GPU. seconds_per_step: measured with these settings; without
+    it an earlier figure is kept, if it was for the same settings."""
+    made_for, pace = _made_for(workspace, chosen, machine), pace_of(workspace, chosen, machine)
+    same = workspace.has(TrainSettings.file) and TrainSettings.load(workspace) == train
+    made_for |= {"correction": trial or _correction(workspace, made_for)}
+    made_for |= {"seconds_per_step": seconds_per_step or (pace if same else None)}
     lora.save(workspace), train.save(workspace)
-    made_for = _made_for(workspace, chosen, machine)
-    workspace.write_json("settings_for.json", made_for | {"correction": trial or _correction(workspace, made_for)})
+    workspace.write_json("settings_for.json", made_for)
+
+
+def pace_of(workspace: Workspace, chosen: ModelSettings, machine: Machine) -> float | None:
+    """Seconds a step, as measured on this machine's GPU with the training settings saved here; None if they were not."""
+    saved = _saved_for(workspace)
+    return saved.get("seconds_per_step") if _same_place(saved, _made_for(workspace, chosen, machine)) else None
 
 
 def _correction(workspace: Workspace, made_for: dict) -> dict:
     """What was measured for this model on this GPU, whatever the rows."""
     saved = _saved_for(workspace)
-    same = all(saved.get(key) == made_for[key] for key in ("model", "load_in_4bit", "gpu"))
-    return saved["correction"] if same else {}
+    return saved["correction"] if _same_place(saved, made_for) else {}
+
+
+def _same_place(saved: dict, made_for: dict) -> bool:
+    return all(saved.get(key) == made_for[key] for key in ("model", "load_in_4bit", "gpu"))
 
 
 def _made_for(workspace: Workspace, chosen: ModelSettings, machine: Machine) -> dict:
@@ -247,6 +262,7 @@ def train_adapter(
     from gemma_colab.model.loading import load_model, load_tokenizer, quantization_config
     from gemma_colab.model.lora import lora_config
     from gemma_colab.training.history import history_table
+    from gemma_colab.training.launch import whole_adapter
     from gemma_colab.training.records import record_run
     from gemma_colab.training.run import train
 
@@ -293,8 +309,9 @@ def train_adapter(
             how = {"status": "broken", "verdict": f"broken: {e}", "seconds": time.monotonic() - start}
             record_run(workspace, train=settings, history=history_table(e.log_history), **about, **how)
         raise
+    weights = whole_adapter(run.trainer)
     if _first_process():
-        save_run(workspace, chosen, machine, lora, run)
+        save_run(workspace, chosen, machine, lora, run, weights)
         how = {"status": run.status, "verdict": str(run.verdict), "seconds": run.seconds}
         record_run(workspace, train=run.settings, history=run.history, **about, **how)
     return run
@@ -305,14 +322,17 @@ def _first_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def save_run(workspace: Workspace, chosen: ModelSettings, machine: Machine, lora: LoraSettings, run) -> None:
+def save_run(
+    workspace: Workspace, chosen: ModelSettings, machine: Machine, lora: LoraSettings, run, weights: dict | None = None
+) -> None:
     """What a run leaves for notebook 05: its settings, `adapter/`, and `training.json` with the model, a checksum of the rows, the
-    time, the best loss and the whole log."""
+    time, the best loss and the whole log. weights: of a model in pieces, from `training.launch.whole_adapter`."""
     from gemma_colab.export.adapter import save_adapter
 
     state = run.trainer.state
-    save_settings(workspace, chosen, machine, lora, run.settings)
-    save_adapter(run.trainer.model, run.trainer.processing_class, workspace)
+    pace = run.seconds / max(1, state.global_step)  # validation and checkpoints included
+    save_settings(workspace, chosen, machine, lora, run.settings, seconds_per_step=pace)
+    save_adapter(run.trainer.model, run.trainer.processing_class, workspace, weights)
     record = {
         "model": chosen.model,
         "load_in_4bit": chosen.load_in_4bit,

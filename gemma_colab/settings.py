@@ -238,6 +238,8 @@ def preset(settings: TrainSettings, name: str) -> TrainSettings:
     fast and may overfit. Everything else stays. Raises `SettingsError` for another name."""
     _one_of("preset", name, tuple(PRESETS))
     rate, epochs = PRESETS[name]
+    if rate == epochs == 1:
+        return settings
     return settings.replace(
         learning_rate=float(f"{min(0.1, max(1e-6, settings.learning_rate * rate)):.3g}"),
         num_train_epochs=min(100.0, max(0.01, round(settings.num_train_epochs * epochs, 2))),

@@ -152,6 +152,7 @@ def test_links_tool_sets_them_all(tmp_path):
         "data.splitting",
         "model.planner",
         "ui.panels",
+        "ui.train_panel",
         "ui.plots",
     ],
 )

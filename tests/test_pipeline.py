@@ -1,12 +1,18 @@
 """A notebook that starts alone gets its earlier steps, and never somebody else's."""
 
+import os
+import signal
+
 import pytest
+import torch
 
 from gemma_colab.catalog import CATALOG
+from gemma_colab.chat import load_tokenizer
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.review import Review
-from gemma_colab.errors import BlockedError, ModelError, WorkspaceError
+from gemma_colab.errors import BlockedError, ModelError, TrainingError, WorkspaceError
 from gemma_colab.hardware import Machine
+from gemma_colab.model.loading import load_4bit
 from gemma_colab.model.memory import memory_plan
 from gemma_colab.pipeline import (
     chosen_model,
@@ -14,12 +20,14 @@ from gemma_colab.pipeline import (
     ensure_lora,
     ensure_rows,
     ensure_train,
+    pace_of,
     prepare_rows,
     save_rows,
     save_settings,
     train_adapter,
 )
 from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
+from gemma_colab.training.records import list_runs
 from gemma_colab.workspace import samples
 
 
@@ -70,19 +78,58 @@ def trained(workspace, support_rows, random_gemma):
     save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
     LoraSettings(r=4).save(workspace)
     (workspace.path / "checkpoints" / "checkpoint-999").mkdir(parents=True)  # of an older, longer run
-    trainer = train_adapter(
+    run = train_adapter(
         workspace, ModelSettings(model=random_gemma), TrainSettings(num_train_epochs=1, per_device_train_batch_size=8)
     )
-    return workspace, trainer
+    return workspace, run
 
 
 def test_training_leaves_adapter_settings_and_record(trained, random_gemma):
-    workspace, trainer = trained
+    workspace, run = trained
+    chosen = ModelSettings(model=random_gemma)
     assert not (workspace.path / "checkpoints" / "checkpoint-999").exists()
-    record = ensure_adapter(workspace, ModelSettings(model=random_gemma))
-    assert record["steps"] == trainer.state.global_step == 2
-    assert ensure_lora(workspace, ModelSettings(model=random_gemma)).r == 4
+    record = ensure_adapter(workspace, chosen)
+    assert record["steps"] == run.trainer.state.global_step == 2
+    assert (record["status"], record["best_step"]) == ("finished", 2)
+    assert record["verdict"] == str(run.verdict)
+    assert ensure_lora(workspace, chosen).r == 4
     assert TrainSettings.load(workspace).num_train_epochs == 1
+    assert pace_of(workspace, chosen, CPU) == pytest.approx(run.seconds / 2)
+    (kept,) = list_runs(workspace)
+    assert (kept["status"], kept["rows"], kept["data"]) == ("finished", 24, record["rows"])
+    assert kept["curves"]["step"] == [1, 2]
+
+
+def test_one_call_resumes_with_what_the_workspace_holds(workspace, support_rows, random_gemma):
+    save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
+    chosen, settings = ModelSettings(model=random_gemma), TrainSettings(num_train_epochs=2, per_device_train_batch_size=8)
+
+    def show(progress):  # what somebody does who sees the fourth step
+        if progress.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    show.every = 0
+    first = train_adapter(workspace, chosen, settings, show=show)
+    assert first.status == "interrupted"
+    run = train_adapter(workspace, chosen, resume=True)
+    assert run.settings == settings
+    assert (run.status, run.trainer.state.global_step) == ("finished", 6)
+    assert [kept["status"] for kept in list_runs(workspace)] == ["interrupted", "finished"]
+    with pytest.raises(WorkspaceError, match="num_train_epochs: 2 then, 3 now"):
+        train_adapter(workspace, chosen, settings.replace(num_train_epochs=3), resume=True)
+
+
+def test_a_run_that_broke_is_recorded_too(workspace, support_rows, random_gemma):
+    save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
+    chosen = ModelSettings(model=random_gemma)
+    model = load_4bit(random_gemma, torch.float32)
+    model.model.norm.register_forward_hook(lambda module, args, output: output * float("nan"))
+    with pytest.raises(TrainingError, match="the loss is no number since step 1"):
+        train_adapter(workspace, chosen, TrainSettings(), loaded=(model, load_tokenizer(random_gemma)))
+    (kept,) = list_runs(workspace)
+    assert kept["status"] == "broken"
+    assert kept["verdict"].startswith("broken: the loss is no number")
+    assert not workspace.has("adapter")
 
 
 def test_an_adapter_of_another_model_or_other_rows_is_refused(trained, random_gemma, support_rows):
@@ -129,6 +176,13 @@ def test_settings_are_used_for_what_they_were_made_for_and_planned_anew_for_anyt
     assert workspace.read_json("settings_for.json")["correction"] == found
     assert ensure_train(workspace, large, A100, lengths) == mine
     assert ensure_lora(workspace, large).r == 8
+    save_settings(workspace, large, A100, LoraSettings(r=8), mine, seconds_per_step=2.5)
+    save_settings(workspace, large, A100, LoraSettings(r=8), mine)
+    assert pace_of(workspace, large, A100) == 2.5
+    assert pace_of(workspace, large, T4) is None
+    save_settings(workspace, large, A100, LoraSettings(r=8), mine.replace(max_length=777))  # whatever a step takes now, not that
+    assert pace_of(workspace, large, A100) is None
+    save_settings(workspace, large, A100, LoraSettings(r=8), mine)
     capsys.readouterr()
     on_t4 = ensure_train(workspace, large, T4, lengths)
     assert "made for another model, GPU or other rows" in capsys.readouterr().out

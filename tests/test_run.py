@@ -11,10 +11,11 @@ import torch
 from datasets import Dataset
 from peft.tuners.lora import LoraLayer
 from transformers import TrainerCallback
+from trl import SFTConfig, SFTTrainer
 
 from gemma_colab.chat import to_chat
 from gemma_colab.errors import TrainingError, WorkspaceError
-from gemma_colab.model.loading import load_4bit
+from gemma_colab.model.loading import load_4bit, load_model
 from gemma_colab.model.lora import lora_config
 from gemma_colab.settings import LoraSettings, TrainSettings
 from gemma_colab.training import run as run_module
@@ -91,6 +92,35 @@ def same(a, b):
 
 def interrupt(model):
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_losses_are_those_of_a_plain_trl_script(go, random_gemma, data, tokenizer, tmp_path):
+    """Watchers, checkpoints and validation add nothing to the mathematics."""
+    ours = go(model=load_model(random_gemma, torch.float32))
+    plain = SFTTrainer(
+        random_gemma,
+        SFTConfig(
+            str(tmp_path / "plain"),
+            learning_rate=5e-3,
+            per_device_train_batch_size=4,
+            num_train_epochs=2,
+            seed=0,
+            bf16=False,
+            use_cpu=True,
+            gradient_checkpointing=False,
+            logging_steps=1,
+            report_to="none",
+            save_strategy="no",
+            model_init_kwargs={"dtype": torch.float32},
+        ),
+        train_dataset=data[0],
+        processing_class=tokenizer,
+        peft_config=lora_config(LoraSettings(r=4)),
+    )
+    plain.train()
+    theirs = {line["step"]: line["loss"] for line in plain.state.log_history if "loss" in line}
+    assert len(theirs) == 12
+    assert losses(ours) == pytest.approx(theirs, abs=1e-5)
 
 
 # --------------------------------------------------------------------------------------------- checkpoints

@@ -17,7 +17,9 @@ from gemma_colab.model.memory import memory_plan
 from gemma_colab.model.parameters import lora_parameters
 from gemma_colab.model.planner import ladder, largest_batch, light
 from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
-from gemma_colab.ui.panels import lora_panel, model_panel, train_panel
+from gemma_colab.ui.controls import OFF
+from gemma_colab.ui.panels import lora_panel, model_panel
+from gemma_colab.ui.train_panel import train_panel
 
 CPU = Machine(False, None, None, 0.0, 12.7, 60.0, 2)
 T4 = Machine(True, "Tesla T4", (7, 5), 14.74, 12.7, 60.0, 2)
@@ -32,16 +34,26 @@ def a_lora_panel(settings, machine=T4, shape=FOUR, train=TrainSettings(), tokens
     return lora_panel(settings, shape, machine, train=train, tokens=tokens, **plan)
 
 
+def a_train_panel(settings):
+    return train_panel(settings, [40, 300, 1500] * 30, shape=FOUR, machine=T4, lora=LoraSettings())
+
+
 PANELS = {
     "lora": (LoraSettings(), a_lora_panel),
     "lora, odd": (ODD, a_lora_panel),
     "lora, other types": (LoraSettings(lora_alpha=16.0, lora_dropout=0), a_lora_panel),
-    "train": (TrainSettings(), lambda s: train_panel(s, 100)),
+    "train": (TrainSettings(), a_train_panel),
     "train, odd": (
         TrainSettings(
-            learning_rate=1.0000001e-4, per_device_train_batch_size=99, num_train_epochs=0.7, gradient_accumulation_steps=7
+            learning_rate=1.0000001e-4,
+            per_device_train_batch_size=99,
+            num_train_epochs=0.7,
+            gradient_accumulation_steps=7,
+            neftune_noise_alpha=3.3,
+            save_minutes=0.021,
+            seed=2**32 - 1,
         ),
-        lambda s: train_panel(s, 100),
+        a_train_panel,
     ),
     "model": (ModelSettings(model="google/gemma-3-1b-it", load_in_4bit=False), lambda s: model_panel(s, CPU)),
     "model, unknown": (ModelSettings(model="gemma-9"), lambda s: model_panel(s, T4)),
@@ -63,7 +75,7 @@ def test_a_panel_gives_back_exactly_what_was_put_in(settings, make):
     panel = make(settings)
     assert panel.settings is settings
     for field, control in panel.controls.items():  # the widget shows that value too, neither clamped nor rounded
-        assert (control.value, type(control.value)) == (getattr(settings, field), type(getattr(settings, field)))
+        assert (_value(control), type(_value(control))) == (getattr(settings, field), type(getattr(settings, field)))
         assert control.description == field
         if isinstance(control.value, float):
             assert float(control.options[control.index][0]) == control.value  # what one reads, in full
@@ -78,10 +90,14 @@ def test_moving_a_control_changes_that_setting_alone(settings, make):
         assert len(values) > 1
         for value in [v for v in values if v != put_in]:
             control.value = value
-            assert panel.settings == settings.replace(**{field: value})
+            assert panel.settings == settings.replace(**{field: _value(control)})
             assert panel.note.value == make(panel.settings).note.value  # what it says follows
         control.value = put_in  # still on offer
         assert repr(panel.settings) == repr(settings)
+
+
+def _value(control):
+    return None if control.value is OFF else control.value
 
 
 def _options(control):
@@ -316,9 +332,11 @@ from gemma_colab.catalog import shape_of
 from gemma_colab.hardware import Machine, readable
 from gemma_colab.settings import *
 from gemma_colab.ui.panels import *
+from gemma_colab.ui.train_panel import train_panel
 cpu = Machine(False, None, None, 0.0, 12.7, 60.0, 2)
-model_panel(ModelSettings(), cpu), train_panel(TrainSettings(), 100)
-lora_panel(LoraSettings(), shape_of("tiny-gemma3"), cpu, train=TrainSettings(), tokens=300)
+shape = shape_of("tiny-gemma3")
+model_panel(ModelSettings(), cpu), train_panel(TrainSettings(), [100], shape=shape, machine=cpu, lora=LoraSettings())
+lora_panel(LoraSettings(), shape, cpu, train=TrainSettings(), tokens=300)
 sys.exit(" ".join({"torch", "transformers"} & set(sys.modules)) or 0)
 """
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)

@@ -36,22 +36,6 @@ def test_pictures_return_axes_and_show_their_data():
     assert isinstance(plots.memory_bar({"1B": plan}, 14.74), Axes)
 
 
-def test_live_curve_updates_one_display(monkeypatch):
-    calls = []
-
-    class Handle:
-        def update(self, figure):
-            calls.append("update")
-
-    monkeypatch.setattr(plots, "display", lambda figure, display_id: calls.append("display") or Handle())
-    live = plots.LiveCurve()
-    live(pd.DataFrame(), "nothing yet")
-    live(HISTORY, "step 3")
-    live(HISTORY, "step 4")
-    assert calls == ["display", "update"]
-    assert plt.get_fignums() == []
-
-
 EVIL = "</td><script>alert(1)</script>"
 
 

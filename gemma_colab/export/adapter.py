@@ -11,10 +11,15 @@ from gemma_colab.errors import WorkspaceError
 from gemma_colab.workspace import Workspace
 
 
-def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, workspace: Workspace) -> Path:
-    """Write adapter and tokenizer to `workspace/adapter` (safetensors); an older one is replaced when the new one is whole."""
+def save_adapter(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, workspace: Workspace, state_dict: dict | None = None
+) -> Path:
+    """Write adapter and tokenizer to `workspace/adapter` (safetensors); an older one is replaced when the new one is whole.
+
+    state_dict: the weights, where the model itself holds a part of them only.
+    """
     with workspace.writing("adapter") as part:
-        model.save_pretrained(part)
+        model.save_pretrained(part, state_dict=state_dict)
         tokenizer.save_pretrained(part)
         (part / "README.md").unlink(missing_ok=True)  # peft's template of a card, with nothing filled in
     return workspace.path / "adapter"

@@ -23,6 +23,7 @@ from gemma_colab.training.callbacks import LiveHistory
 from gemma_colab.training.checkpoints import WRITING, Checkpoint, KeepCheckpoints, put_aside, to_resume, whole_checkpoints
 from gemma_colab.training.guard import SKIPPED, Interrupt, Moment, StopEarly, Tripwire, step_down, what_took_memory
 from gemma_colab.training.history import history_table
+from gemma_colab.training.launch import prepare_sharding
 from gemma_colab.training.short import remember
 from gemma_colab.training.trainer import build_trainer, sft_config, take_off_adapters
 from gemma_colab.training.verdict import Verdict, training_verdict
@@ -104,6 +105,7 @@ def train(
             early, interrupt, moment = StopEarly(settings.early_stopping_patience), Interrupt(say), Moment()
             callbacks = [trip, early, interrupt, keep, moment, *([LiveHistory(show)] if show else [])]
             trainer = build_trainer(model, tokenizer, train_dataset, eval_dataset, args, peft_config, callbacks)
+            prepare_sharding(trainer)
             try:
                 with interrupt:
                     trainer.train(resume_from_checkpoint=str(start.path) if start else None)

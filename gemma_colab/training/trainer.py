@@ -26,7 +26,7 @@ def sft_config(
     """
     gpu = torch.cuda.is_available()
     steps_per_epoch = settings.steps_per_epoch(rows, int(os.environ.get("WORLD_SIZE", 1)))  # as torchrun says it
-    rhythm = max(1, round(steps_per_epoch / settings.evals_per_epoch))
+    rhythm = -(-steps_per_epoch // settings.evals_per_epoch)  # rounded up: no validation just before the one at the end
     return SFTConfig(
         output_dir=str(output_dir),
         learning_rate=settings.learning_rate,

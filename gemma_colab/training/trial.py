@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from datasets import Dataset, disable_progress_bars, enable_progress_bars
-from datasets.utils import are_progress_bars_disabled
 from peft import LoraConfig
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -20,7 +17,7 @@ from gemma_colab.chat import token_lengths
 from gemma_colab.errors import ModelError
 from gemma_colab.measure import PeakMemory, model_bytes
 from gemma_colab.settings import TrainSettings
-from gemma_colab.training.trainer import build_trainer, sft_config
+from gemma_colab.training.short import MovingBar, short_trainer
 
 
 @dataclass(frozen=True)
@@ -39,10 +36,10 @@ class Trial:
 
 
 class _Clock(TrainerCallback):
-    """Seconds of each step, and a bar."""
+    """Seconds of each step."""
 
-    def __init__(self, bar: tqdm):
-        self.bar, self.seconds = bar, []
+    def __init__(self):
+        self.seconds = []
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.start = time.monotonic()
@@ -51,7 +48,6 @@ class _Clock(TrainerCallback):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.seconds.append(time.monotonic() - self.start)
-        self.bar.update()
 
 
 def trial_run(
@@ -75,8 +71,7 @@ def trial_run(
         sequences = math.ceil(lengths.sum() / settings.max_length)
         rows_per_step, steps_per_epoch = len(chats) / sequences * settings.effective_batch, settings.steps_per_epoch(sequences)
     longest, some = np.argsort(lengths)[::-1], np.random.default_rng(settings.seed).permutation(len(chats))
-    bars, peak = are_progress_bars_disabled(), PeakMemory()
-    disable_progress_bars()  # eight bars for a few dozen rows
+    peak = PeakMemory()
     try:
         with tqdm(total=2 + steps + 1, desc="trial steps", leave=False) as bar:
 
@@ -91,9 +86,6 @@ def trial_run(
             f"a batch of {settings.per_device_train_batch_size} rows does not fit into the GPU's memory; restart the session, and "
             "choose what planner.ladder names first"
         ) from None
-    finally:
-        if not bars:
-            enable_progress_bars()
     # the first step is slower: everything is warmed up in it
     return Trial(peak.gib, peak.overhead_gib, float(np.mean(seconds[1:])), steps_per_epoch)
 
@@ -109,26 +101,11 @@ def _train(
     bar: tqdm,
     meter: PeakMemory | nullcontext,
 ) -> list[float]:
-    """Seconds of each step; whatever happens, the adapter is off again afterwards, and all that training switched on."""
-    clock, use_cache, was_training = _Clock(bar), model.config.use_cache, model.training
-    embedding = model.get_input_embeddings()
-    hooks = dict(embedding._forward_hooks)  # checkpointing adds more, and peft keeps no handle on them
-    with tempfile.TemporaryDirectory() as folder:
-        args = sft_config(settings.replace(num_train_epochs=1, warmup_steps=0), folder, len(rows), dtype)
-        args.max_steps, args.eval_strategy, args.save_strategy, args.load_best_model_at_end = steps, "no", "no", False
-        args.disable_tqdm, args.logging_strategy = True, "no"
-        trainer = build_trainer(model, tokenizer, Dataset.from_list(rows), None, args, peft_config, [clock])
+    """Seconds of each step."""
+    clock, settings = _Clock(), settings.replace(num_train_epochs=1, warmup_steps=0)
+    watching = {"max_steps": steps, "callbacks": [clock, MovingBar(bar)]}
+    with short_trainer(model, tokenizer, rows, settings, peft_config, dtype, **watching) as trainer:
         meter.before = model_bytes(trainer.model)
-        try:
-            with meter:
-                trainer.train()
-        finally:
-            trainer.model.unload()
-            if model.is_gradient_checkpointing:
-                model.gradient_checkpointing_disable()
-            vars(model).pop("forward", None)  # TRL's own
-            embedding._forward_hooks.clear()
-            embedding._forward_hooks.update(hooks)
-            model.config.use_cache = use_cache
-            model.train(was_training)
+        with meter:
+            trainer.train()
     return clock.seconds

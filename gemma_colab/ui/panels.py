@@ -1,29 +1,19 @@
-"""Controls over settings. The settings are the truth: a panel gives back exactly what was put in until a control is moved.
-
-Every number has a `SelectionSlider` over a list of values that holds the given one, because `IntSlider` clamps silently and
-`FloatLogSlider` turns 2e-4 into 1.995e-4. Only widgets that ipywidgets 7.7 (Colab) and 8 share are used, no JavaScript, and
-every text is escaped. Nothing here needs torch: a panel starts in a second.
-"""
+"""The panels of notebooks 02 and 03: which model, and LoRA. That of notebook 04 is in `train_panel.py`. Nothing here needs torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import ipywidgets as widgets
-from IPython.display import HTML, display
+from IPython.display import HTML
 
 from gemma_colab.catalog import CATALOG, GPUS, TINY, Shape, download_gib, pick_model, shape_of
-from gemma_colab.errors import GemmaColabError, SettingsError
 from gemma_colab.hardware import Machine, dtype_name, free_gib
 from gemma_colab.hub import cached_gib, constants
 from gemma_colab.model.memory import memory_plan
 from gemma_colab.model.parameters import lora_parameters
 from gemma_colab.model.planner import BATCHES, ladder, largest_batch, light
-from gemma_colab.settings import LoraSettings, ModelSettings, Settings, TrainSettings, starting_point
+from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
+from gemma_colab.ui.controls import Controls, SettingsPanel
 from gemma_colab.ui.html import ENVIRONMENT, LIGHTS, memory_bar
 
-# field -> (values, what it does). Numbers get a slider, texts and {label: value} a list, None a box to tick.
-Controls = dict[str, tuple[list | dict | None, str]]
 MODEL_CONTROLS: Controls = {
     "model": ([TINY, *CATALOG], "larger ones know more, and need more memory and time"),
     "load_in_4bit": ({"4 bit": True, "16 bit": False}, "4 bit: linear layers in a quarter of the memory, rounded"),
@@ -36,28 +26,15 @@ LORA_CONTROLS: Controls = {
     "use_rslora": (None, "scale by lora_alpha / √r instead, so that a high rank isn't muted"),
     "use_dora": (None, "learn length and direction of the weights apart: may learn more, takes longer"),
 }
-TRAIN_CONTROLS: Controls = {
-    "learning_rate": (
-        [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2],
-        "size of each step: too low learns nothing, too high destroys what is there",
-    ),
-    "per_device_train_batch_size": ([1, 2, 4, 8, 16, 32], "rows computed at once: memory"),
-    "gradient_accumulation_steps": ([1, 2, 4, 8, 16], "batches added up before a step: a larger batch without the memory"),
-    "num_train_epochs": ([0.5, 1, 2, 3, 5, 8, 10, 15, 20], "passes over the rows: too few learn little, too many learn by heart"),
-}
 SMALL = 50_000_000  # weights that a CPU trains in minutes; tiny-gemma3 has 3 million
 
-_HINT = ENVIRONMENT.from_string('<div style="opacity:.7; line-height:1.3">{{ text }}</div>')
-_NOTE = ENVIRONMENT.from_string(
-    """<div style="line-height:1.5; margin-top:6px">
-{% if error %}<div><b style="color:{{ lights.no }}">{{ what }}:</b> {{ error }}</div>{% endif %}
-{% if text is string %}<b>{{ text }}</b>{% else %}{{ text }}{% endif %}
-</div>"""
-)
 _LORA = ENVIRONMENT.from_string(
     """<div><b style="font-size:1.3em">{{ '{:,}'.format(count) }}</b> trainable weights, <b>{{ '%.2f' | format(100 * share) }} %</b> of the model
  &nbsp;·&nbsp; scale {{ formula }} = <b>{{ '{:.4g}'.format(scale) }}</b></div>
-{{ bar }}
+{{ memory }}"""
+)
+_MEMORY = ENVIRONMENT.from_string(
+    """{{ bar }}
 <div style="opacity:.7; margin-top:4px">Predicted for {{ task }}. “fits” leaves 15 % free.</div>
 {% if first %}<div style="margin-top:4px"><b>{{ 'To have 15 % free' if tight else 'Change first' }}:</b> {{ first }}</div>{% endif %}"""
 )
@@ -84,68 +61,6 @@ _MODEL = ENVIRONMENT.from_string(
 )
 
 
-def _control(field: str, values: list | dict | None, value, width: int) -> widgets.Widget:
-    """The widget for one field, standing on `value`, which joins `values` where it is missing."""
-    layout = {"flex": "0 0 auto", "width": f"{width + 240}px", "margin": "2px"}
-    named = {"description": field, "style": {"description_width": f"{width}px"}, "layout": layout}
-    if values is None:
-        return widgets.Checkbox(value=value, **named)
-    if isinstance(values, dict):
-        return widgets.Dropdown(options=list(values.items()), value=value, **named)
-    values = [value if v == value else v for v in values]
-    if isinstance(value, str):
-        return widgets.Dropdown(options=values if value in values else [*values, value], value=value, **named)
-    values = sorted({*values, value})
-    texts = [(str(v).removesuffix(".0"), v) for v in values]  # in full: f"{1.0000001e-4:g}" would show another number
-    return widgets.SelectionSlider(options=texts, value=value, continuous_update=False, **named)
-
-
-class SettingsPanel:
-    """Controls for some fields of a settings object. `settings` is the current value; `controls` are the widgets by field name.
-
-    note: settings -> what is shown below the controls, a text or `HTML`. An impossible value is answered with its sentence, and
-    the control goes back to the last good one.
-    """
-
-    def __init__(self, settings: Settings, controls: Controls, note: Callable[[Settings], str | HTML]):
-        self.settings, self._note = settings, note
-        self.controls, lines, width = {}, [], 8 * max(map(len, controls))
-        for field, (values, hint) in controls.items():
-            control = _control(field, values, getattr(settings, field), width)
-            control.observe(lambda change, field=field: self._changed(field, change["new"]), names="value")
-            self.controls[field] = control
-            text = widgets.HTML(_HINT.render(text=hint), layout={"flex": "1 1 240px", "margin": "2px 2px 2px 12px"})
-            lines.append(widgets.HBox([control, text], layout={"flex_flow": "row wrap", "align_items": "center"}))
-        self.note = widgets.HTML()
-        self.widget = widgets.VBox([*lines, self.note], layout={"max_width": "900px", "padding": "6px"})
-        self._show()
-
-    def _changed(self, field: str, value) -> None:
-        good = getattr(self.settings, field)
-        if value == good:  # set back, by the lines below
-            return
-        try:
-            self.settings = self.settings.replace(**{field: value})
-        except SettingsError as e:
-            self.controls[field].value = good
-            return self._show("Not possible", str(e))
-        self._show()
-
-    def _show(self, what: str = "", error: str = "") -> None:
-        try:
-            text = self._note(self.settings)
-        except GemmaColabError as e:  # raised in a click it would only reach the log
-            what, error, text = what or "No prediction", error or str(e), HTML("")
-        self.note.value = _NOTE.render(what=what, error=error, text=text, lights=LIGHTS)
-
-    def _ipython_display_(self):
-        display(self.widget)
-
-
-def _limit(machine: Machine) -> float:
-    return machine.gpu_gib if machine.gpu else machine.ram_gib
-
-
 def _task(train: TrainSettings, tokens: int) -> str:
     rows = f"{train.per_device_train_batch_size} row{'s' * (train.per_device_train_batch_size > 1)}"
     return f"batches of {rows} of {train.max_length if train.packing else min(tokens, train.max_length):,} tokens"
@@ -160,25 +75,36 @@ def lora_panel(
     being the length of the longest row. plan: other arguments of `memory.memory_plan`, such as load_in_4bit=False; dtype and gpu
     are those of the machine unless given.
     """
-    plan = {"dtype": dtype_name(machine)[0], "gpu": machine.gpu is not None} | plan
-    limit = _limit(machine)
 
     def note(s: LoraSettings) -> HTML:
-        count, parts = lora_parameters(shape, s), memory_plan(shape, s, train, tokens=tokens, **plan)
-        word = light(parts.sum(), limit)
+        count = lora_parameters(shape, s)
         text = _LORA.render(
             count=count,
             share=count / (count + shape.linear_parameters + shape.embedding_parameters),
             formula=f"lora_alpha / {'√r' if s.use_rslora else 'r'} = {s.lora_alpha:g} / {'√' * s.use_rslora}{s.r}",
             scale=s.scale,
-            bar=memory_bar(parts, limit, machine.gpu or "this machine's memory", word),
-            task=_task(train, tokens),
-            tight=word == "tight",
-            first=_first_rung(ladder(shape, s, train, limit, tokens=tokens, **plan)),
+            memory=memory_note(shape, machine, s, train, tokens=tokens, **plan),
         )
         return HTML(text)
 
     return SettingsPanel(settings, LORA_CONTROLS, note)
+
+
+def memory_note(shape: Shape, machine: Machine, lora: LoraSettings, train: TrainSettings, *, tokens: int, **plan) -> HTML:
+    """The memory that training takes as a bar, what that was predicted for, and what to change first if it is too much.
+
+    The arguments are those of `lora_panel`.
+    """
+    plan = {"tokens": tokens, "dtype": dtype_name(machine)[0], "gpu": machine.gpu is not None} | plan
+    limit, parts = machine.gpu_gib if machine.gpu else machine.ram_gib, memory_plan(shape, lora, train, **plan)
+    word = light(parts.sum(), limit)
+    text = _MEMORY.render(
+        bar=memory_bar(parts, limit, machine.gpu or "this machine's memory", word),
+        task=_task(train, tokens),
+        tight=word == "tight",
+        first=_first_rung(ladder(shape, lora, train, limit, **plan)),
+    )
+    return HTML(text)
 
 
 def _first_rung(rungs) -> str:
@@ -294,13 +220,3 @@ def _advice(s: ModelSettings, name: str, shape: Shape, machine: Machine, lora: L
             f"16 bit, of {total:.1f} and {total_16:.1f} GiB in all on a {machine.gpu or 'T4'}. "
             "16 bit is an option: nothing is rounded, nothing has to be unpacked."
         )
-
-
-def train_panel(settings: TrainSettings, rows: int) -> SettingsPanel:
-    """Sliders for learning rate, batch and epochs; below them the number of updates for `rows` training rows."""
-
-    def note(s: TrainSettings) -> str:
-        steps = max(1, round(s.steps_per_epoch(rows) * s.num_train_epochs))
-        return f"effective batch {s.effective_batch}; {s.steps_per_epoch(rows)} steps an epoch, {steps} in all"
-
-    return SettingsPanel(settings, TRAIN_CONTROLS, note)

@@ -12,7 +12,7 @@ from lab import Notebook, running_browser, running_lab, write_notebook
 
 from gemma_colab.catalog import CATALOG
 from gemma_colab.model.parameters import lora_parameters
-from gemma_colab.settings import LoraSettings
+from gemma_colab.settings import LoraSettings, TrainSettings, preset
 
 START = """
 import dataclasses, json
@@ -20,7 +20,10 @@ from gemma_colab.catalog import CATALOG
 from gemma_colab.errors import SettingsError
 from gemma_colab.hardware import Machine
 from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings
-from gemma_colab.ui.panels import lora_panel, model_panel, train_panel
+from gemma_colab.ui.panels import lora_panel, model_panel
+from gemma_colab.ui.train_panel import train_panel
+
+LENGTHS = [60 + 7 * i for i in range(150)]
 
 class Picky(LoraSettings):
     def __post_init__(self):
@@ -37,6 +40,7 @@ def keep(name, panel):
     return panel
 """
 ODD = LoraSettings(r=3, lora_alpha=7.5, lora_dropout=0.123, target_modules=r".*\.(q_proj|v_proj)")
+RATE = TrainSettings(learning_rate=1.23e-4)
 NAMES = ("model", "lora", "picky", "train")
 MODEL, LORA, PICKY, TRAIN = 1, 2, 3, 4
 CELLS = [
@@ -44,7 +48,7 @@ CELLS = [
     "keep('model', model_panel(ModelSettings(model='gemma-9'), t4))",
     f"keep('lora', lora_panel({ODD}, shape, t4, train=TrainSettings(), tokens=1024, dtype='float16'))",
     "keep('picky', lora_panel(Picky(r=16), shape, t4, train=TrainSettings(), tokens=1024))",
-    "keep('train', train_panel(TrainSettings(learning_rate=1.234e-4), 100))",
+    f"keep('train', train_panel({RATE}, [150] * 100, shape=shape, machine=t4, lora=LoraSettings()))",
     "print(json.dumps({name: [dataclasses.asdict(p.settings) for p in many] for name, many in panels.items()}))",
 ]
 READ = len(CELLS) - 1
@@ -91,7 +95,7 @@ def test_a_panel_gives_back_what_was_put_in_and_then_what_was_moved(notebook):
     assert {name: len(panels) for name, panels in first.items()} == dict.fromkeys(NAMES, 1)
     assert LoraSettings(**first["lora"][0]) == ODD
     assert first["model"] == [{"model": "gemma-9", "load_in_4bit": True}]
-    assert first["train"][0]["learning_rate"] == 1.234e-4
+    assert TrainSettings(**first["train"][0]) == RATE
 
     # A slider by keyboard, another by mouse, a box, a list.
     line(lora, "r").locator(HANDLE).focus()
@@ -101,6 +105,7 @@ def test_a_panel_gives_back_what_was_put_in_and_then_what_was_moved(notebook):
     assert notebook.read(READ) == first | {"lora": [first["lora"][0] | {"r": 4}]}
 
     handle = line(lora, "lora_dropout").locator(HANDLE)
+    handle.scroll_into_view_if_needed()
     box = handle.bounding_box()
     notebook.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     notebook.page.mouse.down()
@@ -139,9 +144,44 @@ def test_a_panel_gives_back_what_was_put_in_and_then_what_was_moved(notebook):
     assert notebook.read(READ) == third
 
 
+def test_a_preset_sets_two_sliders_and_what_is_folded_can_be_moved(notebook):
+    train = notebook.output(TRAIN)
+    steps = 13 * 3
+    shows(train, f"{steps}")
+    assert buttons(train) == ["normal"]
+    train.get_by_text("strong", exact=True).click()
+    shows(line(train, "num_train_epochs"), "^5$")
+    assert buttons(train) == ["strong"]
+    assert TrainSettings(**notebook.read(READ)["train"][0]) == preset(RATE, "strong")
+
+    line(train, "num_train_epochs").locator(HANDLE).focus()
+    notebook.page.keyboard.press("ArrowLeft")
+    shows(line(train, "num_train_epochs"), "^4$")
+    shows(train, "^52$")  # steps in all
+    assert buttons(train) == []
+
+    assert not line(train, "packing").is_visible()
+    train.get_by_text("13 more settings").click()
+    line(train, "packing").locator("input").check()
+    shows(train, "packed sequences, about 53 rows")
+    shows(line(train, "neftune_noise_alpha"), "^off$")
+    line(train, "neftune_noise_alpha").locator(HANDLE).focus()
+    notebook.page.keyboard.press("ArrowRight")
+    shows(line(train, "neftune_noise_alpha"), "^1$")
+    line(train, "lr_scheduler_type").locator("select").select_option("cosine")
+    now = preset(RATE, "strong").replace(num_train_epochs=4, packing=True, neftune_noise_alpha=1.0, lr_scheduler_type="cosine")
+    assert TrainSettings(**notebook.read(READ)["train"][0]) == now
+
+
+def buttons(output) -> list[str]:
+    """The preset that is marked, if one is."""
+    return output.locator(".widget-toggle-button.mod-active").all_inner_texts()
+
+
 PICTURES = {
     "model_panel": "model_panel(ModelSettings(model='google/gemma-3-4b-it'), t4)",
     "lora_panel": "lora_panel(LoraSettings(), shape, t4, train=TrainSettings(), tokens=1024, dtype='float16')",
+    "train_panel": "train_panel(TrainSettings(), LENGTHS, shape=shape, machine=t4, lora=LoraSettings(), seconds_per_step=2.5)",
 }
 
 
@@ -158,5 +198,5 @@ def test_the_panels_are_wide_enough_for_what_they_say(lab, tmp_path):
         assert panel.evaluate("all => [...all.querySelectorAll('*')].every(e => e.scrollWidth <= all.clientWidth)")
         path = Path(os.environ.get("SCREENSHOTS", tmp_path)) / f"{name}.png"
         panel.screenshot(path=path)
-        assert path.stat().st_size < 200_000
+        assert path.stat().st_size < 250_000
     page.close()

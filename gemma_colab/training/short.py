@@ -1,0 +1,143 @@
+"""Short runs on a fresh adapter: something is learnt about the settings, nothing is saved, and the model stays as it was."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import pandas as pd
+import torch
+from datasets import Dataset, disable_progress_bars, enable_progress_bars
+from datasets.utils import are_progress_bars_disabled
+from peft import LoraConfig, PeftModel
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from trl import SFTTrainer
+
+from gemma_colab.errors import ModelError
+from gemma_colab.settings import TrainSettings
+from gemma_colab.training.history import history_table
+from gemma_colab.training.trainer import build_trainer, sft_config
+
+
+class MovingBar(TrainerCallback):
+    """Moves a tqdm bar by one at each step. One without a length gets the run's."""
+
+    def __init__(self, bar: tqdm):
+        self.bar = bar
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.bar.total is None:
+            self.bar.reset(state.max_steps)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update()
+
+
+@contextmanager
+def fresh_adapter(model: PreTrainedModel) -> Iterator[None]:
+    """Whatever is attached to `model` in this block is off again after it, also after an error: adapters, hooks, the
+    trainer's own `forward`, checkpointing, mode, what needs a gradient, the fields of its configurations. No weight is copied:
+    those of the model itself are frozen while an adapter learns. An adapter that `build_trainer` takes off in here, from an
+    earlier run, is on again.
+
+    Raises `ModelError` for peft's wrapper, which holds the model that is meant.
+    """
+    if isinstance(model, PeftModel):
+        raise ModelError("the model is wrapped in a PeftModel, and needs to be given without; pass model.get_base_model()")
+    restore = remember(model)
+    try:
+        yield
+    finally:
+        restore()
+
+
+def remember(model: PreTrainedModel) -> Callable[[], None]:
+    """A function that makes the model what it is now: see `fresh_adapter`."""
+    gc.collect()  # the trainer of an earlier run still holds its adapter and optimizer: it goes round in circles
+    configs = [model.config, model.config.get_text_config(), model.generation_config]
+    fields = [(vars(o), _contents(o)) for o in (*model.modules(), *filter(None, configs))]
+    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+
+    def restore() -> None:
+        for there, before in fields:
+            there.clear()
+            for name, (value, inside) in before.items():
+                if isinstance(value, dict):  # emptied and filled, not exchanged: a handle of a hook points to it
+                    value.clear()
+                    value.update(inside)
+                there[name] = value
+        for parameter, needs_grad in trained:
+            parameter.requires_grad_(needs_grad)
+
+    return restore
+
+
+def _contents(o: object) -> dict[str, tuple]:
+    """The fields of an object, each with a copy of what lies in it if it is a dict: modules, weights and hooks do."""
+    return {name: (value, dict(value) if isinstance(value, dict) else None) for name, value in vars(o).items()}
+
+
+@contextmanager
+def short_trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train_rows: Sequence[dict],
+    settings: TrainSettings,
+    peft_config: LoraConfig,
+    dtype: torch.dtype,
+    *,
+    eval_rows: Sequence[dict] | None = None,
+    max_steps: int | None = None,
+    callbacks: list[TrainerCallback] | None = None,
+) -> Iterator[SFTTrainer]:
+    """Gives a real `SFTTrainer` with a fresh adapter that logs each step, saves nothing, and has no bars; see `fresh_adapter`."""
+    bars = are_progress_bars_disabled()
+    disable_progress_bars()  # of datasets: eight for a few dozen rows
+    try:
+        with tempfile.TemporaryDirectory() as folder, fresh_adapter(model):
+            args = sft_config(settings, folder, len(train_rows), dtype)
+            args.save_strategy, args.load_best_model_at_end, args.disable_tqdm = "no", False, True
+            args.logging_strategy, args.logging_steps, args.max_steps = "steps", 1, max_steps or -1
+            args.eval_strategy = args.eval_strategy if eval_rows else "no"
+            train, validation = (Dataset.from_list(list(rows)) if rows else None for rows in (train_rows, eval_rows))
+            # peft writes into a config that it is given
+            yield build_trainer(model, tokenizer, train, validation, args, copy.deepcopy(peft_config), callbacks)
+    finally:
+        if not bars:
+            enable_progress_bars()
+
+
+def short_run(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train_rows: Sequence[dict],
+    settings: TrainSettings,
+    peft_config: LoraConfig,
+    dtype: torch.dtype,
+    *,
+    eval_rows: Sequence[dict] | None = None,
+    max_steps: int | None = None,
+    callbacks: list[TrainerCallback] | None = None,
+    schedule: Callable[[int], float] | None = None,
+) -> pd.DataFrame:
+    """Train a fresh adapter on a model, take it off again, and return the `history_table`: one line a step.
+
+    train_rows, eval_rows: chats, prompt and completion; with eval_rows there are `evals_per_epoch` validation points.
+    dtype: what the model computes in. max_steps: updates in all, instead of the epochs of the settings.
+    schedule: step, from 0 -> what the learning rate is multiplied by, instead of the scheduler of the settings.
+    Early stopping is left out. The model itself stays as it was, an adapter of an earlier run included. Raises `ModelError` for a
+    `PeftModel`.
+    """
+    with tqdm(desc="short run", unit="step", leave=False) as bar:
+        watching = [MovingBar(bar), *(callbacks or [])]
+        how = {"eval_rows": eval_rows, "max_steps": max_steps, "callbacks": watching}
+        with short_trainer(model, tokenizer, train_rows, settings, peft_config, dtype, **how) as trainer:
+            if schedule:  # Trainer keeps an optimizer and a scheduler that are there already
+                trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), schedule)
+            trainer.train()
+            return history_table(trainer.state.log_history)

@@ -1,0 +1,132 @@
+"""Controls over settings. The settings are the truth: a panel gives back exactly what was put in until a control is moved.
+
+Every number has a `SelectionSlider` over a list of values that holds the given one, because `IntSlider` clamps silently and
+`FloatLogSlider` turns 2e-4 into 1.995e-4. Only widgets that ipywidgets 7.7 (Colab) and 8 share are used, no JavaScript, and
+every text is escaped. Nothing here needs torch: a panel starts in a second.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import ipywidgets as widgets
+from IPython.display import HTML, display
+
+from gemma_colab.errors import GemmaColabError, SettingsError
+from gemma_colab.settings import Settings
+from gemma_colab.ui.html import ENVIRONMENT, LIGHTS
+
+# field -> (values, what it does). Numbers get a slider, on which None is "off"; texts and {label: value} a list; None a box to tick.
+Controls = dict[str, tuple[list | dict | None, str]]
+OFF = object()  # in place of None, which a slider can't hold
+
+_HINT = ENVIRONMENT.from_string('<div style="opacity:.7; line-height:1.3">{{ text }}</div>')
+_NOTE = ENVIRONMENT.from_string(
+    """<div style="line-height:1.5; margin-top:6px">
+{% if error %}<div><b style="color:{{ lights.no }}">{{ what }}:</b> {{ error }}</div>{% endif %}
+{% if text is string %}<b>{{ text }}</b>{% else %}{{ text }}{% endif %}
+</div>"""
+)
+
+
+def _control(field: str, values: list | dict | None, value, width: int) -> widgets.Widget:
+    """The widget for one field, standing on `value`, which joins `values` where it is missing."""
+    layout = {"flex": "0 0 auto", "width": f"{width + 240}px", "margin": "2px"}
+    named = {"description": field, "style": {"description_width": f"{width}px"}, "layout": layout}
+    if values is None:
+        return widgets.Checkbox(value=value, **named)
+    if isinstance(values, dict):
+        return widgets.Dropdown(options=list(values.items()), value=value, **named)
+    values = [value if v == value else v for v in values]
+    if isinstance(value, str):
+        return widgets.Dropdown(options=values if value in values else [*values, value], value=value, **named)
+    numbers = sorted({*values, value} - {None})
+    texts = [(str(v).removesuffix(".0"), v) for v in numbers]  # in full: f"{1.0000001e-4:g}" would show another number
+    texts = [("off", OFF)] * (None in values) + texts
+    return widgets.SelectionSlider(options=texts, value=_shown(value), continuous_update=False, **named)
+
+
+def _shown(value):
+    return OFF if value is None else value
+
+
+class SettingsPanel:
+    """Controls for some fields of a settings object. `settings` is the current value; `controls` are the widgets by field name.
+
+    note: settings -> what is shown below the controls, a text or `HTML`. An impossible value is answered with its sentence, and
+    the control goes back to the last good one. folded: more controls, in `fold`, which is closed at first. presets: name ->
+    {field: value}, a button each in `presets` that sets several controls at once; such a value must be on its control.
+    presets_hint: what the presets do.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        controls: Controls,
+        note: Callable[[Settings], str | HTML],
+        *,
+        folded: Controls | None = None,
+        presets: dict[str, dict] | None = None,
+        presets_hint: str = "",
+    ):
+        self.settings, self._note, self._presets = settings, note, presets or {}
+        self.controls, lines, folded = {}, [], folded or {}
+        width = 8 * max(map(len, [*controls, *folded]))
+        for field, (values, hint) in (controls | folded).items():
+            control = _control(field, values, getattr(settings, field), width)
+            control.observe(lambda change, field=field: self._changed(field, change["new"]), names="value")
+            self.controls[field] = control
+            lines.append(_line(control, hint))
+        lines, hidden = lines[: len(controls)], lines[len(controls) :]
+        # Without a description: ipywidgets 8 puts it above the buttons, 7 beside them.
+        self.presets = widgets.ToggleButtons(options=list(self._presets), value=None)
+        self.presets.style = {"button_width": f"{(width + 240) // max(1, len(self._presets)) - 24}px"}
+        self.presets.layout = {"flex": "0 0 auto", "width": f"{width + 240}px", "margin": "2px"}
+        self.presets.observe(lambda change: self._set(self._presets.get(change["new"], {})), names="value")
+        self.fold = widgets.Accordion([widgets.VBox(hidden)], selected_index=None, layout={"margin": "6px 0 0"})
+        self.fold.set_title(0, f"{len(hidden)} more settings")  # an argument `titles` is unknown to ipywidgets 7
+        lines = [_line(self.presets, presets_hint)] * bool(presets) + lines + [self.fold] * bool(hidden)
+        self.note = widgets.HTML()
+        self.widget = widgets.VBox([*lines, self.note], layout={"max_width": "900px", "padding": "6px"})
+        self._show()
+        self._follow()
+
+    def _changed(self, field: str, value) -> None:
+        self._set({field: None if value is OFF else value})
+
+    def _set(self, changes: dict) -> None:
+        if all(getattr(self.settings, field) == value for field, value in changes.items()):  # as `_follow` sets them
+            return
+        error = ""
+        try:
+            self.settings = self.settings.replace(**changes)
+        except SettingsError as e:
+            error = str(e)
+        self._follow()
+        self._show(error)
+
+    def _follow(self) -> None:
+        """The controls show the settings, and the preset that they are, if they are one."""
+        for field, control in self.controls.items():
+            control.value = _shown(getattr(self.settings, field))
+        current = dataclasses.asdict(self.settings)
+        self.presets.value = next((name for name, changes in self._presets.items() if changes.items() <= current.items()), None)
+
+    def _show(self, impossible: str = "") -> None:
+        what, error = "Not possible", impossible
+        try:
+            text = self._note(self.settings)
+        except GemmaColabError as e:  # raised in a click it would only reach the log
+            text = HTML("")
+            if not impossible:
+                what, error = "No prediction", str(e)
+        self.note.value = _NOTE.render(what=what, error=error, text=text, lights=LIGHTS)
+
+    def _ipython_display_(self):
+        display(self.widget)
+
+
+def _line(control: widgets.Widget, hint: str) -> widgets.HBox:
+    text = widgets.HTML(_HINT.render(text=hint), layout={"flex": "1 1 240px", "margin": "2px 2px 2px 12px"})
+    return widgets.HBox([control, text], layout={"flex_flow": "row wrap", "align_items": "center"})

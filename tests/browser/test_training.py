@@ -1,0 +1,147 @@
+"""What a learner does with notebook 04: moves the sliders, trains, loses the kernel in mid-run, and resumes.
+
+SCREENSHOTS=docs pytest tests/browser/test_training.py saves the pictures in docs/; use JupyterLab 4 for it.
+"""
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from conftest import ROOT
+from lab import Notebook, running_browser, running_lab
+from test_panels import HANDLE, line, shows
+
+from gemma_colab.pipeline import save_rows
+from gemma_colab.settings import ModelSettings
+from gemma_colab.training.checkpoints import whole_checkpoints
+from gemma_colab.workspace import Workspace
+
+PATIENCE = 240  # seconds for a run that takes half a minute on an idle machine
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture
+def learner(tmp_path, support_rows, monkeypatch):
+    """(page with notebook 04 open, its workspace, the process of the lab)"""
+    workspace = Workspace(tmp_path / "workspace")
+    save_rows({"train": support_rows[:96], "validation": support_rows[96:112], "test": support_rows[112:128]}, workspace)
+    ModelSettings(model="tiny-gemma3").save(workspace)
+    monkeypatch.setenv("GEMMA_COLAB_WORKSPACE", str(workspace.path))
+    notebook = nbformat.read(ROOT / "notebooks" / "04_train.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    (tmp_path / "lab").mkdir()
+    with running_lab(tmp_path / "lab") as url, running_browser() as browser:
+        nbformat.write(notebook, tmp_path / "lab" / "notebooks" / "04_train.ipynb")
+        page = browser.new_page(viewport={"width": 1100, "height": 1300})
+        errors = []
+        page.on("pageerror", errors.append)
+        sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+        yield Notebook(page, url, "04_train.ipynb"), workspace, sources
+        assert errors == []
+
+
+def cell_of(sources: list[str], text: str) -> int:
+    (found,) = [i for i, source in enumerate(sources) if text in source]
+    return found
+
+
+def press(notebook, cell: int) -> None:
+    """Run a cell, and don't wait for its end."""
+    notebook.cells.nth(cell).locator(".jp-InputArea-editor").click()
+    notebook.page.keyboard.press("Control+Enter")
+
+
+def wait_for(page, condition, what: str):
+    end = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < end, f"waited {PATIENCE} s for {what}; the page says:\n{page.inner_text('body')[-3000:]}"
+        page.wait_for_timeout(100)
+    return found
+
+
+def picture(notebook, name: str, tmp_path: Path, cell: int) -> None:
+    path = Path(os.environ.get("SCREENSHOTS", tmp_path)) / f"{name}.png"
+    notebook.cells.nth(cell).locator(".jp-Cell-outputArea").screenshot(path=path)
+    assert path.stat().st_size < 300_000
+
+
+def kill_the_kernel() -> None:
+    """SIGKILL, as a machine that is taken away; the server then starts a new, empty one."""
+    kernels = [p for p in psutil.Process().children(recursive=True) if "ipykernel_launcher" in " ".join(p.cmdline())]
+    assert len(kernels) == 1
+    os.kill(kernels[0].pid, signal.SIGKILL)
+
+
+def test_a_learner_trains_loses_the_kernel_and_resumes(learner, tmp_path):
+    notebook, workspace, sources = learner
+    page = notebook.page
+    setup, panel_cell, train_cell = (
+        cell_of(sources, text) for text in ("= describe_machine()", "train_panel(", "panel.settings, loaded")
+    )
+    resume_cell = cell_of(sources, "RESUME = False")
+    for cell in (setup, setup + 1, setup + 2, panel_cell):
+        notebook.run(cell)
+
+    # Three sliders: the rate a notch down, smaller batches, more epochs; the panel counts along.
+    panel = notebook.output(panel_cell)
+    shows(panel, "12 steps an epoch")
+    for field, key in (
+        ("learning_rate", "ArrowLeft"),
+        ("per_device_train_batch_size", "ArrowLeft"),
+        ("num_train_epochs", "ArrowRight"),
+    ):
+        line(panel, field).locator(HANDLE).focus()
+        page.keyboard.press(key)
+    shows(panel, "24 steps an epoch, 96 in all")
+    picture(notebook, "train_panel_moved", tmp_path, panel_cell)
+
+    # Train: the line moves, the curve grows, a verdict is there. Then the machine is gone.
+    press(notebook, train_cell)
+    output = notebook.cells.nth(train_cell).locator(".jp-Cell-outputArea")
+    wait_for(page, lambda: output.locator("img").count() == 1, "the curve")
+    first = output.locator("img").get_attribute("src")
+    wait_for(page, lambda: output.locator("img").get_attribute("src") != first, "the curve to grow")
+
+    def step() -> int:
+        found = re.search(r"step (\d+) of 96", output.inner_text())
+        return int(found[1]) if found else 0
+
+    wait_for(page, lambda: step() >= 30 and whole_checkpoints(workspace.path / "checkpoints"), "the 30th step")
+    assert output.locator("img").count() == 1  # one figure, in place
+    assert re.search(r"(starting|learning|settled|overfitting|not learning|unstable): .*Next: ", output.inner_text(), re.DOTALL)
+    picture(notebook, "train_live", tmp_path, train_cell)
+    kill_the_kernel()
+    kept = whole_checkpoints(workspace.path / "checkpoints")[-1].step
+    assert 0 < kept < 96
+    assert not workspace.has("adapter")
+
+    # The kernel is a new one. Two cells, the second with RESUME = True.
+    page.get_by_role("button", name=re.compile("^(ok|dismiss)$", re.IGNORECASE)).first.click()
+    page.wait_for_function(
+        "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", polling=100
+    )
+    notebook.run(setup)
+    editor = notebook.cells.nth(resume_cell).locator(".jp-InputArea-editor")
+    editor.get_by_text("RESUME = False").click()
+    page.keyboard.press("End")
+    for _ in "False":
+        page.keyboard.press("Backspace")
+    page.keyboard.type("True")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+Enter")
+    output = notebook.cells.nth(resume_cell).locator(".jp-Cell-outputArea")
+    wait_for(page, lambda: "in all" in output.inner_text(), "the end of the run")
+    assert "step 96 of 96" in output.inner_text()
+    picture(notebook, "train_resumed", tmp_path, resume_cell)
+    wait_for(page, lambda: workspace.has("training.json"), "the record")
+    record = json.loads((workspace.path / "training.json").read_text())
+    assert [entry["step"] for entry in record["log_history"] if "loss" in entry] == list(range(1, 97))
+    assert record["status"] == "finished"

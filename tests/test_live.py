@@ -1,0 +1,222 @@
+"""Watching a run costs little, is never silent, and says the truth about its pace."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from gemma_colab.training.callbacks import OFTEN, LiveHistory
+from gemma_colab.ui import live
+from gemma_colab.ui.live import LiveCurve, TextProgress, clock, curve_png, live_view
+
+
+class Fake:
+    """A run without a trainer: a clock that is turned by hand, and the events that a trainer sends."""
+
+    def __init__(self, show, step_seconds=1.0, steps=100, first=0, eval_every=0, main=True):
+        self.now, self.step_seconds, self.eval_every = 0.0, step_seconds, eval_every
+        self.callback = LiveHistory(show, clock=lambda: self.now)
+        self.state = type("State", (), {})()
+        self.state.log_history, self.state.global_step, self.state.max_steps = [], first, steps
+        self.state.is_world_process_zero, self.state.epoch, self.state.eval_steps = main, 0.0, eval_every
+        self.state.best_global_step = self.state.best_metric = None
+        self.args = type("Args", (), {"num_train_epochs": 3, "eval_strategy": "steps" if eval_every else "no"})()
+        self.control = type("Control", (), {"should_evaluate": False, "should_save": False})()
+        self.tokens = 0
+
+    def send(self, event, **more):
+        getattr(self.callback, event)(self.args, self.state, self.control, **more)
+
+    def run(self, steps):
+        for _ in range(steps):
+            self.send("on_step_begin")
+            self.now += self.step_seconds
+            self.state.global_step += 1
+            self.tokens += 500
+            step = self.state.global_step
+            self.control.should_evaluate = bool(self.eval_every and step % self.eval_every == 0)
+            self.send("on_step_end")
+            line = {"loss": 5.0 - step / 100, "learning_rate": 1e-3, "num_tokens": self.tokens, "step": step, "epoch": step / 33}
+            self.state.epoch = line["epoch"]
+            self.state.log_history.append(line)
+            self.send("on_log", logs=line)
+            if self.control.should_evaluate:
+                for _ in range(4):
+                    self.now += 2.0
+                    self.send("on_prediction_step", eval_dataloader=range(4))
+                self.state.log_history.append({"eval_loss": 4.0, "step": step, "epoch": step / 33})
+                self.send("on_evaluate")
+
+
+class View:
+    """Takes so many seconds to draw."""
+
+    def __init__(self, seconds=0.0, draw_seconds=0.0):
+        self.seconds, self.draw_seconds, self.lines, self.drawn, self.fake = seconds, draw_seconds, [], [], None
+
+    def __call__(self, progress):
+        self.fake.now += self.seconds
+        self.lines.append(progress)
+
+    def draw(self, progress):
+        self.fake.now += self.draw_seconds
+        self.drawn.append(progress)
+
+
+def watch(view, **options):
+    view.fake = Fake(view, **options)
+    view.fake.send("on_train_begin")
+    return view.fake
+
+
+@pytest.mark.parametrize("cost", [0.001, 0.1, 1.0])
+@pytest.mark.parametrize("step", [0.01, 0.3, 5.0])
+def test_showing_takes_at_most_two_percent(cost, step):
+    view = View(seconds=cost / 10, draw_seconds=cost)
+    fake = watch(view, step_seconds=step, steps=10_000)
+    for _ in range(40):
+        fake.run(25)
+    counted = fake.callback.spent
+    assert counted <= 0.02 * fake.now * 1.05 + 2 * 1.1 * cost  # and once at the start, before there is anything to compare with
+    assert counted == pytest.approx(len(view.lines) * cost / 10 + len(view.drawn) * cost)
+    assert len(view.lines) >= min(1000, fake.now / max(OFTEN + step, 10.1 * cost + step)) * 0.9  # and is not stingy either
+
+
+def test_never_more_than_twice_a_second():
+    view = View()
+    fake = watch(view, step_seconds=0.01, steps=1000)
+    fake.run(1000)
+    assert len(view.lines) <= 2 * fake.now + 2
+
+
+def test_something_is_shown_at_once_while_validating_and_at_the_end():
+    view = View()
+    fake = watch(view, step_seconds=1.0, steps=10, eval_every=5)
+    assert (view.lines[0].doing, view.lines[0].step, view.lines[0].max_steps) == ("preparing", 0, 10)
+    fake.run(10)
+    assert [p.doing for p in view.lines if p.doing.startswith("validating")][:4] == [f"validating {n} of 4" for n in (1, 2, 3, 4)]
+    before = len(view.drawn)
+    fake.send("on_train_end")
+    assert view.lines[-1].done
+    assert view.drawn[-1].done
+    assert len(view.drawn) == before + 1
+
+
+def test_the_pace_is_that_of_recent_steps_without_validations_and_of_this_process():
+    view = View()
+    fake = watch(view, step_seconds=2.0, steps=100, first=40, eval_every=10)  # resumed at 40
+    fake.run(15)
+    progress = view.lines[-1]
+    assert progress.step == 55
+    assert progress.tokens_per_second == pytest.approx(250)
+    assert progress.seconds_left == pytest.approx(45 * 2 + 5 * 8)  # five validations of 8 s are to come
+    assert progress.seconds == pytest.approx(15 * 2 + 8)
+    fake.step_seconds = 4.0
+    fake.run(25)
+    assert view.lines[-1].tokens_per_second == pytest.approx(125, rel=0.1)
+
+
+def test_only_the_first_process_shows_anything():
+    view = View()
+    fake = watch(view, main=False)
+    fake.run(5)
+    fake.send("on_train_end")
+    assert view.lines == view.drawn == []
+
+
+def history(n):
+    steps = np.arange(1, n + 1)
+    validation = np.where(steps % max(1, n // 4) == 0, 4.0 - steps / n, np.nan)
+    return pd.DataFrame(
+        {
+            "step": steps,
+            "epoch": steps / n,
+            "loss": 6 - 3 * steps / n,
+            "eval_loss": validation,
+            "learning_rate": 1e-3,
+            "grad_norm": 1.0,
+        }
+    )
+
+
+def progress_of(n=40, done=False, **changes):
+    view = View()
+    fake = watch(view, steps=n)
+    fake.run(n)
+    fake.send("on_train_end")
+    chosen = view.lines[-1] if done else view.lines[-2]
+    return type(chosen)(**{name: getattr(chosen, name) for name in chosen.__dataclass_fields__} | changes)
+
+
+def test_a_notebook_gets_one_line_and_one_figure_that_change_in_place(monkeypatch):
+    calls = []
+
+    class Handle:
+        def __init__(self, number):
+            self.number = number
+
+        def update(self, shown):
+            calls.append(("update", self.number, type(shown).__name__))
+
+    monkeypatch.setattr(
+        live,
+        "display",
+        lambda shown, display_id: calls.append(("display", len(calls), type(shown).__name__)) or Handle(len(calls) - 1),
+    )
+    view = LiveCurve()
+    for _ in range(2):
+        view(progress_of())
+        view.draw(progress_of())
+    assert calls == [("display", 0, "HTML"), ("display", 1, "Image"), ("update", 0, "HTML"), ("update", 1, "Image")]
+    assert plt.get_fignums() == []
+
+
+def test_the_line_says_it_all_and_escapes():
+    shown = []
+    view = LiveCurve()
+    view.line = type("Handle", (), {"update": lambda self, page: shown.append(page.data)})()
+    view(progress_of(best_step=20, best_eval_loss=3.5, doing="validating <3>"))
+    for said in (
+        "step 40 of 40",
+        "epoch 1.2 of 3",
+        "best validation 3.50 at step 20",
+        "500 tokens/s",
+        "GiB",
+        "Next:",
+        "validating &lt;3&gt;",
+    ):
+        assert said in shown[0]
+
+
+def test_the_picture_is_a_png_with_a_description():
+    assert curve_png(history(8)).startswith(b"\x89PNG")
+    assert live.facts_of(history(40)) == "training loss from 5.92 to 3.00, validation loss from 3.75 to 3.00"
+
+
+def test_a_terminal_gets_a_line_that_moves_and_a_file_few_lines():
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    view = TextProgress(terminal)
+    view(progress_of())
+    view(progress_of(done=True))
+    assert terminal.getvalue().count("\r") == 2
+    assert terminal.getvalue().endswith("\n")
+    log = io.StringIO()
+    view = TextProgress(log)
+    for _ in range(5):
+        view(progress_of())
+    view(progress_of(done=True))
+    assert log.getvalue().count("step 40 of 40") == 2  # the first of five in 10 seconds, and the last
+    assert "in all" in log.getvalue()
+
+
+def test_the_view_suits_the_place(monkeypatch):
+    assert isinstance(live_view(), TextProgress)
+    monkeypatch.setattr(live, "get_ipython", lambda: type("Shell", (), {"kernel": 1})())
+    assert isinstance(live_view(), LiveCurve)
+
+
+def test_seconds_read_like_a_clock():
+    assert [clock(s) for s in (7.4, 754, 3723)] == ["0:07", "12:34", "1:02:03"]

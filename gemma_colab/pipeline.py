@@ -218,8 +218,10 @@ def ensure_adapter(workspace: Workspace, chosen: ModelSettings) -> dict:
     some of which might now be in the test.
     """
     if not (workspace.has("adapter") and workspace.has("training.json")):
+        from gemma_colab.ui.live import live_view
+
         print("Notebook 04 has not run in this workspace: training an adapter from the starting point.")
-        train_adapter(workspace, chosen)
+        train_adapter(workspace, chosen, show=live_view())
     record = workspace.read_json("training.json")
     trained = ModelSettings(model=record["model"], load_in_4bit=record.get("load_in_4bit", True))
     if trained != chosen:

@@ -1,15 +1,24 @@
 """Watching a run costs little, is never silent, and says the truth about its pace."""
 
 import io
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib import pyplot as plt
+from transformers import TrainerCallback
 
+from gemma_colab.chat import to_chat
+from gemma_colab.model.loading import load_4bit
+from gemma_colab.model.lora import lora_config
+from gemma_colab.settings import LoraSettings, TrainSettings
 from gemma_colab.training.callbacks import OFTEN, LiveHistory
+from gemma_colab.training.history import history_table
+from gemma_colab.training.short import short_trainer
 from gemma_colab.ui import live
-from gemma_colab.ui.live import LiveCurve, TextProgress, clock, curve_png, live_view
+from gemma_colab.ui.live import LiveCurve, TextProgress, clock, curve_axes, curve_png, live_view
 
 
 class Fake:
@@ -84,6 +93,18 @@ def test_showing_takes_at_most_two_percent(cost, step):
     assert len(view.lines) >= min(1000, fake.now / max(OFTEN + step, 10.1 * cost + step)) * 0.9  # and is not stingy either
 
 
+def test_fonts_that_load_slowly_do_not_hold_the_next_figure_back():
+    class Cold(View):
+        def draw(self, progress):
+            self.fake.now += 3.0 if not self.drawn else 0.01
+            self.drawn.append(progress)
+
+    view = Cold()
+    fake = watch(view, steps=100)
+    fake.run(5)
+    assert len(view.drawn) == 1 + 5  # one before the first step, and then at every step, not after 300 s
+
+
 def test_never_more_than_twice_a_second():
     view = View()
     fake = watch(view, step_seconds=0.01, steps=1000)
@@ -124,6 +145,58 @@ def test_only_the_first_process_shows_anything():
     fake.run(5)
     fake.send("on_train_end")
     assert view.lines == view.drawn == []
+
+
+class Tick(TrainerCallback):
+    """A clock on which each step, and each batch of a validation, takes 0.6 s."""
+
+    now = 0.0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.now += 0.6
+
+    on_prediction_step = on_step_end
+
+
+def test_a_real_run_is_shown_as_it_is(random_gemma, tokenizer, support_rows):
+    chats, view = [to_chat(row) for row in support_rows[1:29]], View()
+    settings = TrainSettings(
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        num_train_epochs=4,
+        gradient_checkpointing=False,
+        max_length=128,
+    )
+    model, tick = load_4bit(random_gemma, torch.float32), Tick()
+    view.fake = type("Fake", (), {"now": 0.0})()
+    watching = LiveHistory(view, clock=lambda: tick.now)
+    with short_trainer(
+        model,
+        tokenizer,
+        chats[:24],
+        settings,
+        lora_config(LoraSettings(r=4)),
+        torch.float32,
+        eval_rows=chats[24:],
+        callbacks=[tick, watching],
+    ) as trainer:
+        trainer.evaluate()  # by hand, before and after: nothing to show
+        trainer.train()
+        trainer.evaluate()
+        tokens = sum(len(row["input_ids"]) for row in trainer.train_dataset)
+    first, last = view.lines[0], view.lines[-1]
+    assert (first.doing, first.step, first.max_steps, first.done) == ("preparing", 0, 12, False)
+    assert {p.doing for p in view.lines} == {"preparing", "training", "validating 1 of 1", "done"}
+    assert (last.step, last.epoch, last.num_train_epochs, last.done) == (12, 4.0, 4, True)
+    assert last.seconds == pytest.approx((12 + 6) * 0.6)  # six validations of one batch
+    pd.testing.assert_frame_equal(last.history, history_table(trainer.state.log_history))
+    best = last.history.loc[last.history["eval_loss"].idxmin()]
+    assert (last.best_step, last.best_eval_loss) == (best["step"], best["eval_loss"])
+    assert last.learning_rate == last.history["learning_rate"].iloc[-1]
+    *_, pace = (p for p in view.lines if p.doing == "training")
+    assert pace.tokens_per_second == pytest.approx(tokens / 3 / 0.6, rel=0.2)  # three updates an epoch, of nearly equal length
+    assert last.memory_gib > 0.1
+    assert view.drawn[-1].done
 
 
 def history(n):
@@ -192,6 +265,10 @@ def test_the_line_says_it_all_and_escapes():
 
 def test_the_picture_is_a_png_with_a_description():
     assert curve_png(history(8)).startswith(b"\x89PNG")
+    axes, broken = curve_axes(), history(50)
+    broken.loc[20:, "loss"] = np.inf
+    for now in (history(0), history(8), broken, history(300), history(40).assign(loss=np.linspace(1, 99, 40)), history(12)):
+        assert curve_png(now, axes=axes) == curve_png(now)  # nothing is left of the pictures before
     assert live.facts_of(history(40)) == "training loss from 5.92 to 3.00, validation loss from 3.75 to 3.00"
 
 
@@ -200,9 +277,12 @@ def test_a_terminal_gets_a_line_that_moves_and_a_file_few_lines():
     terminal.isatty = lambda: True
     view = TextProgress(terminal)
     view(progress_of())
+    *_, line = terminal.getvalue().split("\r")
+    assert line.startswith("step 40 of 40")
+    assert len(line) < shutil.get_terminal_size().columns  # else it would not be written over, but left behind
     view(progress_of(done=True))
     assert terminal.getvalue().count("\r") == 2
-    assert terminal.getvalue().endswith("\n")
+    assert terminal.getvalue().endswith(f"\n{progress_of(done=True).verdict}\n")
     log = io.StringIO()
     view = TextProgress(log)
     for _ in range(5):

@@ -17,7 +17,7 @@ from gemma_colab.model.memory import memory_plan
 from gemma_colab.model.planner import cost, ladder
 from gemma_colab.settings import PRESETS, SCHEDULERS, LoraSettings, TrainSettings, preset, starting_point
 from gemma_colab.ui.controls import OFF
-from gemma_colab.ui.train_panel import FIRST, FOLDED, learning_rate_curve, learning_rates, sequences, train_panel
+from gemma_colab.ui.train_panel import FIRST, FOLDED, learning_rates, schedule_curve, sequences, train_panel
 
 LENGTHS = [40, 300, 1500, 90] * 30
 ODD_TRAIN = TrainSettings(
@@ -174,7 +174,7 @@ def points_of(markup: str) -> np.ndarray:
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (40, 5), (40, 60), (100_000, 17)])
 def test_the_curve_is_drawn_through_them(scheduler, steps, warmup):
     settings = TrainSettings(lr_scheduler_type=scheduler, warmup_steps=warmup)
-    points = points_of(learning_rate_curve(settings, steps, steps).data)
+    points = points_of(schedule_curve(settings, steps, steps).data)
     assert 2 <= len(points) <= 203
     assert (points[0, 0], points[-1, 0]) == (60, 392)
     height = (96 - points[:, 1]) / 76
@@ -186,7 +186,7 @@ def test_the_curve_is_drawn_through_them(scheduler, steps, warmup):
 
 def test_a_line_for_the_end_of_each_epoch():
     def lines(steps, per_epoch):
-        return learning_rate_curve(TrainSettings(), steps, per_epoch).data.count("<line")
+        return schedule_curve(TrainSettings(), steps, per_epoch).data.count("<line")
 
     assert [lines(30, 10), lines(10, 10), lines(35, 10), lines(1000, 10)] == [2, 0, 3, 0]
 

@@ -48,7 +48,7 @@ class Progress:
 
     @property
     def verdict(self) -> Verdict:
-        return training_verdict(self.history, finished=self.done and self.step >= self.max_steps)
+        return training_verdict(self.history, finished=self.done)
 
 
 class LiveHistory(TrainerCallback):
@@ -59,13 +59,13 @@ class LiveHistory(TrainerCallback):
     """
 
     def __init__(self, show: Callable[[Progress], None], clock: Callable[[], float] = time.monotonic):
-        self.clock, self.spent, self.learning_rate, self.tokens = clock, 0.0, None, 0
+        self.clock, self.spent, self.learning_rate, self.tokens, self.running = clock, 0.0, None, 0, False
         self.due = dict.fromkeys(filter(None, (show, getattr(show, "draw", None))), 0.0)
         self.last_pace = deque()
         self.log, self.pace, self.validation, self.validated = GrowingHistory(), deque(maxlen=RECENT + 1), 0.0, 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        self.start = self.clock()
+        self.start, self.running = self.clock(), True
         self._show(args, state, "preparing")
         # The first figure waits for fonts, before the first step: that is no measure of the next.
         self.due = {function: self.clock() for function in self.due}
@@ -106,9 +106,10 @@ class LiveHistory(TrainerCallback):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         self._show(args, state, "done", done=True)
+        self.running = False  # whoever validates by hand afterwards doesn't move the line again
 
     def _show(self, args: TrainingArguments, state: TrainerState, doing: str, done: bool = False) -> None:
-        if not state.is_world_process_zero:
+        if not (self.running and state.is_world_process_zero):
             return
         for function, due in self.due.items():
             if (begin := self.clock()) < due and not done:
@@ -120,6 +121,9 @@ class LiveHistory(TrainerCallback):
 
     def _progress(self, args: TrainingArguments, state: TrainerState, doing: str, done: bool) -> Progress:
         seconds_left, tokens_per_second = self._paces(args, state)
+        history = self.log.table(state.log_history)
+        # `state` knows the best step only of runs that save checkpoints.
+        best = history.loc[history["eval_loss"].idxmin()] if history["eval_loss"].notna().any() else None
         return Progress(
             doing=doing,
             step=state.global_step,
@@ -133,9 +137,9 @@ class LiveHistory(TrainerCallback):
             memory_gib=torch.cuda.max_memory_reserved() / GIB
             if torch.cuda.is_available()
             else psutil.Process().memory_info().rss / GIB,
-            best_step=state.best_global_step,
-            best_eval_loss=state.best_metric,
-            history=self.log.table(state.log_history),
+            best_step=None if best is None else int(best["step"]),
+            best_eval_loss=None if best is None else float(best["eval_loss"]),
+            history=history,
             done=done,
         )
 

@@ -6,7 +6,7 @@ import dataclasses
 import gc
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +24,11 @@ from gemma_colab.training.checkpoints import WRITING, Checkpoint, KeepCheckpoint
 from gemma_colab.training.guard import SKIPPED, Interrupt, Moment, StopEarly, Tripwire, step_down, what_took_memory
 from gemma_colab.training.history import history_table
 from gemma_colab.training.launch import prepare_sharding
-from gemma_colab.training.short import remember
+from gemma_colab.training.short import no_bars, remember
 from gemma_colab.training.trainer import build_trainer, sft_config, take_off_adapters
 from gemma_colab.training.verdict import Verdict, training_verdict
+
+FEW = 2000  # rows that are tokenised in a second or two
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def train(
             trip = Tripwire(SKIPPED if dtype == torch.float16 else 0)
             early, interrupt, moment = StopEarly(settings.early_stopping_patience), Interrupt(say), Moment()
             callbacks = [trip, early, interrupt, keep, moment, *([LiveHistory(show)] if show else [])]
-            trainer = build_trainer(model, tokenizer, train_dataset, eval_dataset, args, peft_config, callbacks)
+            with no_bars() if show and len(train_dataset) < FEW else nullcontext():
+                trainer = build_trainer(model, tokenizer, train_dataset, eval_dataset, args, peft_config, callbacks)
             prepare_sharding(trainer)
             try:
                 with interrupt:

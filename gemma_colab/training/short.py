@@ -96,17 +96,23 @@ def short_trainer(
     callbacks: list[TrainerCallback] | None = None,
 ) -> Iterator[SFTTrainer]:
     """Gives a real `SFTTrainer` with a fresh adapter that logs each step, saves nothing, and has no bars; see `fresh_adapter`."""
+    with no_bars(), tempfile.TemporaryDirectory() as folder, fresh_adapter(model):
+        args = sft_config(settings, folder, len(train_rows), dtype)
+        args.save_strategy, args.load_best_model_at_end, args.disable_tqdm = "no", False, True
+        args.max_steps = max_steps or -1
+        args.eval_strategy = args.eval_strategy if eval_rows else "no"
+        train, validation = (Dataset.from_list(list(rows)) if rows else None for rows in (train_rows, eval_rows))
+        # peft writes into a config that it is given
+        yield build_trainer(model, tokenizer, train, validation, args, copy.deepcopy(peft_config), callbacks)
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Without the bars of datasets in this block: eight for a few dozen rows."""
     bars = are_progress_bars_disabled()
-    disable_progress_bars()  # of datasets: eight for a few dozen rows
+    disable_progress_bars()
     try:
-        with tempfile.TemporaryDirectory() as folder, fresh_adapter(model):
-            args = sft_config(settings, folder, len(train_rows), dtype)
-            args.save_strategy, args.load_best_model_at_end, args.disable_tqdm = "no", False, True
-            args.logging_strategy, args.logging_steps, args.max_steps = "steps", 1, max_steps or -1
-            args.eval_strategy = args.eval_strategy if eval_rows else "no"
-            train, validation = (Dataset.from_list(list(rows)) if rows else None for rows in (train_rows, eval_rows))
-            # peft writes into a config that it is given
-            yield build_trainer(model, tokenizer, train, validation, args, copy.deepcopy(peft_config), callbacks)
+        yield
     finally:
         if not bars:
             enable_progress_bars()

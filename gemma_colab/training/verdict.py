@@ -10,13 +10,13 @@ The rules, in this order; the first that holds speaks:
 | word | holds when |
 | --- | --- |
 | starting | no loss yet |
-| unstable | a loss is not a finite number, or two in a row are exactly 0 |
+| unstable | a loss is not a finite number, or three in a row are exactly 0 |
 | unstable | two losses in a row stand 15 % above the start, no later than 20 steps after the learning rate's peak, and the loss has not halved since; or the last steps stand that much above the start |
 | unstable | the last steps stand 20 % above the lowest part of the curve, and that rise is a seventh of the first loss or more |
 | overfitting | the last validation loss is 5 % above the best one, or the last two are 3 % above it (*unstable* if the training loss rose too) |
-| learning | the training loss fell by 3 % or more, or the validation loss by 2 % or more |
+| learning | the training loss fell by 5 % or more, or the validation loss by 2 % or more |
 | not learning | neither, after 40 steps at the full learning rate, and a fall of 7 % in the training loss is ruled out |
-| starting, unclear | none of these: in the first 40 steps, later |
+| starting, unclear | none of these: before 40 steps at the full learning rate, later |
 
 *Learning* becomes *settled* while a run goes on when the validation losses of its last quarter, three at least, lie within 1 %.
 At the end of a run it becomes *finished*, unless the validation loss was lowest at its last point and fell by 2 % in the last
@@ -60,7 +60,7 @@ def training_verdict(history: pd.DataFrame, finished: bool = False) -> Verdict:
     n = len(run.loss)
     if not n:
         return run.says("starting", "no loss was logged yet", "train for at least one step")
-    if n < ENOUGH and not finished:
+    if n - run.peak < ENOUGH and not finished:
         return run.says("starting", f"after {_steps(n)} it is too early to tell", "let it run")
     advice = "train for more steps, or validate on more rows" if finished else "let it run"
     return run.says("unclear", f"the loss jumps too much from step to step to see a fall in {_steps(n)}", advice)
@@ -72,12 +72,17 @@ class _Run:
     def __init__(self, history: pd.DataFrame, finished: bool):
         self.finished = finished
         logged, validated = history[history["loss"].notna()], history[history["eval_loss"].notna()]
+        zero = logged["loss"] == 0
+        # Three in a row; fewer at the start of a run. One batch may hold rows whose answers were cut off altogether.
+        in_a_row = zero if zero.all() else zero & zero.shift(-1, fill_value=False) & zero.shift(-2, fill_value=False)
+        self.zero_since = int(logged["step"][in_a_row].iloc[0]) if in_a_row.any() else None
+        logged = logged[~zero]
         self.steps, self.loss = logged["step"].to_numpy(), logged["loss"].to_numpy(float)
         self.rate = logged["learning_rate"].to_numpy(float)
         self.validation_steps, self.validation = validated["step"].to_numpy(), validated["eval_loss"].to_numpy(float)
         finite = np.isfinite(self.validation)
         self.best = int(np.argmin(self.validation)) if finite.any() else None
-        self.log = np.log(np.maximum(self.loss, 1e-9)) if np.isfinite(self.loss).all() else np.array([])
+        self.log = np.log(self.loss) if np.isfinite(self.loss).all() else np.array([])
         self.noise = _noise(self.log)
 
     def says(self, word: str, sentence: str, next_step: str, since: int | None = None) -> Verdict:
@@ -112,14 +117,14 @@ class _Run:
         for first in _spans(4, n // 2):
             fall = self.log[:first].mean() - self.log[-max(first, last) :].mean()
             # a few differences are a poor estimate of the noise: in short runs more is asked for
-            if fall > max(0.03, (3.5 + 30 / n) * self.noise * np.sqrt(1 / first + 1 / max(first, last))):
+            if fall > max(0.05, (3.5 + 30 / n) * self.noise * np.sqrt(1 / first + 1 / max(first, last))):
                 return True
         return False
 
     def rose_after(self, step: int) -> bool:
         """Whether the training loss is higher after a step than just before it."""
         after = self.log[self.steps > step]
-        before = self.log[self.steps <= step][-len(after) :] if len(after) else after
+        before = self.log[self.steps <= step][-_between(5, len(self.log) // 10, 50) :]
         if not (len(after) and len(before)):
             return False
         return after.mean() - before.mean() > max(0.05, 2 * self.noise * np.sqrt(1 / len(after) + 1 / len(before)))
@@ -157,15 +162,12 @@ def _steps(n: int) -> str:
 
 
 def _broken(run: _Run) -> Verdict | None:
-    zeros = run.loss == 0
-    pairs = np.flatnonzero(zeros[1:] & zeros[:-1])
-    if len(pairs) or (len(zeros) == 1 and zeros.all()):
-        since = run.steps[pairs[0]] if len(pairs) else run.steps[0]
+    if run.zero_since is not None:
         return run.says(
             "unstable",
-            f"the loss is exactly 0 from step {since} on, which is what an overflow in float16 looks like",
+            f"the loss is exactly 0 from step {run.zero_since} on, which is what an overflow in float16 looks like",
             "load the model with load_model",
-            since,
+            run.zero_since,
         )
     for what, steps, losses in (
         ("loss", run.steps, run.loss),

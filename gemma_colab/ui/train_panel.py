@@ -175,7 +175,7 @@ def train_panel(
             cut=cut,
             rows=len(lengths),
             time=seconds and _duration(seconds),
-            curve=learning_rate_curve(s, steps, per_epoch),
+            curve=schedule_curve(s, steps, per_epoch),
             late=_late(s, steps),
             memory=memory_note(shape, machine, lora, s, **plan),
             lights=LIGHTS,
@@ -196,7 +196,7 @@ def learning_rates(settings: TrainSettings, steps: int) -> np.ndarray:
     return settings.learning_rate * np.where(step < warmup, step / max(1, warmup), after)
 
 
-def learning_rate_curve(settings: TrainSettings, steps: int, per_epoch: int) -> HTML:
+def schedule_curve(settings: TrainSettings, steps: int, per_epoch: int) -> HTML:
     """`learning_rates` as a small picture, with a line at the end of each epoch of `per_epoch` updates, if there are few."""
     rates = learning_rates(settings, steps)
     corner = min(settings.warmup_steps, steps - 1)

@@ -16,6 +16,7 @@ test-all: .venv/installed-dev          ## run the long ones too
 
 test-colab: .venv-colab/installed      ## run the tests with the versions Colab ships (torch aside)
 	$(COLAB)/pytest -m 'not long'
+	$(COLAB)/pytest tests/browser/test_learner.py
 
 lab: .venv/installed                   ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
@@ -29,7 +30,8 @@ outputs: .venv/installed               ## after make demo: its outputs into the 
 	$(BIN)/python tools/readme_figures.py
 
 screenshots: .venv/installed-dev       ## the pictures of the panels in docs/, taken by the browser test
-	SCREENSHOTS=docs $(BIN)/pytest tests/browser/test_panels.py
+	SCREENSHOTS=docs $(BIN)/pytest tests/browser
+	rm docs/train_panel_moved.png docs/train_resumed.png
 
 links: .venv/installed                 ## make links REPO=owner/name: set the repository's address everywhere
 	$(BIN)/python tools/links.py $(REPO)

@@ -1,15 +1,19 @@
 """The command line: exit status, JSON, and what is saved."""
 
+import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from gemma_colab.cli import main
-from gemma_colab.pipeline import ensure_rows
+from gemma_colab.pipeline import ensure_rows, save_rows
+from gemma_colab.settings import ModelSettings, TrainSettings
 from gemma_colab.workspace import Workspace, samples
 
 RAW = str(samples() / "support_ru_raw.csv")
@@ -208,3 +212,100 @@ def test_prepare_says_when_a_part_is_too_small(good, tmp_path, capsys):
     assert "W  validation too small: 12 rows" in capsys.readouterr().out
     report = json.loads((tmp_path / "ws" / "rows" / "report.json").read_text("utf-8"))
     assert "validation too small" in {f["check"] for f in report["findings"]}
+
+
+@pytest.fixture
+def trainable(tmp_path, random_gemma, support_rows):
+    """A workspace with 12 rows to train on and the random model."""
+    workspace = Workspace(tmp_path / "ws")
+    save_rows({"train": support_rows[1:13], "validation": support_rows[13:17], "test": support_rows[17:19]}, workspace)
+    ModelSettings(model=random_gemma).save(workspace)
+    return workspace
+
+
+def train(workspace, *more):
+    sets = ["--set=warmup_steps=0", "--set=num_train_epochs=2", "--set=per_device_train_batch_size=4"]
+    return main(["train", "--workspace", str(workspace.path), *sets, *more])
+
+
+def test_train_leaves_an_adapter_and_says_how_it_went(trainable, tmp_path, random_gemma, capsys):
+    file = tmp_path / "settings.json"
+    file.write_text(
+        json.dumps({"learning_rate": 0.01, "gradient_accumulation_steps": 1, "max_length": 300, "neftune_noise_alpha": 5})
+    )
+    assert (
+        train(
+            trainable,
+            "--settings",
+            str(file),
+            "--set=num_train_epochs=5",
+            "--set=neftune_noise_alpha=None",
+            "--model",
+            random_gemma,
+            "--json",
+        )
+        == 0
+    )
+    found = json.loads(capsys.readouterr().out)  # nothing else on it
+    assert (found["status"], found["steps"], found["model"], found["processes"]) == ("finished", 15, random_gemma, 1)
+    assert found["verdict"]["word"] in ("learning", "finished")
+    used = TrainSettings.load(trainable)
+    assert found["settings"] == dataclasses.asdict(used)
+    assert (used.learning_rate, used.max_length, used.num_train_epochs, used.neftune_noise_alpha) == (0.01, 300, 5, None)
+    assert (trainable.path / "adapter" / "adapter_model.safetensors").is_file()
+    assert len(trainable.read_json("training.json")["log_history"]) > 15
+
+    resume = ["train", "--workspace", str(trainable.path), "--resume"]
+    assert main([*resume, "--set=learning_rate=0.02"]) == 4  # made with another one
+    assert "learning_rate: 0.01 then, 0.02 now" in capsys.readouterr().err
+    assert main([*resume, "--set=learning_rate=0.02", "--anyway"]) <= 1
+    assert "resumed from step 15" in capsys.readouterr().out
+
+
+def test_train_warns_of_a_run_that_did_not_learn(trainable, capsys):
+    assert train(trainable, "--set=learning_rate=1e-6") == 1
+    out = capsys.readouterr().out
+    assert "\nnot learning: " in out
+    assert f"the adapter is in {trainable.path / 'adapter'}" in out
+    assert TrainSettings.load(trainable).learning_rate == 1e-6
+
+
+def test_train_says_that_a_run_broke(trainable, tmp_path, random_gemma, capsys):
+    folder = shutil.copytree(random_gemma, tmp_path / "broken")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert train(trainable, "--model", str(folder)) == 2
+    assert "TrainingError: the loss is no number since step 1" in capsys.readouterr().err
+    assert not trainable.has("adapter")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "named"),
+    [
+        (["--set=rank=8"], 4, "unknown settings ['rank']"),
+        (["--set=packing=perhaps"], 4, "packing='perhaps'"),
+        (["--set=num_train_epochs=0"], 4, "num_train_epochs=0 must be"),
+        (["--settings", "nowhere.json"], 4, "nowhere.json"),
+        (["--model", "gemma-7"], 4, "gemma-7"),
+        (["--resume"], 4, "train_settings.json"),
+        (["--report-to", "wandb"], 4, "pip install wandb"),
+    ],
+)
+def test_train_refuses_what_it_cannot_do(trainable, arguments, status, named, capsys):
+    assert main(["train", "--workspace", str(trainable.path), *arguments]) == status
+    assert named in capsys.readouterr().err
+    assert not trainable.has("adapter")
+
+
+def test_train_needs_rows(tmp_path, capsys):
+    assert main(["train", "--workspace", str(tmp_path / "ws")]) == 4
+    assert "gemma-colab prepare" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--workspace", str(tmp_path / "ws"), "--set", "packing"])
+    assert caught.value.code == 4
+
+
+def test_the_package_is_a_command_too():
+    done = subprocess.run([sys.executable, "-m", "gemma_colab", "check", RAW], capture_output=True, check=False)
+    assert done.returncode == 2

@@ -24,6 +24,7 @@ ROOMS = {
     "preflight": 3,
     "pipeline": 3,
     "cli": 4,
+    "__main__": 5,
     "errors": -1,
 }
 

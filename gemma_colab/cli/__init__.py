@@ -1,4 +1,4 @@
-"""`gemma-colab`: the series without a browser. The commands are declared in `data.py` and `machine.py`."""
+"""`gemma-colab`: the series without a browser. The commands are declared in `data.py`, `machine.py` and `training.py`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import os
 import sys
 from typing import NoReturn
 
-from gemma_colab.cli import data, machine
-from gemma_colab.errors import DatasetError, GemmaColabError
+from gemma_colab.cli import data, machine, training
+from gemma_colab.errors import DatasetError, GemmaColabError, TrainingError
 
 UNREADABLE, USAGE = 3, 4
 DESCRIPTION = """The series without a browser. Exit status of check and prepare: 0 ready, 1 warnings, 2 blocked, 3 unreadable;
-of doctor: 0 all well, 1 warnings, 2 something must be done first; of plan: 0 fits, 1 tight, 2 does not fit; of all: 4 wrong usage."""
+of doctor: 0 all well, 1 warnings, 2 something must be done first; of plan: 0 fits, 1 tight, 2 does not fit; of train: 0 trained,
+1 trained, but it did not learn, overfitted or was unstable, 2 stopped, by an interrupt or because it broke (with several processes
+accelerate launch says 0 for both kinds of trained, 1 for all else); of all: 4 wrong usage."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     data.add_commands(commands)
     machine.add_commands(commands)
+    training.add_commands(commands)
     return parser
 
 
@@ -46,6 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as e:
         print(f"{e.strerror or e}: {e.filename or ''}", file=sys.stderr)
         return USAGE
-    except GemmaColabError as e:
+    except TrainingError as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
+        return training.STOPPED
+    except GemmaColabError as e:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # all processes of one machine find the same
+            print(f"{type(e).__name__}: {e}", file=sys.stderr)
         return UNREADABLE if isinstance(e, DatasetError) else USAGE

@@ -32,7 +32,14 @@ def quantization_config(dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
+        # FSDP cuts up weights of the type it computes in, and would leave bytes whole on every GPU.
+        bnb_4bit_quant_storage=dtype if _in_pieces() else None,
     )
+
+
+def _in_pieces() -> bool:
+    """Whether `accelerate launch` was told to shard the model (FSDP)."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def load_model(
@@ -45,6 +52,11 @@ def load_model(
     sees images (4B and more), the text part as `Gemma3ForCausalLM`; False gives the whole `Gemma3ForConditionalGeneration`.
     Raises `ModelError` when the model can't be had, is no Gemma 3, or lacks weights.
     """
+    if dtype == torch.float16 and _in_pieces():
+        raise ModelError(
+            f"dtype={dtype} must be bfloat16 under FSDP, which would compute the residual stream in float16; take GPUs from Ampere "
+            "on, or DDP (gemma-colab launch-config ddp)"
+        )
     config = from_hub(AutoConfig, name, source_of(name))
     refuse_other_models(name, config.model_type)
     multimodal, options, cls = config.model_type == "gemma3", {}, Gemma3ForCausalLM

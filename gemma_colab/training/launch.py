@@ -7,6 +7,7 @@ GPU holds a part of every weight and fetches the rest of a block when its turn c
 from __future__ import annotations
 
 import dataclasses
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from gemma_colab.errors import SettingsError
@@ -87,12 +88,19 @@ def prepare_sharding(trainer: SFTTrainer) -> None:
 
     accelerate has FSDP round what the model returns to bf16, losses included: three digits, too few to tell which validation point
     was the best. Gradients are averaged in float32 too; those of an adapter are small enough for that.
-    Raises `SettingsError` under FSDP version 1.
+    Raises `SettingsError` under FSDP version 1, and when accelerate is too old.
     """
     if not trainer.is_fsdp_enabled:
         return
     import torch
 
+    if tuple(map(int, (found := version("accelerate")).split(".")[:2])) < (
+        1,
+        15,
+    ):  # torch 2.13 refuses what it makes of tied weights
+        raise SettingsError(
+            f"accelerate {found} can't shard Gemma 3, whose head is its embedding; pip install 'accelerate>=1.15', or use ddp"
+        )
     plugin = trainer.accelerator.state.fsdp_plugin
     if plugin.fsdp_version != 2:
         raise SettingsError(

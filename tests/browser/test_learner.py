@@ -1,6 +1,6 @@
 """What a learner does with notebook 04: moves the sliders, trains, loses the kernel in mid-run, and resumes.
 
-SCREENSHOTS=docs pytest tests/browser/test_training.py saves the pictures in docs/; use JupyterLab 4 for it.
+SCREENSHOTS=docs pytest tests/browser/test_learner.py saves the pictures in docs/; use JupyterLab 4 for it.
 """
 
 import json
@@ -42,7 +42,7 @@ def learner(tmp_path, support_rows, monkeypatch):
         nbformat.write(notebook, tmp_path / "lab" / "notebooks" / "04_train.ipynb")
         page = browser.new_page(viewport={"width": 1100, "height": 1300})
         errors = []
-        page.on("pageerror", errors.append)
+        page.on("pageerror", lambda error: errors.append(error))
         sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
         yield Notebook(page, url, "04_train.ipynb"), workspace, sources
         assert errors == []
@@ -93,14 +93,17 @@ def test_a_learner_trains_loses_the_kernel_and_resumes(learner, tmp_path):
     # Three sliders: the rate a notch down, smaller batches, more epochs; the panel counts along.
     panel = notebook.output(panel_cell)
     shows(panel, "12 steps an epoch")
-    for field, key in (
-        ("learning_rate", "ArrowLeft"),
-        ("per_device_train_batch_size", "ArrowLeft"),
-        ("num_train_epochs", "ArrowRight"),
-    ):
+    moves = (
+        ("learning_rate", "ArrowLeft", "0.002"),
+        ("per_device_train_batch_size", "ArrowLeft", "4"),
+        ("num_train_epochs", "ArrowRight", "4"),
+    )
+    for field, key, value in moves:
         line(panel, field).locator(HANDLE).focus()
         page.keyboard.press(key)
-    shows(panel, "24 steps an epoch, 96 in all")
+        shows(line(panel, field), f"^{value}$")
+        page.wait_for_timeout(500)  # the panel answers, and may lay itself out anew
+    wait_for(page, lambda: "24 steps an epoch, 96 in all" in panel.inner_text(), "the panel to count 96 steps")
     picture(notebook, "train_panel_moved", tmp_path, panel_cell)
 
     # Train: the line moves, the curve grows, a verdict is there. Then the machine is gone.
@@ -128,7 +131,9 @@ def test_a_learner_trains_loses_the_kernel_and_resumes(learner, tmp_path):
     page.wait_for_function(
         "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", polling=100
     )
-    notebook.run(setup)
+    press(notebook, setup)
+    page.wait_for_timeout(1000)  # its number is that of before; while it runs there is none
+    wait_for(page, lambda: notebook._ran(setup), "the first cell to run again")
     editor = notebook.cells.nth(resume_cell).locator(".jp-InputArea-editor")
     editor.get_by_text("RESUME = False").click()
     page.keyboard.press("End")

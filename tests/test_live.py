@@ -186,9 +186,10 @@ def test_a_real_run_is_shown_as_it_is(random_gemma, tokenizer, support_rows):
         tokens = sum(len(row["input_ids"]) for row in trainer.train_dataset)
     first, last = view.lines[0], view.lines[-1]
     assert (first.doing, first.step, first.max_steps, first.done) == ("preparing", 0, 12, False)
-    assert {p.doing for p in view.lines} == {"preparing", "training", "validating 1 of 1", "done"}
+    validating = {f"validating {n} of 4" for n in (1, 2, 3, 4)}  # row by row
+    assert {p.doing for p in view.lines} == {"preparing", "training", *validating, "done"}
     assert (last.step, last.epoch, last.num_train_epochs, last.done) == (12, 4.0, 4, True)
-    assert last.seconds == pytest.approx((12 + 6) * 0.6)  # six validations of one batch
+    assert last.seconds == pytest.approx((12 + 6 * 4) * 0.6)  # six validations of four rows
     pd.testing.assert_frame_equal(last.history, history_table(trainer.state.log_history))
     best = last.history.loc[last.history["eval_loss"].idxmin()]
     assert (last.best_step, last.best_eval_loss) == (best["step"], best["eval_loss"])

@@ -339,8 +339,7 @@ def test_out_of_memory_in_the_middle_keeps_what_was_learnt(go, tmp_path, random_
         "at step 8 (predicted for these settings 6.6 GiB, most of it activations 5.0, weights 1.0, overhead 0.5)" in run.notes[0]
     )
     assert losses(run) == pytest.approx(losses(undisturbed), abs=1e-4)
-    # transformers averages the validation loss over batches, not tokens, so smaller batches weigh the rows a little differently.
-    assert losses(run, "eval_loss") == pytest.approx(losses(undisturbed, "eval_loss"), abs=2e-3)
+    assert losses(run, "eval_loss") == pytest.approx(losses(undisturbed, "eval_loss"), abs=1e-4)
 
 
 def test_the_ladder_ends_with_a_sentence_and_shorter_rows_need_consent(go, random_gemma, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from typing import NoReturn
 
 from gemma_colab.cli import data, machine, training
@@ -49,10 +50,10 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as e:
         print(f"{e.strerror or e}: {e.filename or ''}", file=sys.stderr)
         return USAGE
-    except TrainingError as e:
-        print(f"{type(e).__name__}: {e}", file=sys.stderr)
-        return training.STOPPED
     except GemmaColabError as e:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # all processes of one machine find the same
-            print(f"{type(e).__name__}: {e}", file=sys.stderr)
-        return UNREADABLE if isinstance(e, DatasetError) else USAGE
+        if os.environ.get("RANK", "0") != "0":
+            # Of several processes the first speaks, and writes what it has to: with the first that ends, accelerate ends all. One
+            # that is still there after this time met something of its own.
+            time.sleep(5)
+        print(f"{type(e).__name__}: {e}", file=sys.stderr)
+        return UNREADABLE if isinstance(e, DatasetError) else training.STOPPED if isinstance(e, TrainingError) else USAGE

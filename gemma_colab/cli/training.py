@@ -8,14 +8,13 @@ import importlib.util
 import json
 import os
 import sys
-import time
 import warnings
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 
 from gemma_colab.catalog import pick_model
 from gemma_colab.chat import load_tokenizer, token_lengths
-from gemma_colab.errors import SettingsError, TrainingError, WorkspaceError
+from gemma_colab.errors import SettingsError, WorkspaceError
 from gemma_colab.hardware import describe_machine, quiet_libraries
 from gemma_colab.pipeline import ROW_FILES, chosen_model, ensure_rows, ensure_train, train_adapter
 from gemma_colab.settings import ModelSettings, TrainSettings
@@ -93,12 +92,7 @@ def _train(args: argparse.Namespace) -> int:
         bits = "4" if chosen.load_in_4bit else "16"
         print(f"{chosen.model} in {bits} bit ({why})" + (f", {processes} processes" if processes > 1 else ""))
         how = {"resume": args.resume, "anyway": args.anyway, "shorter_rows": args.shorter_rows, "report_to": args.report_to}
-        try:
-            run = train_adapter(workspace, chosen, settings, show=live_view(), **how)
-        except TrainingError:
-            if not first:
-                time.sleep(5)  # accelerate ends all processes with the first that fails, and process 0 still writes its record
-            raise
+        run = train_adapter(workspace, chosen, settings, show=live_view(), **how)
     _wait_for_all()
     if first:
         _show(args, workspace, chosen, run)

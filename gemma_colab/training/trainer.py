@@ -31,7 +31,9 @@ def sft_config(
         output_dir=str(output_dir),
         learning_rate=settings.learning_rate,
         per_device_train_batch_size=settings.per_device_train_batch_size,
-        per_device_eval_batch_size=settings.per_device_train_batch_size,
+        # The mean over rows: transformers averages over batches, so larger ones would give another validation loss for each size
+        # of batch and each number of processes.
+        per_device_eval_batch_size=1,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         num_train_epochs=settings.num_train_epochs,
         lr_scheduler_type=settings.lr_scheduler_type,
@@ -58,6 +60,8 @@ def sft_config(
         gradient_checkpointing=settings.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
         dataloader_pin_memory=gpu,
+        ddp_find_unused_parameters=False,  # every adapter takes part in every pass; looking for others costs time
+        ddp_broadcast_buffers=False,  # transformers 5.15 registers the tables of positions in any order, and DDP sends by order
         report_to=report_to,
     )
 

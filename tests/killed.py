@@ -29,6 +29,10 @@ SETTINGS = TrainSettings(
 )
 
 
+def nothing() -> None:
+    """Start and end: afterwards everything is imported."""
+
+
 def run(gemma: str, rows: str, folder: str, result: str) -> None:
     """Train to the end, going on from whatever whole checkpoint is there, and write the history and the weights to `result`."""
     torch.set_num_threads(1)

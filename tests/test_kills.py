@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -23,6 +24,9 @@ def start(tmp_path_factory, random_gemma, support_rows):
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["killed"])
+    warm = context.Process(target=killed.nothing)  # the first process waits for all imports
+    warm.start()
+    warm.join(PATIENCE)
     rows = tmp_path_factory.mktemp("rows") / "rows.json"
     rows.write_text(json.dumps([to_chat(row) for row in support_rows[:30]], ensure_ascii=False), encoding="utf-8")
 
@@ -38,7 +42,7 @@ def start(tmp_path_factory, random_gemma, support_rows):
 
 @pytest.fixture(scope="module")
 def undisturbed(start, tmp_path_factory):
-    """The folder of a run that nobody disturbed, and the seconds that it took from its first checkpoint on."""
+    """The folder of a run that nobody disturbed, and the seconds that it took."""
     folder, begin = tmp_path_factory.mktemp("undisturbed"), time.monotonic()
     process = start(folder)
     process.join(PATIENCE)
@@ -76,7 +80,8 @@ def assert_same_end(folder, other):
 
 
 def disturbed(start, folder, rng, seconds: float, times: int, in_a_save: float) -> dict[str, int]:
-    """Kill it `times` times, with probability `in_a_save` while a checkpoint is being written, else at any moment; then let it end."""
+    """Kill it `times` times, with probability `in_a_save` while a checkpoint is being written, else at any moment; then let it end.
+    Whoever comes to his end before that begins anew."""
     kills, writing = {"save": 0, "any": 0}, folder / "checkpoints" / WRITING
     while sum(kills.values()) < times:
         process = start(folder)
@@ -89,9 +94,11 @@ def disturbed(start, folder, rng, seconds: float, times: int, in_a_save: float) 
         else:
             kind = "any"
             time.sleep(rng.uniform(0.1, 0.6) * seconds)
-        if not kill(process):
-            break  # it came to its end
-        kills[kind] += 1
+        if kill(process):
+            kills[kind] += 1
+        else:
+            assert process.exitcode == 0
+            shutil.rmtree(folder / "checkpoints")
         assert len(whole_checkpoints(folder / "checkpoints")) <= 3
     process = start(folder)
     process.join(PATIENCE)
@@ -103,16 +110,14 @@ def test_killed_runs_end_as_an_undisturbed_one(start, undisturbed, tmp_path):
     """Five here; test_killed_twenty_times goes on with as many as the promise says."""
     reference, seconds = undisturbed
     kills = disturbed(start, tmp_path, random.Random(0), seconds, 5, in_a_save=0.5)
-    assert sum(kills.values()) == 5
-    assert kills["save"] >= 1
+    assert min(kills.values()) >= 1
     assert_same_end(tmp_path, reference)
     assert not (tmp_path / "checkpoints" / WRITING).exists()
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize("seed", range(1, 5))
 def test_killed_twenty_times(start, undisturbed, tmp_path, seed):
     reference, seconds = undisturbed
-    kills = disturbed(start, tmp_path, random.Random(seed), seconds, 5, in_a_save=0.4)
-    assert sum(kills.values()) >= 4
+    disturbed(start, tmp_path, random.Random(seed), seconds, 5, in_a_save=0.4)
     assert_same_end(tmp_path, reference)

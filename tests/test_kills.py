@@ -60,6 +60,13 @@ def wait_for(condition, process) -> bool:
     return False
 
 
+def is_saving(writing) -> bool:
+    try:
+        return any(writing.glob("checkpoint-*"))
+    except FileNotFoundError:  # removed while we looked
+        return False
+
+
 def kill(process) -> bool:
     """SIGKILL; whether there was something to kill."""
     if alive := process.is_alive():
@@ -88,8 +95,8 @@ def disturbed(start, folder, rng, seconds: float, times: int, in_a_save: float) 
         if rng.random() < in_a_save:
             kind = "save"
             for _ in range(rng.randint(1, 2)):  # the first one, or the second
-                wait_for(lambda: not any(writing.glob("checkpoint-*")), process)
-                wait_for(lambda: any(writing.glob("checkpoint-*")), process)
+                wait_for(lambda: not is_saving(writing), process)
+                wait_for(lambda: is_saving(writing), process)
             time.sleep(rng.uniform(0, 0.05))
         else:
             kind = "any"

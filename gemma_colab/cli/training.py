@@ -125,12 +125,13 @@ def _show(args: argparse.Namespace, workspace: Workspace, chosen: ModelSettings,
 def _one_voice(first: bool, as_json: bool):
     """Only the first process prints, in JSON mode to the error output; no bars and no warnings of libraries."""
     quiet_libraries()
-    from datasets import disable_progress_bars
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bars()  # of datasets: eight for each process
+    from gemma_colab.training.short import no_bars
+
     disable_progress_bar()  # of transformers: "loading weights"; that of a download stays
     with ExitStack() as stack:
+        stack.enter_context(no_bars())  # of datasets: eight for each process
         if not first:
             stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
             warnings.simplefilter("ignore")

@@ -37,6 +37,9 @@ class MovingBar(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.update()
 
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.refresh()  # the last steps may have come too fast to be shown
+
 
 @contextmanager
 def fresh_adapter(model: PreTrainedModel) -> Iterator[None]:

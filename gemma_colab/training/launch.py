@@ -94,10 +94,8 @@ def prepare_sharding(trainer: SFTTrainer) -> None:
         return
     import torch
 
-    if tuple(map(int, (found := version("accelerate")).split(".")[:2])) < (
-        1,
-        15,
-    ):  # torch 2.13 refuses what it makes of tied weights
+    found = version("accelerate")
+    if tuple(map(int, found.split(".")[:2])) < (1, 15):  # torch 2.13 refuses what an older one makes of tied weights
         raise SettingsError(
             f"accelerate {found} can't shard Gemma 3, whose head is its embedding; pip install 'accelerate>=1.15', or use ddp"
         )

@@ -16,6 +16,7 @@ test-all: .venv/installed-dev          ## run the long ones too
 
 test-colab: .venv-colab/installed      ## run the tests with the versions Colab ships (torch aside)
 	$(COLAB)/pytest -m 'not long'
+	$(COLAB)/pytest tests/browser/test_learner.py
 
 lab: .venv/installed                   ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -14,6 +14,7 @@ from gemma_colab.catalog import CATALOG, pick_model, shape_of
 from gemma_colab.chat import to_chat, token_lengths
 from gemma_colab.data.cleaning import STEPS, clean
 from gemma_colab.data.reading import read_rows
+from gemma_colab.data.replay import OWN, general_chats, mix_in
 from gemma_colab.data.report import Report, check_rows, with_split
 from gemma_colab.data.review import Review
 from gemma_colab.data.splitting import PARTS, check_split, split_rows
@@ -285,14 +286,15 @@ def train_adapter(
         return memory_plan(shape_of(chosen.model), lora, s, **how)
 
     made_with = {"model": chosen.model, "load_in_4bit": chosen.load_in_4bit, "lora": dataclasses.asdict(lora)}
-    made_with["rows"] = workspace.fingerprint(*ROW_FILES)
-    about = {"model": chosen, "lora": lora, "data": made_with["rows"], "rows": len(rows["train"]), "gpu": machine.gpu}
+    made_with["rows"] = workspace.fingerprint(*ROW_FILES, *[OWN] * bool(settings.replay and workspace.has(OWN)))
+    training_rows = mix_in(rows["train"], general_chats(workspace), settings.replay, settings.seed)
+    about = {"model": chosen, "lora": lora, "data": made_with["rows"], "rows": len(training_rows), "gpu": machine.gpu}
     start = time.monotonic()
     try:
         run = train(
             model,
             tokenizer,
-            Dataset.from_list(rows["train"]),
+            Dataset.from_list(training_rows),
             Dataset.from_list(rows["validation"]),
             settings,
             lora_config(lora),

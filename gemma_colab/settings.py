@@ -152,8 +152,8 @@ class LoraSettings(Settings):
 
 
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
-# Names that `SFTConfig` doesn't have: how often this project looks and saves, and when it stops by itself.
-OUR_OWN = ("evals_per_epoch", "save_minutes", "early_stopping_patience")
+# Names that `SFTConfig` doesn't have: what is mixed in, how often this project looks and saves, and when it stops by itself.
+OUR_OWN = ("replay", "evals_per_epoch", "save_minutes", "early_stopping_patience")
 # Two numbers a trained weight in 32 bit; in 8 bit; in 8 bit, and moved to the CPU's memory when the GPU's runs out.
 OPTIMIZERS = ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
 
@@ -171,7 +171,7 @@ class TrainSettings(Settings):
     lr_scheduler_type: one of `SCHEDULERS`. neftune_noise_alpha: noise on the embeddings in training (arXiv 2310.05914), 0.1-50,
     None for none. seed: any whole number.
 
-    Three are this project's own (`OUR_OWN`). evals_per_epoch: validation points in an epoch, 1-100; each also saves a checkpoint.
+    Four are this project's own (`OUR_OWN`). replay: general rows mixed in against forgetting, as a share of all rows, 0-0.5. evals_per_epoch: validation points in an epoch, 1-100; each also saves a checkpoint.
     save_minutes: the longest time between two checkpoints, 0.02-1,440. early_stopping_patience: stop after so many validation
     points without a new best, 0-100; 0 never does.
     """
@@ -191,6 +191,7 @@ class TrainSettings(Settings):
     optim: str = "adamw_torch_fused"
     neftune_noise_alpha: float | None = None
     seed: int = 0
+    replay: float = 0.0
     evals_per_epoch: int = 2
     save_minutes: float = 5.0
     early_stopping_patience: int = 3
@@ -204,6 +205,7 @@ class TrainSettings(Settings):
         _between("weight_decay", self.weight_decay, 0, 1, "try 0", float)
         _between("max_grad_norm", self.max_grad_norm, 0.01, 100, "try 1", float)
         _between("max_length", self.max_length, 16, 131_072, "try 1024")
+        _between("replay", self.replay, 0, 0.5, "try 0.2, or 0 for none", float)
         _between("evals_per_epoch", self.evals_per_epoch, 1, 100, "try 2")
         _between("save_minutes", self.save_minutes, 0.02, 1440, "try 5", float)
         _between("early_stopping_patience", self.early_stopping_patience, 0, 100, "try 3, or 0 for never")

@@ -1,4 +1,6 @@
-"""Generation, loss, metrics, paired statistics, forgetting, the adapter's way out and back."""
+"""Loss, forgetting, the adapter's way out and back."""
+
+import json
 
 import numpy as np
 import pytest
@@ -8,15 +10,13 @@ from transformers import AutoModelForCausalLM
 
 from gemma_colab.chat import to_chat, tokenize_chat
 from gemma_colab.errors import WorkspaceError
-from gemma_colab.evaluation.compare import compare, paired_bootstrap
-from gemma_colab.evaluation.forgetting import probe
-from gemma_colab.evaluation.generation import generate_answers
-from gemma_colab.evaluation.loss import answer_losses, mean_loss
-from gemma_colab.evaluation.metrics import contains_answer, exact_match, order_number_kept, token_f1
+from gemma_colab.evaluation.forgetting import forgetting, forgot, probe, read_texts
+from gemma_colab.evaluation.loss import answer_losses, mean_loss, perplexity, text_losses
 from gemma_colab.export.adapter import load_adapter, save_adapter
 from gemma_colab.model.loading import load_4bit
 from gemma_colab.model.lora import lora_config
 from gemma_colab.settings import LoraSettings
+from gemma_colab.workspace import samples
 
 
 @pytest.fixture(scope="module")
@@ -31,25 +31,6 @@ def adapted(folder, seed=0):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
     return model
-
-
-QUESTIONS = ["Какая столица Японии?", "Count from 3 to 6.", "Сложи 2 и 3.", "Повтори слова: кот мост лампа"]
-
-
-def test_batched_answers_equal_one_by_one_in_the_order_asked(tiny, tokenizer):
-    prompts = [[{"role": "user", "content": q}] for q in QUESTIONS]
-    batched = generate_answers(tiny, tokenizer, prompts, max_new_tokens=24, batch_size=3)
-    single = [generate_answers(tiny, tokenizer, [p], max_new_tokens=24)[0] for p in prompts]
-    assert batched == single
-    assert "Токио" in batched[0]
-    assert "<end_of_turn>" not in "".join(batched)
-
-
-def test_generation_leaves_the_model_in_its_mode(tiny, tokenizer):
-    tiny.train()
-    generate_answers(tiny, tokenizer, [[{"role": "user", "content": "x"}]], max_new_tokens=2)
-    assert tiny.training
-    tiny.eval()
 
 
 def test_answer_loss_is_the_cross_entropy_of_the_answer_tokens(random_gemma, tokenizer, support_rows):
@@ -73,50 +54,40 @@ def test_answer_loss_sees_the_adapter_and_its_absence(random_gemma, tokenizer, s
     assert mean_loss(answer_losses(model, tokenizer, chats)) != pytest.approx(base, rel=1e-3)
 
 
-def test_metrics():
-    assert exact_match(["да ", "нет"], ["да", "да"]) == [1.0, 0.0]
-    assert token_f1(["Заказ в пути", "", "раз"], ["заказ уже в пути", "а", "два"]) == [pytest.approx(6 / 7), 0.0, 0.0]
-    assert order_number_kept(
-        ["Заказ №12345 едет", "Заказ №12354", "Заказ №123456", "№12345 и №99999", "Да"],
-        ["№12345", "№12345", "№12345", "№12345", "Номера нет"],
-    ) == [1.0, 0.0, 0.0, 0.0, None]
-    assert contains_answer(["Это ёлка.", "Столица — Париж!", "13"], ["елка", "париж", "3"]) == [1.0, 1.0, 0.0]
-
-
-def test_paired_bootstrap_covers_the_truth():
-    rng, hits, trials = np.random.default_rng(1), 0, 200
-    for _ in range(trials):
-        before = rng.normal(0, 1, 60)
-        _, low, high = paired_bootstrap(before, before + rng.normal(0.3, 1, 60), resamples=400, seed=int(rng.integers(1 << 30)))
-        hits += low <= 0.3 <= high
-    assert 0.89 <= hits / trials <= 0.99
-
-
-def test_paired_bootstrap_weights_tokens_and_is_seeded():
-    difference, low, high = paired_bootstrap([10.0, 40.0], [5.0, 20.0], weights=[5, 10])
-    assert difference == pytest.approx(-25 / 15)
-    assert low <= difference <= high
-    assert paired_bootstrap([1, 2, 3], [2, 2, 5]) == paired_bootstrap([1, 2, 3], [2, 2, 5])
-
-
-def test_compare_says_when_there_is_too_little_to_tell():
-    table = compare(
-        {
-            "better": ([0.0] * 30, [1.0] * 30),
-            "few": ([0.0] * 5, [1.0] * 5),
-            "same": ([1.0, 0.0] * 10, [1.0, 0.0] * 10),
-            "none": ([None], [None]),
-        }
-    )
-    assert dict(zip(table["metric"], table["clear"], strict=True)) == {"better": "yes", "few": "too few rows", "same": "no"}
-
-
 def test_probe_scores_general_questions(tiny, tokenizer):
     questions = [
         {"kind": "capital", "language": "ru", "question": "Какая столица Японии?", "key": "Токио"},
         {"kind": "capital", "language": "ru", "question": "Какая столица Японии?", "key": "Париж"},
     ]
     assert list(probe(tiny, tokenizer, questions)["right"]) == [1.0, 0.0]
+
+
+def test_text_loss_is_that_of_every_token_but_bos(random_gemma, tokenizer):
+    model = AutoModelForCausalLM.from_pretrained(random_gemma, dtype=torch.float32).eval()
+    texts = ["Утром над рекой стоял туман.", "Bread needs flour and water, and time to rise."]
+    ours = text_losses(model, tokenizer, texts)
+    for text, (loss, tokens) in zip(texts, ours.to_numpy(), strict=True):
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        with torch.no_grad():
+            reference = model(input_ids=ids, labels=ids).loss
+        assert loss / tokens == pytest.approx(reference.item(), rel=1e-4)
+        assert tokens == ids.shape[1] - 1
+    assert perplexity(ours) == pytest.approx(np.exp(mean_loss(ours)))
+
+
+def test_forgetting_names_what_got_clearly_worse(tiny, tokenizer):
+    questions = [json.loads(line) for line in (samples() / "general_probe.jsonl").read_text().splitlines()][50:70]
+    texts = [json.loads(line) for line in (samples() / "neutral_text.jsonl").read_text().splitlines()][10:30]
+    probes, read = probe(tiny, tokenizer, questions), read_texts(tiny, tokenizer, texts)
+    same = forgetting((probes, probes), (read, read))
+    assert list(same["metric"]) == [
+        f"{what}, {lang}" for what in ("general questions right", "loss on neutral text") for lang in ("ru", "en")
+    ]
+    assert len(forgot(same)) == 0
+    worse = forgetting((probes, probes.assign(right=0.0)), (read, read.assign(loss=read["loss"] * 1.5)))
+    assert list(forgot(worse)["metric"]) == list(worse["metric"])
+    better = forgetting((probes.assign(right=0.0), probes), (read, read.assign(loss=read["loss"] / 2)))
+    assert len(forgot(better)) == 0
 
 
 def test_adapter_comes_back_with_the_same_answers(random_gemma, tokenizer, workspace):

@@ -11,7 +11,6 @@ from gemma_colab.model.parameters import lora_parameters
 from gemma_colab.settings import LoraSettings, TrainSettings
 from gemma_colab.ui import plots
 from gemma_colab.ui.html import text_table, trained_tokens
-from gemma_colab.ui.report import write_report
 
 HISTORY = pd.DataFrame({"step": [1, 2, 3], "epoch": [0.3, 0.6, 1], "loss": [3, 2, 1.5], "eval_loss": [None, 2.5, 2.2]})
 
@@ -47,32 +46,3 @@ def test_texts_of_a_dataset_are_escaped(tokenizer):
     tokens = trained_tokens(ids, [-100, *ids[1:]], tokenizer).data
     assert "<script>" not in tokens
     assert tokens.count("#f6c08a") == len(ids)  # all but the first, and the legend
-
-
-def test_report_is_self_contained_and_escaped(workspace):
-    line = {"rows": 50, "before": 0.1, "after": 0.6, "difference": 0.5, "low": 0.4, "high": 0.6, "clear": "yes"}
-    loss = {"before": 8.0, "after": 3.2}
-    workspace.write_json(
-        "evaluation.json",
-        {
-            "model": "tiny-gemma3",
-            "rows": {"train": 250, "validation": 33, "test": 50},
-            "loss": {"train": loss, "validation": loss, "test": loss},
-            "test_loss_difference": {"difference": -4.8, "low": -5, "high": -4},
-            "metrics": [line | {"metric": "right order number"}],
-            "forgetting": [line | {"language": "ru"}],
-        },
-    )
-    workspace.write_json(
-        "training.json", {"model": "tiny-gemma3", "steps": 10, "seconds": 12, "best_eval_loss": 3.3, "log_history": []}
-    )
-    with workspace.writing("loss_curve.png") as part:
-        plots.loss_curve(HISTORY).figure.savefig(part, format="png")
-    path = write_report(workspace, pd.DataFrame({"question": [EVIL], "tuned": ["ok"]}))
-    page = path.read_text()
-    assert "<script>" not in page
-    assert "-60" in page  # 8.0 -> 3.2
-    assert "right order number" in page
-    assert "<td>yes</td>" in page
-    assert 'src="data:image/png;base64,' in page
-    assert "http" not in page.replace("http-equiv", "")

@@ -1,44 +1,108 @@
-"""Answers in batches: left padding, sorted by length, greedy, stopped at either of Gemma's two stop tokens."""
+"""Answers in batches: left padding, sorted by length, stopped at either of Gemma's two stop tokens."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
 import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from gemma_colab.chat import stop_token_ids
 
+GREEDY = {"do_sample": False}  # to measure: everybody gets the same answers
+SAMPLING = {"do_sample": True, "temperature": 1.0, "top_k": 64, "top_p": 0.95}  # to chat: what Google recommends for Gemma 3
+
 
 @torch.inference_mode()
-def generate_answers(
+def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[dict[str, str]]],
     *,
     max_new_tokens: int = 128,
-    batch_size: int = 16,
+    batch_size: int = 32,
+    sampling: dict = GREEDY,
+    save: Path | None = None,
+    made_by: str = "",
     description: str = "answers",
-) -> list[str]:
-    """One greedy answer to each prompt (a list of chat turns), in the order of the prompts."""
+) -> pd.DataFrame:
+    """One line a prompt (a list of chat turns), in their order: `answer`, `tokens`, and `finished`, whether it ended by itself.
+
+    sampling: `GREEDY`, or settings of `transformers.GenerationConfig` such as `SAMPLING`; the random numbers are torch's.
+    save: a JSONL file to which each batch is added when it is done, and from which answers are taken that are there already: after a
+    disconnect, run the same again. made_by: what made the answers (a model, an adapter's checksum); those of another are not taken.
+    """
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
-        do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=stop_token_ids(tokenizer),
+        **sampling,
     )
     encoded = [tokenizer.apply_chat_template(p, add_generation_prompt=True, return_dict=True)["input_ids"] for p in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))  # rows of like length together: little padding
-    answers = [""] * len(prompts)
+    keys = _keys(encoded, made_by, max_new_tokens, sampling)
+    known = _read(save) if save else {}
+    # Rows of like length together: little padding. The longest first: if the memory does not suffice, it shows at once.
+    order = sorted((i for i in range(len(prompts)) if keys[i] not in known), key=lambda i: -len(encoded[i]))
+    stops = set(config.eos_token_id)
     was_training = model.training
     model.eval()
-    with tqdm(total=len(prompts), desc=description, leave=False) as bar:
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = tokenizer.pad({"input_ids": [encoded[i] for i in rows]}, padding_side="left", return_tensors="pt")
-            batch = batch.to(model.device)
-            out = model.generate(**batch, generation_config=config)[:, batch["input_ids"].shape[1] :]
-            for i, text in zip(rows, tokenizer.batch_decode(out, skip_special_tokens=True), strict=True):
-                answers[i] = text.strip()
-            bar.update(len(rows))
-    model.train(was_training)
-    return answers
+    try:
+        with tqdm(total=len(prompts), initial=len(prompts) - len(order), desc=description, leave=False) as bar:
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                batch = tokenizer.pad({"input_ids": [encoded[i] for i in rows]}, padding_side="left", return_tensors="pt")
+                batch = batch.to(model.device)
+                out = model.generate(**batch, generation_config=config)[:, batch["input_ids"].shape[1] :].tolist()
+                new = {keys[i]: _answer(ids, stops, tokenizer) for i, ids in zip(rows, out, strict=True)}
+                known |= new
+                if save:
+                    _append(save, new)
+                bar.update(len(rows))
+    finally:
+        model.train(was_training)
+    return pd.DataFrame([known[key] for key in keys], columns=["answer", "tokens", "finished"])
+
+
+def generate_answers(model, tokenizer, prompts: list[list[dict[str, str]]], **options) -> list[str]:
+    """The answers alone, in the order of the prompts. options: those of `generate`."""
+    return list(generate(model, tokenizer, prompts, **options)["answer"])
+
+
+def _answer(ids: list[int], stops: set[int], tokenizer) -> dict:
+    """What was generated up to the first stop token; behind it a batch holds padding."""
+    end = next((n for n, token in enumerate(ids) if token in stops), None)
+    ids, finished = ids if end is None else ids[:end], end is not None
+    return {"answer": tokenizer.decode(ids, skip_special_tokens=True).strip(), "tokens": len(ids), "finished": finished}
+
+
+def _keys(encoded: list[list[int]], made_by: str, max_new_tokens: int, sampling: dict) -> list[str]:
+    """By which an answer is found again. A prompt that is asked twice has two: by chance the answers may differ."""
+    seen, keys = Counter(), []
+    for ids in encoded:
+        seen[tuple(ids)] += 1
+        what = [ids, seen[tuple(ids)], made_by, max_new_tokens, sampling]
+        keys.append(hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32])
+    return keys
+
+
+def _read(path: Path) -> dict[str, dict]:
+    """key -> answer. A last line that was cut off in the middle is left out: that row is asked again."""
+    known = {}
+    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
+        try:
+            saved = json.loads(line)
+            known[saved.pop("key")] = saved
+        except (ValueError, KeyError, AttributeError):
+            continue
+    return known
+
+
+def _append(path: Path, answers: dict[str, dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as f:  # a new line first: the last one may have been cut off
+        f.write("".join("\n" + json.dumps({"key": k} | a, ensure_ascii=False) for k, a in answers.items()))

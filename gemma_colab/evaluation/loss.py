@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 import torch
@@ -13,7 +15,6 @@ from gemma_colab.chat import tokenize_chat
 POSITIONS = 512  # answer tokens whose logits exist at the same time
 
 
-@torch.inference_mode()
 def answer_losses(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -28,7 +29,24 @@ def answer_losses(
     Only positions that predict an answer token go through the head, 512 at a time: at 262,144 words that is 0.5 GiB in float32.
     """
     rows = [tokenize_chat(chat, tokenizer) for chat in chats]
-    rows = [{name: ids[:max_length] for name, ids in row.items()} for row in rows]
+    return _losses(model, tokenizer, [{k: v[:max_length] for k, v in row.items()} for row in rows], batch_size, description)
+
+
+def text_losses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    *,
+    batch_size: int = 8,
+    description: str = "text",
+) -> pd.DataFrame:
+    """The same for plain texts, in which every token counts but `<bos>`: how well a model still writes what it was not tuned on."""
+    rows = [tokenizer(text)["input_ids"] for text in texts]
+    return _losses(model, tokenizer, [{"input_ids": ids, "labels": [-100, *ids[1:]]} for ids in rows], batch_size, description)
+
+
+@torch.inference_mode()
+def _losses(model, tokenizer, rows: list[dict], batch_size: int, description: str) -> pd.DataFrame:
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
     sums, counts = np.zeros(len(rows)), np.zeros(len(rows), dtype=int)
     decoder, head = model.get_decoder(), model.get_output_embeddings()
@@ -63,3 +81,8 @@ def answer_losses(
 def mean_loss(losses: pd.DataFrame) -> float:
     """Nats per answer token over all rows."""
     return float(losses["loss"].sum() / max(1, losses["tokens"].sum()))
+
+
+def perplexity(losses: pd.DataFrame) -> float:
+    """exp of the mean loss: among how many tokens the model was as good as choosing blindly."""
+    return math.exp(min(mean_loss(losses), 700.0))

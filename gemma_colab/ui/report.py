@@ -1,4 +1,4 @@
-"""The before/after report: one HTML file that works offline, prints, and follows the reader's light or dark setting."""
+"""The report on a tuned model: one HTML file that works offline, prints, and follows the reader's light or dark setting."""
 
 from __future__ import annotations
 
@@ -7,70 +7,119 @@ from pathlib import Path
 
 import pandas as pd
 
-from gemma_colab.hardware import stack_versions
+from gemma_colab.ui.evidence import comparison_table, pick, side_by_side
 from gemma_colab.ui.html import ENVIRONMENT
 from gemma_colab.workspace import Workspace
 
-_PAGE = ENVIRONMENT.from_string("""{% macro scores(lines, first) %}
-<table><tr><th>{{ first }}</th><th>rows</th><th>before</th><th>after</th><th>difference</th><th>95&nbsp;% interval</th><th>clear of zero</th></tr>
-{% for line in lines %}<tr><td>{{ line[first] }}</td><td class="number">{{ line.rows }}</td>
-{% for name in ("before", "after") %}<td class="number">{{ "%.2f" | format(line[name]) }}</td>{% endfor %}
-<td class="number">{{ "%+.2f" | format(line.difference) }}</td>
-<td class="number">{{ "%+.2f" | format(line.low) }} to {{ "%+.2f" | format(line.high) }}</td><td>{{ line["clear"] }}</td></tr>
-{% endfor %}</table>
-{% endmacro %}
-<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Before and after: {{ e.model }}</title>
+SHIP = {
+    "no": ("Don't ship it", "#c62828"),
+    "not yet": ("Not yet", "#b26a00"),
+    "ask a reader": ("The figures allow it; now read", "#2e7d32"),
+}
+SAID = {
+    "better": "By the measures below, its answers got better.",
+    "worse": "By the measures below, it got worse.",
+    "mixed": "By the measures below, it got better in some ways and worse in others.",
+    "no clear difference": "By the measures below, its answers did not change clearly.",
+    "too few rows": "There are too few test rows to tell whether it got better.",
+}
+EXAMPLES = 4  # rows of each kind
+
+_PAGE = ENVIRONMENT.from_string("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Is {{ s.model }} better after tuning?</title>
 <style>
 :root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: .5rem 0 1.5rem; }
-td.number { white-space: nowrap; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .8rem; border-bottom: 1px solid #8884; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-.rows td { white-space: pre-wrap; font-size: .9rem; width: 25%; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { margin-bottom: .3rem; } h2 { margin: 2.2rem 0 .4rem; border-bottom: 1px solid #8884; } h3 { margin: 1.2rem 0 .3rem; }
+table { margin: .4rem 0 1rem; border-collapse: collapse; }
+table.plain th, table.plain td { text-align: left; padding: .25rem .7rem; border-bottom: 1px solid #8884; }
+table.plain td.number { text-align: right; font-variant-numeric: tabular-nums; }
+.verdict { border-left: 8px solid {{ ship[1] }}; padding: .2rem 1rem; margin: 1rem 0; background: #8881; }
+.verdict b { font-size: 1.3em; color: {{ ship[1] }}; }
+.wide { overflow-x: auto; } .small { opacity: .75; font-size: .85rem; overflow-wrap: anywhere; }
+.answers td { font-size: .9rem; }
 img { max-width: 100%; background: white; }
-.small { color: #777; font-size: .85rem; }
-</style>
-<h1>Before and after</h1>
-<p>{{ e.model }}, tuned on {{ e.rows.train }} rows, checked on {{ e.rows.validation }} while training, tested on
-{{ e.rows.test }} rows that it never saw.</p>
-<h2>Loss on the right answers</h2>
-<p>Nats per answer token; lower is better. On the test rows it changed by {{ "%+.2f" | format(e.test_loss_difference.difference) }},
-95&nbsp;% interval {{ "%+.2f" | format(e.test_loss_difference.low) }} to {{ "%+.2f" | format(e.test_loss_difference.high) }}.</p>
-<table><tr><th>rows</th><th>before</th><th>after</th><th>change</th></tr>
-{% for part, loss in e.loss.items() %}
-<tr><td>{{ part }}</td><td class="number">{{ "%.2f" | format(loss.before) }}</td><td class="number">{{ "%.2f" | format(loss.after) }}</td>
-<td class="number">{{ "%+.0f" | format(100 * (loss.after / loss.before - 1)) }}&nbsp;%</td></tr>
+@media print { body { max-width: none; margin: 0; font-size: 11pt; } tr, img, svg { break-inside: avoid; } h2, h3 { break-after: avoid; } .wide { overflow: visible; } }
+</style></head><body>
+<h1>Is it better after tuning?</h1>
+<p>{{ s.model }}{{ " in 4 bit" if s.load_in_4bit }}, tuned on {{ s.rows.train }} rows, watched on {{ s.rows.validation }}, asked {{ s.rows.test }} questions that it never saw.</p>
+<div class="verdict"><b>{{ ship[0] }}.</b> {{ word }}
+<ul>{% for line in s.verdict.lines %}<li>{{ line }}</li>{% endfor %}</ul>
+{% if s.verdict.next %}What to do next:<ul>{% for line in s.verdict.next %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}</div>
+
+<h2>The same questions, before and after</h2>
+<p>All contestants got the same test rows and answered without chance. The interval holds the difference that other rows of this kind would show, with 95&nbsp;% confidence. Where it reaches over zero, nothing has been shown.
+None of these figures knows whether an answer is true.</p>
+<h3>Tuned against the base model</h3>
+<div class="wide">{{ base | safe }}</div>
+{% if few_shot %}<h3>Tuned against the base model with {{ s.settings.generation.examples }} solved examples in the prompt</h3>
+<p>Examples cost no training. Where they do as well, tuning was not worth it.</p>
+<div class="wide">{{ few_shot | safe }}</div>{% endif %}
+
+<h2>Loss, and learning by heart</h2>
+<p>Nats per token of the right answers; lower is better. Rows it trained on are easier for it than rows it never saw: the difference is what it learnt by heart.</p>
+<table class="plain"><tr><th>rows</th><th>base</th><th>tuned</th><th>change</th><th>perplexity, base</th><th>tuned</th></tr>
+{% for part, loss in s.loss.items() %}<tr><td>{{ part }}</td><td class="number">{{ "%.2f" | format(loss.base) }}</td><td class="number">{{ "%.2f" | format(loss.tuned) }}</td>
+<td class="number">{{ "%+.0f" | format(100 * (loss.tuned / loss.base - 1)) if loss.base else "" }}&nbsp;%</td><td class="number">{{ "{:,.1f}".format(loss.base_perplexity) }}</td><td class="number">{{ "{:,.1f}".format(loss.tuned_perplexity) }}</td></tr>
 {% endfor %}</table>
-<h2>Answers to the test rows</h2>
-{{ scores(e.metrics, "metric") }}
-<h2>General questions: what was forgotten</h2>
-<p>Share of right answers to questions that have nothing to do with the shop.</p>
-{{ scores(e.forgetting, "language") }}
-{% if curve %}<h2>Training</h2>
-<p>{{ training.steps }} steps in {{ "%.0f" | format(training.seconds) }} s, best validation loss {{ "%.2f" | format(training.best_eval_loss) }}.</p>
-<img alt="loss curve" src="data:image/png;base64,{{ curve }}">{% endif %}
+{% if s.gap %}<p>Test minus training loss of the tuned model: {{ "%+.2f" | format(s.gap.difference) }} ({{ "%+.2f" | format(s.gap.low) }} to {{ "%+.2f" | format(s.gap.high) }}); of the base model, which saw neither: {{ "%+.2f" | format(s.gap.base) }}.</p>{% endif %}
+{% if s.memorisation %}<table class="plain"><tr><th>tuned model asked</th><th>rows</th><th>answers word for word</th><th>same from the start, mean</th><th>longest</th></tr>
+{% for line in s.memorisation %}<tr><td>its {{ line.part }} rows</td><td class="number">{{ line.rows }}</td>{% for name in ("word for word", "common prefix", "longest prefix") %}<td class="number">{{ "%.0f" | format(100 * line[name]) }}&nbsp;%</td>{% endfor %}</tr>{% endfor %}</table>{% endif %}
+{% if curve %}<img alt="loss curve of the training" src="data:image/png;base64,{{ curve }}">{% endif %}
+{% if s.training %}<p>Training: {{ s.training.verdict }}.{% if s.training.steps %} {{ s.training.steps }} steps, {{ s.training.status }}.{% endif %}</p>{% endif %}
+
+{% if forgetting %}<h2>What was forgotten</h2>
+<p>Questions and texts that have nothing to do with the training rows, before and after.</p>
+<div class="wide">{{ forgetting | safe }}</div>{% endif %}
+
+{% if s.health %}<h2>Is it an answer at all?</h2>
+<table class="plain"><tr><th>share of answers</th>{% for name in s.health[0] if name != "contestant" %}<th>{{ "tokens, mean" if name == "tokens" else name }}</th>{% endfor %}</tr>
+{% for line in s.health %}<tr><td>{{ line.contestant }}</td>{% for name, value in line.items() if name != "contestant" %}<td class="number">{% if name == "tokens" %}{{ "%.0f" | format(value) }}{% else %}{{ "%.0f" | format(100 * value) }}&nbsp;%{% endif %}</td>{% endfor %}</tr>{% endfor %}</table>{% endif %}
+
 <h2>Read for yourself</h2>
-<table class="rows"><tr>{% for name in names %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for row in answers %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
-<p class="small">Greedy answers, at most 144 tokens. Intervals: paired bootstrap over rows, 2,000 resamples. "Clear of zero" says whether
-the interval leaves out zero. Settings: {{ settings }}. Versions: {{ versions }}.</p>
-</html>""")
+{% for title, table in examples %}<h3>{{ title }}</h3>{{ table | safe }}{% endfor %}
+
+{% if s.review %}<h2>Judged blind</h2>
+<p>{{ s.review.sentence }}</p>{% else %}<h2>Judged blind</h2><p>Nobody has judged the answers blind yet: notebook 05 has a panel for it.</p>{% endif %}
+
+{% if export %}<h2>Taken home</h2>
+<p>Each form of the tuned model was asked the same questions again. The adapter was trained on 4-bit weights; merged into the 16-bit ones it is another, slightly different model.</p>
+<div class="wide"><table class="plain"><tr>{% for name in export[0] %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for line in export %}<tr>{% for value in line.values() %}<td{% if value is number %} class="number"{% endif %}>{{ "%.4g" | format(value) if value is float else "" if value is none else value }}</td>{% endfor %}</tr>{% endfor %}</table></div>{% endif %}
+
+<h2>What this was made with</h2>
+<p class="small">Rows: fingerprint {{ s.fingerprint }}. Generation: greedy, at most {{ s.settings.generation.max_new_tokens }} tokens. Seed of the statistics and of the examples: {{ s.seed }}; 2,000 resamples. Computed in {{ s.dtype }} on {{ s.machine }}.</p>
+{% for name, values in s.settings.items() %}<p class="small"><b>{{ name }}</b>: {% for key, value in values.items() %}{{ key }} = {{ value }}{{ ", " if not loop.last }}{% endfor %}</p>{% endfor %}
+<p class="small"><b>versions</b>: {% for key, value in s.versions.items() %}{{ key }} {{ value }}{{ ", " if not loop.last }}{% endfor %}</p>
+</body></html>
+""")
 
 
-def write_report(workspace: Workspace, answers: pd.DataFrame) -> Path:
-    """Write `report.html` from `evaluation.json`, `training.json` and the answers (one column each is shown); returns its path."""
+def write_report(workspace: Workspace) -> Path:
+    """Write `report.html` from `summary.json` and the rows in `evaluation/rows.jsonl`, with the loss curve and what
+    `export.json` says of exports, if they are there; returns its path."""
+    summary = workspace.read_json("summary.json")
+    rows = pd.DataFrame(workspace.read_jsonl("evaluation/rows.jsonl"))
     curve = workspace.path / "loss_curve.png"
-    settings = {n: workspace.read_json(f"{n}_settings.json") for n in ("lora", "train") if workspace.has(f"{n}_settings.json")}
-    shown = answers.drop(columns="overlap", errors="ignore")
+    by = summary.get("sorted_by", "token F1")
+    worst, best = pick(rows, "worst", EXAMPLES, by), pick(rows, "best", EXAMPLES, by)
+    rest = rows.drop(index=[*worst.index, *best.index], errors="ignore")
+    examples = {f"Worst by {by}": worst, "At random": pick(rest, "random", EXAMPLES), f"Best by {by}": best}
+    few_shot = summary["tuned_against_few_shot"]
     page = _PAGE.render(
-        e=workspace.read_json("evaluation.json"),
-        training=workspace.read_json("training.json"),
+        s=summary,
+        word=SAID[summary["verdict"]["word"]],
+        ship=SHIP[summary["verdict"]["ship"]],
+        base=_table(summary["tuned_against_base"], "base"),
+        few_shot=_table(few_shot, "few-shot") if few_shot else None,
+        forgetting=_table(summary["forgetting"], "base") if summary["forgetting"] else None,
+        examples=[(title, side_by_side(table).data) for title, table in examples.items() if len(table)],
+        export=workspace.read_json("export.json") if workspace.has("export.json") else None,
         curve=base64.b64encode(curve.read_bytes()).decode() if curve.exists() else None,
-        names=list(shown.columns),
-        answers=list(shown.itertuples(index=False)),
-        settings=settings,
-        versions=stack_versions(),
     )
     return workspace.write_text("report.html", page)
+
+
+def _table(lines: list[dict], before: str) -> str:
+    """Markup in which every text is escaped already."""
+    return comparison_table(pd.DataFrame(lines), before).data

@@ -76,6 +76,10 @@ FOLDED: Controls = {
         [0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
         "which random order and start; none is better: two runs with different ones show what is chance",
     ),
+    "replay": (
+        [0.0, 0.1, 0.2, 0.3, 0.5],
+        "share of general rows mixed in; 0: the rest may be forgotten; too high: your own rows get lost among them",
+    ),
     "evals_per_epoch": (
         [1, 2, 3, 4, 6, 8, 12],
         "looks at the validation rows; too few: the turn is seen late; too many: they take longer than training",
@@ -229,7 +233,8 @@ def sequences(lengths: Sequence[int], max_length: int) -> int:
 
 def _steps(s: TrainSettings, lengths: np.ndarray) -> tuple[int, int]:
     """Updates in an epoch, and in all, counted as `transformers.Trainer` counts them."""
-    per_epoch = s.steps_per_epoch(sequences(lengths, s.max_length) if s.packing else len(lengths))
+    rows = sequences(lengths, s.max_length) if s.packing else len(lengths)
+    per_epoch = s.steps_per_epoch(round(rows / (1 - s.replay)))
     return per_epoch, math.ceil(s.num_train_epochs * per_epoch)
 
 

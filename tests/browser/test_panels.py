@@ -161,7 +161,7 @@ def test_a_preset_sets_two_sliders_and_what_is_folded_can_be_moved(notebook):
     assert buttons(train) == []
 
     assert not line(train, "packing").is_visible()
-    train.get_by_text("13 more settings").click()
+    train.get_by_text("14 more settings").click()
     line(train, "packing").locator("input").check()
     shows(train, "packed sequences, about 53 rows")
     shows(line(train, "neftune_noise_alpha"), "^off$")

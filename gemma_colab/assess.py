@@ -1,0 +1,240 @@
+"""Notebook 05 in one call: the contestants on the test rows, statistics, forgetting, memorisation, a verdict, the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+
+import pandas as pd
+
+from gemma_colab.evaluation import contest
+from gemma_colab.evaluation.contest import Contestant, comparison, few_shot_turns, play
+from gemma_colab.evaluation.forgetting import forgetting, forgot, probe, read_texts
+from gemma_colab.evaluation.generation import generate_answers
+from gemma_colab.evaluation.health import health, signs
+from gemma_colab.evaluation.loss import answer_losses, mean_loss, perplexity
+from gemma_colab.evaluation.memorisation import loss_gap, memorisation
+from gemma_colab.evaluation.metrics import USUAL, Metric
+from gemma_colab.evaluation.verdict import verdict
+from gemma_colab.hardware import Machine, describe_machine, dtype_name, pick_dtype, stack_versions
+from gemma_colab.pipeline import ROW_FILES, ensure_adapter, ensure_rows
+from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings
+from gemma_colab.ui.report import write_report
+from gemma_colab.workspace import Workspace, samples
+
+ANSWERS = "evaluation/answers.jsonl"  # every answer ever given, with a key of its prompt and its model
+BY_HEART = 64  # training rows that are asked again
+
+
+def the_contestants(workspace: Workspace, chosen: ModelSettings, train: list[dict], examples: int = 3) -> dict[str, Contestant]:
+    """Base, base with `examples` solved training rows in the prompt (none with 0), and tuned, as `evaluation.contest.play` wants
+    them. Answers kept in the workspace are of the same model, in the same precision, and of the same adapter, or made anew."""
+    base = f"{chosen.model} {chosen.load_in_4bit} {dtype_name(describe_machine())[0]}"
+    tuned = f"{base} {workspace.fingerprint('adapter/adapter_model.safetensors')}" if workspace.has("adapter") else ""
+    few = {"few-shot": Contestant(examples=tuple(few_shot_turns(train, examples)), made_by=base)} if examples else {}
+    return {"base": Contestant(made_by=base), **few, "tuned": Contestant(adapter=True, made_by=tuned)}
+
+
+def enough_tokens(tokenizer, chats: list[dict], most: int = 1024) -> int:
+    """Tokens that an answer may have: a third more than the longest right one, at most `most`."""
+    lengths = [len(tokenizer(chat["completion"][0]["content"])["input_ids"]) for chat in chats]
+    return min(most, int(max(lengths) * 4 / 3) + 8)
+
+
+def general_questions() -> list[dict]:
+    """`general_probe.jsonl` of the samples."""
+    return _sample("general_probe")
+
+
+def neutral_texts() -> list[dict]:
+    """`neutral_text.jsonl` of the samples."""
+    return _sample("neutral_text")
+
+
+def _sample(name: str) -> list[dict]:
+    return [json.loads(line) for line in (samples() / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def row_table(chats: list[dict], tables: dict[str, pd.DataFrame], scored: dict, labels: list | None = None) -> pd.DataFrame:
+    """One line a test row, to read: question, wanted, label, the answer of each contestant, the tuned model's scores, and the names
+    of the signs of ill health that its answer shows."""
+    wanted = [chat["completion"][0]["content"] for chat in chats]
+    ill = signs(tables["tuned"], wanted)
+    return pd.DataFrame(
+        {
+            "question": ["\n\n".join(turn["content"] for turn in chat["prompt"]) for chat in chats],
+            "wanted": wanted,
+            **({"label": labels} if labels and any(labels) else {}),
+            **{name: table["answer"] for name, table in tables.items()},
+            **scored["tuned"],
+            "signs": [", ".join(name for name in ill.columns if row[name]) for row in ill.to_dict("records")],
+        }
+    )
+
+
+def summarise(
+    workspace: Workspace,
+    chosen: ModelSettings,
+    machine: Machine,
+    rows: dict[str, list[dict]],
+    tables: dict[str, pd.DataFrame],
+    scored: dict[str, dict[str, list]],
+    *,
+    losses: dict[str, tuple[pd.DataFrame, pd.DataFrame]],
+    forgotten: pd.DataFrame | None = None,
+    memorised: pd.DataFrame | None = None,
+    labels: list | None = None,
+    lower_is_better=(),
+    review: dict | None = None,
+    generation: dict | None = None,
+    seed: int = 0,
+) -> dict:
+    """Write `summary.json`, `evaluation/rows.jsonl` and `report.html`; returns the summary.
+
+    tables, scored: of `contest.play` and `contest.scores` on the test rows. losses: part -> (base, tuned), of `answer_losses`.
+    forgotten: of `forgetting.forgetting`. memorised: of `memorisation.memorisation`. review: of the blind panel's `summary()`.
+    generation: what to say of how answers were made, such as max_new_tokens and examples.
+    """
+    wanted = [chat["completion"][0]["content"] for chat in rows["test"]]
+    others = [name for name in ("base", "few-shot") if name in tables]
+    against = {name: comparison(tables, scored, name, lower_is_better=lower_is_better) for name in others}
+    ill = health(tables, wanted)
+    table = row_table(rows["test"], tables, scored, labels)
+    by = next(iter([name for name in ("token F1", *scored["tuned"]) if name in scored["tuned"]]))
+    said = verdict(
+        against["base"],
+        against.get("few-shot"),
+        forgotten=None if forgotten is None else forgot(forgotten),
+        memorised=memorised,
+        health=ill.loc["tuned"],
+        alike=float(table["token F1"].median()) if "token F1" in table else None,
+        review=review,
+    )
+    gap = {}
+    if {"train", "test"} <= losses.keys():
+        difference, low, high = loss_gap(losses["train"][1], losses["test"][1])
+        gap = {"difference": difference, "low": low, "high": high}
+        gap["base"] = loss_gap(losses["train"][0], losses["test"][0])[0]
+    training = workspace.read_json("training.json") if workspace.has("training.json") else {}
+    settings = {"lora": LoraSettings, "train": TrainSettings}
+    settings = {n: dataclasses.asdict(kind.load(workspace)) for n, kind in settings.items() if workspace.has(kind.file)}
+    summary = {
+        "model": chosen.model.rstrip("/").split("/")[-1] if chosen.model.startswith(("/", ".", "~")) else chosen.model,
+        "load_in_4bit": chosen.load_in_4bit,
+        "dtype": dtype_name(machine)[0],
+        "machine": machine.gpu or "a CPU",
+        "seed": seed,
+        "versions": stack_versions(),
+        "rows": {part: len(rows[part]) for part in rows},
+        "fingerprint": workspace.fingerprint(*ROW_FILES),
+        "settings": settings | {"generation": generation or {}},
+        "training": {k: v for k, v in training.items() if k not in ("log_history", "rows", "model", "load_in_4bit")},
+        "verdict": {"word": said.word, "ship": said.ship, "lines": said.lines, "next": said.next_steps},
+        "loss": {part: _loss(*pair) for part, pair in losses.items()},
+        "gap": gap,
+        "tuned_against_base": _records(against["base"]),
+        "tuned_against_few_shot": _records(against.get("few-shot")),
+        "forgetting": _records(forgotten),
+        "memorisation": _records(None if memorised is None else memorised.rename_axis("part").reset_index()),
+        "health": _records(ill.rename_axis("contestant").reset_index()),
+        "review": review,
+        "sorted_by": by,
+    }
+    workspace.write_jsonl("evaluation/rows.jsonl", _records(table))
+    workspace.write_json("summary.json", summary)
+    write_report(workspace)
+    return summary
+
+
+def _loss(base: pd.DataFrame, tuned: pd.DataFrame) -> dict:
+    named = {"base": base, "tuned": tuned}
+    return {n: mean_loss(t) for n, t in named.items()} | {f"{n}_perplexity": perplexity(t) for n, t in named.items()}
+
+
+def _records(table: pd.DataFrame | None) -> list[dict]:
+    """Lines for JSON: plain numbers, and None where there is none."""
+    return [] if table is None else json.loads(table.to_json(orient="records", force_ascii=False, double_precision=12))
+
+
+def assess(
+    workspace: Workspace,
+    chosen: ModelSettings,
+    *,
+    loaded: tuple | None = None,
+    metrics: dict[str, Metric] | None = None,
+    lower_is_better=(),
+    examples: int = 3,
+    max_new_tokens: int | None = None,
+    batch_size: int = 32,
+    test_rows: int | None = None,
+) -> dict:
+    """All of notebook 05 but what needs a person; returns the summary (see `summarise`).
+
+    loaded: the tuned `PeftModel` and its tokenizer, if they are in memory. metrics: more than the usual four.
+    max_new_tokens: without it, enough for the longest right answer. test_rows: at most so many, drawn at random.
+    Answers are kept: after a disconnect the same call goes on where it stopped.
+    """
+    machine, rows = describe_machine(str(workspace.path)), ensure_rows(workspace)
+    ensure_adapter(workspace, chosen)
+    model, tokenizer = loaded or _loaded(workspace, chosen, machine)
+    labels = [row.get("label") for row in workspace.read_jsonl("rows/test.jsonl")]
+    if test_rows and test_rows < len(rows["test"]):
+        drawn = sorted(random.Random(0).sample(range(len(rows["test"])), test_rows))
+        rows = rows | {"test": [rows["test"][i] for i in drawn]}
+        labels = [labels[i] for i in drawn]
+    max_new_tokens = max_new_tokens or enough_tokens(tokenizer, rows["test"])
+    max_length = TrainSettings.load(workspace).max_length if workspace.has(TrainSettings.file) else 1024
+    how = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "save": workspace.path / ANSWERS}
+    contestants = the_contestants(workspace, chosen, rows["train"], examples)
+    tables = play(model, tokenizer, rows["test"], contestants, max_length=max_length, **how)
+    wanted = [chat["completion"][0]["content"] for chat in rows["test"]]
+    scored = contest.scores(tables, wanted, USUAL | (metrics or {}))
+    before, after = {}, {}
+    with contest.switched(model, contestants["base"]):
+        before |= {p: answer_losses(model, tokenizer, rows[p], max_length=max_length) for p in ("train", "validation")}
+        probe_before = probe(model, tokenizer, general_questions(), "general questions: base")
+        texts_before = read_texts(model, tokenizer, neutral_texts())
+    after |= {p: answer_losses(model, tokenizer, rows[p], max_length=max_length) for p in ("train", "validation")}
+    probe_after = probe(model, tokenizer, general_questions(), "general questions: tuned")
+    texts_after = read_texts(model, tokenizer, neutral_texts())
+    losses = {part: (before[part], after[part]) for part in before}
+    losses["test"] = tuple(
+        tables[n][["loss", "loss_tokens"]].rename(columns={"loss_tokens": "tokens"}) for n in ("base", "tuned")
+    )
+    asked = random.Random(0).sample(rows["train"], min(BY_HEART, len(rows["train"])))
+    again = generate_answers(
+        model,
+        tokenizer,
+        [c["prompt"] for c in asked],
+        made_by=contestants["tuned"].made_by,
+        description="training rows again",
+        **how,
+    )
+    by_heart = memorisation(
+        {"train": again, "test": list(tables["tuned"]["answer"])},
+        {"train": [c["completion"][0]["content"] for c in asked], "test": wanted},
+    )
+    return summarise(
+        workspace,
+        chosen,
+        machine,
+        rows,
+        tables,
+        scored,
+        losses=losses,
+        forgotten=forgetting((probe_before, probe_after), (texts_before, texts_after)),
+        memorised=by_heart,
+        labels=labels,
+        lower_is_better=lower_is_better,
+        generation={"max_new_tokens": max_new_tokens, "examples": examples},
+    )
+
+
+def _loaded(workspace: Workspace, chosen: ModelSettings, machine: Machine) -> tuple:
+    from gemma_colab.export.adapter import load_adapter
+    from gemma_colab.model.loading import load_model, load_tokenizer, quantization_config
+
+    dtype, _ = pick_dtype(machine)
+    base = load_model(chosen.model, dtype, quantization_config(dtype) if chosen.load_in_4bit else None)
+    return load_adapter(base, workspace), load_tokenizer(chosen.model)

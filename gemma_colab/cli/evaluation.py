@@ -1,0 +1,69 @@
+"""`gemma-colab evaluate`: notebook 05 without a browser, all but what needs a person."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+
+from gemma_colab.errors import WorkspaceError
+from gemma_colab.hardware import describe_machine, quiet_libraries
+from gemma_colab.pipeline import ROW_FILES, chosen_model
+from gemma_colab.workspace import open_workspace
+
+BETTER, NOT_BETTER, WORSE = 0, 1, 2
+
+
+def add_commands(commands) -> None:
+    """Declare the command; it sets `run`, a function of the parsed arguments that returns the exit status."""
+    evaluate = commands.add_parser(
+        "evaluate", help="compare base, few-shot and tuned on the test rows; writes report and summary.json"
+    )
+    evaluate.set_defaults(run=_evaluate)
+    evaluate.add_argument("--workspace", required=True, metavar="DIR", help="where train, or notebook 04, put the adapter")
+    evaluate.add_argument("--rows", type=_positive, metavar="N", help="at most so many test rows, drawn at random (default all)")
+    evaluate.add_argument("--examples", type=int, default=3, metavar="N", help="solved rows in the few-shot prompt; 0 leaves it out (default %(default)s)")  # fmt: skip
+    evaluate.add_argument("--max-new-tokens", type=_positive, metavar="N", help="of an answer (default: enough for the longest right one)")  # fmt: skip
+    evaluate.add_argument(
+        "--batch", type=_positive, default=32, metavar="N", help="questions answered at once (default %(default)s)"
+    )
+    evaluate.add_argument("--anyway", action="store_true", help="also a model that looks too large for this machine")
+    evaluate.add_argument("--json", action="store_true", help="the summary as JSON; everything else goes to the error output")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
+    return int(text)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    workspace = open_workspace(args.workspace)
+    for name, command in ((ROW_FILES[-1], "prepare FILE"), ("adapter", "train")):
+        if not workspace.has(name):
+            raise WorkspaceError(
+                f"{name} is missing in {workspace.path}; make it with gemma-colab {command} --workspace {args.workspace}"
+            )
+    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+        from gemma_colab.assess import assess
+
+        quiet_libraries()
+        chosen, _ = chosen_model(workspace, describe_machine(), anyway=args.anyway)
+        summary = assess(
+            workspace,
+            chosen,
+            examples=args.examples,
+            max_new_tokens=args.max_new_tokens,
+            batch_size=args.batch,
+            test_rows=args.rows,
+        )
+    said = summary["verdict"]
+    if args.json:
+        print(json.dumps(summary, ensure_ascii=False, indent=1))
+    else:
+        print(f"{said['word']}; ship it: {said['ship']}")
+        print("\n".join(f"- {line}" for line in said["lines"]))
+        print("next:\n" + "\n".join(f"- {line}" for line in said["next"]) if said["next"] else "")
+        print(f"report: {workspace.path / 'report.html'}")
+    return {"better": BETTER, "worse": WORSE}.get(said["word"], NOT_BETTER)

@@ -1,0 +1,38 @@
+"""Replay: general rows mixed into the training rows, so that tuning on one thing does not wipe out the rest."""
+
+from __future__ import annotations
+
+import json
+import random
+
+from gemma_colab.chat import to_chat
+from gemma_colab.errors import SettingsError
+from gemma_colab.workspace import Workspace, samples
+
+OWN = "rows/replay.jsonl"  # your own general chats, `{"prompt": [...], "completion": [...]}` on each line
+
+
+def general_chats(workspace: Workspace | None = None) -> list[dict]:
+    """The general chats to mix in: `rows/replay.jsonl` of the workspace if it is there, else `general_rows.jsonl` of the samples.
+
+    The best ones for your model are questions that it must go on answering, with the answers that it gives before it is tuned.
+    """
+    if workspace is not None and workspace.has(OWN):
+        return [{"prompt": row["prompt"], "completion": row["completion"]} for row in workspace.read_jsonl(OWN)]
+    lines = (samples() / "general_rows.jsonl").read_text(encoding="utf-8").splitlines()
+    return [to_chat(json.loads(line)) for line in lines]
+
+
+def mix_in(chats: list[dict], general: list[dict], share: float, seed: int = 0) -> list[dict]:
+    """`chats`, and behind them so many general ones that they are `share` of all (0-0.5); the trainer shuffles anyway.
+
+    Raises `SettingsError` if there are too few of them.
+    """
+    extra = round(len(chats) * share / (1 - share))
+    if extra > len(general):
+        most = len(general) / (len(general) + len(chats))
+        raise SettingsError(
+            f"replay={share:g} needs {extra} general rows for {len(chats)} of yours, and there are {len(general)}; "
+            f"set it to {int(most * 100) / 100:g} at most, or put more into {OWN} in the workspace"
+        )
+    return [*chats, *random.Random(seed).sample(general, extra)]

@@ -1,0 +1,178 @@
+"""What a reader sees of the evaluation: the verdict's words, tables, answers to read, the report. Nothing of a dataset is ever run."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from gemma_colab.assess import summarise
+from gemma_colab.evaluation.compare import compare
+from gemma_colab.evaluation.contest import scores
+from gemma_colab.evaluation.metrics import USUAL
+from gemma_colab.evaluation.verdict import verdict
+from gemma_colab.hardware import describe_machine
+from gemma_colab.pipeline import save_rows
+from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings
+from gemma_colab.ui.evidence import ReadingPanel, comparison_table, pick, shared_words, side_by_side
+from gemma_colab.ui.report import write_report
+
+EVIL = "</td><script>alert(1)</script>"
+
+
+def line(metric, difference, clear="yes", better="higher", rows=50):
+    one = {"metric": metric, "better": better, "rows": rows, "before": 0.5, "after": 0.5 + difference, "difference": difference}
+    return one | {"low": difference - 0.1, "high": difference + 0.1, "wins": 1, "ties": 2, "losses": 3, "p": None, "clear": clear}
+
+
+@pytest.mark.parametrize(
+    ("lines", "word", "ship"),
+    [
+        ([line("a", 0.3), line("loss on right answers", -1, better="lower")], "better", "ask a reader"),
+        ([line("a", 0.3), line("b", -0.3)], "mixed", "not yet"),
+        ([line("a", -0.3), line("b", 0.01, "no")], "worse", "no"),
+        ([line("a", 0.01, "no"), line("loss on right answers", -1, better="lower")], "no clear difference", "not yet"),
+        ([line("a", 0.3, "too few rows", rows=5)], "too few rows", "not yet"),
+    ],
+)
+def test_the_word_and_whether_to_ship(lines, word, ship):
+    said = verdict(pd.DataFrame(lines))
+    assert (said.word, said.ship) == (word, ship)
+    assert said.next_steps
+
+
+BETTER = pd.DataFrame([line("a", 0.3)])
+WELL = pd.Series({"empty": 0.0, "hit the limit": 0.0, "repeating": 0.0, "other language": 0.0, "tokens": 20.0})
+
+
+@pytest.mark.parametrize(
+    ("evidence", "ship", "says"),
+    [
+        ({"against_few_shot": BETTER}, "ask a reader", "Tuning beats a few examples"),
+        ({"against_few_shot": pd.DataFrame([line("a", 0.01, "no")])}, "not yet", "Stay with the base model"),
+        ({"health": pd.Series(WELL.to_dict() | {"hit the limit": 0.5})}, "no", "max_new_tokens"),
+        ({"health": pd.Series(WELL.to_dict() | {"repeating": 0.5})}, "no", "50% repeating"),
+        ({"health": WELL}, "ask a reader", "no figure says whether an answer is true"),
+        ({"alike": 0.2}, "not yet", "share 20% of their words"),
+        ({"forgotten": pd.DataFrame([line("general questions right, ru", -0.9)])}, "not yet", "replay"),
+        ({"forgotten": pd.DataFrame(columns=["metric"])}, "ask a reader", "No forgetting is clear"),
+        ({"review": {"sentence": "Tuned won 8 of 10."}}, "ask a reader", "Tuned won 8 of 10."),
+    ],
+)
+def test_other_evidence_can_speak_against_shipping(evidence, ship, says):
+    said = verdict(BETTER, **evidence)
+    assert said.ship == ship
+    assert says in str(said)
+
+
+def test_comparison_draws_what_is_clear():
+    table = compare(
+        {"good": ([0.0] * 20, [1.0] * 20), "same": ([1.0, 0.0] * 10, [1.0, 0.0] * 10), EVIL: ([1.0] * 20, [0.0] * 20)}
+    )
+    page = comparison_table(table).data
+    assert "<script>" not in page
+    assert page.count("yes, better") == 1
+    assert page.count("yes, worse") == 1
+    ends = re.findall(r'x1="(-?[\d.]+)" x2="(-?[\d.]+)" y1="7"', page)
+    assert [(float(a), float(b)) for a, b in ends] == [(58, 58), (0, 0), (-58, -58)]
+
+
+def test_shared_words_are_marked_in_their_order():
+    assert shared_words("Заказ едет к вам", "заказ уже едет") == [("Заказ едет", True), (" к вам", False)]
+    assert shared_words("", "x") == []
+    assert "".join(text for text, _ in shared_words("a, b; c", "b c")) == "a, b; c"
+
+
+ROWS = pd.DataFrame(
+    {
+        "question": ["q1", EVIL, "q3"],
+        "wanted": ["да", "нет", "может"],
+        "label": ["x", "y", "x"],
+        "base": ["а", EVIL, "в"],
+        "tuned": ["да", "да", "может"],
+        "token F1": [1.0, 0.0, 0.5],
+        "signs": ["", "repeating", ""],
+    }
+)
+
+
+def test_answers_side_by_side_are_escaped():
+    page = side_by_side(ROWS).data
+    assert "<script>" not in page
+    assert page.count("<tr>") == 4
+    assert '<span style="background:#2e9d4e33; border-radius:2px">может</span>' in page
+
+
+def test_reading_panel_orders_and_filters():
+    panel = ReadingPanel(ROWS, n=2)
+    assert list(panel.chosen()["token F1"]) == [0.0, 0.5, 1.0]
+    assert "1–2 of 3" in panel.count.value
+    panel.more.click()
+    assert "3–3 of 3" in panel.count.value
+    panel.order.value = "best"
+    assert "1–2 of 3" in panel.count.value
+    panel.label.value = "x"
+    assert list(panel.chosen()["question"]) == ["q1", "q3"]
+    panel.label.value, panel.sign.value = "all", "repeating"
+    assert list(panel.chosen()["question"]) == [EVIL]
+    assert "<script>" not in panel.shown.value
+    panel.label.value = "x"
+    assert "0–0 of 0" in panel.count.value
+    assert len(pick(ROWS, "random", 2)) == 2
+
+
+@pytest.fixture
+def evaluated(workspace, support_rows):
+    """A workspace with everything that notebook 05 has measured when it writes the report, and what it is then given."""
+    save_rows({"train": support_rows[:5], "validation": support_rows[5:8], "test": support_rows[8:20]}, workspace)
+    LoraSettings().save(workspace)
+    TrainSettings().save(workspace)
+    workspace.write_json("training.json", {"model": "m", "rows": "r", "verdict": "learning", "steps": 3, "log_history": [1]})
+    rows = {part: workspace.read_jsonl(f"rows/{part}.jsonl") for part in ("train", "validation", "test")}
+    wanted = [chat["completion"][0]["content"] for chat in rows["test"]]
+    answers = {"base": [EVIL] * 12, "few-shot": ["да"] * 12, "tuned": wanted}
+    tables = {
+        name: pd.DataFrame({"answer": a, "tokens": 9, "finished": True, "loss": 30.0 - 20 * (name == "tuned"), "loss_tokens": 10})
+        for name, a in answers.items()
+    }
+    losses = {
+        part: (pd.DataFrame({"loss": [30.0] * 5, "tokens": 10}), pd.DataFrame({"loss": [9.0] * 5, "tokens": 10})) for part in rows
+    }
+    return workspace, rows, tables, scores(tables, wanted, USUAL), losses
+
+
+def test_summary_and_report_say_the_same(evaluated):
+    workspace, rows, tables, scored, losses = evaluated
+    machine, chosen = describe_machine(), ModelSettings(model="/home/somebody/secret/my-gemma")
+    summary = summarise(
+        workspace, chosen, machine, rows, tables, scored, losses=losses, generation={"max_new_tokens": 9, "examples": 2}
+    )
+    assert summary["verdict"]["word"] == "better"
+    assert json.loads((workspace.path / "summary.json").read_text()) == summary
+    page = (workspace.path / "report.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "http" not in page  # nothing is fetched
+    assert "/home/" not in page + json.dumps(summary)
+    for text in (
+        "The figures allow it",
+        "my-gemma",
+        summary["fingerprint"],
+        "r = 16",
+        "max_new_tokens = 9",
+        "color-scheme",
+        "@media print",
+    ):
+        assert text in page, text
+    for one in summary["tuned_against_base"]:
+        assert f"{one['low']:+.2f} to {one['high']:+.2f}" in page
+
+
+def test_report_shows_the_curve_and_the_exports_if_they_are_there(evaluated):
+    workspace, rows, tables, scored, losses = evaluated
+    summarise(workspace, ModelSettings(model="tiny-gemma3"), describe_machine(), rows, tables, scored, losses=losses)
+    assert "data:image" not in (workspace.path / "report.html").read_text()
+    with workspace.writing("loss_curve.png") as part:
+        part.write_bytes((ROOT / "docs" / "loss_curve.png").read_bytes())
+    assert "data:image/png;base64," in write_report(workspace).read_text()

@@ -1,0 +1,94 @@
+"""Answers in batches are those of one by one; what was answered is kept, and never mistaken for another model's."""
+
+import json
+
+import pytest
+import torch
+
+from gemma_colab.evaluation.generation import SAMPLING, generate, generate_answers
+from gemma_colab.model.loading import load_4bit
+
+QUESTIONS = ["Какая столица Японии?", "Count from 3 to 6.", "Сложи 2 и 3.", "Повтори слова: кот мост лампа"]
+PROMPTS = [[{"role": "user", "content": q}] for q in QUESTIONS]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_4bit("tiny-gemma3", torch.float32)
+
+
+def test_batched_answers_equal_one_by_one_in_the_order_asked(tiny, tokenizer):
+    batched = generate_answers(tiny, tokenizer, PROMPTS, max_new_tokens=24, batch_size=3)
+    single = [generate_answers(tiny, tokenizer, [p], max_new_tokens=24)[0] for p in PROMPTS]
+    assert batched == single
+    assert "Токио" in batched[0]
+    assert "<end_of_turn>" not in "".join(batched)
+
+
+def test_tokens_are_counted_up_to_the_stop(tiny, tokenizer):
+    table = generate(tiny, tokenizer, PROMPTS, max_new_tokens=24)
+    assert table["finished"].all()
+    for answer, tokens in zip(table["answer"], table["tokens"], strict=True):
+        assert abs(tokens - len(tokenizer(answer, add_special_tokens=False)["input_ids"])) <= 1
+    cut = generate(tiny, tokenizer, PROMPTS, max_new_tokens=2)
+    assert not cut["finished"].any()
+    assert (cut["tokens"] == 2).all()
+
+
+def test_the_model_stays_in_its_mode_also_after_an_error(tiny, tokenizer, monkeypatch):
+    tiny.train()
+    generate_answers(tiny, tokenizer, PROMPTS[:1], max_new_tokens=2)
+    assert tiny.training
+    monkeypatch.setattr(type(tiny), "generate", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        generate_answers(tiny, tokenizer, PROMPTS[:1], max_new_tokens=2)
+    assert tiny.training
+    tiny.eval()
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_a_run_that_broke_goes_on_where_it_stopped(tiny, tokenizer, tmp_path, monkeypatch):
+    expected = generate_answers(tiny, tokenizer, PROMPTS, max_new_tokens=24, batch_size=1)
+    path, real, calls = tmp_path / "answers.jsonl", type(tiny).generate, []
+
+    def breaks(self, **kwargs):
+        if len(calls) == 2:
+            raise Interrupted
+        calls.append(1)
+        return real(self, **kwargs)
+
+    options = {"max_new_tokens": 24, "batch_size": 1, "save": path, "made_by": "tiny"}
+    monkeypatch.setattr(type(tiny), "generate", breaks)
+    with pytest.raises(Interrupted):
+        generate(tiny, tokenizer, PROMPTS, **options)
+    path.write_bytes(path.read_bytes()[:-5])  # the last line was cut off with the machine
+    counted = []
+    monkeypatch.setattr(type(tiny), "generate", lambda self, **kwargs: (counted.append(1), real(self, **kwargs))[1])
+    assert generate_answers(tiny, tokenizer, PROMPTS, **options) == expected
+    assert len(counted) == 3  # one of the two was whole
+    assert generate_answers(tiny, tokenizer, PROMPTS, **options) == expected
+    assert len(counted) == 3
+    assert all(json.loads(line) for line in path.read_text().split("\n")[1:] if line.endswith("}"))
+
+
+@pytest.mark.parametrize("change", [{"made_by": "another"}, {"max_new_tokens": 3}, {"sampling": SAMPLING}])
+def test_answers_of_another_model_or_with_other_settings_are_not_taken(tiny, tokenizer, tmp_path, change):
+    path = tmp_path / "answers.jsonl"
+    options = {"max_new_tokens": 24, "save": path, "made_by": "tiny"}
+    generate(tiny, tokenizer, PROMPTS[:1], **options)
+    generate(tiny, tokenizer, PROMPTS[:1], **options | change)
+    assert len(path.read_text().split()) > 0
+    assert len([line for line in path.read_text().split("\n") if line]) == 2
+
+
+def test_sampling_is_by_chance_and_repeatable(tiny, tokenizer):
+    prompt = [[{"role": "user", "content": "Расскажи что-нибудь"}]] * 4
+    hot = SAMPLING | {"temperature": 5.0}  # the tiny model is very sure of itself
+    torch.manual_seed(1)
+    first = generate_answers(tiny, tokenizer, prompt, max_new_tokens=16, sampling=hot)
+    torch.manual_seed(1)
+    assert generate_answers(tiny, tokenizer, prompt, max_new_tokens=16, sampling=hot) == first
+    assert len(set(first)) > 1

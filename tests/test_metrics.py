@@ -1,0 +1,95 @@
+"""Metrics on answers one can score by hand, in Cyrillic too; health and memorisation of planted answers."""
+
+import pandas as pd
+import pytest
+
+from gemma_colab.errors import SettingsError
+from gemma_colab.evaluation import metrics as m
+from gemma_colab.evaluation.health import health, other_language, repeating, signs
+from gemma_colab.evaluation.memorisation import common_prefix, learnt_by_heart, memorisation
+
+
+def test_likeness():
+    assert m.exact_match(["да ", "нет", "два  слова"], ["да", "да", "два слова"]) == [1.0, 0.0, 1.0]
+    assert m.token_f1(["Заказ в пути", "", "раз"], ["заказ уже в пути", "а", "два"]) == [pytest.approx(6 / 7), 0.0, 0.0]
+    # The longest common subsequence of "b a c" and "a b c" has two words; as a bag they are equal.
+    assert m.rouge_l(["б а в", "", "ёж"], ["а б в", "а", "ЕЖ"]) == [pytest.approx(2 / 3), 0.0, 1.0]
+    assert m.token_f1(["б а в"], ["а б в"]) == [1.0]
+    near, far, same = m.chrf(["заказа", "колбаса", "заказ"], ["заказ"] * 3)
+    assert same == 1 > near > 0.5 > far
+
+
+def test_rouge_l_equals_the_usual_definition_on_english():
+    # 5 of 6 and 5 of 7 words in order: P = 5/6, R = 5/7
+    (score,) = m.rouge_l(["the cat sat on the mat"], ["the big cat sat on a mat"])
+    assert score == pytest.approx(2 * (5 / 6) * (5 / 7) / (5 / 6 + 5 / 7))
+
+
+def test_forms():
+    assert m.matches(r"[^!]{3,}[.]")(["Да, конечно.", "Нет!", "Строка\nи ещё."], [""] * 3) == [1.0, 0.0, 1.0]
+    assert m.required(["Спасибо"])(["спасибо за вопрос", "пожалуйста"], [""] * 2) == [1.0, 0.0]
+    assert m.forbidden(["гарантирую"])(["Гарантирую!", "проверю"], [""] * 2) == [0.0, 1.0]
+    schema = {"type": "object", "required": ["id"], "properties": {"id": {"type": "integer"}}}
+    texts = ['{"id": 7}', '{"id": "7"}', "{}", "id: 7", '```json\n{"id": 7}\n```']
+    assert m.valid_json(schema)(texts, [""] * 5) == [1.0, 0.0, 0.0, 0.0, 0.0]
+    assert m.valid_json()(["[1]", "{"], [""] * 2) == [1.0, 0.0]
+    assert m.valid_json()(["[" * 100_000], [""]) == [0.0]
+
+
+def test_copied_fields():
+    assert m.order_number_kept(
+        ["Заказ №12345 едет", "Заказ №12354", "Заказ №123456", "№12345 и №99999", "Да"],
+        ["№12345", "№12345", "№12345", "№12345", "Номера нет"],
+    ) == [1.0, 0.0, 0.0, 0.0, None]
+
+
+def test_general_answers():
+    assert m.contains_answer(["Это ёлка.", "Столица — Париж!", "13"], ["елка", "париж", "3"]) == [1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: m.matches("("), "no regular expression"),
+        (lambda: m.required("слово"), "must be a list"),
+        (lambda: m.forbidden([""]), "must be a list"),
+        (lambda: m.valid_json({"type": "nonsense"}), "JSON Schema is wrong"),
+    ],
+)
+def test_wrong_settings_are_named(make, says):
+    with pytest.raises(SettingsError, match=says):
+        make()
+
+
+def test_repeating():
+    assert repeating("Отс have have have have")
+    assert repeating("да и нет да и нет да и нет")
+    assert not repeating("Это очень, очень хороший вопрос, и ответ на него простой.")
+    assert repeating(" ".join(["раз два три"] * 2 + ["и раз два три", "о раз два три"] * 4))
+
+
+def test_other_language():
+    assert other_language("I cannot help you with that", "Заказ передан в доставку")
+    assert not other_language("Заказ передан", "Заказ в пути, ID 12345")
+    assert not other_language("№12345", "Заказ в пути")  # no letter to judge by
+    german = "Vielen Dank für Ihre Nachricht. Wir werden Ihre Bestellung so schnell wie möglich prüfen und melden uns. " * 3
+    english = "Thank you for your message. We will look at your order as soon as possible and come back to you. " * 3
+    assert other_language(german, english)
+    assert not other_language(english, english)
+
+
+def test_health_is_a_share_of_the_answers():
+    table = pd.DataFrame({"answer": ["", "да", "a a a a", "ok"], "tokens": [0, 1, 4, 1], "finished": [True, True, False, True]})
+    wanted = ["да", "да", "да", "да"]
+    assert signs(table, wanted).sum().to_dict() == {"empty": 1, "hit the limit": 1, "repeating": 1, "other language": 2}
+    line = health({"tuned": table}, wanted).loc["tuned"]
+    assert (line["empty"], line["other language"], line["tokens"]) == (0.25, 0.5, 1.5)
+
+
+def test_memorisation_counts_words_from_the_start():
+    assert common_prefix(["Раз два семь", "нет", ""], ["раз, два три четыре", "да", "да"]) == [0.5, 0.0, 0.0]
+    table = memorisation({"train": ["а б в", "х"], "test": ["а б г", "х"]}, {"train": ["а б в", "у"], "test": ["а б в", "у"]})
+    assert table.loc["train"].to_dict() == {"rows": 2, "word for word": 0.5, "common prefix": 0.5, "longest prefix": 1.0}
+    assert table.loc["test", "word for word"] == 0
+    assert learnt_by_heart(table)
+    assert not learnt_by_heart(memorisation({"train": ["а"], "test": ["а"]}, {"train": ["а"], "test": ["а"]}))

@@ -1,0 +1,96 @@
+"""Intervals hold what they promise, equal models are not called different, and few rows are not believed."""
+
+import numpy as np
+import pytest
+
+from gemma_colab.evaluation.compare import compare, mcnemar, paired_bootstrap, unpaired_bootstrap
+
+
+def trial(kind: str, rng: np.random.Generator, rows: int, difference: float):
+    """(before, after, weights or None, the true difference) of random rows of one kind."""
+    if kind == "normal":
+        before = rng.normal(0, 1, rows)
+        return before, 0.5 * before + rng.normal(difference, 1, rows) - 0.0, None, difference
+    if kind == "skewed":
+        before = rng.beta(0.5, 3, rows)
+        return before, before + rng.exponential(0.1, rows) - 0.1 + difference, None, difference
+    if kind == "yes or no":
+        before = (rng.random(rows) < 0.5).astype(float)
+        after = np.where(rng.random(rows) < 0.4, (rng.random(rows) < 0.5 + difference).astype(float), before)
+        return before, after, None, 0.4 * difference
+    tokens = rng.integers(5, 80, rows)  # a loss: sums over tokens
+    before = tokens * rng.normal(3, 0.5, rows)
+    return before, before + tokens * rng.normal(difference, 0.5, rows), tokens, difference
+
+
+KINDS = ("normal", "skewed", "yes or no", "loss")
+
+
+def simulate(rows: int, difference: float, trials: int = 1000, seed: int = 11) -> tuple[float, float]:
+    """Shares of trials in which the interval held the truth, and in which the two were called different."""
+    rng, held, called = np.random.default_rng(seed), 0, 0
+    for n in range(trials):
+        before, after, weights, truth = trial(KINDS[n % len(KINDS)], rng, rows, difference)
+        line = compare({"m": (before, after)}, weights=None if weights is None else {"m": weights}).iloc[0]
+        held += line["low"] <= truth <= line["high"]
+        called += line["clear"] == "yes"
+    return held / trials, called / trials
+
+
+@pytest.mark.parametrize("rows", [30, 82])
+def test_intervals_cover_the_truth_and_equal_models_are_rarely_called_different(rows):
+    held, called = simulate(rows, 0.0)
+    assert 0.93 <= held <= 0.97
+    assert called <= 0.06
+
+
+def test_a_real_difference_is_covered_and_found():
+    held, called = simulate(82, 0.3)
+    assert 0.93 <= held <= 0.97
+    assert called > 0.5
+
+
+def test_the_interval_is_paired():
+    rng = np.random.default_rng(0)
+    before = rng.normal(0, 10, 50)  # rows differ a lot, and after differs from before by very little
+    difference, low, high = paired_bootstrap(before, before + 0.5 + rng.normal(0, 0.1, 50))
+    assert 0.4 < low < difference < high < 0.6
+
+
+def test_weights_are_tokens_and_the_seed_is_fixed():
+    difference, low, high = paired_bootstrap([10.0, 40.0], [5.0, 20.0], weights=[5, 10])
+    assert difference == pytest.approx(-25 / 15)
+    assert low <= difference <= high
+    assert paired_bootstrap([1, 2, 3], [2, 2, 5]) == paired_bootstrap([1, 2, 3], [2, 2, 5])
+
+
+def test_two_sets_of_rows():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(2, 0.3, 80), rng.normal(3, 0.3, 40)
+    difference, low, high = unpaired_bootstrap(a, b, weights_a=np.ones(80), weights_b=np.ones(40))
+    assert low < 1 < high
+    assert difference == pytest.approx(b.mean() - a.mean())
+
+
+def test_mcnemar_is_the_coin():
+    assert mcnemar([0] * 10, [1] * 10) == pytest.approx(2 / 2**10)
+    assert mcnemar([0, 1, 1, 1], [0, 1, 1, 1]) == 1
+    assert mcnemar([0, 0, 0, 1], [1, 1, 1, 0]) == pytest.approx(0.625)
+
+
+def test_compare_counts_rows_and_says_when_they_are_too_few():
+    table = compare(
+        {
+            "better": ([0.0] * 30, [1.0] * 30),
+            "few": ([0.0] * 5, [1.0] * 5),
+            "same": ([1.0, 0.0] * 10, [1.0, 0.0] * 10),
+            "none": ([None], [None]),
+            "bad": ([0.0] * 30, [0.5] * 29 + [-1.0]),
+        },
+        lower_is_better=["bad"],
+    ).set_index("metric")
+    assert table["clear"].to_dict() == {"better": "yes", "few": "too few rows", "same": "no", "bad": "yes"}
+    assert table.loc["bad", ["wins", "ties", "losses"]].tolist() == [1, 0, 29]
+    assert table.loc["better", ["wins", "ties", "losses"]].tolist() == [30, 0, 0]
+    assert table.loc["better", "p"] < 1e-6
+    assert np.isnan(table["p"].astype(float)["bad"])

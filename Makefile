@@ -11,8 +11,8 @@ demo: .venv/installed                  ## run the five notebooks, leave the repo
 test: .venv/installed-dev              ## run the tests
 	$(BIN)/pytest -m 'not long'
 
-test-all: .venv/installed-dev          ## run the long ones too
-	$(BIN)/pytest
+test-all: .venv/installed-verify       ## run the long ones too
+	LLAMA_CPP=$(CURDIR)/.venv/llama.cpp $(BIN)/pytest
 
 test-colab: .venv-colab/installed      ## run the tests with the versions Colab ships (torch aside)
 	$(COLAB)/pytest -m 'not long'
@@ -51,6 +51,11 @@ tiny-model: .venv/installed-dev        ## pre-train data_samples/tiny-gemma3 aga
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/pip install -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv/installed-verify: .venv/installed-dev gemma_colab/export/converter.py
+	$(BIN)/pip install -c constraints.txt -e '.[verify]'
+	$(BIN)/python -c "from gemma_colab.export.converter import fetch_converter; fetch_converter('.venv/llama.cpp')"
 	touch $@
 
 # Not editable, so that these tests also prove that the built package carries all it needs.

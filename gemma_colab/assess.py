@@ -25,6 +25,7 @@ from gemma_colab.workspace import Workspace, samples
 
 ANSWERS = "evaluation/answers.jsonl"  # every answer ever given, with a key of its prompt and its model
 BY_HEART = 64  # training rows that are asked again
+LOSS_ROWS = 128  # training rows, and validation rows, whose loss is measured
 
 
 def the_contestants(workspace: Workspace, chosen: ModelSettings, train: list[dict], examples: int = 3) -> dict[str, Contestant]:
@@ -190,15 +191,17 @@ def assess(
     tables = play(model, tokenizer, rows["test"], contestants, max_length=max_length, **how)
     wanted = [chat["completion"][0]["content"] for chat in rows["test"]]
     scored = contest.scores(tables, wanted, USUAL | (metrics or {}))
-    before, after = {}, {}
+    some = {part: random.Random(0).sample(rows[part], min(LOSS_ROWS, len(rows[part]))) for part in ("train", "validation")}
+
+    def general() -> tuple:
+        """What a contestant does on rows that are not in the test."""
+        known = {part: answer_losses(model, tokenizer, chats, max_length=max_length) for part, chats in some.items()}
+        return known, probe(model, tokenizer, general_questions()), read_texts(model, tokenizer, neutral_texts())
+
     with contest.switched(model, contestants["base"]):
-        before |= {p: answer_losses(model, tokenizer, rows[p], max_length=max_length) for p in ("train", "validation")}
-        probe_before = probe(model, tokenizer, general_questions(), "general questions: base")
-        texts_before = read_texts(model, tokenizer, neutral_texts())
-    after |= {p: answer_losses(model, tokenizer, rows[p], max_length=max_length) for p in ("train", "validation")}
-    probe_after = probe(model, tokenizer, general_questions(), "general questions: tuned")
-    texts_after = read_texts(model, tokenizer, neutral_texts())
-    losses = {part: (before[part], after[part]) for part in before}
+        before, probe_before, texts_before = general()
+    after, probe_after, texts_after = general()
+    losses = {part: (before[part], after[part]) for part in some}
     losses["test"] = tuple(
         tables[n][["loss", "loss_tokens"]].rename(columns={"loss_tokens": "tokens"}) for n in ("base", "tuned")
     )

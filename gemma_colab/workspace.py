@@ -18,13 +18,12 @@ MADE_IN = {  # which notebook writes what; used to say what is missing
     "rows/validation.jsonl": "01_dataset_prep",
     "rows/test.jsonl": "01_dataset_prep",
     "model_settings.json": "02_load_model",
-    "baseline.jsonl": "02_load_model",
-    "baseline.json": "02_load_model",
     "lora_settings.json": "03_lora",
     "train_settings.json": "03_lora",
     "training.json": "04_train",
     "adapter": "04_train",
-    "evaluation.json": "05_evaluate",
+    "summary.json": "05_evaluate",
+    "merged": "05_evaluate",
 }
 
 

@@ -121,6 +121,15 @@ def test_one_call_resumes_with_what_the_workspace_holds(workspace, support_rows,
         train_adapter(workspace, chosen, settings.replace(num_train_epochs=3), resume=True)
 
 
+def test_replay_mixes_general_rows_into_the_training_rows_only(workspace, support_rows, random_gemma):
+    save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
+    settings = TrainSettings(num_train_epochs=1, per_device_train_batch_size=8, replay=0.25)
+    run = train_adapter(workspace, ModelSettings(model=random_gemma), settings)
+    assert (len(run.trainer.train_dataset), len(run.trainer.eval_dataset)) == (32, 8)
+    assert list_runs(workspace)[0]["rows"] == 32
+    assert len(workspace.read_jsonl("rows/train.jsonl")) == 24
+
+
 def test_a_run_that_broke_is_recorded_too(workspace, support_rows, random_gemma):
     save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
     chosen = ModelSettings(model=random_gemma)

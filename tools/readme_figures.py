@@ -24,21 +24,19 @@ def fits() -> str:
 
 def demo(summary: dict) -> str:
     lines = [
-        {"": f"loss on the right answers, {part} rows", "before": f"{loss['before']:.2f}", "after": f"{loss['after']:.2f}"}
+        {"": f"loss on right answers, {part} rows", "base": f"{loss['base']:.2f}", "tuned": f"{loss['tuned']:.2f}"}
         for part, loss in summary["loss"].items()
+        if part != "test"
     ]
-    for line in [*summary["metrics"], *summary["forgetting"]]:
-        what = line.get("metric") or f"general questions answered, {line['language']}"
+    for line in [*summary["tuned_against_base"], *summary["forgetting"]]:
         interval = f"{line['difference']:+.2f} ({line['low']:+.2f} to {line['high']:+.2f})"
-        lines.append(
-            {"": what, "before": f"{line['before']:.2f}", "after": f"{line['after']:.2f}", "difference (95 %)": interval}
-        )
-    test = summary["test_loss_difference"]
-    lines[list(summary["loss"]).index("test")]["difference (95 %)"] = (
-        f"{test['difference']:+.2f} ({test['low']:+.2f} to {test['high']:+.2f})"
-    )
-    rows = summary["rows"]
-    head = f"`make demo` tuned the tiny Gemma 3 that ships with this project on {rows['train']} rows, and asked it {rows['test']} others:\n\n"
+        clear = f"yes, {'better' if (line['difference'] < 0) == (line['better'] == 'lower') else 'worse'}"
+        clear = clear if line["clear"] == "yes" else line["clear"]
+        means = {"base": f"{line['before']:.2f}", "tuned": f"{line['after']:.2f}"}
+        lines.append({"": line["metric"], **means, "difference (95 %)": interval, "clear?": clear})
+    rows, said = summary["rows"], summary["verdict"]
+    head = f"`make demo` tuned the tiny Gemma 3 that ships with this project on {rows['train']} rows, and asked it {rows['test']} others. "
+    head += f"Its report says: answers *{said['word']}*; ship it: *{said['ship']}*.\n\n"
     return head + markdown(pd.DataFrame(lines).fillna(""))
 
 

@@ -19,7 +19,6 @@ import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from gemma_colab.hardware import stack_versions
 from gemma_colab.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,16 +117,11 @@ def main() -> int:
     memory.stop.set()
     memory.join()
     ws = Workspace(workspace)
-    if args.only or not ws.has("evaluation.json"):  # a summary is of a whole run
+    if args.only or not ws.has("summary.json"):  # the cost is of a whole run
         return 0
-    summary = {
-        "seconds": seconds | {"total": round(sum(seconds.values()), 1)},
-        "peak_memory_gib": round(memory.peak / 2**30, 2),
-        **ws.read_json("evaluation.json"),
-        "versions": stack_versions(),
-    }
-    path = ws.write_json("summary.json", summary)
-    print(json.dumps({k: summary[k] for k in ("seconds", "peak_memory_gib", "loss")}, indent=1))
+    cost = {"seconds": seconds | {"total": round(sum(seconds.values()), 1)}, "peak_memory_gib": round(memory.peak / 2**30, 2)}
+    path = ws.write_json("summary.json", ws.read_json("summary.json") | cost)
+    print(json.dumps(cost, indent=1))
     print(f"\nReport: {ws.path / 'report.html'}\nFigures: {path}")
     return 0
 

@@ -82,10 +82,10 @@ None of these figures knows whether an answer is true.</p>
 {% if s.review %}<h2>Judged blind</h2>
 <p>{{ s.review.sentence }}</p>{% else %}<h2>Judged blind</h2><p>Nobody has judged the answers blind yet: notebook 05 has a panel for it.</p>{% endif %}
 
-{% if export %}<h2>Taken home</h2>
-<p>Each form of the tuned model was asked the same questions again. The adapter was trained on 4-bit weights; merged into the 16-bit ones it is another, slightly different model.</p>
-<div class="wide"><table class="plain"><tr>{% for name in export[0] %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for line in export %}<tr>{% for value in line.values() %}<td{% if value is number %} class="number"{% endif %}>{{ "%.4g" | format(value) if value is float else "" if value is none else value }}</td>{% endfor %}</tr>{% endfor %}</table></div>{% endif %}
+{% if export.parity %}<h2>Taken home</h2>
+<p>Each form of the tuned model was asked the same questions again. {{ export.sentence }}</p>
+<div class="wide"><table class="plain"><tr>{% for name in export.parity[0] %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for line in export.parity %}<tr>{% for value in line.values() %}<td{% if value is number %} class="number"{% endif %}>{{ "%.4g" | format(value) if value is float else "" if value is none else value }}</td>{% endfor %}</tr>{% endfor %}</table></div>{% endif %}
 
 <h2>What this was made with</h2>
 <p class="small">Rows: fingerprint {{ s.fingerprint }}. Generation: greedy, at most {{ s.settings.generation.max_new_tokens }} tokens. Seed of the statistics and of the examples: {{ s.seed }}; 2,000 resamples. Computed in {{ s.dtype }} on {{ s.machine }}.</p>
@@ -114,7 +114,7 @@ def write_report(workspace: Workspace) -> Path:
         few_shot=_table(few_shot, "few-shot") if few_shot else None,
         forgetting=_table(summary["forgetting"], "base") if summary["forgetting"] else None,
         examples=[(title, side_by_side(table).data) for title, table in examples.items() if len(table)],
-        export=workspace.read_json("export.json") if workspace.has("export.json") else None,
+        export=workspace.read_json("export.json") if workspace.has("export.json") else {},
         curve=base64.b64encode(curve.read_bytes()).decode() if curve.exists() else None,
     )
     return workspace.write_text("report.html", page)

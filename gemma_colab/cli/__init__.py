@@ -1,4 +1,5 @@
-"""`gemma-colab`: the series without a browser. The commands are declared in `data.py`, `machine.py` and `training.py`."""
+"""`gemma-colab`: the series without a browser. The commands are declared in `data.py`,
+`machine.py`, `training.py`, `evaluation.py` and `export.py`."""
 
 from __future__ import annotations
 
@@ -8,14 +9,15 @@ import sys
 import time
 from typing import NoReturn
 
-from gemma_colab.cli import data, machine, training
+from gemma_colab.cli import data, evaluation, export, machine, training
 from gemma_colab.errors import DatasetError, GemmaColabError, TrainingError
 
 UNREADABLE, USAGE = 3, 4
 DESCRIPTION = """The series without a browser. Exit status of check and prepare: 0 ready, 1 warnings, 2 blocked, 3 unreadable;
 of doctor: 0 all well, 1 warnings, 2 something must be done first; of plan: 0 fits, 1 tight, 2 does not fit; of train: 0 trained,
 1 trained, but it did not learn, overfitted or was unstable, 2 stopped, by an interrupt or because it broke (with several processes
-accelerate launch says 0 for both kinds of trained, 1 for all else); of all: 4 wrong usage."""
+accelerate launch says 0 for both kinds of trained, 1 for all else); of evaluate: 0 better, 1 not clearly, 2 worse; of export: 0 written, 1 written, but a merged model that differs
+from what was trained; of all: 4 wrong usage."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,6 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     data.add_commands(commands)
     machine.add_commands(commands)
     training.add_commands(commands)
+    evaluation.add_commands(commands)
+    export.add_commands(commands)
     return parser
 
 

@@ -90,7 +90,7 @@ def compare(scores: dict[str, tuple], *, weights: dict[str, Sequence[float]] | N
 
     Columns: metric, better ("higher" or "lower"), rows, before, after, difference, low, high (95 % interval), wins, ties, losses
     (rows that got better, stayed, got worse), p (McNemar's, for yes/no scores only), clear: "yes" when the interval leaves out
-    zero, or for yes/no scores p < 0.05; "no"; "too few rows" with fewer than 10.
+    zero, and for yes/no scores p < 0.05; "no"; "too few rows" with fewer than 10.
     """
     lines = []
     for metric, (before, after) in scores.items():
@@ -104,7 +104,7 @@ def compare(scores: dict[str, tuple], *, weights: dict[str, Sequence[float]] | N
         gain = (b - a) if lower else (a - b)
         yes_no = metric not in (weights or {}) and set(b) | set(a) <= {0.0, 1.0}
         p = mcnemar(b, a) if yes_no else None
-        clear = p < 0.05 if yes_no else low > 0 or high < 0
+        clear = (low > 0 or high < 0) and (not yes_no or p < 0.05)
         lines.append(
             {
                 "metric": metric,

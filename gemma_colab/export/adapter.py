@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from peft import PeftModel
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gemma_colab.errors import WorkspaceError
 from gemma_colab.workspace import Workspace
+
+WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"  # as peft names them
 
 
 def save_adapter(
@@ -34,3 +38,21 @@ def load_adapter(base: PreTrainedModel, workspace: Workspace) -> PeftModel:
         raise WorkspaceError(
             f"{path} doesn't fit this base model ({str(e).splitlines()[0][:120]}); load the base it was trained on"
         ) from None
+
+
+def check_adapter(folder: str | Path) -> dict:
+    """The adapter's settings as peft saved them. Raises `WorkspaceError` if the folder is not a whole LoRA adapter."""
+    folder = Path(folder)
+    again = "save it again (notebook 04, or gemma-colab train)"
+    for name in (SETTINGS, WEIGHTS):
+        if not (folder / name).is_file():
+            raise WorkspaceError(f"{folder} is not a whole adapter: {name} is missing; {again}")
+    try:
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        with safe_open(folder / WEIGHTS, framework="pt"):
+            pass
+    except (ValueError, SafetensorError) as e:
+        raise WorkspaceError(f"{folder} is not a whole adapter ({str(e)[:120]}); {again}") from None
+    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
+        raise WorkspaceError(f"{folder / SETTINGS} is not of a LoRA adapter; {again}")
+    return settings

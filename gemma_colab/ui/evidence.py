@@ -56,6 +56,8 @@ def comparison_table(table: pd.DataFrame, before: str = "base", after: str = "tu
         clear = line["clear"] == "yes"
         line["colour"] = (GOOD if good else BAD) if clear else UNCLEAR
         line["word"] = (f"yes, {'better' if good else 'worse'}") if clear else line["clear"]
+        if line["p"] is not None and line["p"] == line["p"]:  # McNemar's, for yes/no scores
+            line["word"] += f" (p {line['p']:.2f})" if line["p"] >= 0.005 else " (p < 0.01)"
     return HTML(_COMPARISON.render(lines=lines, before=before, after=after))
 
 

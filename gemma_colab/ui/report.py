@@ -48,7 +48,7 @@ img { max-width: 100%; background: white; }
 {% if s.verdict.next %}What to do next:<ul>{% for line in s.verdict.next %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}</div>
 
 <h2>The same questions, before and after</h2>
-<p>All contestants got the same test rows and answered without chance. The interval holds the difference that other rows of this kind would show, with 95&nbsp;% confidence. Where it reaches over zero, nothing has been shown.
+<p>All contestants got the same test rows and answered without chance. The interval holds the difference that other rows of this kind would show, with 95&nbsp;% confidence. Where it reaches over zero, nothing has been shown. For yes/no measures p says how often a fair coin would split the changed rows so unevenly (McNemar's exact test); a difference counts as clear below 0.05.
 None of these figures knows whether an answer is true.</p>
 <h3>Tuned against the base model</h3>
 <div class="wide">{{ base | safe }}</div>

@@ -31,7 +31,7 @@ outputs: .venv/installed               ## after make demo: its outputs into the 
 
 screenshots: .venv/installed-dev       ## the pictures of the panels in docs/, taken by the browser test
 	SCREENSHOTS=docs $(BIN)/pytest tests/browser
-	rm docs/train_panel_moved.png docs/train_resumed.png
+	rm docs/train_panel_moved.png docs/train_resumed.png docs/*_dark.png
 
 links: .venv/installed                 ## make links REPO=owner/name: set the repository's address everywhere
 	$(BIN)/python tools/links.py $(REPO)

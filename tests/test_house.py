@@ -155,6 +155,8 @@ def test_links_tool_sets_them_all(tmp_path):
         "data.report",
         "data.splitting",
         "model.planner",
+        "ui.blind",
+        "ui.chat",
         "ui.panels",
         "ui.train_panel",
         "ui.plots",

@@ -29,13 +29,14 @@ def generate(
     sampling: dict = GREEDY,
     save: Path | None = None,
     made_by: str = "",
-    description: str = "answers",
+    description: str | None = "answers",
 ) -> pd.DataFrame:
     """One line a prompt (a list of chat turns), in their order: `answer`, `tokens`, and `finished`, whether it ended by itself.
 
     sampling: `GREEDY`, or settings of `transformers.GenerationConfig` such as `SAMPLING`; the random numbers are torch's.
     save: a JSONL file to which each batch is added when it is done, and from which answers are taken that are there already: after a
     disconnect, run the same again. made_by: what made the answers (a model, an adapter's checksum); those of another are not taken.
+    description: of the progress bar; None for no bar.
     """
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -52,7 +53,7 @@ def generate(
     was_training = model.training
     model.eval()
     try:
-        with tqdm(total=len(prompts), initial=len(prompts) - len(order), desc=description, leave=False) as bar:
+        with tqdm(total=len(prompts), initial=len(prompts) - len(order), desc=description, leave=False, disable=description is None) as bar:
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
                 batch = tokenizer.pad({"input_ids": [encoded[i] for i in rows]}, padding_side="left", return_tensors="pt")

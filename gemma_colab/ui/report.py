@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from gemma_colab.ui.blind import blind_result
 from gemma_colab.ui.evidence import comparison_table, pick, side_by_side
 from gemma_colab.ui.html import ENVIRONMENT
 from gemma_colab.workspace import Workspace
@@ -80,7 +81,7 @@ None of these figures knows whether an answer is true.</p>
 {% for title, table in examples %}<h3>{{ title }}</h3>{{ table | safe }}{% endfor %}
 
 {% if s.review %}<h2>Judged blind</h2>
-<p>{{ s.review.sentence }}</p>{% else %}<h2>Judged blind</h2><p>Nobody has judged the answers blind yet: notebook 05 has a panel for it.</p>{% endif %}
+{{ review | safe }}{% else %}<h2>Judged blind</h2><p>Nobody has judged the answers blind yet: notebook 05 has a panel for it.</p>{% endif %}
 
 {% if export.parity %}<h2>Taken home</h2>
 <p>Each form of the tuned model was asked the same questions again. {{ export.sentence }}</p>
@@ -108,6 +109,7 @@ def write_report(workspace: Workspace) -> Path:
     few_shot = summary["tuned_against_few_shot"]
     page = _PAGE.render(
         s=summary,
+        review=blind_result(summary["review"]).data if summary["review"] else None,
         word=SAID[summary["verdict"]["word"]],
         ship=SHIP[summary["verdict"]["ship"]],
         base=_table(summary["tuned_against_base"], "base"),

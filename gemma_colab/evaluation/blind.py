@@ -1,0 +1,363 @@
+"""Which of two answers is better, judged by a person who does not know whose answers they are.
+
+Left and right are dealt out by a hash of seed and texts, so a review that goes on tomorrow shows the same order. What was decided
+is in a CSV file that names only left and right. Who was left is in a second file, which nobody needs to read before
+`open_mapping()`. Nothing is written before the first decision.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from datetime import datetime
+from typing import NamedTuple
+
+import pandas as pd
+from scipy.stats import binomtest
+
+from gemma_colab.errors import DatasetError, SettingsError, WorkspaceError
+from gemma_colab.workspace import Workspace
+
+CHOICES = ("left", "right", "same", "both bad")
+RUBRIC = ("correct", "tone", "format")  # each "yes", "no", or "" where nobody said
+MARKS = tuple(f"{side}_{name}" for side in ("left", "right") for name in RUBRIC)
+COLUMNS = ("row", "question", "wanted", "left", "right", "choice", *MARKS, "notes")
+CELL = 32_000  # characters that a spreadsheet shows in a cell; the texts are only there to be read
+FEWEST = 10  # preferences; with fewer, one row more or less can turn the result
+
+
+class Pair(NamedTuple):
+    """One row to compare. key: a checksum of its texts, by which a decision finds it again. wanted: the reference, or ""."""
+
+    key: str
+    question: str
+    wanted: str
+    left: str
+    right: str
+
+
+# ------------------------------------------------------------------------------------------ figures
+def preference(wins: int, losses: int) -> dict:
+    """{"win_rate", "low", "high", "p"} of wins among the rows with a preference; None where there is none.
+
+    low, high: Wilson's 95 % interval. p: of the exact sign test, how often a fair coin would come out at least this uneven.
+    """
+    if not wins + losses:
+        return {"win_rate": None, "low": None, "high": None, "p": None}
+    test = binomtest(wins, wins + losses)
+    interval = test.proportion_ci(method="wilson")
+    return {"win_rate": wins / (wins + losses), "low": float(interval.low), "high": float(interval.high), "p": float(test.pvalue)}
+
+
+def verdict(wins: int, losses: int) -> str:
+    """In words: "better", "worse", "no clear difference" or "too few rows to tell".
+
+    The exact test decides. Wilson's interval alone calls equal contestants different in up to 8 % of reviews (12 to 4 is clear of
+    half, yet a fair coin does it in 7.7 %); the test does in at most 5 %.
+    """
+    if wins + losses < FEWEST:
+        return "too few rows to tell"
+    if preference(wins, losses)["p"] >= 0.05:
+        return "no clear difference"
+    return "better" if wins > losses else "worse"
+
+
+def percent(share: float) -> str:
+    """0.0768 -> "7.7 %" and 0.75 -> "75 %"."""
+    text = f"{100 * share:.0f}" if share >= 0.1 or not share else f"{100 * share:.1f}"
+    return f"{text} %" if share == 0 or share >= 0.001 else "less than 0.1 %"
+
+
+def in_words(pair: tuple[str, str], wins: int, losses: int) -> str:
+    """Wins, rate, interval and verdict in a sentence or two about the second of the pair."""
+    base, tuned = pair
+    n, figures, word = wins + losses, preference(wins, losses), verdict(wins, losses)
+    if not n:
+        return f"No row has a preference, so nothing can be said about {tuned} against {base}."
+    low, high = round(100 * figures["low"]), round(100 * figures["high"])
+    counted = (
+        f"{tuned} was preferred in {wins} of {n} rows with a preference "
+        f"({percent(figures['win_rate'])}, 95 % interval {low} to {high} %)"
+    )
+    if word == "too few rows to tell":
+        return f"{counted}: too few rows to tell; have at least {FEWEST} with a preference."
+    say = {"better": f"{tuned} is better than {base}", "worse": f"{tuned} is worse than {base}"}.get(word, word)
+    return f"{counted}: {say}. A fair coin would come out at least this uneven in {percent(figures['p'])} of reviews."
+
+
+# ------------------------------------------------------------------------------------------ the rows
+def checked_answers(answers: pd.DataFrame, pair: tuple[str, str]) -> pd.DataFrame:
+    """question, wanted and the two answers as texts. Raises `DatasetError` where one is missing."""
+    if len(pair) != 2 or pair[0] == pair[1]:
+        raise SettingsError(f"pair={tuple(pair)!r} must name two different columns; try ('base', 'tuned')")
+    if taken := {"question", "wanted", "left", "right", *CHOICES} & set(pair):
+        raise SettingsError(f"pair={tuple(pair)!r}: {min(taken)!r} means something else here; rename that column")
+    for name in ("question", *pair):
+        if name not in answers.columns:
+            raise DatasetError(f"answers has no column {name!r}; it has {', '.join(map(str, answers.columns))}")
+    table = answers[["question", *pair]].reset_index(drop=True)
+    table.insert(1, "wanted", answers["wanted"].fillna("").astype(str).to_list() if "wanted" in answers.columns else "")
+    for name in ("question", *pair):
+        if wrong := [i for i, text in enumerate(table[name]) if not isinstance(text, str)]:
+            raise DatasetError(f"answers has no text in column {name!r}, row {wrong[0]}; generate the missing answers first")
+    return table
+
+
+def same_answer(one: str, other: str) -> bool:
+    """Are two answers the same, outer spaces aside? Nobody is asked about those."""
+    return one.strip() == other.strip()
+
+
+def _digest(*texts: object) -> str:
+    return hashlib.sha256("\x1f".join(map(str, texts)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _guard(text: str) -> str:
+    """Excel would run a cell that begins like a formula; with an apostrophe before it, it shows it."""
+    return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "'")) else text
+
+
+def _unguard(text: str) -> str:
+    return text.removeprefix("'")
+
+
+class BlindReview:
+    """Pairs of answers and what was decided about them, saved in `review/` of the workspace with each decision.
+
+    answers: question, wanted (optional), and one column for each contestant, all texts. pair: two of these columns; the win rate
+    is that of the second. rows: how many pairs, 1-1000, drawn by chance from those that differ; 20 at first. A larger number later
+    keeps what was decided, a smaller one changes nothing. seed: of the draw and of left and right; 0, or the one this review
+    began with. Equal rows are shown once. Rows with equal answers are never shown: they are only counted, as `identical`.
+
+    Raises `DatasetError` for a missing column or answer, `SettingsError` for impossible settings or another seed than the review
+    began with, `WorkspaceError` for files that were changed. Other answers are another review, with files of their own.
+    """
+
+    def __init__(
+        self,
+        answers: pd.DataFrame,
+        workspace: Workspace,
+        pair: tuple[str, str] = ("base", "tuned"),
+        *,
+        rows: int | None = None,
+        seed: int | None = None,
+    ):
+        if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows <= 1000):
+            raise SettingsError(f"rows={rows!r} must be a whole number from 1 to 1000; try rows=20")
+        self.workspace, self.pair = workspace, tuple(pair)
+        table = checked_answers(answers, self.pair)
+        base, tuned = self.pair
+        # "r" first: Excel would take sixteen digits for a number, and round it
+        keys = ["r" + _digest(*line)[:15] for line in zip(table["question"], table[base], table[tuned], strict=True)]
+        differs = [not same_answer(a, b) for a, b in zip(table[base], table[tuned], strict=True)]
+        lines = {key: line for key, line, asked in zip(keys, table.to_dict("records"), differs, strict=True) if asked}
+        self.total, self.identical = len(table), differs.count(False)
+        self._set = _digest(*self.pair, *sorted(keys))[:16]
+        name = "_".join("".join(c if c.isalnum() else "-" for c in part[:30]) for part in self.pair)
+        self.file = f"review/blind_{name}_{self._set[:6]}.csv"
+        self.mapping_file = f"review/blind_{name}_{self._set[:6]}_mapping.json"
+        saved = self._read_mapping(lines)
+        if seed is not None and saved.get("seed", seed) != seed:
+            raise SettingsError(
+                f"seed={seed!r}, but this review began with seed={saved['seed']!r}; leave seed out to go on with it, "
+                f"or put_aside() the old review first"
+            )
+        self.seed, self.opened = saved.get("seed", seed or 0), saved.get("opened")
+        self._size = max(saved.get("rows", 1), 1 if self.opened else rows or 20 * ("rows" not in saved))
+        self._left = saved.get("left") or {key: self.pair[int(_digest("left", self.seed, key), 16) % 2] for key in lines}
+        self._all = {key: self._pair(key, line) for key, line in lines.items()}
+        drawn = sorted(lines, key=lambda key: _digest("order", self.seed, key))[: self._size]
+        self.rows = [self._all[key] for key in drawn]
+        self.decisions = self._read()
+
+    def _pair(self, key: str, line: dict) -> Pair:
+        left = self._left[key]
+        right = self.pair[left == self.pair[0]]
+        return Pair(key, line["question"], line["wanted"], line[left], line[right])
+
+    def _read_mapping(self, lines: dict) -> dict:
+        """The saved mapping; {} where there is none yet."""
+        remedy = "put back what the panel wrote, or move both files away to begin anew"
+        if not self.workspace.has(self.mapping_file):
+            if self.workspace.has(self.file):
+                raise WorkspaceError(f"{self.mapping_file} is missing, so nobody can tell who is left in {self.file}; {remedy}")
+            return {}
+        saved = self.workspace.read_json(self.mapping_file)
+        known = {"pair", "seed", "rows", "answers", "opened", "left"}
+        good = isinstance(saved, dict) and known == set(saved) and saved["answers"] == self._set
+        if not good or set(saved["left"]) != set(lines) or not set(saved["left"].values()) <= set(self.pair):
+            raise WorkspaceError(f"{self.mapping_file} does not fit these answers and {self.file}; {remedy}")
+        return saved
+
+    def _write_mapping(self) -> None:
+        about = {"pair": list(self.pair), "seed": self.seed, "rows": self._size, "answers": self._set}
+        self.workspace.write_json(self.mapping_file, about | {"opened": self.opened, "left": self._left})
+
+    def _read(self) -> dict[str, dict[str, str]]:
+        """key -> what was said of that row: choice, marks, notes."""
+        if not self.workspace.has(self.file):
+            return {}
+        path, remedy = self.workspace.path / self.file, "undo the change, or move the file away to begin anew"
+        found = {}
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as f:
+                table = csv.DictReader(f, strict=True)
+                lines = list(table)
+            if table.fieldnames is None or not set(COLUMNS) <= set(table.fieldnames):
+                raise ValueError(f"its first line is {','.join(table.fieldnames or [])[:60]!r}")
+        except (ValueError, csv.Error) as e:  # bad UTF-8 is a ValueError
+            raise WorkspaceError(f"{path} is not the table that the panel wrote ({e}); {remedy}") from None
+        for line in lines:
+            said = {name: _unguard(line[name] or "") for name in ("choice", *MARKS, "notes")}
+            if line["row"] not in self._all:
+                raise WorkspaceError(f"{path} has a row {line['row']!r} that is not among these answers; {remedy}")
+            try:
+                _check(said)
+            except SettingsError as e:
+                raise WorkspaceError(f"{path}, row {line['row']!r}: {e}; {remedy}") from None
+            found[line["row"]] = said
+        return found
+
+    # -------------------------------------------------------------------------------------- deciding
+    def of(self, number: int) -> dict[str, str]:
+        """What was said of this row (from 0): "choice", "left_correct" and the other `MARKS`, "notes"; "" where nothing was."""
+        return dict.fromkeys(("choice", *MARKS, "notes"), "") | self.decisions.get(self.rows[number].key, {})
+
+    def decide(self, number: int, **changes: str) -> None:
+        """Save something about this row at once: choice (one of `CHOICES`), marks ("yes", "no"), notes; "" takes it back.
+
+        Raises `SettingsError` for another value, or once the names are known.
+        """
+        _check(changes)
+        saved, together = self._read_mapping(self._all), self._read()  # a second panel may have decided, or opened, since
+        self.opened = self.opened or saved.get("opened")
+        if saved and saved["left"] != self._left:
+            raise SettingsError("this review was begun elsewhere, with left and right dealt out otherwise; make this one anew")
+        if self.opened:
+            raise SettingsError(
+                "the names are known, so a choice would not be blind any more; put_aside() this review to begin anew"
+            )
+        key = self.rows[number].key
+        together[key] = self.of(number) | together.get(key, {}) | changes
+        if saved.get("rows", 0) < self._size:
+            self._write_mapping()  # first: a CSV without it could not be read
+        with (
+            self.workspace.writing(self.file) as part,
+            # utf-8-sig: the mark at the start tells Excel that it is UTF-8. Half a character is written as JSON escapes it.
+            part.open("w", encoding="utf-8-sig", errors="backslashreplace", newline="") as f,
+        ):
+            table = csv.DictWriter(f, COLUMNS)
+            table.writeheader()
+            for key, said in together.items():
+                texts = {name: text[:CELL] for name, text in self._all[key]._asdict().items() if name != "key"}
+                table.writerow({name: _guard(text) for name, text in ({"row": key} | texts | said).items()})
+        self.decisions = together
+
+    @property
+    def decided(self) -> int:
+        """How many of the rows have a choice."""
+        return sum(bool(self.of(i)["choice"]) for i in range(len(self.rows)))
+
+    def undecided(self, start: int = 0) -> int | None:
+        """The next row without a choice, from this one on and then from the first; None where all have one."""
+        order = [*range(start, len(self.rows)), *range(start)]
+        return next((i for i in order if not self.of(i)["choice"]), None)
+
+    def put_aside(self) -> None:
+        """Rename the files of this review, so that they end in the time. Then make it anew, with another seed if you know the
+        names: the same seed deals out left and right as before."""
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        for name in (self.file, self.mapping_file):
+            if self.workspace.has(name):
+                path = self.workspace.path / name
+                path.rename(path.with_name(f"{path.stem}_{stamp}{path.suffix}"))
+        self.opened, self.decisions = None, {}
+
+    # -------------------------------------------------------------------------------------- opening
+    def open_mapping(self) -> pd.DataFrame:
+        """Names to the answers: one line a decided row, with both answers, who was left, who was preferred, marks and notes.
+
+        This ends the review: whoever knows the names is not blind any more. Raises `SettingsError` if nothing was decided.
+        """
+        self.decisions = self._read()
+        if not self.decided:
+            raise SettingsError("no row is decided yet, so there is nothing to open; choose in at least one row first")
+        if not self.opened:
+            self.opened = datetime.now().astimezone().isoformat(timespec="seconds")
+            self._write_mapping()
+        return self._table()
+
+    def left(self, number: int) -> str:
+        """Who is left in this row. Raises `SettingsError` before the mapping is opened."""
+        if not self.opened:
+            raise SettingsError("the names are hidden until open_mapping() is called")
+        return self._left[self.rows[number].key]
+
+    def _table(self) -> pd.DataFrame:
+        lines = []
+        for i, row in enumerate(self.rows):
+            said = self.of(i)
+            if not said["choice"]:
+                continue
+            left = self._left[row.key]
+            sides = {"left": left, "right": self.pair[left == self.pair[0]]}
+            texts = {sides["left"]: row.left, sides["right"]: row.right}
+            line = {"question": row.question, "wanted": row.wanted} | {name: texts[name] for name in self.pair}
+            line |= {"left": left, "preferred": sides.get(said["choice"], said["choice"])}
+            marks = {f"{sides[side]} {name}": said[f"{side}_{name}"] for side in sides for name in RUBRIC}
+            lines.append(line | {f"{who} {name}": marks[f"{who} {name}"] for who in self.pair for name in RUBRIC})
+            lines[-1]["notes"] = said["notes"]
+        return pd.DataFrame(lines)
+
+    def summary(self) -> dict:
+        """The review in figures, for JSON. Before the mapping is opened: how much is decided, and nothing about who wins.
+
+        wins: rows in which the second of the pair was preferred. win_rate, low, high: among wins and losses, with Wilson's 95 %
+        interval. p: of the exact sign test. left_chosen: preferences for the left answer; far from half of them, look at your
+        habits. rubric: share of "yes" for each contestant, over the rows in which both were marked.
+        """
+        done = self.decided
+        about = {"pair": list(self.pair), "rows": len(self.rows), "decided": done, "identical": self.identical}
+        about |= {"of": self.total, "opened": self.opened}
+        if not self.opened:
+            about |= dict.fromkeys(("wins", "ties", "both_bad", "losses", "win_rate", "low", "high", "p", "left_chosen"))
+            about |= {"rubric": {}, "verdict": None}
+            if not self.rows:
+                return about | {"sentence": "Both give the same answer in every row, so there is nothing to compare."}
+            if not done:
+                return about | {"sentence": "Nobody has compared the answers by hand yet."}
+            return about | {"sentence": f"{done} of {len(self.rows)} rows are decided, and the names are still hidden."}
+        table = self._table()
+        base, tuned = self.pair
+        counts = table["preferred"].value_counts()
+        wins, losses, ties, bad = (int(counts.get(name, 0)) for name in (tuned, base, "same", "both bad"))
+        about |= {"wins": wins, "ties": ties, "both_bad": bad, "losses": losses} | preference(wins, losses)
+        about["left_chosen"] = int((table["preferred"] == table["left"]).sum())
+        about["rubric"] = {}
+        for name in RUBRIC:
+            marks = table[[f"{who} {name}" for who in self.pair]]
+            marks = marks[(marks != "").all(axis=1)] == "yes"
+            if len(marks):
+                shares = dict(zip(self.pair, map(float, marks.mean()), strict=True))
+                about["rubric"][name] = shares | {"rows": len(marks)}
+        about["verdict"] = verdict(wins, losses)
+        return about | {"sentence": f"{in_words(self.pair, wins, losses)}{self._rest(ties, bad, done)}"}
+
+    def _rest(self, ties: int, bad: int, done: int) -> str:
+        """What the rate leaves out, in words."""
+        parts = [f"the same in {ties}"] * bool(ties) + [f"both bad in {bad}"] * bool(bad)
+        parts += [f"undecided {len(self.rows) - done}"] * (done < len(self.rows))
+        text = f" Of {len(self.rows)} rows: {', '.join(parts)}." if parts else ""
+        if self.identical:
+            text += f" Not asked: {self.identical} of {self.total} rows, where both gave the same answer."
+        return text
+
+
+def _check(said: dict[str, str]) -> None:
+    """Raises `SettingsError` for a name or value that a decision can't have."""
+    for name, value in said.items():
+        known = {"choice": CHOICES, **dict.fromkeys(MARKS, ("yes", "no"))}.get(name)
+        if known is None and name != "notes":
+            raise SettingsError(f"{name!r} is nothing to decide; choose from choice, {', '.join(MARKS)}, notes")
+        if known and value and value not in known:
+            raise SettingsError(f"{name}={value!r} must be one of {', '.join(known)}, or '' for none")

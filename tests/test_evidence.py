@@ -101,7 +101,7 @@ def test_answers_side_by_side_are_escaped():
     page = side_by_side(ROWS).data
     assert "<script>" not in page
     assert page.count("<tr>") == 4
-    assert '<span style="background:#2e9d4e33; border-radius:2px">может</span>' in page
+    assert '<span style="background:#2e9d4e55; border-radius:2px">может</span>' in page
 
 
 def test_reading_panel_orders_and_filters():

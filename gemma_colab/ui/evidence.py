@@ -35,10 +35,10 @@ _ANSWERS = ENVIRONMENT.from_string(
     """<table class="answers" style="text-align:left; border-collapse:collapse; width:100%">
 <tr>{% for name in names %}<th style="text-align:left; padding:4px 10px; border-bottom:1px solid #8888">{{ name }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row %}
-<td style="text-align:left; vertical-align:top; padding:6px 10px; white-space:pre-wrap; overflow-wrap:anywhere; border-bottom:1px solid #8883; width:{{ width }}%">
-{%- for text, shared in cell %}{% if shared %}<span style="background:#2e9d4e33; border-radius:2px">{{ text }}</span>{% else %}{{ text }}{% endif %}{% endfor -%}
+<td style="text-align:left; vertical-align:top; padding:6px 10px; white-space:pre-wrap; overflow-wrap:anywhere; line-height:1.4; border-bottom:1px solid #8883; width:{{ width }}%">
+{%- for text, shared in cell %}{% if shared %}<span style="background:#2e9d4e55; border-radius:2px">{{ text }}</span>{% else %}{{ text }}{% endif %}{% endfor -%}
 </td>{% endfor %}</tr>{% endfor %}</table>
-<div style="opacity:.7; margin-top:4px"><span style="background:#2e9d4e33">marked</span>: words that stand in the right answer too, in this order</div>"""
+<div style="opacity:.7; margin-top:4px"><span style="background:#2e9d4e55">marked</span>: words that stand in the right answer too, in this order</div>"""
 )
 
 

@@ -81,7 +81,9 @@ def test_a_second_run_asks_nothing_again(tuned_workspace, tokenizer, monkeypatch
     assert before["base"] == after["base"]
 
 
-@pytest.mark.parametrize(("missing", "remedy"), [("adapter", "gemma-colab train"), ("rows/test.jsonl", "gemma-colab prepare FILE")])
+@pytest.mark.parametrize(
+    ("missing", "remedy"), [("adapter", "gemma-colab train"), ("rows/test.jsonl", "gemma-colab prepare FILE")]
+)
 def test_what_is_missing_is_named(tuned_workspace, missing, remedy, capsys):
     (tuned_workspace.path / missing).rename(tuned_workspace.path / "elsewhere")
     assert main(["evaluate", "--workspace", str(tuned_workspace.path)]) == 4
@@ -106,7 +108,9 @@ def test_general_rows_are_a_share_of_all(workspace):
     assert all(chat in general for chat in mixed[40:])
     assert mix_in(own, general, 0.2) == mixed
     assert mix_in(own, general, 0.0) == own
-    with pytest.raises(SettingsError, match=r"replay=0\.5 needs 40 general rows for 40 of yours, and there are 3; set it to 0\.06"):
+    with pytest.raises(
+        SettingsError, match=r"replay=0\.5 needs 40 general rows for 40 of yours, and there are 3; set it to 0\.06"
+    ):
         mix_in(own, general[:3], 0.5)
     workspace.write_jsonl("rows/replay.jsonl", own[:2])
     assert general_chats(workspace) == own[:2]

@@ -24,7 +24,7 @@ ROOMS = {
     "preflight": 3,
     "pipeline": 3,
     "assess": 4,
-    "export_steps": 4,
+    "export_steps": 3,
     "cli": 5,
     "__main__": 6,
     "errors": -1,

@@ -53,7 +53,9 @@ def generate(
     was_training = model.training
     model.eval()
     try:
-        with tqdm(total=len(prompts), initial=len(prompts) - len(order), desc=description, leave=False, disable=description is None) as bar:
+        with tqdm(
+            total=len(prompts), initial=len(prompts) - len(order), desc=description, leave=False, disable=description is None
+        ) as bar:
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
                 batch = tokenizer.pad({"input_ids": [encoded[i] for i in rows]}, padding_side="left", return_tensors="pt")

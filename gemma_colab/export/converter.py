@@ -1,0 +1,109 @@
+"""llama.cpp's own converter, convert_hf_to_gguf.py: where it is on this machine, or where to get it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from gemma_colab.errors import WorkspaceError
+from gemma_colab.hardware import free_gib, readable
+from gemma_colab.workspace import Workspace
+
+SCRIPT = "convert_hf_to_gguf.py"
+# The source package of llama-cpp-python carries llama.cpp. The checksum: what is downloaded here is run later.
+SOURCE = "llama-cpp-python==0.3.36"
+SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+SOURCE_BYTES = 76_589_250
+PARTS = ("convert_hf_to_gguf.py", "LICENSE", "conversion/", "gguf-py/gguf/")  # 2 MB of its 217
+CACHE = Path("~/.cache/gemma_colab") / SOURCE.replace("==", "-")
+
+
+def find_converter(folder: str | Path | None = None) -> Path | None:
+    """The path of convert_hf_to_gguf.py, or None if there is none.
+
+    folder: of your llama.cpp. Left out, these are tried: LLAMA_CPP in the environment, PATH (where Homebrew puts it), llama.cpp
+    here or in your home folder, and what `fetch_converter` got. Raises `WorkspaceError` when a folder was named and it isn't there.
+    """
+    if named := folder or os.environ.get("LLAMA_CPP"):
+        script = Path(named).expanduser().absolute() / SCRIPT
+        if not script.is_file():
+            which = f"folder={str(folder)!r}" if folder else f"LLAMA_CPP={named!r}"
+            raise WorkspaceError(
+                f"{which} has no {SCRIPT}; name the folder of llama.cpp's sources, or leave it out to fetch them"
+            )
+        return script
+    places = [shutil.which(SCRIPT), Path("llama.cpp") / SCRIPT, Path("~/llama.cpp") / SCRIPT, CACHE / SCRIPT]
+    scripts = (Path(place).expanduser().absolute() for place in places if place)
+    return next((script for script in scripts if script.is_file()), None)
+
+
+def fetch_converter(into: str | Path = CACHE) -> Path:
+    """Download llama.cpp's converter (77 MB, of which 2 MB stay) into a folder; returns the path of convert_hf_to_gguf.py.
+
+    It comes from the source package of llama-cpp-python, which pip downloads and checks; nothing is compiled.
+    Raises `WorkspaceError` when it can't be had.
+    """
+    into = Path(into).expanduser().absolute()
+    if (free := free_gib(into)) < 0.2:
+        raise WorkspaceError(
+            f"the converter takes 0.2 GiB for a moment and {readable(free)} is free in {into.parent}; make room there"
+        )
+    print(f"Fetching llama.cpp's converter from the source package of {SOURCE} into {into}.")
+    with Workspace(into.parent).writing(into.name) as part, tempfile.TemporaryDirectory(dir=into.parent) as folder:
+        wanted = Path(folder) / "wanted.txt"
+        wanted.write_text(f"{SOURCE} --hash=sha256:{SHA256}\n")
+        # pip asks a source package for its metadata; that takes a build tool of its own for a moment, and builds nothing.
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-input", "--disable-pip-version-check", "--no-cache-dir"]
+        command += ["--no-deps", "--no-binary", SOURCE.split("==")[0], "--require-hashes", "-r", str(wanted), "-d", folder]
+        code, last = watch(
+            command,
+            "fetching",
+            lambda: sum(path.stat().st_size for path in Path(folder).rglob("*.tar.gz")),
+            SOURCE_BYTES,
+            env=os.environ | {"TMPDIR": folder},
+        )
+        if code:
+            raise WorkspaceError(
+                f"pip can't download {SOURCE} ({last}); check the network, or fetch llama.cpp's sources yourself and name their "
+                "folder in LLAMA_CPP"
+            )
+        with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
+            _unpack(archive, part)
+    return into / SCRIPT
+
+
+def _unpack(archive: tarfile.TarFile, part: Path) -> None:
+    """The parts that the converter needs, from <package>/vendor/llama.cpp/."""
+    for member in archive:
+        name = member.name.partition("/vendor/llama.cpp/")[2]
+        if name and member.isfile() and name.startswith(PARTS):
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            (part / name).write_bytes(archive.extractfile(member).read())
+
+
+def watch(command: list[str], description: str, done: Callable[[], int], total: int, env: dict | None = None) -> tuple[int, str]:
+    """Run a command behind a progress bar; (exit status, the last line it wrote). done, total: bytes. Stops it if interrupted."""
+    with tempfile.TemporaryFile() as output, tqdm(total=total, desc=description, unit="B", unit_scale=True, leave=False) as bar:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env)
+        try:
+            while process.poll() is None:
+                with suppress(FileNotFoundError):  # not there yet, or moved away while it is measured
+                    bar.update(min(done(), total) - bar.n)
+                time.sleep(0.1)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        output.seek(0)
+        lines = [line.strip() for line in output.read().decode("utf-8", errors="replace").splitlines() if line.strip()]
+    return process.returncode, lines[-1][:300] if lines else f"exit status {process.returncode}"

@@ -1,0 +1,262 @@
+"""Merge an adapter into its 16-bit base, tensor by tensor, without ever holding the model in memory.
+
+Never into 4 bit, whose steps are coarser than what an adapter changes; and never saved in float16, in which Gemma 3 overflows.
+The sums are peft's own, in float32; only how the weights come and go is ours.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+from transformers import Gemma3ForCausalLM, GenerationConfig, PretrainedConfig
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
+
+from gemma_colab.catalog import source_of
+from gemma_colab.chat import load_tokenizer, stop_token_ids
+from gemma_colab.errors import ModelError, WorkspaceError
+from gemma_colab.export.adapter import check_adapter
+from gemma_colab.export.stored import Tensor, base_folder, config_of, stored_tensors, text_name
+from gemma_colab.hardware import GIB, free_gib, readable
+
+SMALLEST = (
+    2**28
+)  # bytes; files of weights are as large as the largest tensor, which sets the peak anyway, but no smaller than this
+KINDS = ("lora_A", "lora_B", "lora_magnitude_vector")  # the tensors of LoRA; the last one of DoRA only
+# What peft calls them in its file, for a layer of a block. A head that is the embedding too can't take a change of its own.
+LORA = re.compile(rf"base_model\.model\.model\.(?:language_model\.)?layers\..+\.({'|'.join(KINDS)})(\.weight)?")
+PICTURES = ("preprocessor_config.json", "processor_config.json")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What merging takes, in GiB: memory at its peak, beside what this program holds already, and room on the disk."""
+
+    memory: float
+    disk: float
+
+    def __str__(self) -> str:
+        return f"merging takes {readable(self.memory)} of memory and {readable(self.disk)} on the disk"
+
+
+def merge(
+    base: str, adapter: str | Path, out: str | Path, *, text_only: bool = True, max_shard_bytes: int | None = None
+) -> Needs:
+    """Write base + adapter to the folder `out` as a checkpoint of plain transformers; returns what it took.
+
+    base: a Hub id or a folder, in 16 or 32 bit; saved in bfloat16, or in float32 if it is stored so. adapter: a folder with LoRA,
+    rsLoRA or DoRA. text_only: of a base that sees images, write the text part, as `Gemma3ForCausalLM`: nothing else was trained,
+    it is 0.8 GB smaller, and every program that reads Gemma 3 reads it. False keeps the whole model and the base's names.
+    Raises `ModelError` or `WorkspaceError` before anything is written if the adapter is not whole or of another base, if the
+    base can't be had, or if memory or disk don't suffice. Write to a folder of `Workspace.writing`, which removes what is half done.
+    """
+    out, adapter = Path(out), Path(adapter)
+    check_adapter(adapter)
+    config = config_of(base)
+    layers = _adapted_layers(base, config.get_text_config(), adapter)
+    folder = base_folder(base)
+    stored = stored_tensors(base, folder)
+    dtype = torch.float32 if _is_float32(config, stored) else torch.bfloat16  # never float16, whatever the base has
+    plan = _output(base, config, stored, text_only)
+    shapes = {name: torch.empty(tensor.shape, dtype=dtype, device="meta") for name, tensor in plan.items()}
+    max_shard_bytes = max_shard_bytes or max(SMALLEST, *(shape.nbytes for shape in shapes.values()))
+    files = split_torch_state_dict_into_shards(shapes, max_shard_size=max_shard_bytes)
+    needs = _needs(plan, dtype, list(files.filename_to_tensors.values()), layers)
+    _refuse_if_short(needs, out)
+    print(needs)
+    try:
+        _write_weights(plan, files.filename_to_tensors, layers, dtype, out)
+        if files.is_sharded:
+            index = {"metadata": files.metadata, "weight_map": files.tensor_to_filename}
+            (out / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        _save_the_rest(base, folder, config, dtype, out, text_only)
+    except (OSError, SafetensorError) as e:  # the disk, which others fill too
+        reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)[:120]
+        raise WorkspaceError(
+            f"{out.parent} can't be written ({reason}); make room for {readable(needs.disk)} there, or name a workspace on a larger disk"
+        ) from None
+    return needs
+
+
+# --------------------------------------------------------------------------------------------- the adapter
+@torch.no_grad()
+def _adapted_layers(base: str, config: PretrainedConfig, adapter: Path) -> dict[str, LoraLayer]:
+    """Name of a weight -> peft's layer for it, with the adapter's tensors and, so far, without the base's weight.
+
+    The model around them is built without memory (on the "meta" device). Raises `WorkspaceError` unless every tensor of the
+    adapter finds its place in this base, and every place its tensor.
+    """
+    settings = LoraConfig.from_pretrained(adapter)
+    _refuse_other_base(base, settings, adapter)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    if other := sorted(name for name in tensors if not LORA.fullmatch(name)):
+        raise WorkspaceError(
+            f"{adapter} changes more than the linear layers of the text model, such as {other[0]}; merge it with peft's own "
+            "merge_and_unload, which loads the whole model"
+        )
+    try:
+        with torch.device("meta"):
+            model = PeftModel(Gemma3ForCausalLM(config), settings, low_cpu_mem_usage=True)
+        places = {name: tuple(t.shape) for name, t in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
+    except (RuntimeError, ValueError) as e:  # peft found no layer of the name
+        raise WorkspaceError(
+            f"{adapter} doesn't fit {base} ({str(e).splitlines()[0][:120]}); merge it into the base it was trained on"
+        ) from None
+    wrong = sorted(name for name in places | tensors if name not in tensors or places.get(name) != tuple(tensors[name].shape))
+    if wrong:
+        raise WorkspaceError(
+            f"{adapter} doesn't fit {base}: {wrong[0]} is {_shape(tensors, wrong[0])} in the adapter and {places.get(wrong[0], 'absent')} "
+            f"in the base, and {len(wrong) - 1} more differ; merge it into the base it was trained on"
+        )
+    layers = {}
+    for name, layer in model.get_base_model().named_modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        for kind in KINDS:
+            if (tensor := tensors.get(f"base_model.model.{name}.{kind}.weight")) is None:
+                tensor = tensors.get(f"base_model.model.{name}.{kind}")  # DoRA's
+            if tensor is not None:
+                getattr(layer, kind)["default"].weight = torch.nn.Parameter(tensor.float(), requires_grad=False)
+        layers[f"{name}.weight"] = layer
+    return layers
+
+
+def _shape(tensors: dict[str, torch.Tensor], name: str) -> str:
+    return str(tuple(tensors[name].shape)) if name in tensors else "absent"
+
+
+def _refuse_other_base(base: str, settings: LoraConfig, adapter: Path) -> None:
+    """By name, where both are ids of the Hub: an adapter of -it fits -pt by its shapes, and talks nonsense there."""
+    trained_on, named = settings.base_model_name_or_path or "", source_of(base)
+    if _is_id(trained_on) and _is_id(named) and trained_on != named:
+        raise WorkspaceError(f"{adapter} was trained on {trained_on}, not on {named}; name {trained_on} as the base")
+
+
+def _is_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
+
+
+# --------------------------------------------------------------------------------------------- the weights
+def _is_float32(config: PretrainedConfig, stored: dict[str, Tensor]) -> bool:
+    """As transformers decides it: what the config says, else what most of the weights are."""
+    said = getattr(config, "dtype", None)
+    return said == torch.float32 if said is not None else all(t.dtype == torch.float32 for t in stored.values())
+
+
+def _output(base: str, config: PretrainedConfig, stored: dict[str, Tensor], text_only: bool) -> dict[str, Tensor]:
+    """Name in the merged checkpoint -> the base's tensor. Raises `ModelError` where the base lacks one of the text model's."""
+    with torch.device("meta"):
+        text = Gemma3ForCausalLM(config.get_text_config())
+    wanted = {name: tuple(parameter.shape) for name, parameter in text.named_parameters()}  # a tied head is not among them
+    mine = {text_name(name): tensor for name, tensor in stored.items()}
+    if wrong := sorted(name for name, shape in wanted.items() if name not in mine or mine[name].shape != shape):
+        raise ModelError(
+            f"{base} lacks {len(wrong)} of its weights, or has them in another shape, such as {wrong[0]}; take a whole checkpoint"
+        )
+    return {name: mine[name] for name in wanted} if text_only or not _sees(config) else stored
+
+
+def _sees(config: PretrainedConfig) -> bool:
+    return config.model_type == "gemma3"  # gemma3_text has no eyes
+
+
+def _write_weights(
+    plan: dict[str, Tensor], files: dict[str, list[str]], layers: dict[str, LoraLayer], dtype: torch.dtype, out: Path
+) -> None:
+    """One file after the other; in memory there is one file's worth."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(plan), desc="merging", unit=" tensors", leave=False) as bar:
+        for file, names in files.items():
+            shard = {}
+            for name in names:
+                if layer := layers.get(text_name(plan[name].name)):
+                    shard[name] = _merged(plan[name], layer).to(dtype)
+                    _give_back_memory()
+                else:
+                    shard[name] = plan[name].read().to(dtype)
+                bar.update()
+            save_file(shard, out / file, metadata={"format": "pt"})
+
+
+@torch.no_grad()
+def _merged(tensor: Tensor, layer: LoraLayer) -> torch.Tensor:
+    """One weight with its change, in float32: the sum is rounded once, when it is stored."""
+    linear = layer.get_base_layer()
+    empty, linear.weight = linear.weight, torch.nn.Parameter(tensor.read().float(), requires_grad=False)
+    try:
+        layer.merge(safe_merge=True)  # safe: raises if a number is not finite
+    except ValueError:
+        raise WorkspaceError(
+            f"the adapter makes {tensor.name} infinite or not a number; train it again with a lower learning rate"
+        ) from None
+    merged, linear.weight = linear.weight.data, empty
+    return merged
+
+
+def _give_back_memory() -> None:
+    """glibc keeps what was freed, and can't use it again for weights of this size: without this the peak is that of the whole model."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+def _needs(plan: dict[str, Tensor], dtype: torch.dtype, shards: list[list[str]], layers: dict[str, LoraLayer]) -> Needs:
+    numbers = {name: torch.Size(tensor.shape).numel() for name, tensor in plan.items()}
+    shard = max(sum(numbers[name] for name in names) for names in shards) * dtype.itemsize
+    # Beside them a tensor that is read and changes its type; or a layer in float32: weight, copy, change and their sum.
+    largest = max((tensor.bytes for tensor in plan.values() if tensor.dtype != dtype), default=0)
+    layer = max((4 * 4 * layer.get_base_layer().weight.numel() for layer in layers.values()), default=0)
+    memory = shard + max(largest, layer) + 128 * 2**20  # and what Python and the libraries take along the way
+    return Needs(memory / GIB, (sum(numbers.values()) * dtype.itemsize + 32 * 2**20) / GIB)  # with the tokenizer
+
+
+def _refuse_if_short(needs: Needs, out: Path) -> None:
+    memory, disk = psutil.virtual_memory().available / GIB, free_gib(out)
+    if memory < needs.memory:
+        raise ModelError(
+            f"{needs}, and {readable(memory)} of memory is free; close other notebooks, delete the model you have loaded, or take a "
+            "machine with more memory"
+        )
+    if disk < needs.disk:
+        raise ModelError(
+            f"{needs}, and {readable(disk)} is free in {out.parent}; make room there, or name a workspace on a larger disk"
+        )
+
+
+# --------------------------------------------------------------------------------------------- what belongs to them
+def _save_the_rest(base: str, folder: Path, config: PretrainedConfig, dtype: torch.dtype, out: Path, text_only: bool) -> None:
+    """Config, generation config, tokenizer and chat template, with both stop tokens wherever a program may look for them."""
+    tokenizer = load_tokenizer(base)
+    stops = stop_token_ids(tokenizer)
+    if _sees(config) and text_only:
+        config = config.get_text_config()
+        config.architectures = [Gemma3ForCausalLM.__name__]
+    config.dtype, config.eos_token_id = dtype, stops
+    if _sees(config):
+        config.get_text_config().dtype = dtype
+        for name in PICTURES:
+            if (folder / name).is_file():
+                (out / name).write_bytes((folder / name).read_bytes())
+    config.save_pretrained(out)
+    generation = GenerationConfig()
+    if (folder / "generation_config.json").is_file():
+        generation = GenerationConfig.from_pretrained(folder)
+    generation.eos_token_id, generation.pad_token_id = stops, tokenizer.pad_token_id
+    generation.bos_token_id = tokenizer.bos_token_id
+    generation.save_pretrained(out)
+    for name in ("is_local", "local_files_only"):  # true of this machine only
+        tokenizer.init_kwargs.pop(name, None)
+    tokenizer.save_pretrained(out)
+    if (folder / "tokenizer.model").is_file():  # transformers no longer writes it, and llama.cpp prefers it
+        (out / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())

@@ -1,0 +1,91 @@
+"""A folder that `ollama create` takes as it is: the merged weights, and a Modelfile with template, stop tokens and sampling."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from gemma_colab.errors import SettingsError, WorkspaceError
+from gemma_colab.export.folder import check_merged, refuse_to_overwrite
+from gemma_colab.hardware import GIB, free_gib, readable
+from gemma_colab.workspace import Workspace
+
+# Gemma's chat template in Go's template language. Ollama puts <bos> before it, and joins system texts into .System; they stay
+# among the messages too, where their role is "system". A blank line parts the system text from the first question.
+TEMPLATE = """\
+{{- $system := .System }}
+{{- range .Messages }}
+{{- if eq .Role "user" }}<start_of_turn>user
+{{ if $system }}{{ $system }}
+
+{{ end }}{{ .Content }}<end_of_turn>
+{{ $system = "" }}
+{{- else if eq .Role "assistant" }}<start_of_turn>model
+{{ .Content }}<end_of_turn>
+{{ end }}
+{{- end }}<start_of_turn>model
+"""
+STOPS = ("<end_of_turn>", "<eos>")
+SAMPLING = {"temperature": 1.0, "top_k": 64, "top_p": 0.95}  # Google's for Gemma 3; Ollama's own defaults are others
+
+
+def modelfile(weights: str, system: str | None = None) -> str:
+    """The Modelfile for weights at a path seen from its own folder, such as "." or "./model.gguf".
+
+    system: a text before the first question of every conversation. Raises `SettingsError` where Ollama would read it differently.
+    """
+    lines = [f"FROM {weights}", f'TEMPLATE """{TEMPLATE}"""']
+    lines += [f'PARAMETER stop "{token}"' for token in STOPS]
+    lines += [f"PARAMETER {name} {value}" for name, value in SAMPLING.items()]
+    if system and system.strip():
+        if '"""' in system:
+            raise SettingsError('system has """ in it, where Ollama would end the text; take other quotes')
+        # Ollama leaves out what Go doesn't call printable, a no-break space too, and glues the words together.
+        if lost := [c for c in system if not c.isprintable() and c not in "\n\t"]:
+            raise SettingsError(f"system has the character U+{ord(lost[0]):04X}, which Ollama leaves out; replace or delete it")
+        lines.append(f'SYSTEM """{system}"""')
+    return "\n".join(lines) + "\n"
+
+
+def write_ollama(merged: str | Path, out: str | Path, *, system: str | None = None) -> Path:
+    """Write the folder `out`; there, `ollama create NAME` and `ollama run NAME`. Returns `out`; an earlier one is replaced.
+
+    merged: the folder of a merged model, which Ollama converts itself; or a .gguf file from `write_gguf`, which it takes as it
+    is. Its files are linked (no room needed) or, on another disk, copied. system: see `modelfile`.
+    What Ollama asks differs from `apply_chat_template` in one thing: it doesn't strip spaces and line breaks around a message.
+    Raises `ModelError`, `SettingsError` or `WorkspaceError`; then nothing is left behind.
+    """
+    merged, out = Path(merged).expanduser(), Path(out).expanduser().absolute()
+    text = modelfile(f"./{merged.name}" if merged.suffix == ".gguf" else ".", system)
+    if merged.suffix == ".gguf":
+        if not merged.is_file():
+            raise WorkspaceError(f"{merged} is not there; write it with write_gguf first")
+        files = [merged]
+    else:
+        check_merged(merged)
+        files = [path for path in sorted(merged.iterdir()) if path.is_file() and path.suffix != ".gguf"]
+    refuse_to_overwrite(out, merged, "Modelfile")
+    try:
+        with Workspace(out.parent).writing(out.name) as part:
+            part.mkdir()
+            for path in files:
+                _link(path.resolve(), part / path.name)
+            (part / "Modelfile").write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise WorkspaceError(f"{out} can't be written ({e.strerror}); name a folder you may write to") from None
+    return out
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for the same file; a copy where the disk can't. Never a symbolic link, which Ollama refuses."""
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links, such as Google Drive
+        size = source.stat().st_size / GIB
+        if (free := free_gib(target)) < size:
+            raise WorkspaceError(
+                f"{source.name} takes {readable(size)} and {readable(free)} is free in {target.parent.parent}; make room there, or "
+                "name a folder on the disk of the merged model"
+            ) from None
+        shutil.copyfile(source, target)

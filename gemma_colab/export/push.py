@@ -1,0 +1,194 @@
+"""Push a folder to the Hugging Face Hub, private unless you say otherwise; what would go wrong is found before the upload.
+
+The token is the one huggingface_hub finds by itself: Colab's secret HF_TOKEN, the environment, or a saved login. It is never an
+argument here, so that it can't end up in a notebook.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, get_token, is_offline_mode
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from gemma_colab.errors import ModelError, WorkspaceError
+from gemma_colab.export.adapter import SETTINGS, check_adapter
+from gemma_colab.export.parity import folder_mib
+from gemma_colab.hub import BROKEN, BROKEN_TEXT, SITE, TOKEN, UNREACHABLE, token_source, where_to_store
+
+WRITE_TOKEN = f"make a token of the type 'write' at {SITE}/settings/tokens"
+EMPTY = {".gitattributes"}  # what a repository holds that was made and never filled
+
+
+def push(folder: str | Path, repo_id: str, *, private: bool = True, exist_ok: bool = False, message: str | None = None) -> str:
+    """Upload an adapter or a merged model, with its card, as one commit; returns its address.
+
+    repo_id: "owner/name", or a name alone for your own account. private: only you, or your organisation, can see it. exist_ok:
+    write a new version into a repository that is there already: its files become those of the folder, older versions stay in its
+    history. message: of the commit.
+    Raises `WorkspaceError` if the folder is not whole, and `ModelError` for a name that can't be, a missing or weak token, a
+    repository that is there, or no network. A commit is there as a whole or not at all; should the upload break, run it again.
+    """
+    folder = Path(folder)
+    files = _files(folder)
+    api = HfApi()
+    try:
+        repo_id, before = _checked(api, repo_id, private, exist_ok)
+        if before is None:
+            api.create_repo(repo_id, private=private)
+        old = {sibling.rfilename for sibling in before.siblings or []} if before else set()
+        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        operations += [CommitOperationDelete(name) for name in sorted(old - files.keys() - EMPTY)]
+        print(f"{folder_mib(folder):,.1f} MiB to {repo_id}, {'private' if private else 'public'}")
+        api.create_commit(repo_id, operations, commit_message=message or f"{folder.name} of gemma_colab")
+        return f"{api.endpoint}/{repo_id}"
+    except ModelError:
+        raise
+    except Exception as e:  # huggingface_hub, httpx and hf_xet raise here
+        error = e
+    raise _told(repo_id, error)
+
+
+def check_push(repo_id: str, *, private: bool = True, exist_ok: bool = False) -> str:
+    """The whole name to push to, once name, network, token, right to write and repository are checked; changes nothing there."""
+    try:
+        return _checked(HfApi(), repo_id, private, exist_ok)[0]
+    except ModelError:
+        raise
+    except Exception as e:
+        error = e
+    raise _told(repo_id, error)
+
+
+# --------------------------------------------------------------------------------------------- the folder
+def _files(folder: Path) -> dict[str, str | bytes]:
+    """Name -> path or content of each file. Raises `WorkspaceError` if they are no whole model, or one holds a token."""
+    if (folder / SETTINGS).is_file():
+        check_adapter(folder)
+    else:
+        _check_merged(folder)
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if not any(part.startswith(".") for part in name.split("/")):
+            files[name] = str(path)
+            if path.suffix in (".md", ".json", ".jinja") and TOKEN.search(path.read_text(encoding="utf-8", errors="replace")):
+                raise WorkspaceError(
+                    f"{path} holds what looks like a token; take it out, and delete it at {SITE}/settings/tokens"
+                )
+    if SETTINGS in files:
+        files[SETTINGS] = _without_folders(folder / SETTINGS)
+    return files
+
+
+def _check_merged(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    wanted = {"config.json", "README.md", "model.safetensors"}
+    if index.is_file():
+        try:
+            wanted = wanted - {"model.safetensors"} | set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError):
+            wanted |= {index.name}
+    if missing := sorted(name for name in wanted if not (folder / name).is_file()):
+        raise WorkspaceError(f"{folder} is not a whole model: {missing[0]} is missing; export it again")
+
+
+def _without_folders(path: Path) -> bytes:
+    """peft's settings with the base's name only, where the base was a folder of this machine."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    base = str(settings.get("base_model_name_or_path") or "")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", base) or Path(base).exists():
+        settings["base_model_name_or_path"] = re.split(r"[\\/]", base.rstrip("\\/"))[-1]
+    return (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
+
+
+# --------------------------------------------------------------------------------------------- the repository
+def _checked(api: HfApi, repo_id: str, private: bool, exist_ok: bool) -> tuple[str, ModelInfo | None]:
+    """The whole name, and what is there under it; None if nothing is."""
+    repo_id = _target(api, repo_id)
+    return repo_id, _refuse_wrong_repo(api, repo_id, private, exist_ok)
+
+
+def _target(api: HfApi, repo_id: str) -> str:
+    """The whole name, once it is clear that it can be one, and that there is a token that may write there."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        raise ModelError(
+            f"repo={repo_id!r} can't be the name of a repository; take owner/name with letters, digits, '-', '_' and '.', 96 at most"
+        ) from None
+    if is_offline_mode():
+        raise ModelError("HF_HUB_OFFLINE is set and allows no connection to the Hugging Face Hub; unset it and restart")
+    if not get_token():
+        raise ModelError(f"there is no token here, and the Hugging Face Hub needs one to write; {_new_token()}")
+    me = api.whoami()
+    if ((me.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
+        raise ModelError(f"your token, from {token_source()}, may only read; {_new_token()}")
+    owner, _, name = repo_id.rpartition("/")
+    mine = [me["name"], *(org["name"] for org in me.get("orgs") or [])]
+    if owner and owner.lower() not in [one.lower() for one in mine]:
+        raise ModelError(
+            f"{me['name']} has no right to write to {owner!r}; take one of: {', '.join(f'{one}/{name}' for one in mine)}"
+        )
+    return repo_id if owner else f"{me['name']}/{name}"
+
+
+def _refuse_wrong_repo(api: HfApi, repo_id: str, private: bool, exist_ok: bool) -> ModelInfo | None:
+    try:
+        there = api.model_info(repo_id)
+    except RepositoryNotFoundError:
+        return None
+    filled = {sibling.rfilename for sibling in there.siblings or []} - EMPTY
+    if filled and not exist_ok:
+        raise ModelError(
+            f"{repo_id} exists already, with {len(filled)} files; take another name, or write a new version into it with exist_ok=True "
+            "(--exist-ok)"
+        )
+    if private and not there.private:
+        raise ModelError(
+            f"{repo_id} is public, and this would be seen by everybody; make it private in its settings, take another name, or say "
+            "private=False (--public)"
+        )
+    return there
+
+
+def _new_token() -> str:
+    return f"{WRITE_TOKEN}, and {where_to_store()}"
+
+
+def _told(repo_id: str, error: BaseException) -> ModelError:
+    return ModelError(TOKEN.sub("***", "; ".join(_why_not(repo_id, error))))
+
+
+def _why_not(repo_id: str, error: BaseException) -> tuple[str, str]:
+    """What went wrong, and the next step."""
+    first_line, chain = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}", []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    kinds = {kind.__name__ for e in chain for kind in type(e).__mro__}
+    status = next((e.response.status_code for e in chain if isinstance(e, HfHubHTTPError)), None)
+    if status == 401 or ("UnicodeEncodeError" in kinds and not (get_token() or "").isascii()):
+        return f"the Hugging Face Hub refused your token, from {token_source()}: mistyped, deleted or expired", _new_token()
+    if status in (403, 404):
+        return (
+            f"your token, from {token_source()}, has no right to write to {repo_id}",
+            f"{_new_token()}; or allow a fine-grained one to write there; or take a name under your own account",
+        )
+    if status == 409:
+        return f"{repo_id} was written to by somebody else just now", "look at it, and run this again"
+    if status == 429:
+        return f"{repo_id}: the Hugging Face Hub had too many requests from here", "run this again in five minutes"
+    if status and status >= 500:
+        return (
+            f"{repo_id}: the Hugging Face Hub itself has a problem (HTTP {status})",
+            "run this again in a few minutes; https://status.huggingface.co tells when it is over",
+        )
+    if (UNREACHABLE | {"TimeoutError"}) & kinds:
+        return f"{repo_id}: no connection to the Hugging Face Hub", "check the network, and run this again"
+    if BROKEN & kinds or BROKEN_TEXT.search("\n".join(map(str, chain))):
+        return f"the upload of {repo_id} broke off, and nothing of it is visible there", "run this again"
+    return f"{repo_id} can't be pushed: {first_line}", "if the next try fails too, report it with this sentence"

@@ -1,0 +1,675 @@
+"""What is taken home: the merged model against peft's own merge and in plain transformers, the card, the comparison, the command."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from checkpoints import TOKENIZER_FILES, save_random_gemma
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+from gemma_colab.cli import main
+from gemma_colab.errors import ModelError, SettingsError, WorkspaceError
+from gemma_colab.export import merged as merging
+from gemma_colab.export import stored
+from gemma_colab.export.adapter import check_adapter, load_adapter, save_adapter
+from gemma_colab.export.card import model_card, plain
+from gemma_colab.export.merged import merge
+from gemma_colab.export.parity import CLOSE, Measured, folder_mib, parity, same_model
+from gemma_colab.export_steps import export_workspace, exported, run_facts
+from gemma_colab.hub import TOKEN
+from gemma_colab.model.loading import load_model, load_tokenizer
+from gemma_colab.model.lora import lora_config
+from gemma_colab.settings import LoraSettings, ModelSettings
+from gemma_colab.workspace import Workspace, samples
+
+TINY = samples() / "tiny-gemma3"
+PLANTED = "hf_" + 17 * "Zz"
+
+
+def adapt(model, seed=0, **settings):
+    """The model with an adapter that changes something: a fresh one changes nothing."""
+    torch.manual_seed(seed)
+    adapted = get_peft_model(model, lora_config(LoraSettings(**{"r": 4, "lora_alpha": 8} | settings)))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+        if "lora_magnitude_vector" in name:
+            parameter.data *= 1 + 0.1 * torch.rand_like(parameter)
+    return adapted.eval()
+
+
+def save(adapted, folder) -> Path:
+    adapted.save_pretrained(folder)
+    return Path(folder)
+
+
+def load(folder, dtype=torch.float32):
+    """As anybody loads it, and every weight must come from the file."""
+    model, found = Gemma3ForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    assert not found["missing_keys"]
+    assert not found["unexpected_keys"]
+    return model.eval()
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(input_ids=torch.arange(10, 60)[None]).logits
+
+
+def snapshot(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def base32(tmp_path_factory):
+    """A random base that is stored in float32."""
+    return str(save_random_gemma(tmp_path_factory.mktemp("base32")))
+
+
+@pytest.fixture(scope="module")
+def multimodal(tmp_path_factory):
+    """Two folders with one tiny multimodal Gemma 3: its keys as on the Hub, and as newer transformers name them."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, SiglipVisionConfig
+
+    folder = tmp_path_factory.mktemp("multimodal")
+    text = Gemma3TextConfig.from_pretrained(save_random_gemma(folder / "text"))
+    vision = SiglipVisionConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2, image_size=56, patch_size=14
+    )
+    torch.manual_seed(2)
+    config = Gemma3Config(
+        text_config=text.to_dict(), vision_config=vision.to_dict(), mm_tokens_per_image=4, image_token_index=2047
+    )
+    Gemma3ForConditionalGeneration(config).save_pretrained(folder / "hub")
+    weights = load_file(folder / "hub" / "model.safetensors")
+    assert "language_model.model.norm.weight" in weights
+    for name in TOKENIZER_FILES:
+        shutil.copy(TINY / name, folder / "hub")
+    (folder / "hub" / "preprocessor_config.json").write_text("{}")
+    shutil.copytree(folder / "hub", folder / "new")
+    new = {re.sub(r"^language_model\.model", "model.language_model", name): weight for name, weight in weights.items()}
+    new = {name if name.startswith("model.") else f"model.{name}": weight for name, weight in new.items()}
+    save_file(new, folder / "new" / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+# --------------------------------------------------------------------------------------------- merging
+KINDS = {"LoRA": {}, "rsLoRA": {"use_rslora": True}, "DoRA": {"use_dora": True}, "attention": {"target_modules": "attention"}}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_what_peft_merges(base32, tmp_path, kind):
+    adapted = adapt(load(base32), **KINDS[kind])
+    adapter = save(adapted, tmp_path / "adapter")
+    merge(base32, adapter, tmp_path / "merged")
+    got, expected = load(tmp_path / "merged").state_dict(), adapted.merge_and_unload().state_dict()
+    assert got.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], msg=name)
+    before = load(base32).state_dict()
+    assert {name for name in got if not torch.equal(got[name], before[name])} == {
+        name for name in got if re.search(r"(q|k|v|o)_proj" if kind == "attention" else r"_proj", name)
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bit_is_saved_as_bfloat16_rounded_once(base32, tmp_path, dtype):
+    half = load(base32, dtype)
+    half.save_pretrained(tmp_path / "base")
+    for name in TOKENIZER_FILES:
+        shutil.copy(TINY / name, tmp_path / "base")
+    wide = adapt(load(tmp_path / "base"))
+    merge(str(tmp_path / "base"), save(wide, tmp_path / "adapter"), tmp_path / "merged")
+    stored_weights = load_file(tmp_path / "merged" / "model.safetensors")
+    assert {weight.dtype for weight in stored_weights.values()} == {torch.bfloat16}
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["dtype"] == "bfloat16"
+    expected = wide.merge_and_unload().state_dict()  # in float32
+    for name, weight in stored_weights.items():
+        assert torch.equal(weight, expected[name].bfloat16()), name
+
+
+def test_float32_stays_float32(base32, tmp_path):
+    merge(base32, save(adapt(load(base32)), tmp_path / "adapter"), tmp_path / "merged")
+    assert {w.dtype for w in load_file(tmp_path / "merged" / "model.safetensors").values()} == {torch.float32}
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_in_shards_it_is_the_same(base32, tmp_path):
+    adapter = save(adapt(load(base32)), tmp_path / "adapter")
+    merge(base32, adapter, tmp_path / "one")
+    merge(base32, adapter, tmp_path / "many", max_shard_bytes=1_100_000)
+    files = sorted(path.name for path in (tmp_path / "many").glob("*.safetensors"))
+    assert len(files) >= 2
+    index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"].values()) == set(files)
+    assert not (tmp_path / "one" / "model.safetensors.index.json").exists()
+    one, many = load(tmp_path / "one").state_dict(), load(tmp_path / "many").state_dict()
+    assert all(torch.equal(one[name], many[name]) for name in one)
+    # And of a base in shards.
+    load(base32).save_pretrained(tmp_path / "sharded", max_shard_size="1MB")
+    for name in TOKENIZER_FILES:
+        shutil.copy(TINY / name, tmp_path / "sharded")
+    merge(str(tmp_path / "sharded"), adapter, tmp_path / "again")
+    again = load(tmp_path / "again").state_dict()
+    assert all(torch.equal(one[name], again[name]) for name in one)
+
+
+def test_the_base_is_left_as_it_was(base32, tmp_path):
+    before = snapshot(base32)
+    merge(base32, save(adapt(load(base32)), tmp_path / "adapter"), tmp_path / "merged")
+    assert snapshot(base32) == before
+
+
+IN_PLAIN = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32).eval()
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+chat = [{"role": "user", "content": "Where is my order?"}]
+ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+with torch.no_grad():
+    logits = model(**ids).logits[0, -1]
+print(json.dumps({"class": type(model).__name__, "ids": ids["input_ids"][0].tolist(), "logits": logits.tolist(),
+    "stops": model.generation_config.eos_token_id, "pad": model.generation_config.pad_token_id,
+    "config": model.config.eos_token_id, "ours": [name for name in sys.modules if name.split(".")[0] == "gemma_colab"]}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "text_only", "cls"),
+    [
+        ("text", True, "Gemma3ForCausalLM"),
+        ("hub", True, "Gemma3ForCausalLM"),
+        ("new", True, "Gemma3ForCausalLM"),
+        ("hub", False, "Gemma3ForConditionalGeneration"),
+        ("new", False, "Gemma3ForConditionalGeneration"),
+    ],
+)
+def test_plain_transformers_gives_the_adapters_logits(multimodal, tmp_path, kind, text_only, cls):
+    """In a process that never sees this package, of bases of every kind."""
+    base = str(multimodal / kind)
+    adapted = adapt(load_model(str(multimodal / ("text" if kind == "text" else "hub")), torch.float32))
+    merge(base, save(adapted, tmp_path / "adapter"), tmp_path / "merged", text_only=text_only)
+    run = subprocess.run(
+        [sys.executable, "-c", IN_PLAIN, tmp_path / "merged"], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    found = json.loads(run.stdout)
+    tokenizer = load_tokenizer(base)
+    chat = [{"role": "user", "content": "Where is my order?"}]
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
+    with torch.no_grad():
+        expected = adapted(input_ids=torch.tensor([ids])).logits[0, -1]
+    assert (found["class"], found["ids"], found["ours"]) == (cls, ids, [])
+    torch.testing.assert_close(torch.tensor(found["logits"]), expected, atol=1e-4, rtol=1e-4)
+    assert (found["stops"], found["pad"]) == ([1, 106], 0)
+    assert text_only is False or found["config"] == [1, 106]
+
+
+def test_the_names_are_those_of_the_kind(multimodal, tmp_path):
+    adapter = save(adapt(load_model(str(multimodal / "hub"), torch.float32)), tmp_path / "adapter")
+    merge(str(multimodal / "hub"), adapter, tmp_path / "text")
+    merge(str(multimodal / "hub"), adapter, tmp_path / "whole", text_only=False)
+    text, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("text", "whole"))
+    before = load_file(multimodal / "hub" / "model.safetensors")
+    assert all(name.startswith("model.") for name in text)
+    assert whole.keys() == before.keys()
+    untouched = {name for name in whole if torch.equal(whole[name], before[name])}
+    assert untouched == {name for name in whole if "language_model" not in name or "_proj" not in name}
+    assert not (tmp_path / "text" / "preprocessor_config.json").exists()
+    assert (tmp_path / "whole" / "preprocessor_config.json").exists()
+
+
+def test_everything_another_program_needs_is_there(base32, tmp_path):
+    base = shutil.copytree(base32, tmp_path / "base")
+    (base / "chat_template.jinja").unlink()  # as in a base without instruction tuning, which stops at <eos> only
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"eos_token_id": 1}))
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": 1, "bos_token_id": 2, "pad_token_id": 0}))
+    merge(str(base), save(adapt(load(base)), tmp_path / "adapter"), tmp_path / "merged")
+    out = tmp_path / "merged"
+    assert (out / "tokenizer.model").read_bytes() == (TINY / "tokenizer.model").read_bytes()
+    assert (out / "chat_template.jinja").read_text().strip() == (TINY / "chat_template.jinja").read_text().strip()
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((out / name).read_text())["eos_token_id"] == [1, 106], name
+    assert not [path for path in out.iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
+    for path in out.glob("*.json"):
+        assert str(tmp_path) not in path.read_text(), path.name
+
+
+def test_sampling_of_the_base_is_kept(base32, tmp_path):
+    merge("tiny-gemma3", save(adapt(load(TINY)), tmp_path / "adapter"), tmp_path / "merged")
+    told = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
+    assert (told["do_sample"], told["top_k"], told["top_p"], told["eos_token_id"]) == (True, 64, 0.95, [1, 106])
+
+
+# --------------------------------------------------------------------------------------------- bad input
+def refused(error, match, *arguments, **options):
+    """The call raises one sentence, and writes nothing."""
+    out = Path(arguments[2])
+    with pytest.raises(error, match=match) as caught:
+        merge(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+
+
+def test_an_adapter_of_another_base_is_refused(base32, tmp_path):
+    other = save_random_gemma(tmp_path / "other", hidden_size=64)
+    adapter = save(adapt(load(other)), tmp_path / "adapter")
+    refused(
+        WorkspaceError,
+        "doesn't fit .* in the adapter and .* in the base, .* the base it was trained on",
+        base32,
+        adapter,
+        tmp_path / "m",
+    )
+    deeper = save_random_gemma(tmp_path / "deeper", num_hidden_layers=3, layer_types=["full_attention"] * 3)
+    adapter = save(adapt(load(deeper)), tmp_path / "deep adapter")
+    refused(WorkspaceError, "doesn't fit .*layers.2.* in the adapter and absent in the base", base32, adapter, tmp_path / "m")
+    shallow = save(adapt(load(base32), target_modules="attention"), tmp_path / "shallow adapter")
+    refused(WorkspaceError, "doesn't fit .*layers.2.* is absent in the adapter", str(deeper), shallow, tmp_path / "m")
+
+
+def test_an_adapter_of_another_id_is_refused_before_any_download(base32, tmp_path, monkeypatch):
+    adapter = save(adapt(load(base32)), tmp_path / "adapter")
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = "google/gemma-3-1b-it"
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    config = Gemma3TextConfig.from_pretrained(base32)
+    monkeypatch.setattr(merging, "config_of", lambda base: config)
+    monkeypatch.setattr(merging, "base_folder", lambda base: pytest.fail("downloaded"))
+    refused(
+        WorkspaceError, "trained on google/gemma-3-1b-it, not on google/gemma-3-1b-pt", "gemma-3-1b-pt", adapter, tmp_path / "m"
+    )
+
+
+def test_an_adapter_that_does_more_is_refused(base32, tmp_path):
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], modules_to_save=["norm"])
+    adapter = save(get_peft_model(load(base32), config), tmp_path / "adapter")
+    refused(WorkspaceError, "changes more than the linear layers.*merge_and_unload", base32, adapter, tmp_path / "m")
+
+
+def test_a_half_written_adapter_is_refused(base32, tmp_path):
+    whole = save(adapt(load(base32)), tmp_path / "whole")
+    check_adapter(whole)
+    for name, content in {
+        "adapter_model.safetensors": b"cut off",
+        "adapter_config.json": b'{"peft_type": "LO',
+    }.items():
+        broken = shutil.copytree(whole, tmp_path / name)
+        (broken / name).write_bytes(content)
+        refused(WorkspaceError, "not a whole adapter", base32, broken, tmp_path / "m")
+        (broken / name).unlink()
+        refused(WorkspaceError, f"{name} is missing", base32, broken, tmp_path / "m")
+    weights = load_file(whole / "adapter_model.safetensors")
+    fewer = shutil.copytree(whole, tmp_path / "fewer")
+    save_file(dict(list(weights.items())[1:]), fewer / "adapter_model.safetensors")
+    refused(WorkspaceError, "absent in the adapter", base32, fewer, tmp_path / "m")
+    nan = shutil.copytree(whole, tmp_path / "nan")
+    save_file({name: weight * float("nan") for name, weight in weights.items()}, nan / "adapter_model.safetensors")
+    with pytest.raises(WorkspaceError, match="infinite or not a number"), Workspace(tmp_path / "w").writing("merged") as part:
+        merge(base32, nan, part)
+    assert not list((tmp_path / "w").iterdir())
+
+
+def test_a_base_that_is_not_whole_or_quantised_or_gone_is_refused(base32, tmp_path):
+    adapter = save(adapt(load(base32)), tmp_path / "adapter")
+    weights = load_file(Path(base32) / "model.safetensors")
+    lacking = shutil.copytree(base32, tmp_path / "lacking")
+    save_file({n: w for n, w in weights.items() if n != "model.norm.weight"}, lacking / "model.safetensors", {"format": "pt"})
+    refused(ModelError, "lacks 1 of its weights.*model.norm.weight", str(lacking), adapter, tmp_path / "m")
+    cut = shutil.copytree(base32, tmp_path / "cut")
+    (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:-1000])
+    refused(ModelError, "not whole.*download or save", str(cut), adapter, tmp_path / "m")
+    (cut / "model.safetensors").unlink()
+    refused(ModelError, "no weights in the safetensors format", str(cut), adapter, tmp_path / "m")
+    four = shutil.copytree(base32, tmp_path / "four")
+    config = json.loads((four / "config.json").read_text())
+    (four / "config.json").write_text(
+        json.dumps(config | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}})
+    )
+    refused(ModelError, "stored quantised.*16-bit", str(four), adapter, tmp_path / "m")
+    refused(ModelError, "no longer there", str(tmp_path / "gone"), adapter, tmp_path / "m")
+
+
+def test_too_little_memory_or_disk_is_said_before(base32, tmp_path, monkeypatch):
+    adapter = save(adapt(load(base32)), tmp_path / "adapter")
+    monkeypatch.setattr(merging.psutil, "virtual_memory", lambda: types.SimpleNamespace(available=2**20))
+    refused(ModelError, r"takes [\d.]+ .iB of memory.*1.0 MiB of memory is free; close", base32, adapter, tmp_path / "m")
+    monkeypatch.undo()
+    monkeypatch.setattr(merging, "free_gib", lambda path: 0.001)
+    refused(ModelError, "1.0 MiB is free in .*make room", base32, adapter, tmp_path / "m")
+
+
+def test_a_download_that_finds_no_room_is_not_begun(monkeypatch):
+    asked = []
+
+    def snapshot_download(source, **options):
+        asked.append(options)
+        return [types.SimpleNamespace(file_size=8 * 2**30, will_download=True)]
+
+    monkeypatch.setattr(stored, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(stored, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(stored, "free_gib", lambda path: 5.0)
+    with pytest.raises(ModelError, match=r"google/gemma-3-4b-it take 8.0 GiB more, and 5.0 GiB are free.*HF_HOME"):
+        stored.base_folder("google/gemma-3-4b-it")
+    assert [options.get("dry_run") for options in asked] == [True]
+
+
+# --------------------------------------------------------------------------------------------- the comparison
+def test_parity_counts_equal_answers_and_shows_the_difference():
+    forms = {
+        "adapter": Measured(["a", "b", "c", "d"], 2.0, 3.0, 2.0),
+        "merged": Measured(["a", "b", "c", "x"], 2.5, 9.0, 1.0),
+    }
+    table = parity(forms)
+    assert list(table["answers equal"]) == [1.0, 0.75]
+    assert list(table["difference"]) == [0.0, 0.5]
+    assert list(table["s per answer"]) == [0.5, 0.25]
+    assert list(parity(forms, "merged")["difference"]) == [-0.5, 0.0]
+    same, sentence = same_model(forms, "merged", "adapter")
+    assert not same
+    assert "+0.5000, 3 of 4 answers equal" in sentence
+    for loss, expected in ((2 + CLOSE / 2, True), (2 - 2 * CLOSE, False), (float("nan"), False)):
+        assert same_model(forms | {"merged": Measured(["a"] * 4, loss, 1, 1)}, "merged", "adapter")[0] is expected
+    with pytest.raises(ValueError, match="argument 2"):
+        parity(forms | {"cut": Measured(["a"], 2.0, 1.0, 1.0)})
+
+
+# --------------------------------------------------------------------------------------------- the card
+RUN = {
+    "model": "google/gemma-3-1b-it",
+    "load_in_4bit": True,
+    "machine": "Tesla T4",
+    "seed": 0,
+    "rows": {"train": 411, "validation": 55, "test": 82},
+    "fingerprint": "be75fc719cf385ec",
+    "versions": {"torch": "2.13.0"},
+    "settings": {"lora": {"r": 16, "target_modules": r".*\.(q|k)_proj"}, "train": {"learning_rate": 0.0002}},
+    "training": {"steps": 156, "seconds": 63.3, "best_step": 150, "best_eval_loss": 2.9, "verdict": "learning"},
+    "verdict": {"word": "better", "lines": ["More answers are right."]},
+    "loss": {"test": {"base": 8.12, "tuned": 3.01}},
+    "tuned_against_base": [
+        {"metric": "token F1", "rows": 82, "before": 0.03, "after": 0.13, "difference": 0.1, "low": 0.07, "high": 0.11, "clear": "yes"}
+    ],
+    "forgetting": [
+        {"metric": "general questions, ru", "rows": 60, "before": 1.0, "after": 0.07, "difference": -0.93, "low": -0.98, "high": -0.87, "clear": "yes"}
+    ],
+    "export": [{"form": "merged", "MiB": 1907.3, "answers equal": 0.9, "rows": 20, "loss": 2.9, "difference": 0.012}],
+}  # fmt: skip
+
+
+def test_the_card_tells_the_run():
+    for form in ("adapter", "merged"):
+        card = model_card(form, RUN, curve=True)
+        assert card.data.base_model == "google/gemma-3-1b-it"
+        assert (card.data.license, card.data.library_name) == ("gemma", {"adapter": "peft", "merged": "transformers"}[form])
+        for words in ("411 rows", "be75fc719cf385ec", "| learning\\_rate | 0.0002 |", "Tesla T4", "![", "](loss_curve.png)", "| test | 8.12 | 3.01 |",
+            "token F1 | 82 | 0.03 | 0.13 | +0.10 | +0.07 to +0.11 | yes", "general questions, ru | 60 | 1.00 | 0.07", "**better.** More",
+            "| merged | 1,907.3 | 90% | 20 | 2.900 | +0.012 |", "## Limits", "82 test rows", "forgot general knowledge", "ai.google.dev/gemma/terms",
+            "from_pretrained"):  # fmt: skip
+            assert words in str(card), words
+    assert "not evaluated" not in str(card).lower()
+
+
+def test_the_card_of_a_run_that_nobody_evaluated_says_so():
+    text = str(model_card("adapter", {"model": "google/gemma-3-1b-it"}))
+    assert "Not evaluated" in text
+    assert "None" not in text
+    assert "loss_curve" not in text
+    assert "Undefined" not in text
+
+
+def test_the_tiny_model_is_not_googles():
+    card = model_card("merged", {"model": "tiny-gemma3"})
+    assert (card.data.license, card.data.base_model) == ("apache-2.0", None)
+    assert "no use for anything else" in str(card)
+
+
+NASTY = [
+    "<script>alert(1)</script>",
+    "| a | b\n\n# heading\n\n---\nlicense: mit\n",
+    "[click](javascript:x) ![x](http://e.example/x.png) www.e.example",
+    "`code` *bold* _em_ ~~no~~ {{ 7*7 }} {% raw %}",
+    f"token {PLANTED} in /home/ann/secret/data.jsonl and C:\\Users\\ann\\data.csv and ~/own/file",
+]
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_every_text_is_only_text(text):
+    def spoilt(value):
+        if isinstance(value, dict):
+            return {spoilt(key) if key not in KEYS else key: spoilt(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [spoilt(inner) for inner in value]
+        return text if isinstance(value, str) else value
+
+    KEYS = {
+        key
+        for part in (RUN, RUN["training"], RUN["verdict"], RUN["loss"]["test"], RUN["export"][0], RUN["forgetting"][0])
+        for key in part
+    }
+    KEYS |= {"lora", "train"}
+    for run in (spoilt(RUN), spoilt(RUN) | {"model": "google/gemma-3-1b-it"}):
+        card = str(model_card("adapter", run, curve=True))
+        head, _, body = card.removeprefix("---\n").partition("\n---\n")
+        assert yaml.safe_load(head)["license"] == "gemma"
+        assert set(yaml.safe_load(head)) <= {"base_model", "library_name", "license", "pipeline_tag", "tags"}
+        code = body.split("```")[1]
+        compile(code.removeprefix("python"), "card", "exec")
+        prose = body.replace(code, "")
+        assert "<script" not in card
+        assert not re.search(r"(?<!\\)\]\((?!loss_curve\.png)", prose)
+        assert "http://e" not in prose
+        assert "\n# heading" not in card
+        assert not TOKEN.search(card)
+        assert not re.search(r"/home/|Users|secret|/own/", card)
+        assert "49" not in prose.replace("0.49", "")
+        for line in prose.splitlines():  # no cell breaks out of its table
+            if line.startswith("|") and "general" in line:
+                assert len(re.findall(r"(?<!\\)\|", line)) == 8
+
+
+def test_the_code_in_the_cards_runs(multimodal, tmp_path):
+    """Copied out, with the true places put in, in a process without this package."""
+    code = []
+    for base, sees in (("tiny-gemma3", False), (str(multimodal / "hub"), True)):
+        adapter = save(adapt(load_model(base, torch.float32)), tmp_path / f"adapter {sees}")
+        merge(base, adapter, tmp_path / f"merged {sees}")
+        load_tokenizer(base).save_pretrained(adapter)
+        for form, folder in (("adapter", adapter), ("merged", tmp_path / f"merged {sees}")):
+            block = re.search(r"```python\n(.*?)```", str(model_card(form, {"model": base}, multimodal=sees)), re.DOTALL)[1]
+            block = re.sub(r"path/to/[\w.-]+", str(TINY) if base == "tiny-gemma3" else base, block)
+            code.append(re.sub(r"path/or/id/of/this/\w+", str(folder), block).replace("max_new_tokens=128", "max_new_tokens=4"))
+    code.append("import sys; assert not [n for n in sys.modules if n.split('.')[0] == 'gemma_colab']; print('all four ran')")
+    run = subprocess.run([sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "all four ran" in run.stdout
+
+
+def test_plain_keeps_what_is_harmless():
+    assert (
+        plain("general questions, ru (60 %): +0.5; learning rate 2e-4")
+        == "general questions, ru (60 %): +0.5; learning rate 2e-4"
+    )
+    assert plain("заказ №12345") == "заказ №12345"
+    assert plain("and/or 1/2") == "and/or 1/2"
+
+
+# --------------------------------------------------------------------------------------------- a whole workspace
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, support_rows, tokenizer):
+    """A workspace as notebooks 01 to 04 leave it, with an adapter on the tiny Gemma 3."""
+    from gemma_colab.chat import to_chat
+    from gemma_colab.pipeline import ROW_FILES
+    from gemma_colab.settings import TrainSettings
+
+    workspace = Workspace(tmp_path_factory.mktemp("trained") / "work")
+    for part, rows in {"train": support_rows[:20], "validation": support_rows[20:26], "test": support_rows[26:34]}.items():
+        workspace.write_jsonl(f"rows/{part}.jsonl", [to_chat(row) for row in rows])
+    ModelSettings(model="tiny-gemma3").save(workspace)
+    LoraSettings(r=4, lora_alpha=8).save(workspace)
+    TrainSettings().save(workspace)
+    save_adapter(adapt(load_model("tiny-gemma3", torch.float32)), tokenizer, workspace)
+    log = [{"step": step, "epoch": step / 4, "loss": 8 - step, "learning_rate": 1e-3, "grad_norm": 1.0} for step in range(1, 5)]
+    record = {"model": "tiny-gemma3", "load_in_4bit": True, "rows": workspace.fingerprint(*ROW_FILES), "status": "finished"}
+    record |= {"verdict": "learning", "seconds": 3.0, "steps": 4, "best_step": 4, "best_eval_loss": 3.25, "log_history": log}
+    workspace.write_json("training.json", record)
+    return workspace
+
+
+@pytest.fixture
+def work(trained, tmp_path):
+    return Workspace(shutil.copytree(trained.path, tmp_path / "work"))
+
+
+def test_the_command_writes_the_merged_model_and_proves_it(work, capsys):
+    assert main(["export", "--workspace", str(work.path), "--to", "merged", "--rows", "4", "--json"]) == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert "merging takes" in told.err
+    assert found == exported(work)
+    lines = {line["form"]: line for line in found["parity"]}
+    assert list(lines) == ["adapter on the 4-bit base", "adapter on the 16-bit base", "merged"]
+    assert [line["rows"] for line in found["parity"]] == [4, 4, 4]
+    assert found["same"]
+    assert abs(lines["merged"]["loss"] - lines["adapter on the 16-bit base"]["loss"]) < CLOSE
+    assert lines["merged"]["MiB"] == pytest.approx(folder_mib(work.path / "merged"), rel=0.02)
+    card = (work.path / "merged" / "README.md").read_text()
+    assert "| merged |" in card
+    assert found["sentence"] in card
+    assert "loss_curve.png" in card
+    assert (work.path / "merged" / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert not [path for path in work.path.iterdir() if path.name.startswith(".")]
+    assert main(["export", "--workspace", str(work.path), "--to", "merged", "--rows", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "answers equal" in told
+    assert "merged against adapter on the 16-bit base" in told
+
+
+def test_a_merged_model_that_differs_is_said_with_status_1(work, monkeypatch, capsys):
+    import gemma_colab.export_steps as steps
+
+    def other(folder, dtype):
+        model, tokenizer = load_model("tiny-gemma3", dtype), load_tokenizer("tiny-gemma3")
+        torch.nn.init.normal_(model.model.layers[0].mlp.down_proj.weight)
+        return model, tokenizer
+
+    monkeypatch.setattr(steps, "_plain", other)
+    assert main(["export", "--workspace", str(work.path), "--to", "merged", "--rows", "2"]) == 1
+    assert "too much for rounding" in capsys.readouterr().out
+
+
+def test_the_adapter_comes_back_from_its_folder_in_plain_peft(work):
+    before = logits(load_adapter(load(TINY), work).eval())
+    found = export_workspace(work, "adapter")
+    assert found["adapter"]["MiB"] == pytest.approx(folder_mib(work.path / "adapter"), abs=0.01)
+    code = (
+        "import sys, torch; from peft import PeftModel; from transformers import Gemma3ForCausalLM;"
+        "m = PeftModel.from_pretrained(Gemma3ForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32), sys.argv[2]).eval();"
+        "torch.save(m(input_ids=torch.arange(10, 60)[None]).logits.detach(), sys.argv[3])"
+    )
+    out = work.path.parent / "logits.pt"
+    subprocess.run([sys.executable, "-c", code, TINY, work.path / "adapter", out], check=True, capture_output=True)
+    torch.testing.assert_close(torch.load(out), before)
+    assert "Not evaluated" in (work.path / "adapter" / "README.md").read_text()
+
+
+def test_an_evaluation_of_another_run_does_not_get_into_the_card(work, capsys):
+    mine = {"steps": 4, "best_step": 4, "best_eval_loss": 3.25}
+    summary = {
+        "model": "tiny-gemma3",
+        "fingerprint": run_facts(work)["fingerprint"],
+        "loss": {"test": {"base": 8.0, "tuned": 3.0}},
+    }
+    work.write_json("summary.json", summary | {"training": mine})
+    assert run_facts(work)["loss"] == summary["loss"]
+    for changed in ({"training": mine | {"best_eval_loss": 3.5}}, {"model": "google/gemma-3-1b-it"}, {"fingerprint": "0"}):
+        work.write_json("summary.json", summary | {"training": mine} | changed)
+        assert "loss" not in run_facts(work)
+        assert "of another training run" in capsys.readouterr().out
+
+
+def test_merged_again_only_for_another_adapter(work, monkeypatch, tokenizer):
+    import gemma_colab.export.ollama as ollama
+
+    monkeypatch.setattr(ollama, "write_ollama", lambda merged, out: out.mkdir(exist_ok=True))
+    calls = []
+    real = merging.merge
+    monkeypatch.setattr(merging, "merge", lambda *args, **options: calls.append(args) or real(*args, **options))
+    export_workspace(work, "merged", rows=0)
+    export_workspace(work, "ollama")
+    assert len(calls) == 1
+    save_adapter(adapt(load_model("tiny-gemma3", torch.float32), seed=1), tokenizer, work)
+    export_workspace(work, "ollama")
+    assert len(calls) == 2
+    assert "parity" not in exported(work)
+
+
+def test_nothing_half_written_stays(work, monkeypatch):
+    export_workspace(work, "merged", rows=0)
+    before = snapshot(work.path)
+
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(merging, "GenerationConfig", full)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left, living = work.path / f".merged.{dead.pid}.part", work.path / f".merged.{os.getppid()}.part"
+    left.mkdir()
+    living.mkdir()
+    with pytest.raises(WorkspaceError, match=r"can't be written .No space left.*make room"):
+        export_workspace(work, "merged", rows=0)
+    assert living.exists()  # another export is at work on it
+    living.rmdir()
+    assert snapshot(work.path) == before
+    assert not left.exists()
+
+
+def test_wrong_input_of_the_command(work, workspace, capsys):
+    assert main(["export", "--workspace", str(workspace.path), "--to", "merged"]) == 4
+    assert "run notebook 04_train first" in capsys.readouterr().err
+    assert main(["export", "--workspace", str(work.path), "--to", "hub"]) == 4
+    assert "--repo" in capsys.readouterr().err
+    assert main(["export", "--workspace", str(work.path), "--to", "merged", "--rows", "-1"]) == 4
+    with pytest.raises(SettingsError, match="must be one of adapter, merged"):
+        export_workspace(work, "onnx")
+    with pytest.raises(SystemExit):
+        main(["export", "--workspace", str(work.path), "--to", "onnx"])
+    (work.path / "adapter" / "adapter_model.safetensors").unlink()
+    assert main(["export", "--workspace", str(work.path), "--to", "merged"]) == 4
+    assert "not a whole adapter" in capsys.readouterr().err
+    assert not (work.path / "merged").exists()
+
+
+def test_a_model_too_large_to_run_is_merged_and_not_compared(work, monkeypatch, capsys):
+    import gemma_colab.export_steps as steps
+
+    monkeypatch.setattr(steps, "_no_room", lambda workspace: "running it takes 9 GiB")
+    assert main(["export", "--workspace", str(work.path), "--to", "merged"]) == 0
+    assert "not compared: running it takes 9 GiB" in capsys.readouterr().out
+    assert "parity" not in exported(work)
+    load(work.path / "merged")
+
+
+def test_no_folder_of_this_machine_gets_into_what_is_given_away(work):
+    export_workspace(work, "merged", rows=0)
+    for path in (work.path / "merged").iterdir():
+        if path.suffix in (".md", ".json", ".jinja"):
+            assert str(work.path.parent) not in path.read_text(), path.name
+            assert str(samples()) not in path.read_text(), path.name
+
+
+def test_peft_still_reads_the_adapter_with_its_card(work):
+    export_workspace(work, "adapter")
+    assert isinstance(PeftModel.from_pretrained(load(TINY), work.path / "adapter"), PeftModel)

@@ -1,0 +1,232 @@
+"""llama.cpp's own converter and llama.cpp itself: the same greedy answers as transformers in float32, and what is refused."""
+
+import importlib.util
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from gemma_colab.errors import ModelError, SettingsError, WorkspaceError
+from gemma_colab.export import converter, gguf
+from gemma_colab.export.converter import SCRIPT, fetch_converter, find_converter
+from gemma_colab.export.gguf import RUNTIMES, check_gguf, write_gguf
+from gemma_colab.workspace import samples
+
+TOKENS = 48
+MERGED = samples() / "tiny-gemma3"  # as merging leaves a model: plain transformers, with its tokenizer
+INSTALLED = [name for name in RUNTIMES if importlib.util.find_spec(name)]
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def prompts() -> list[list[dict]]:
+    """15 questions the tiny model can answer, and 5 from the shop, one in a conversation and one after a system text."""
+    lines = (samples() / "general_probe.jsonl").read_text("utf-8").splitlines()
+    known = [[user(json.loads(line)["question"])] for line in lines[::8]]
+    lines = (samples() / "support_ru.jsonl").read_text("utf-8").splitlines()
+    shop = [user(f"{row['instruction']}\n\n{row['input']}".strip()) for row in map(json.loads, lines[20:70:10])]
+    before = [user("Добрый день"), {"role": "assistant", "content": "Здравствуйте! Чем помочь?"}]
+    system = {"role": "system", "content": "Ты продавец.\nОтвечай кратко."}
+    return [*known, [*before, shop[0]], [system, shop[1]], [shop[2]], [shop[3]], [shop[4]]]
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """transformers' own greedy answers in float32."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(MERGED, dtype=torch.float32), AutoTokenizer.from_pretrained(MERGED)
+    greedy = GenerationConfig(max_new_tokens=TOKENS, do_sample=False, eos_token_id=[1, 106], pad_token_id=0)
+    answers = []
+    for prompt in prompts():
+        ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+        out = model.generate(**ids, generation_config=greedy)[0, ids["input_ids"].shape[1] :]
+        answers.append(tokenizer.decode(out, skip_special_tokens=True).strip())
+    return answers
+
+
+@pytest.fixture
+def llama_cpp():
+    """The folder of llama.cpp's converter, and a llama.cpp that Python can call."""
+    if find_converter() is None or not INSTALLED:
+        pytest.skip("needs llama.cpp and its converter; `make test-all` gets both")
+    return find_converter().parent
+
+
+def equal(path, expected) -> int:
+    return int(check_gguf(path, prompts(), expected, max_new_tokens=TOKENS, n_ctx=1024, n_threads=1)["equal"].sum())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("outtype", "at_least"), [("f32", 20), ("f16", 20), ("bf16", 18), ("q8_0", 18)])
+def test_llama_cpp_answers_as_transformers_does(llama_cpp, expected, tmp_path, monkeypatch, outtype, at_least):
+    start = time.monotonic()
+    path = write_gguf(MERGED, tmp_path / f"tiny-{outtype}.gguf", outtype=outtype)
+    seconds = time.monotonic() - start
+    assert [child.name for child in tmp_path.iterdir()] == [path.name]
+    for runtime in INSTALLED:
+        monkeypatch.setattr(gguf, "RUNTIMES", (runtime,))
+        same = equal(path, expected)
+        print(f"{outtype}: {same} of {len(expected)} answers equal in {runtime}, {path.stat().st_size:,} bytes, {seconds:.1f} s")
+        assert same >= at_least
+
+
+@pytest.mark.long
+def test_the_check_notices_a_model_that_talks_nonsense(llama_cpp, expected, tmp_path, monkeypatch):
+    """Both things that llama.cpp's converter doesn't find out by itself."""
+    monkeypatch.setattr(gguf, "_layers", lambda config: None)
+    all_right = equal(write_gguf(MERGED, tmp_path / "layers.gguf", outtype="f32"), expected)
+    monkeypatch.undo()
+    monkeypatch.setattr(gguf, "_for_the_converter", lambda merged, folder: str(merged))
+    assert equal(write_gguf(MERGED, tmp_path / "tokens.gguf", outtype="f32"), expected) < 12
+    assert 12 <= all_right < 20  # the short questions hardly need a layer that sees far
+
+
+# --------------------------------------------------------------------------------------------- where the converter is
+@pytest.fixture
+def bare(tmp_path, monkeypatch):
+    """A machine without llama.cpp."""
+    monkeypatch.delenv("LLAMA_CPP", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+def put(folder, text="") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / SCRIPT
+    script.write_text(text)
+    script.chmod(0o755)
+    return script
+
+
+def test_the_converter_is_found_where_people_keep_it(bare, monkeypatch):
+    assert find_converter() is None
+    last = put(converter.CACHE.expanduser())
+    assert find_converter() == last
+    for folder in ("home/llama.cpp", "here/llama.cpp", "bin"):  # each comes before the one above it
+        assert find_converter() == last
+        last = put(bare / folder)
+        assert find_converter() == last
+    named = put(bare / "named")
+    monkeypatch.setenv("LLAMA_CPP", str(bare / "named"))
+    assert find_converter() == named
+    assert find_converter(bare / "here" / "llama.cpp") == bare / "here" / "llama.cpp" / SCRIPT
+    with pytest.raises(WorkspaceError, match=r"folder='.*/home' has no convert_hf_to_gguf.py; name the folder of llama.cpp's"):
+        find_converter(bare / "home")
+    monkeypatch.setenv("LLAMA_CPP", str(bare))
+    with pytest.raises(WorkspaceError, match=r"LLAMA_CPP='.*' has no"):
+        find_converter()
+
+
+def test_without_a_network_the_converter_can_not_be_fetched(bare, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(
+        WorkspaceError, match=r"pip can't download llama-cpp-python==.*No matching distribution.*; check the network"
+    ):
+        write_gguf(MERGED, bare / "tiny.gguf")
+    assert not (bare / "tiny.gguf").exists()
+    assert list(bare.rglob("*.part")) == list(converter.CACHE.expanduser().parent.iterdir()) == []
+    monkeypatch.setattr(converter, "free_gib", lambda _: 0.1)
+    with pytest.raises(WorkspaceError, match=r"takes 0.2 GiB for a moment and 0.10 GiB is free"):
+        fetch_converter()
+
+
+# --------------------------------------------------------------------------------------------- what is refused
+HALF = "import sys; open(sys.argv[sys.argv.index('--outfile') + 1], 'w').write('half a model'); "
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "said"),
+    [
+        (
+            HALF + "sys.exit('Unknown layout')",
+            ModelError,
+            r"can't convert .*tiny-gemma3 \(Unknown layout\); if it is your own llama.cpp",
+        ),
+        (HALF + "raise OSError(28, 'No space left on device')", WorkspaceError, "the disk is full; make room in"),
+        ("", ModelError, r"can't convert .* \(exit status 0\)"),
+    ],
+)
+def test_a_converter_that_fails_leaves_nothing_behind_and_an_older_file_alone(bare, script, error, said):
+    put(bare / "llama.cpp", script)
+    (bare / "out").mkdir()
+    (bare / "out" / "tiny.gguf").write_text("older")
+    with pytest.raises(error, match=said):
+        write_gguf(MERGED, bare / "out" / "tiny.gguf", llama_cpp=bare / "llama.cpp")
+    assert [path.name for path in (bare / "out").iterdir()] == ["tiny.gguf"]
+    assert (bare / "out" / "tiny.gguf").read_text() == "older"
+
+
+def test_an_interrupted_converter_is_stopped_and_leaves_nothing_behind(bare, monkeypatch):
+    put(
+        bare / "llama.cpp",
+        f"import os, pathlib, time; pathlib.Path({str(bare / 'pid')!r}).write_text(str(os.getpid())); time.sleep(99)",
+    )
+
+    def interrupt(seconds):
+        if (bare / "pid").exists() and (bare / "pid").read_text():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(converter.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_gguf(MERGED, bare / "out" / "tiny.gguf", llama_cpp=bare / "llama.cpp")
+    assert list((bare / "out").iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((bare / "pid").read_text()), 0)
+
+
+def test_wrong_settings_a_full_disk_and_a_missing_library_are_named_at_once(tmp_path, monkeypatch):
+    with pytest.raises(SettingsError, match=r"outtype='q4_0' must be one of f32, bf16, f16, q8_0"):
+        write_gguf(MERGED, tmp_path / "tiny.gguf", outtype="q4_0")
+    with pytest.raises(SettingsError, match=r"must be the name of a file that ends in .gguf, such as .*tiny.gguf"):
+        write_gguf(MERGED, tmp_path / "tiny.bin")
+    merged = shutil.copytree(MERGED, tmp_path / "merged")
+    with pytest.raises(SettingsError, match="lie in one another"):
+        write_gguf(merged, merged / "tiny.gguf")
+    (merged / "tokenizer.model").unlink()
+    with pytest.raises(ModelError, match=r"tokenizer.model is missing in .*; copy it there from the base model"):
+        write_gguf(merged, tmp_path / "tiny.gguf")
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sentencepiece" else find_spec(name))
+    with pytest.raises(WorkspaceError, match="needs sentencepiece, which isn't installed; install it: pip install sentencepiece"):
+        write_gguf(MERGED, tmp_path / "tiny.gguf")
+    monkeypatch.setattr(gguf, "free_gib", lambda _: 0.01)
+    with pytest.raises(WorkspaceError, match=r"tiny.gguf takes 43.9 MiB and 10.2 MiB is free in .*; make room there"):
+        write_gguf(MERGED, tmp_path / "tiny.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that not even root may write to")
+def test_a_folder_that_can_not_be_written_is_named(bare, monkeypatch):
+    put(bare / "llama.cpp")
+    monkeypatch.setattr(gguf, "free_gib", lambda _: 100.0)
+    with pytest.raises(WorkspaceError, match=r"/proc/self/tiny.gguf can't be written \(.*\); name a folder you may write to"):
+        write_gguf(MERGED, "/proc/self/tiny.gguf", llama_cpp=bare / "llama.cpp")
+
+
+def test_a_check_says_what_it_needs(tmp_path, monkeypatch):
+    with pytest.raises(SettingsError, match="1 prompts and 0 expected answers"):
+        check_gguf(tmp_path / "tiny.gguf", [[user("Hi")]], [])
+    monkeypatch.setattr(gguf, "RUNTIMES", ("no_such_llama",))
+    with pytest.raises(WorkspaceError, match=r"neither xllamacpp nor llama-cpp-python is installed; .*: pip install xllamacpp"):
+        check_gguf(tmp_path / "tiny.gguf", [], [])
+
+
+@pytest.mark.skipif(not INSTALLED, reason="needs a llama.cpp; `make test-all` gets it")
+def test_a_check_refuses_what_is_no_whole_gguf_file(tmp_path):
+    with pytest.raises(WorkspaceError, match=r"tiny.gguf can't be read \(No such file or directory\); write it"):
+        check_gguf(tmp_path / "tiny.gguf", [], [])
+    (tmp_path / "tiny.gguf").write_text("text")
+    with pytest.raises(ModelError, match=r"tiny.gguf is no GGUF file; write it with write_gguf"):
+        check_gguf(tmp_path / "tiny.gguf", [], [])
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF\3\0\0\0")
+    with pytest.raises(ModelError, match=r"llama.cpp can't load .*tiny.gguf \(.*\); write it again"):
+        check_gguf(tmp_path / "tiny.gguf", [], [])

@@ -8,7 +8,7 @@ Takes the adapter, the settings and the rows of a finished demo. Batches and sin
 import sys
 import time
 
-from gemma_colab.assess import _loaded, the_contestants
+from gemma_colab.assess import load_tuned, the_contestants
 from gemma_colab.evaluation import contest
 from gemma_colab.evaluation.generation import generate
 from gemma_colab.evaluation.metrics import USUAL
@@ -31,7 +31,7 @@ def main() -> int:
     workspace = Workspace(sys.argv[1] if len(sys.argv) > 1 else "runs/demo")
     machine = describe_machine()
     chosen, _ = chosen_model(workspace, machine)
-    model, tokenizer = _loaded(workspace, chosen, machine)
+    model, tokenizer = load_tuned(workspace, chosen, machine)
     rows = ensure_rows(workspace)
     chats = [*rows["test"], *rows["validation"], *rows["train"]][:100]
     prompts = [chat["prompt"] for chat in chats]

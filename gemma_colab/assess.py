@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import random
 
 import pandas as pd
 
+from gemma_colab.catalog import shown_name
+from gemma_colab.data.replay import OWN
+from gemma_colab.errors import GemmaColabError
 from gemma_colab.evaluation import contest
+from gemma_colab.evaluation.blind import BlindReview
+from gemma_colab.evaluation.compare import worsened
 from gemma_colab.evaluation.contest import Contestant, comparison, few_shot_turns, play
-from gemma_colab.evaluation.forgetting import forgetting, forgot, probe, read_texts
+from gemma_colab.evaluation.forgetting import forgetting, probe, read_texts
 from gemma_colab.evaluation.generation import generate_answers
 from gemma_colab.evaluation.health import health, signs
 from gemma_colab.evaluation.loss import answer_losses, mean_loss, perplexity
@@ -21,7 +27,7 @@ from gemma_colab.hardware import Machine, describe_machine, dtype_name, pick_dty
 from gemma_colab.pipeline import ROW_FILES, ensure_adapter, ensure_rows
 from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.ui.report import write_report
-from gemma_colab.workspace import Workspace, samples
+from gemma_colab.workspace import ADAPTER_FILES, Workspace, samples
 
 ANSWERS = "evaluation/answers.jsonl"  # every answer ever given, with a key of its prompt and its model
 BY_HEART = 64  # training rows that are asked again
@@ -32,8 +38,9 @@ def the_contestants(workspace: Workspace, chosen: ModelSettings, train: list[dic
     """Base, base with `examples` solved training rows in the prompt (none with 0), and tuned, as `evaluation.contest.play` wants
     them. Answers kept in the workspace are of the same model, in the same precision, and of the same adapter, or made anew."""
     base = f"{chosen.model} {chosen.load_in_4bit} {dtype_name(describe_machine())[0]}"
-    tuned = f"{base} {workspace.fingerprint('adapter/adapter_model.safetensors')}" if workspace.has("adapter") else ""
-    few = {"few-shot": Contestant(examples=tuple(few_shot_turns(train, examples)), made_by=base)} if examples else {}
+    tuned = f"{base} {workspace.fingerprint(*ADAPTER_FILES)}" if workspace.has("adapter") else ""
+    turns = tuple(few_shot_turns(train, examples))
+    few = {"few-shot": Contestant(examples=turns, made_by=base)} if turns else {}
     return {"base": Contestant(made_by=base), **few, "tuned": Contestant(adapter=True, made_by=tuned)}
 
 
@@ -64,7 +71,7 @@ def row_table(chats: list[dict], tables: dict[str, pd.DataFrame], scored: dict, 
     ill = signs(tables["tuned"], wanted)
     return pd.DataFrame(
         {
-            "question": ["\n\n".join(turn["content"] for turn in chat["prompt"]) for chat in chats],
+            "question": [_question(chat["prompt"]) for chat in chats],
             "wanted": wanted,
             **({"label": labels} if labels and any(labels) else {}),
             **{name: table["answer"] for name, table in tables.items()},
@@ -72,6 +79,13 @@ def row_table(chats: list[dict], tables: dict[str, pd.DataFrame], scored: dict, 
             "signs": [", ".join(name for name in ill.columns if row[name]) for row in ill.to_dict("records")],
         }
     )
+
+
+def _question(turns: list[dict]) -> str:
+    """The turns as one text; where there are several, with who speaks."""
+    if len(turns) == 1:
+        return turns[0]["content"]
+    return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
 
 
 def summarise(
@@ -87,15 +101,14 @@ def summarise(
     memorised: pd.DataFrame | None = None,
     labels: list | None = None,
     lower_is_better=(),
-    review: dict | None = None,
     generation: dict | None = None,
     seed: int = 0,
 ) -> dict:
     """Write `summary.json`, `evaluation/rows.jsonl` and `report.html`; returns the summary.
 
     tables, scored: of `contest.play` and `contest.scores` on the test rows. losses: part -> (base, tuned), of `answer_losses`.
-    forgotten: of `forgetting.forgetting`. memorised: of `memorisation.memorisation`. review: of the blind panel's `summary()`.
-    generation: what to say of how answers were made, such as max_new_tokens and examples.
+    forgotten: of `forgetting.forgetting`. memorised: of `memorisation.memorisation`. generation: what to say of how answers were
+    made, such as max_new_tokens and examples. A blind review of these answers, if the names were shown, is taken from `review/`.
     """
     wanted = [chat["completion"][0]["content"] for chat in rows["test"]]
     others = [name for name in ("base", "few-shot") if name in tables]
@@ -103,14 +116,17 @@ def summarise(
     ill = health(tables, wanted)
     table = row_table(rows["test"], tables, scored, labels)
     by = next(iter([name for name in ("token F1", *scored["tuned"]) if name in scored["tuned"]]))
+    review = _review(table, workspace)
+    losses = {part: pair for part, pair in losses.items() if pair[1]["tokens"].sum()}  # validation may be empty
     said = verdict(
         against["base"],
         against.get("few-shot"),
-        forgotten=None if forgotten is None else forgot(forgotten),
+        forgotten=None if forgotten is None else worsened(forgotten),
         memorised=memorised,
-        health=ill.loc["tuned"],
+        health=ill,
         alike=float(table["token F1"].median()) if "token F1" in table else None,
-        review=review,
+        review=review if review and review["opened"] else None,
+        replayed=_replayed(workspace),
     )
     gap = {}
     if {"train", "test"} <= losses.keys():
@@ -121,7 +137,7 @@ def summarise(
     settings = {"lora": LoraSettings, "train": TrainSettings}
     settings = {n: dataclasses.asdict(kind.load(workspace)) for n, kind in settings.items() if workspace.has(kind.file)}
     summary = {
-        "model": chosen.model.rstrip("/").split("/")[-1] if chosen.model.startswith(("/", ".", "~")) else chosen.model,
+        "model": shown_name(chosen.model),
         "load_in_4bit": chosen.load_in_4bit,
         "dtype": dtype_name(machine)[0],
         "machine": machine.gpu or "a CPU",
@@ -133,7 +149,7 @@ def summarise(
         "training": {k: v for k, v in training.items() if k not in ("log_history", "rows", "model", "load_in_4bit")},
         "verdict": {"word": said.word, "ship": said.ship, "lines": said.lines, "next": said.next_steps},
         "loss": {part: _loss(*pair) for part, pair in losses.items()},
-        "gap": gap,
+        "gap": {name: _finite(value) for name, value in gap.items()},
         "tuned_against_base": _records(against["base"]),
         "tuned_against_few_shot": _records(against.get("few-shot")),
         "forgetting": _records(forgotten),
@@ -148,9 +164,29 @@ def summarise(
     return summary
 
 
+def _review(table: pd.DataFrame, workspace: Workspace) -> dict | None:
+    """What is known of a blind review of these answers; None where its files were spoilt."""
+    try:
+        return BlindReview(table, workspace).summary()
+    except GemmaColabError as e:
+        print(f"The blind review is left out: {e}")
+        return None
+
+
+def _replayed(workspace: Workspace) -> bool:
+    """Whether the sample's general rows were trained on, which are of the same kinds as the probe's."""
+    return workspace.has(TrainSettings.file) and TrainSettings.load(workspace).replay > 0 and not workspace.has(OWN)
+
+
 def _loss(base: pd.DataFrame, tuned: pd.DataFrame) -> dict:
     named = {"base": base, "tuned": tuned}
-    return {n: mean_loss(t) for n, t in named.items()} | {f"{n}_perplexity": perplexity(t) for n, t in named.items()}
+    values = {n: mean_loss(t) for n, t in named.items()} | {f"{n}_perplexity": perplexity(t) for n, t in named.items()}
+    return {name: _finite(value) for name, value in values.items()}
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return value if math.isfinite(value) else None
 
 
 def _records(table: pd.DataFrame | None) -> list[dict]:
@@ -178,45 +214,46 @@ def assess(
     """
     machine, rows = describe_machine(str(workspace.path)), ensure_rows(workspace)
     ensure_adapter(workspace, chosen)
-    model, tokenizer = loaded or _loaded(workspace, chosen, machine)
+    model, tokenizer = loaded or load_tuned(workspace, chosen, machine)
+    max_new_tokens = max_new_tokens or enough_tokens(tokenizer, rows["test"])
     labels = [row.get("label") for row in workspace.read_jsonl("rows/test.jsonl")]
     if test_rows and test_rows < len(rows["test"]):
         drawn = sorted(random.Random(0).sample(range(len(rows["test"])), test_rows))
         rows = rows | {"test": [rows["test"][i] for i in drawn]}
         labels = [labels[i] for i in drawn]
-    max_new_tokens = max_new_tokens or enough_tokens(tokenizer, rows["test"])
     max_length = TrainSettings.load(workspace).max_length if workspace.has(TrainSettings.file) else 1024
-    how = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "save": workspace.path / ANSWERS}
+    how = {"batch_size": batch_size, "save": workspace.path / ANSWERS}
     contestants = the_contestants(workspace, chosen, rows["train"], examples)
-    tables = play(model, tokenizer, rows["test"], contestants, max_length=max_length, **how)
+    tables = play(model, tokenizer, rows["test"], contestants, max_length=max_length, max_new_tokens=max_new_tokens, **how)
     wanted = [chat["completion"][0]["content"] for chat in rows["test"]]
     scored = contest.scores(tables, wanted, USUAL | (metrics or {}))
-    some = {part: random.Random(0).sample(rows[part], min(LOSS_ROWS, len(rows[part]))) for part in ("train", "validation")}
+    seen = {part: rows[part][:LOSS_ROWS] for part in ("train", "validation")}
 
-    def general() -> tuple:
+    def elsewhere(name: str) -> tuple:
         """What a contestant does on rows that are not in the test."""
-        known = {part: answer_losses(model, tokenizer, chats, max_length=max_length) for part, chats in some.items()}
-        return known, probe(model, tokenizer, general_questions()), read_texts(model, tokenizer, neutral_texts())
+        with contest.switched(model, contestants[name]):
+            known = {p: answer_losses(model, tokenizer, chats, max_length=max_length) for p, chats in seen.items()}
+            asked = probe(model, tokenizer, general_questions(), made_by=contestants[name].made_by, **how)
+            return known, asked, read_texts(model, tokenizer, neutral_texts())
 
-    with contest.switched(model, contestants["base"]):
-        before, probe_before, texts_before = general()
-    after, probe_after, texts_after = general()
-    losses = {part: (before[part], after[part]) for part in some}
+    (before, *general_before), (after, *general_after) = elsewhere("base"), elsewhere("tuned")
+    losses = {part: (before[part], after[part]) for part in seen}
     losses["test"] = tuple(
         tables[n][["loss", "loss_tokens"]].rename(columns={"loss_tokens": "tokens"}) for n in ("base", "tuned")
     )
-    asked = random.Random(0).sample(rows["train"], min(BY_HEART, len(rows["train"])))
+    known = rows["train"][:BY_HEART]
     again = generate_answers(
         model,
         tokenizer,
-        [c["prompt"] for c in asked],
+        [chat["prompt"] for chat in known],
+        max_new_tokens=max_new_tokens,
         made_by=contestants["tuned"].made_by,
         description="training rows again",
         **how,
     )
     by_heart = memorisation(
         {"train": again, "test": list(tables["tuned"]["answer"])},
-        {"train": [c["completion"][0]["content"] for c in asked], "test": wanted},
+        {"train": [chat["completion"][0]["content"] for chat in known], "test": wanted},
     )
     return summarise(
         workspace,
@@ -226,15 +263,16 @@ def assess(
         tables,
         scored,
         losses=losses,
-        forgotten=forgetting((probe_before, probe_after), (texts_before, texts_after)),
+        forgotten=forgetting(*zip(general_before, general_after, strict=True)),
         memorised=by_heart,
         labels=labels,
         lower_is_better=lower_is_better,
-        generation={"max_new_tokens": max_new_tokens, "examples": examples},
+        generation={"max_new_tokens": max_new_tokens, "examples": examples if "few-shot" in contestants else 0},
     )
 
 
-def _loaded(workspace: Workspace, chosen: ModelSettings, machine: Machine) -> tuple:
+def load_tuned(workspace: Workspace, chosen: ModelSettings, machine: Machine) -> tuple:
+    """The chosen model with the adapter of this workspace, and its tokenizer."""
     from gemma_colab.export.adapter import load_adapter
     from gemma_colab.model.loading import load_model, load_tokenizer, quantization_config
 

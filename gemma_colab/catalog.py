@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -151,3 +152,9 @@ def shape_of(name: str) -> Shape:
     config = from_hub(AutoConfig, name, source)
     refuse_other_models(name, config.model_type)
     return Shape(**{field: getattr(config.get_text_config(), field) for field in fields})
+
+
+def shown_name(model: str) -> str:
+    """A Hub id as it is; of a folder only its own name."""
+    anywhere = Path(model).expanduser().is_absolute() or model.startswith(".") or "\\" in model
+    return re.split(r"[\\/]", model.rstrip("\\/"))[-1] if anywhere else model

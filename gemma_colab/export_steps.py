@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from gemma_colab.catalog import shown_name
 from gemma_colab.errors import SettingsError
 from gemma_colab.hardware import GIB, describe_machine, pick_dtype, readable, stack_versions
 from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings
-from gemma_colab.workspace import Workspace
+from gemma_colab.workspace import ADAPTER_FILES, Workspace
 
 if TYPE_CHECKING:
     from gemma_colab.export.parity import Measured
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 FORMS = ("adapter", "merged", "ollama", "gguf", "hub")
 PUSHED = ("adapter", "merged")
 EXPORT, SUMMARY = "export.json", "summary.json"
-ADAPTER_FILES = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
 ROWS = 20  # questions that the forms are compared on
 
 
@@ -186,7 +186,7 @@ def run_facts(workspace: Workspace) -> dict:
 def _of_this_run(summary: dict, record: dict) -> bool:
     """Whether an evaluation is of the adapter that is here now."""
     training = summary.get("training") or {}
-    if summary.get("model") != record["model"] or summary.get("fingerprint", record["rows"]) != record["rows"]:
+    if summary.get("model") != shown_name(record["model"]) or summary.get("fingerprint", record["rows"]) != record["rows"]:
         return False
     pairs = [(training.get(name), record.get(name)) for name in ("steps", "best_step", "best_eval_loss")]
     return all(mine is None or theirs is None or math.isclose(mine, theirs, rel_tol=1e-6) for mine, theirs in pairs)

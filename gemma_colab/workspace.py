@@ -13,6 +13,7 @@ from gemma_colab.errors import WorkspaceError
 
 DRIVE = Path("/content/drive/MyDrive")  # where Colab mounts Google Drive
 
+ADAPTER_FILES = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
 MADE_IN = {  # which notebook writes what; used to say what is missing
     "rows/train.jsonl": "01_dataset_prep",
     "rows/validation.jsonl": "01_dataset_prep",

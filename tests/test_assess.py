@@ -42,7 +42,7 @@ def test_evaluate_writes_report_and_summary(tuned_workspace, capsys):
     status = main(options)
     said = capsys.readouterr().out
     summary = json.loads((tuned_workspace.path / "summary.json").read_text())
-    assert status == {"better": 0, "worse": 2}.get(summary["verdict"]["word"], 1)
+    assert status == {"no": 2, "not yet": 1}.get(summary["verdict"]["ship"], 0)
     assert summary["verdict"]["lines"][0] in said
     assert summary["rows"] == {"train": 20, "validation": 4, "test": 11}
     assert {line["rows"] for line in summary["tuned_against_base"]} == {11}

@@ -11,12 +11,13 @@ from peft import get_peft_model
 from gemma_colab.chat import to_chat
 from gemma_colab.data.replay import general_chats
 from gemma_colab.evaluation import contest
+from gemma_colab.evaluation.compare import improved, worsened
 from gemma_colab.evaluation.contest import Contestant, comparison, few_shot_turns, in_front, play
 from gemma_colab.evaluation.generation import generate_answers
 from gemma_colab.evaluation.loss import answer_losses
 from gemma_colab.evaluation.memorisation import learnt_by_heart, loss_gap, memorisation
 from gemma_colab.evaluation.metrics import USUAL
-from gemma_colab.evaluation.verdict import improved, verdict, word_for, worsened
+from gemma_colab.evaluation.verdict import verdict, word_for
 from gemma_colab.model.loading import load_4bit
 from gemma_colab.model.lora import lora_config
 from gemma_colab.settings import LoraSettings, starting_point
@@ -134,4 +135,4 @@ def test_examples_stand_in_front_and_a_system_prompt_stays_first():
     system, user = {"role": "system", "content": "s"}, {"role": "user", "content": "u"}
     assert in_front(turns, [system, user]) == [system, *turns, user]
     with_system = [chat | {"prompt": [system, *chat["prompt"]]} for chat in chats]
-    assert few_shot_turns(with_system, 2) == []
+    assert few_shot_turns(with_system, 2) == turns

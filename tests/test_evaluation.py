@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from gemma_colab.chat import to_chat, tokenize_chat
 from gemma_colab.errors import WorkspaceError
-from gemma_colab.evaluation.forgetting import forgetting, forgot, probe, read_texts
+from gemma_colab.evaluation.compare import worsened
+from gemma_colab.evaluation.forgetting import forgetting, probe, read_texts
 from gemma_colab.evaluation.loss import answer_losses, mean_loss, perplexity, text_losses
 from gemma_colab.export.adapter import load_adapter, save_adapter
 from gemma_colab.model.loading import load_4bit
@@ -62,6 +63,13 @@ def test_probe_scores_general_questions(tiny, tokenizer):
     assert list(probe(tiny, tokenizer, questions)["right"]) == [1.0, 0.0]
 
 
+def test_who_repeats_the_question_is_not_right(tiny, tokenizer, monkeypatch):
+    question = "Слово «ель» означает растение или животное?"
+    monkeypatch.setattr("gemma_colab.evaluation.forgetting.generate_answers", lambda *a, **k: [question, "Растение."])
+    questions = [{"kind": "k", "language": "ru", "question": question, "key": "растение"}] * 2
+    assert list(probe(tiny, tokenizer, questions)["right"]) == [0.0, 1.0]
+
+
 def test_text_loss_is_that_of_every_token_but_bos(random_gemma, tokenizer):
     model = AutoModelForCausalLM.from_pretrained(random_gemma, dtype=torch.float32).eval()
     texts = ["Утром над рекой стоял туман.", "Bread needs flour and water, and time to rise."]
@@ -83,11 +91,11 @@ def test_forgetting_names_what_got_clearly_worse(tiny, tokenizer):
     assert list(same["metric"]) == [
         f"{what}, {lang}" for what in ("general questions right", "loss on neutral text") for lang in ("ru", "en")
     ]
-    assert len(forgot(same)) == 0
+    assert len(worsened(same)) == 0
     worse = forgetting((probes, probes.assign(right=0.0)), (read, read.assign(loss=read["loss"] * 1.5)))
-    assert list(forgot(worse)["metric"]) == list(worse["metric"])
+    assert list(worsened(worse)["metric"]) == list(worse["metric"])
     better = forgetting((probes.assign(right=0.0), probes), (read, read.assign(loss=read["loss"] / 2)))
-    assert len(forgot(better)) == 0
+    assert len(worsened(better)) == 0
 
 
 def test_adapter_comes_back_with_the_same_answers(random_gemma, tokenizer, workspace):

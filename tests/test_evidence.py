@@ -5,9 +5,9 @@ import re
 
 import pandas as pd
 import pytest
-from conftest import ROOT
 
 from gemma_colab.assess import summarise
+from gemma_colab.evaluation.blind import BlindReview
 from gemma_colab.evaluation.compare import compare
 from gemma_colab.evaluation.contest import scores
 from gemma_colab.evaluation.metrics import USUAL
@@ -17,6 +17,7 @@ from gemma_colab.pipeline import save_rows
 from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.ui.evidence import ReadingPanel, comparison_table, pick, shared_words, side_by_side
 from gemma_colab.ui.report import write_report
+from gemma_colab.workspace import ADAPTER_FILES
 
 EVIL = "</td><script>alert(1)</script>"
 
@@ -43,7 +44,11 @@ def test_the_word_and_whether_to_ship(lines, word, ship):
 
 
 BETTER = pd.DataFrame([line("a", 0.3)])
-WELL = pd.Series({"empty": 0.0, "hit the limit": 0.0, "repeating": 0.0, "other language": 0.0, "tokens": 20.0})
+WELL = {"empty": 0.0, "hit the limit": 0.0, "repeating": 0.0, "other language": 0.0, "any": 0.0, "tokens": 20.0}
+
+
+def ill(base=None, **tuned):
+    return pd.DataFrame({"base": WELL | (base or {}), "tuned": WELL | tuned}).T
 
 
 @pytest.mark.parametrize(
@@ -51,19 +56,36 @@ WELL = pd.Series({"empty": 0.0, "hit the limit": 0.0, "repeating": 0.0, "other l
     [
         ({"against_few_shot": BETTER}, "ask a reader", "Tuning beats a few examples"),
         ({"against_few_shot": pd.DataFrame([line("a", 0.01, "no")])}, "not yet", "Stay with the base model"),
-        ({"health": pd.Series(WELL.to_dict() | {"hit the limit": 0.5})}, "no", "max_new_tokens"),
-        ({"health": pd.Series(WELL.to_dict() | {"repeating": 0.5})}, "no", "50% repeating"),
-        ({"health": WELL}, "ask a reader", "no figure says whether an answer is true"),
-        ({"alike": 0.2}, "not yet", "share 20% of their words"),
+        ({"health": ill(any=0.5, **{"hit the limit": 0.5})}, "no", "max_new_tokens"),
+        ({"health": ill(any=0.25, repeating=0.15, empty=0.1)}, "no", "15% repeating"),
+        ({"health": ill({"hit the limit": 0.4})}, "ask a reader", "40% were cut off"),
+        ({"health": ill()}, "ask a reader", "no figure says whether an answer is true"),
+        ({"alike": 0.2}, "not yet", "token F1 0.20 or less"),
         ({"forgotten": pd.DataFrame([line("general questions right, ru", -0.9)])}, "not yet", "replay"),
         ({"forgotten": pd.DataFrame(columns=["metric"])}, "ask a reader", "No forgetting is clear"),
-        ({"review": {"sentence": "Tuned won 8 of 10."}}, "ask a reader", "Tuned won 8 of 10."),
+        ({"forgotten": pd.DataFrame(columns=["metric"]), "replayed": True}, "ask a reader", "says little about all else"),
+        ({"against_few_shot": pd.DataFrame([line("a", 0.3), line("b", -0.3)])}, "not yet", "Decide which of these measures"),
+        ({"review": {"sentence": "Tuned won 28 of 30.", "verdict": "better"}}, "yes", "Tuned won 28 of 30."),
+        ({"review": {"sentence": "Tuned lost.", "verdict": "worse"}}, "no", "Tuned lost."),
+        ({"review": {"sentence": "Tuned won 28 of 30.", "verdict": "better"}, "alike": 0.1}, "yes", "token F1 0.10"),
+        ({"memorised": pd.DataFrame({"word for word": {"train": 0.6, "test": 0.0}})}, "not yet", "60% of its training answers"),
     ],
 )
 def test_other_evidence_can_speak_against_shipping(evidence, ship, says):
     said = verdict(BETTER, **evidence)
     assert said.ship == ship
     assert says in str(said)
+
+
+def test_next_to_nothing_is_called_so():
+    said = verdict(pd.DataFrame([line("a", 0.005)]))
+    assert (said.word, said.ship) == ("better", "not yet")
+    assert "next to nothing" in str(said)
+
+
+def test_levels_of_yes_no_measures_are_always_named():
+    said = verdict(pd.DataFrame([line("right order number", 0.1, "no") | {"p": 0.3}, line("a", 0.3)]))
+    assert "Of the tuned model's answers: right order number 60%." in said.lines
 
 
 def test_comparison_draws_what_is_clear():
@@ -75,7 +97,11 @@ def test_comparison_draws_what_is_clear():
     assert page.count("yes, better") == 1
     assert page.count("yes, worse") == 1
     ends = re.findall(r'x1="(-?[\d.]+)" x2="(-?[\d.]+)" y1="7"', page)
-    assert [(float(a), float(b)) for a, b in ends] == [(58, 58), (0, 0), (-58, -58)]
+    good, same, bad = [(float(a), float(b)) for a, b in ends]
+    assert 40 < good[0] < good[1] <= 58
+    assert same[0] < 0 < same[1]
+    assert bad == (-good[1], -good[0])
+    assert "(p &lt; 0.01)" in page
 
 
 def test_shared_words_are_marked_in_their_order():
@@ -128,7 +154,7 @@ def evaluated(workspace, support_rows):
     save_rows({"train": support_rows[:5], "validation": support_rows[5:8], "test": support_rows[8:20]}, workspace)
     LoraSettings().save(workspace)
     TrainSettings().save(workspace)
-    workspace.write_json("training.json", {"model": "m", "rows": "r", "verdict": "learning", "steps": 3, "log_history": [1]})
+    workspace.write_json("training.json", {"model": "m", "rows": "r", "verdict": "learning", "steps": 3, "log_history": []})
     rows = {part: workspace.read_jsonl(f"rows/{part}.jsonl") for part in ("train", "validation", "test")}
     wanted = [chat["completion"][0]["content"] for chat in rows["test"]]
     answers = {"base": [EVIL] * 12, "few-shot": ["да"] * 12, "tuned": wanted}
@@ -166,13 +192,56 @@ def test_summary_and_report_say_the_same(evaluated):
     ):
         assert text in page, text
     for one in summary["tuned_against_base"]:
-        assert f"{one['low']:+.2f} to {one['high']:+.2f}" in page
+        assert f"{one['low']:+.3f} to {one['high']:+.3f}" in page
 
 
 def test_report_shows_the_curve_and_the_exports_if_they_are_there(evaluated):
     workspace, rows, tables, scored, losses = evaluated
     summarise(workspace, ModelSettings(model="tiny-gemma3"), describe_machine(), rows, tables, scored, losses=losses)
-    assert "data:image" not in (workspace.path / "report.html").read_text()
-    with workspace.writing("loss_curve.png") as part:
-        part.write_bytes((ROOT / "docs" / "loss_curve.png").read_bytes())
-    assert "data:image/png;base64," in write_report(workspace).read_text()
+    page = (workspace.path / "report.html").read_text()
+    assert "data:image" not in page
+    assert "Taken home" not in page
+    log = [{"step": 1, "epoch": 0.5, "loss": 3.0}, {"step": 2, "epoch": 1.0, "loss": 2.0}]
+    workspace.write_json("training.json", workspace.read_json("training.json") | {"log_history": log})
+    for name in ADAPTER_FILES:
+        workspace.write_text(name, "x")
+    record = {"form": "merged", "MiB": 6.2, "answers equal": 0.9, "rows": 20, "loss": 2.9, "difference": 0.01}
+    export = {"merged": {"adapter": workspace.fingerprint(*ADAPTER_FILES)}, "parity": [record], "sentence": "It is the same."}
+    workspace.write_json("export.json", export)
+    page = write_report(workspace).read_text()
+    assert "data:image/png;base64," in page
+    assert "It is the same." in page
+    workspace.write_text(ADAPTER_FILES[0], "trained again")
+    assert "Taken home" not in write_report(workspace).read_text()
+
+
+def test_a_blind_review_of_these_answers_is_in_the_report_and_decides(evaluated):
+    workspace, rows, tables, scored, losses = evaluated
+    how = {"losses": losses, "generation": {"max_new_tokens": 9, "examples": 2}}
+    first = summarise(workspace, ModelSettings(model="m"), describe_machine(), rows, tables, scored, **how)
+    assert first["verdict"]["ship"] == "ask a reader"
+    assert "Nobody has compared" in first["review"]["sentence"]
+    review = BlindReview(pd.DataFrame(workspace.read_jsonl("evaluation/rows.jsonl")), workspace, rows=12)
+    for n in range(len(review.rows)):
+        review.decide(n, choice="left" if review.rows[n].left != EVIL else "right")
+    review.open_mapping()
+    again = summarise(workspace, ModelSettings(model="m"), describe_machine(), rows, tables, scored, **how)
+    assert again["review"]["wins"] == len(review.rows) >= 10
+    assert again["verdict"]["ship"] == "yes"
+    assert "Ship it" in (workspace.path / "report.html").read_text()
+
+
+def test_no_number_stays_json_and_is_said(evaluated):
+    workspace, rows, tables, scored, losses = evaluated
+    nan = tables["tuned"].assign(loss=float("nan"))
+    losses["test"] = losses["test"][0], losses["test"][1].assign(loss=float("nan"))
+    losses["validation"] = tuple(table.iloc[:0] for table in losses["validation"])
+    summary = summarise(
+        workspace, ModelSettings(model="m"), describe_machine(), rows, tables | {"tuned": nan}, scored, losses=losses
+    )
+    json.dumps(summary, allow_nan=False)
+    assert summary["loss"]["test"]["tuned"] is None
+    assert "validation" not in summary["loss"]
+    page = (workspace.path / "report.html").read_text()
+    assert "no number" in page
+    assert "loss on right answers is no number" in " ".join(summary["verdict"]["lines"])

@@ -179,8 +179,16 @@ def test_the_readme_shows_what_it_must():
     assert (ROOT / "docs" / "loss_curve.png").stat().st_size < 1_000_000
     assert "](docs/loss_curve.png)" in text
     assert "{{" not in text
-    for name in ("make demo", "make test", "loss on the right answers, test rows", "general questions answered, ru"):
+    for name in (
+        "make demo",
+        "make test",
+        "loss on right answers",
+        "general questions right, ru",
+        "transformers serve runs/demo/merged --port 8000",
+    ):
         assert name in text
+    for picture in re.findall(r"\]\((docs/[^)]+)\)", text):
+        assert (ROOT / picture).is_file(), picture
     assert text.count("colab-badge.svg") == 5
 
 

@@ -15,6 +15,7 @@ def test_likeness():
     # The longest common subsequence of "b a c" and "a b c" has two words; as a bag they are equal.
     assert m.rouge_l(["б а в", "", "ёж"], ["а б в", "а", "ЕЖ"]) == [pytest.approx(2 / 3), 0.0, 1.0]
     assert m.token_f1(["б а в"], ["а б в"]) == [1.0]
+    assert m.token_f1(["👍", "👍", ""], ["👍", "да", ""]) == m.rouge_l(["👍", "👍", ""], ["👍", "да", ""]) == [1.0, 0.0, 1.0]
     near, far, same = m.chrf(["заказа", "колбаса", "заказ"], ["заказ"] * 3)
     assert same == 1 > near > 0.5 > far
 
@@ -33,7 +34,7 @@ def test_forms():
     texts = ['{"id": 7}', '{"id": "7"}', "{}", "id: 7", '```json\n{"id": 7}\n```']
     assert m.valid_json(schema)(texts, [""] * 5) == [1.0, 0.0, 0.0, 0.0, 0.0]
     assert m.valid_json()(["[1]", "{"], [""] * 2) == [1.0, 0.0]
-    assert m.valid_json()(["[" * 100_000], [""]) == [0.0]
+    assert m.valid_json()(["[" * 100_000, '{"a": NaN}'], [""] * 2) == [0.0, 0.0]
 
 
 def test_copied_fields():
@@ -45,6 +46,12 @@ def test_copied_fields():
 
 def test_general_answers():
     assert m.contains_answer(["Это ёлка.", "Столица — Париж!", "13"], ["елка", "париж", "3"]) == [1.0, 1.0, 0.0]
+    assert m.contains_answer(["Это Чехия.", "зелёного цвета", "Вене", "cities"], ["Чехии", "зелёная", "Вена", "city"]) == [
+        1,
+        1,
+        0,
+        0,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +90,8 @@ def test_health_is_a_share_of_the_answers():
     wanted = ["да", "да", "да", "да"]
     assert signs(table, wanted).sum().to_dict() == {"empty": 1, "hit the limit": 1, "repeating": 1, "other language": 2}
     line = health({"tuned": table}, wanted).loc["tuned"]
-    assert (line["empty"], line["other language"], line["tokens"]) == (0.25, 0.5, 1.5)
+    assert (line["empty"], line["other language"], line["any"], line["tokens"]) == (0.25, 0.5, 0.75, 1.5)
+    assert not signs(table, list(table["answer"]))[["empty", "repeating", "other language"]].any().any()  # as the right ones are
 
 
 def test_memorisation_counts_words_from_the_start():

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from gemma_colab.evaluation.compare import compare, mcnemar, paired_bootstrap, unpaired_bootstrap
+from gemma_colab.evaluation.compare import (
+    compare,
+    mcnemar,
+    paired_bootstrap,
+    paired_proportions,
+    unpaired_bootstrap,
+    worsened,
+)
+from gemma_colab.evaluation.verdict import word_for
 
 
 def trial(kind: str, rng: np.random.Generator, rows: int, difference: float):
@@ -18,6 +26,9 @@ def trial(kind: str, rng: np.random.Generator, rows: int, difference: float):
         before = (rng.random(rows) < 0.5).astype(float)
         after = np.where(rng.random(rows) < 0.4, (rng.random(rows) < 0.5 + difference).astype(float), before)
         return before, after, None, 0.4 * difference
+    if kind == "few rows change":  # as where both give the same answer mostly
+        before = rng.random(rows)
+        return before, np.where(rng.random(rows) < 6 / rows, before + rng.normal(0, 0.3, rows), before), None, 0.0
     tokens = rng.integers(5, 80, rows)  # a loss: sums over tokens
     before = tokens * rng.normal(3, 0.5, rows)
     return before, before + tokens * rng.normal(difference, 0.5, rows), tokens, difference
@@ -42,6 +53,34 @@ def test_intervals_cover_the_truth_and_equal_models_are_rarely_called_different(
     held, called = simulate(rows, 0.0)
     assert 0.93 <= held <= 0.97
     assert called <= 0.06
+
+
+def test_equal_models_are_rarely_called_different_where_few_rows_change():
+    rng, called = np.random.default_rng(3), 0
+    for _ in range(500):
+        before, after, _, _ = trial("few rows change", rng, 82, 0.0)
+        called += compare({"m": (before, after)}).iloc[0]["clear"] == "yes"
+    assert called / 500 <= 0.06
+
+
+def test_many_measures_of_equal_models_seldom_make_a_verdict():
+    rng, words = np.random.default_rng(5), []
+    for _ in range(400):
+        scores, weights = {}, {}
+        for n, kind in enumerate([*KINDS, "normal", "skewed", "few rows change"]):
+            before, after, tokens, _ = trial(kind, rng, 82, 0.0)
+            scores[f"{kind} {n}"] = before, after
+            if tokens is not None:
+                weights[f"{kind} {n}"] = tokens
+        words.append(word_for(compare(scores, weights=weights)))
+    assert words.count("no clear difference") / len(words) >= 0.94
+
+
+def test_proportions_have_a_width_where_nothing_changed():
+    for before, after in (([0.0] * 40, [0.0] * 40), ([0.0] * 40, [1.0] * 40)):
+        difference, low, high = paired_proportions(before, after)
+        assert high - low > 0.02
+        assert low - 0.03 <= difference <= high + 0.03
 
 
 def test_a_real_difference_is_covered_and_found():
@@ -94,3 +133,21 @@ def test_compare_counts_rows_and_says_when_they_are_too_few():
     assert table.loc["better", ["wins", "ties", "losses"]].tolist() == [30, 0, 0]
     assert table.loc["better", "p"] < 1e-6
     assert np.isnan(table["p"].astype(float)["bad"])
+
+
+def test_what_is_clear_only_without_the_correction_is_called_so():
+    rng = np.random.default_rng(1)
+    before = rng.normal(0, 1, 60)
+    after = before + rng.normal(0.3, 1, 60)  # two standard errors and a bit
+    assert compare({"m": (before, after)}).iloc[0]["clear"] == "yes"
+    many = compare({"m": (before, after)} | {f"{n}": (before, before) for n in range(9)})
+    assert many.iloc[0]["clear"] == "perhaps"
+
+
+def test_a_loss_that_is_no_number_is_worse_and_a_row_without_tokens_has_none():
+    table = compare({"loss": ([3.0] * 12, [float("nan")] * 12)}, weights={"loss": [1] * 12})
+    assert table.iloc[0]["clear"] == "no number"
+    assert len(worsened(table)) == 1
+    assert word_for(table) == "worse"
+    table = compare({"loss": ([3.0] * 12, [2.0] * 12)}, weights={"loss": [1] * 11 + [0]})
+    assert table.iloc[0]["rows"] == 11

@@ -5,6 +5,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import questions
@@ -25,6 +26,11 @@ def draw(seed: int, per_language: int, test: bool) -> list[questions.Question]:
     return drawn
 
 
+def bare(key: str) -> str:
+    """What must stand in anybody's answer: not the words around it."""
+    return re.sub(r"^(= |идёт |comes )|\.$", "", key)
+
+
 def save(name: str, rows: list[dict]) -> None:
     path = Path(__file__).resolve().parent.parent / f"{name}.jsonl"
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
@@ -33,7 +39,7 @@ def save(name: str, rows: list[dict]) -> None:
 def main():
     probe = draw(2026, PER_LANGUAGE["general_probe"], test=True)
     fields = ("kind", "language", "question", "answer", "key")
-    save("general_probe", [{field: getattr(q, field) for field in fields} for q in probe])
+    save("general_probe", [{field: getattr(q, field) for field in fields} | {"key": bare(q.key)} for q in probe])
     rows = draw(2027, PER_LANGUAGE["general_rows"], test=False)
     save("general_rows", [{"instruction": q.question, "input": "", "output": q.answer, "label": q.kind} for q in rows])
 

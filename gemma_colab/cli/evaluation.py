@@ -12,7 +12,7 @@ from gemma_colab.hardware import describe_machine, quiet_libraries
 from gemma_colab.pipeline import ROW_FILES, chosen_model
 from gemma_colab.workspace import open_workspace
 
-BETTER, NOT_BETTER, WORSE = 0, 1, 2
+MAY_SHIP, NOT_YET, NO = 0, 1, 2
 
 
 def add_commands(commands) -> None:
@@ -23,13 +23,19 @@ def add_commands(commands) -> None:
     evaluate.set_defaults(run=_evaluate)
     evaluate.add_argument("--workspace", required=True, metavar="DIR", help="where train, or notebook 04, put the adapter")
     evaluate.add_argument("--rows", type=_positive, metavar="N", help="at most so many test rows, drawn at random (default all)")
-    evaluate.add_argument("--examples", type=int, default=3, metavar="N", help="solved rows in the few-shot prompt; 0 leaves it out (default %(default)s)")  # fmt: skip
+    evaluate.add_argument("--examples", type=_count, default=3, metavar="N", help="solved rows in the few-shot prompt; 0 leaves it out (default %(default)s)")  # fmt: skip
     evaluate.add_argument("--max-new-tokens", type=_positive, metavar="N", help="of an answer (default: enough for the longest right one)")  # fmt: skip
     evaluate.add_argument(
         "--batch", type=_positive, default=32, metavar="N", help="questions answered at once (default %(default)s)"
     )
     evaluate.add_argument("--anyway", action="store_true", help="also a model that looks too large for this machine")
     evaluate.add_argument("--json", action="store_true", help="the summary as JSON; everything else goes to the error output")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
+    return int(text)
 
 
 def _positive(text: str) -> int:
@@ -66,4 +72,4 @@ def _evaluate(args: argparse.Namespace) -> int:
         print("\n".join(f"- {line}" for line in said["lines"]))
         print("next:\n" + "\n".join(f"- {line}" for line in said["next"]) if said["next"] else "")
         print(f"report: {workspace.path / 'report.html'}")
-    return {"better": BETTER, "worse": WORSE}.get(said["word"], NOT_BETTER)
+    return {"no": NO, "not yet": NOT_YET}.get(said["ship"], MAY_SHIP)

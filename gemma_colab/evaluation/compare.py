@@ -2,8 +2,11 @@
 
 A mean over 82 rows would be another one over 82 other rows. How far it might lie off is found by drawing rows again, with
 repetition, a few thousand times (the bootstrap): the middle 95 % of what comes out is the interval. Before and after stand in the
-same row and are drawn together, so that hard rows and easy rows weigh on both alike. For yes/no scores, where few rows change,
-McNemar's exact test asks how often a fair coin would do what the changed rows did.
+same row and are drawn together, so that hard rows and easy rows weigh on both alike. For yes/no scores, and where few rows
+change, McNemar's exact test asks how often a fair coin would do what the changed rows did.
+
+Of twenty measures one moves by chance. So where several are compared, a difference counts as clear only if it is so at a level
+divided by their number (Bonferroni); the intervals shown are those of 95 %.
 """
 
 from __future__ import annotations
@@ -15,29 +18,42 @@ import pandas as pd
 from scipy.stats import binomtest, norm, t
 
 LOSS = "loss on right answers"  # the name of its line beside the metrics of answers
+NO_NUMBER = "no number"
 FEW = 10  # with fewer rows nothing is called different
 BLOCK = 2**21  # draws held in memory at the same time
 
 
-def paired_bootstrap(before, after, *, weights=None, resamples: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """(difference after - before, low, high): a 95 % interval from `resamples` draws of whole rows.
+def paired_bootstrap(
+    before, after, *, weights=None, resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float, float]:
+    """(difference after - before, low, high): an interval from `resamples` draws of whole rows, 95 % unless `level` says otherwise.
 
     before, after: scores of the same rows. weights: for per-token means, the tokens of each row; then scores are sums.
 
     The interval is studentised ("bootstrap-t", Efron and Tibshirani 1993, chapter 12.5): each draw is measured in its own standard
-    errors, which stays right where scores are skewed. With yes/no scores, or where fewer than 10 rows changed, that breaks down;
-    then it is the expanded percentile interval (Hesterberg 2015, doi 10.1080/00031305.2015.1089789).
+    errors, which stays right where scores are skewed. Where fewer than 10 rows changed that breaks down; then it is the expanded
+    percentile interval (Hesterberg 2015, doi 10.1080/00031305.2015.1089789).
     """
     gain = np.asarray(after, float) - np.asarray(before, float)
     weights = np.ones(len(gain)) if weights is None else np.asarray(weights, float)
     difference = float(gain.sum() / weights.sum())
     means, errors = _draws(gain, weights, resamples, seed)
-    if (gain != 0).sum() < FEW or set(gain) <= {-1.0, 0.0, 1.0} or not errors.all():
-        low, high = np.quantile(means, _expanded(len(gain)))
+    if (gain != 0).sum() < FEW or not errors.all():
+        low, high = np.quantile(means, _expanded(len(gain), level))
         return difference, float(low), float(high)
-    low, high = np.quantile((means - difference) / errors, [0.025, 0.975])
+    low, high = np.quantile((means - difference) / errors, [(1 - level) / 2, (1 + level) / 2])
     error = float(_standard_error(gain[None], weights[None], np.array([difference]))[0])
     return difference, difference - float(high) * error, difference - float(low) * error
+
+
+def paired_proportions(before, after, level: float = 0.95) -> tuple[float, float, float]:
+    """(difference, low, high) for yes/no scores of the same rows: Wald's interval with half a row added to each of the four cells
+    (Agresti and Min 2005, doi 10.1002/sim.1781). Unlike the bootstrap it has a width where no row, or every row, changed."""
+    before, after = np.asarray(before), np.asarray(after)
+    rows, gained, lost = len(before) + 2, (after > before).sum() + 0.5, (after < before).sum() + 0.5
+    middle = (gained - lost) / rows
+    reach = norm.ppf((1 + level) / 2) * np.sqrt(gained + lost - (gained - lost) ** 2 / rows) / rows
+    return float((after - before).mean()), float(max(-1, middle - reach)), float(min(1, middle + reach))
 
 
 def unpaired_bootstrap(a, b, *, weights_a, weights_b, resamples: int = 2000, seed: int = 0) -> tuple[float, float, float]:
@@ -89,40 +105,56 @@ def compare(scores: dict[str, tuple], *, weights: dict[str, Sequence[float]] | N
     row, for scores that are sums over tokens, such as a loss. lower_is_better: the metrics where it is.
 
     Columns: metric, better ("higher" or "lower"), rows, before, after, difference, low, high (95 % interval), wins, ties, losses
-    (rows that got better, stayed, got worse), p (McNemar's, for yes/no scores only), clear: "yes" when the interval leaves out
-    zero, and for yes/no scores p < 0.05; "no"; "too few rows" with fewer than 10.
+    (rows that got better, stayed, got worse), p (McNemar's, for yes/no scores and where fewer than 10 rows changed), clear: "yes", or
+    "perhaps" when the interval leaves out zero, but not after the correction for several measures, or p speaks against it; "no";
+    "too few rows" with fewer than 10; "no number" where a score is not finite.
     """
-    lines = []
+    tokens, kept = weights or {}, {}
     for metric, (before, after) in scores.items():
-        token_counts = (weights or {}).get(metric, [1.0] * len(before))
-        rows = [row for row in zip(before, after, token_counts, strict=True) if None not in row]
-        if not rows:
-            continue
-        b, a, w = (np.array(column, float) for column in zip(*rows, strict=True))
-        difference, low, high = paired_bootstrap(b, a, weights=w)
-        lower = metric in lower_is_better
-        gain = (b - a) if lower else (a - b)
-        yes_no = metric not in (weights or {}) and set(b) | set(a) <= {0.0, 1.0}
-        p = mcnemar(b, a) if yes_no else None
-        clear = (low > 0 or high < 0) and (not yes_no or p < 0.05)
-        lines.append(
-            {
-                "metric": metric,
-                "better": "lower" if lower else "higher",
-                "rows": len(rows),
-                "before": b.sum() / w.sum(),
-                "after": a.sum() / w.sum(),
-                "difference": difference,
-                "low": low,
-                "high": high,
-                "wins": int((gain > 0).sum()),
-                "ties": int((gain == 0).sum()),
-                "losses": int((gain < 0).sum()),
-                "p": p,
-                "clear": "too few rows" if len(rows) < FEW else "yes" if clear else "no",
-            }
-        )
+        rows = zip(before, after, tokens.get(metric, [1.0] * len(before)), strict=True)
+        if rows := [row for row in rows if None not in row and row[2]]:  # a row without an answer token has no loss
+            kept[metric] = tuple(np.array(column, float) for column in zip(*rows, strict=True))
+    lines = [_line(metric, *arrays, metric in tokens, metric in lower_is_better, len(kept)) for metric, arrays in kept.items()]
     return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _line(metric: str, b: np.ndarray, a: np.ndarray, w: np.ndarray, weighted: bool, lower: bool, measures: int) -> dict:
+    gain = (b - a) if lower else (a - b)
+    line = {"metric": metric, "better": "lower" if lower else "higher", "rows": len(b)}
+    line |= {"before": b.sum() / w.sum(), "after": a.sum() / w.sum()}
+    line |= {"wins": int((gain > 0).sum()), "ties": int((gain == 0).sum()), "losses": int((gain < 0).sum())}
+    if not np.isfinite([*b, *a]).all():
+        return line | {"difference": np.nan, "low": np.nan, "high": np.nan, "p": None, "clear": NO_NUMBER}
+    yes_no = not weighted and set(b) | set(a) <= {0.0, 1.0}
+
+    def interval(level: float) -> tuple[float, float, float]:
+        return paired_proportions(b, a, level) if yes_no else paired_bootstrap(b, a, weights=w, level=level)
+
+    difference, low, high = interval(0.95)
+    p = mcnemar(b, a) if yes_no or (gain != 0).sum() < FEW else None
+    clear = "no"
+    if low > 0 or high < 0:
+        _, strict_low, strict_high = interval(1 - 0.05 / measures)
+        sure = (strict_low > 0 or strict_high < 0) and (p is None or p < 0.05 / measures)
+        clear = "yes" if sure else "perhaps"
+    return line | {
+        "difference": difference,
+        "low": low,
+        "high": high,
+        "p": p,
+        "clear": "too few rows" if len(b) < FEW else clear,
+    }
+
+
+def improved(table: pd.DataFrame) -> pd.DataFrame:
+    """The lines of `compare` that are clearly better."""
+    return table[(table["clear"] == "yes") & ((table["difference"] < 0) == (table["better"] == "lower"))]
+
+
+def worsened(table: pd.DataFrame) -> pd.DataFrame:
+    """The lines that are clearly worse; a loss that is no number is."""
+    worse = (table["clear"] == "yes") & ((table["difference"] < 0) != (table["better"] == "lower"))
+    return table[worse | (table["clear"] == NO_NUMBER)]
 
 
 COLUMNS = ["metric", "better", "rows", "before", "after", "difference", "low", "high", "wins", "ties", "losses", "p", "clear"]

@@ -31,11 +31,10 @@ class Contestant:
 def few_shot_turns(chats: list[dict], examples: int = 3, seed: int = 0) -> Turns:
     """So many solved examples, drawn from chats that are not in the test, as the turns of one conversation.
 
-    A chat with a system prompt can't stand in the middle of a conversation: such rows are not drawn.
+    Their system prompts are left out: one can't stand in the middle of a conversation, and the question that follows has its own.
     """
-    fitting = [chat for chat in chats if chat["prompt"][0]["role"] == "user"]
-    drawn = random.Random(seed).sample(fitting, min(examples, len(fitting)))
-    return [turn for chat in drawn for turn in [*chat["prompt"], *chat["completion"]]]
+    drawn = random.Random(seed).sample(chats, min(examples, len(chats)))
+    return [turn for chat in drawn for turn in [*chat["prompt"], *chat["completion"]] if turn["role"] != "system"]
 
 
 def switched(model, contestant: Contestant):
@@ -66,7 +65,7 @@ def play(
     for name, contestant in contestants.items():
         asked = [chat | {"prompt": in_front(contestant.examples, chat["prompt"])} for chat in chats]
         shown = list(contestant.examples)
-        extra = len(tokenizer.apply_chat_template(shown, return_dict=True)["input_ids"]) if shown else 0
+        extra = len(tokenizer.apply_chat_template(shown, return_dict=True)["input_ids"]) - 1 if shown else 0  # <bos> stands once
         with switched(model, contestant):
             answers = generate(
                 model,

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gemma_colab.evaluation.compare import compare
 from gemma_colab.evaluation.generation import generate_answers
 from gemma_colab.evaluation.loss import text_losses
-from gemma_colab.evaluation.metrics import contains_answer
+from gemma_colab.evaluation.metrics import contains_answer, exact_match
 
 
 def probe(
@@ -18,12 +18,15 @@ def probe(
     description: str = "general questions",
     **options,
 ) -> pd.DataFrame:
-    """One line a question of `general_probe.jsonl`: kind, language, question, answer, and right (1.0 or 0.0).
+    """One line a question of `general_probe.jsonl`: kind, language, question, answer, and right (1.0 or 0.0). Who only repeats the
+    question is not right, even where it holds the answer ("a plant or an animal?").
     options: those of `generation.generate`."""
     prompts = [[{"role": "user", "content": q["question"]}] for q in questions]
     answers = generate_answers(model, tokenizer, prompts, **{"max_new_tokens": 48, "description": description} | options)
     table = pd.DataFrame(questions)[["kind", "language", "question"]]
-    return table.assign(answer=answers, right=contains_answer(answers, [q["key"] for q in questions]))
+    right = contains_answer(answers, [q["key"] for q in questions])
+    echo = exact_match(answers, [q["question"] for q in questions])
+    return table.assign(answer=answers, right=[0.0 if e else r for r, e in zip(right, echo, strict=True)])
 
 
 def read_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[dict]) -> pd.DataFrame:
@@ -44,9 +47,3 @@ def forgetting(probes: tuple[pd.DataFrame, pd.DataFrame], texts: tuple[pd.DataFr
         name = f"loss on neutral text, {language}"
         scores[name], weights[name] = (before["loss"], after["loss"]), before["tokens"]
     return compare(scores, weights=weights, lower_is_better=list(weights))
-
-
-def forgot(table: pd.DataFrame) -> pd.DataFrame:
-    """The lines of `forgetting` that got clearly worse."""
-    worse = (table["difference"] > 0) == (table["better"] == "lower")
-    return table[worse & (table["clear"] == "yes")]

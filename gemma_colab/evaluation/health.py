@@ -35,20 +35,23 @@ def other_language(answer: str, reference: str) -> bool:
 
 
 def signs(table: pd.DataFrame, wanted: list[str]) -> pd.DataFrame:
-    """One line a row, one column of `SIGNS`: True where something is wrong. table: of `generation.generate`."""
+    """One line a row, one column of `SIGNS`: True where something is wrong, and the right answer isn't so too.
+    table: of `generation.generate`."""
+    pairs = list(zip(table["answer"], wanted, strict=True))
     return pd.DataFrame(
         {
-            "empty": [not answer.strip() for answer in table["answer"]],
+            "empty": [not a.strip() and bool(w.strip()) for a, w in pairs],
             "hit the limit": [not finished for finished in table["finished"]],
-            "repeating": [repeating(answer) for answer in table["answer"]],
-            "other language": [other_language(a, w) for a, w in zip(table["answer"], wanted, strict=True)],
+            "repeating": [repeating(a) and not repeating(w) for a, w in pairs],
+            "other language": [other_language(a, w) for a, w in pairs],
         },
         index=table.index,
     )
 
 
 def health(tables: dict[str, pd.DataFrame], wanted: list[str]) -> pd.DataFrame:
-    """contestant -> the share of its answers with each sign, and the mean length in tokens."""
-    lines = {name: signs(table, wanted).mean().to_dict() for name, table in tables.items()}
-    frame = pd.DataFrame.from_dict(lines, orient="index", columns=list(SIGNS))
+    """contestant -> the share of its answers with each sign and with any of them, and the mean length in tokens."""
+    found = {name: signs(table, wanted) for name, table in tables.items()}
+    lines = {name: one.mean().to_dict() | {"any": one.any(axis=1).mean()} for name, one in found.items()}
+    frame = pd.DataFrame.from_dict(lines, orient="index", columns=[*SIGNS, "any"])
     return frame.assign(tokens=[table["tokens"].mean() for table in tables.values()])

@@ -80,7 +80,7 @@ def _losses(model, tokenizer, rows: list[dict], batch_size: int, description: st
 
 def mean_loss(losses: pd.DataFrame) -> float:
     """Nats per answer token over all rows."""
-    return float(losses["loss"].sum() / max(1, losses["tokens"].sum()))
+    return float(losses["loss"].sum(skipna=False) / max(1, losses["tokens"].sum()))
 
 
 def perplexity(losses: pd.DataFrame) -> float:

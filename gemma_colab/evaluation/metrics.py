@@ -40,6 +40,9 @@ def token_f1(predictions: Sequence[str], references: Sequence[str]) -> Scores:
     scores = []
     for p, r in zip(predictions, references, strict=True):
         mine, theirs = words(p), words(r)
+        if not (mine and theirs):  # signs alone, such as an emoji
+            scores += exact_match([p], [r])
+            continue
         shared = sum((Counter(mine) & Counter(theirs)).values())
         scores.append(2 * shared / (len(mine) + len(theirs)) if shared else 0.0)
     return scores
@@ -51,6 +54,9 @@ def rouge_l(predictions: Sequence[str], references: Sequence[str]) -> Scores:
     scores = []
     for p, r in zip(predictions, references, strict=True):
         mine, theirs = words(p), words(r)
+        if not (mine and theirs):
+            scores += exact_match([p], [r])
+            continue
         shared = LCSseq.similarity(mine, theirs)
         scores.append(2 * shared / (len(mine) + len(theirs)) if shared else 0.0)
     return scores
@@ -63,15 +69,17 @@ def chrf(predictions: Sequence[str], references: Sequence[str]) -> Scores:
 
 
 def contains_answer(predictions: Sequence[str], keys: Sequence[str]) -> Scores:
-    """1 where the key stands in the answer as whole words, case and ё aside: for general questions with one right word."""
+    """1 where the key stands in the answer as whole words, case and ё aside: for general questions with one right word. A Russian
+    word of five letters or more may have another ending ("Чехия" for "Чехии")."""
 
     def plain(text):
         return text.lower().replace("ё", "е")
 
-    return [
-        float(re.search(rf"(?<!\w){re.escape(plain(k))}(?!\w)", plain(p)) is not None)
-        for p, k in zip(predictions, keys, strict=True)
-    ]
+    def pattern(key):
+        ending = r"\w{0,3}" if re.fullmatch("[а-я]{5,}", key) else ""
+        return rf"(?<!\w){re.escape(key[:-2] if ending else key)}{ending}(?!\w)"
+
+    return [float(re.search(pattern(plain(k)), plain(p)) is not None) for p, k in zip(predictions, keys, strict=True)]
 
 
 # ------------------------------------------------------------------------------------------ form
@@ -121,11 +129,15 @@ def valid_json(schema: dict | None = None) -> Metric:
 
     def one(text: str) -> float:
         try:
-            return float(check(json.loads(text)))
+            return float(check(json.loads(text, parse_constant=_no_json)))
         except (ValueError, RecursionError):
             return 0.0
 
     return lambda predictions, references: [one(p) for p in predictions]
+
+
+def _no_json(constant: str):
+    raise ValueError(f"{constant} is no JSON, though Python reads it")
 
 
 def _compiled(pattern: str) -> re.Pattern:

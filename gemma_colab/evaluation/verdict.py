@@ -1,22 +1,24 @@
 """What the comparison says, in plain words.
 
-The rules, over the lines of `compare` (metrics on the test rows, and the loss on their right answers):
+The rules, over the lines of `compare` (metrics on the test rows, and the loss on their right answers). *Clear* is meant as there:
+after the correction for several measures, so that two equal models are called different in 5 % of cases at most.
 
 | word | holds when |
 | --- | --- |
 | too few rows | the test has fewer than 10 rows |
 | better | at least one metric of answers is clearly better, and nothing is clearly worse |
-| worse | something is clearly worse, and no metric of answers is clearly better |
+| worse | something is clearly worse, or the loss is no number, and no metric of answers is clearly better |
 | mixed | metrics of answers are clearly better, and something is clearly worse |
 | no clear difference | no metric of answers is clear either way (the loss alone may be better: that proves little) |
 
-`ship` is "no", "not yet" or "ask a reader":
+`ship` is "no", "not yet", "ask a reader" or "yes":
 
 | ship | holds when |
 | --- | --- |
-| no | the word is worse; or answers are unhealthy: a fifth or more of them empty, repeating, in another language or cut off |
-| not yet | the word is not better; or few-shot is as good; or half of the answers share fewer than a third of their words with the right ones; or a fifth or more of training answers were learnt by heart; or something general was clearly forgotten |
-| ask a reader | none of these: no figure says whether an answer is true, so somebody must read |
+| no | the word is worse; or readers who judged blind found it worse; or a fifth or more of its answers are none: empty, cut off, repeating, in another language |
+| not yet | the word is not better; or better by less than 0.02 in every metric; or not better than few-shot; or half of the answers are unlike the right ones (token F1 under a third), unless readers found it better; or it reproduces training answers; or it forgot something general |
+| yes | none of these, and readers who judged blind found it better |
+| ask a reader | none of these, and nobody has judged yet: no figure says whether an answer is true |
 """
 
 from __future__ import annotations
@@ -25,10 +27,14 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from gemma_colab.evaluation.compare import FEW, LOSS
+from gemma_colab.evaluation.compare import FEW, LOSS, NO_NUMBER, improved, worsened
+from gemma_colab.evaluation.memorisation import learnt_by_heart
+from gemma_colab.evaluation.metrics import USUAL
 
 WORDS = ("too few rows", "better", "worse", "mixed", "no clear difference")
-UNHEALTHY, ALIKE, BY_HEART = 0.2, 1 / 3, 0.2
+UNHEALTHY, MENTIONED, CUT = 0.2, 0.05, 0.2  # shares of answers
+ALIKE = 1 / 3  # token F1
+WORTH = 0.02  # the smallest difference of a metric worth having
 
 
 @dataclass(frozen=True)
@@ -54,34 +60,25 @@ def word_for(table: pd.DataFrame) -> str:
     return "worse" if bad else "no clear difference"
 
 
-def improved(table: pd.DataFrame) -> pd.DataFrame:
-    """The lines that are clearly better."""
-    return table[(table["clear"] == "yes") & ((table["difference"] < 0) == (table["better"] == "lower"))]
-
-
-def worsened(table: pd.DataFrame) -> pd.DataFrame:
-    """The lines that are clearly worse."""
-    return table[(table["clear"] == "yes") & ((table["difference"] < 0) != (table["better"] == "lower"))]
-
-
 def verdict(
     against_base: pd.DataFrame,
     against_few_shot: pd.DataFrame | None = None,
     *,
     forgotten: pd.DataFrame | None = None,
     memorised: pd.DataFrame | None = None,
-    health: pd.Series | None = None,
+    health: pd.DataFrame | None = None,
     alike: float | None = None,
     review: dict | None = None,
+    replayed: bool = False,
 ) -> Verdict:
     """What all of it says together.
 
-    against_base, against_few_shot: of `compare`, tuned as after. forgotten: the lines that got worse, of `forgetting.forgot`.
-    memorised: of `memorisation.memorisation`. health: the tuned model's line of `health.health`. alike: the median over rows of the
-    words that an answer shares with the right one (token F1). review: what `evaluation.blind` found.
+    against_base, against_few_shot: of `compare`, tuned as after. forgotten: the lines of `forgetting.forgetting` that are
+    `worsened`. memorised: of `memorisation.memorisation`. health: of `health.health`. alike: the median over rows of token F1.
+    review: of `blind.BlindReview.summary`, opened. replayed: whether general rows of the same kinds as the probe were trained on.
     """
     word = word_for(against_base)
-    lines, steps, not_yet = [_compared(word, against_base)], [], []
+    lines, steps, not_yet = [_compared(word, against_base), *_levels(against_base)], [], word != "better"
     if word == "too few rows":
         rows = int(against_base["rows"].max()) if len(against_base) else 0
         steps.append(f"Test on at least {FEW} rows, better on a hundred; now there are {rows}.")
@@ -91,37 +88,47 @@ def verdict(
         steps.append(
             "Train on more or better rows, or with a higher learning rate; more test rows would show a smaller difference."
         )
+    elif improved(against_base).query("metric != @LOSS")["difference"].abs().max() < WORTH:
+        not_yet = True
+        lines.append(f"It is better by next to nothing: less than {WORTH} in every metric.")
     if against_few_shot is not None and len(against_few_shot):
         few = word_for(against_few_shot)
         lines.append(_few_shot(few, against_few_shot))
         if few in ("worse", "no clear difference"):
-            not_yet.append("few-shot is as good")
             steps.append("Stay with the base model and a few examples in the prompt: that costs no training.")
-    ill = health is not None and _ill(health)
-    if ill:
-        lines.append(f"Many answers of the tuned model are no answers: {ill}.")
-        steps.append(_cure(health))
+        elif few == "mixed":
+            steps.append("Decide which of these measures counts: in some a few examples in the prompt do better than tuning.")
+        not_yet = not_yet or few != "better"
+    ill = health is not None and bool(health.loc["tuned", "any"] >= UNHEALTHY)
+    if health is not None:
+        lines += _health(health)
+        steps += [_cure(health.loc["tuned"])] * ill
+    liked = bool(review) and review.get("verdict") == "better"
+    disliked = bool(review) and review.get("verdict") == "worse"
     if alike is not None and alike < ALIKE:
-        not_yet.append("unlike the right answers")
-        lines.append(f"Half of its answers share {alike:.0%} of their words or fewer with the right ones.")
+        not_yet = not_yet or not liked
+        lines.append(f"Half of its answers are unlike the right ones: token F1 {alike:.2f} or less, where 1 is the same words.")
         steps.append(
-            "Read some of them: unlike the right answer may still be good, if the form is free; if they make no sense, the model is too small or the training too short."
+            "Read some of them: unlike the right answer may still be good, if the form is free; if they make no sense, the model is "
+            "too small or the training too short."
         )
     if memorised is not None and len(memorised):
-        lines.append(_memorised(memorised))
-        if memorised.loc["train", "word for word"] - memorised.loc["test", "word for word"] >= BY_HEART:
-            not_yet.append("learnt by heart")
+        train, test = memorised.loc["train", "word for word"], memorised.loc["test", "word for word"]
+        lines.append(f"It reproduces {train:.0%} of its training answers word for word, and {test:.0%} of the test's.")
+        if learnt_by_heart(memorised):
+            not_yet = True
             steps.append("Train for fewer epochs, with a smaller rank, or on more rows.")
     if forgotten is not None:
-        lines.append(_forgotten(forgotten))
+        lines.append(_forgotten(forgotten, replayed))
         if len(forgotten):
-            not_yet.append("forgot")
+            not_yet = True
             steps.append(
-                "If the model must do other things too: mix general rows in (replay), fewer epochs, a lower learning rate; or switch the adapter off for them."
+                "If the model must do other things too: mix general rows in (replay), fewer epochs, a lower learning rate; or switch "
+                "the adapter off for them."
             )
     if review:
-        lines.append(f"Readers who did not know which was which: {review['sentence']}")
-    ship = "no" if word == "worse" or ill else "not yet" if word != "better" or not_yet else "ask a reader"
+        lines.append(f"Judged blind: {review['sentence']}")
+    ship = "no" if word == "worse" or ill or disliked else "not yet" if not_yet else "yes" if liked else "ask a reader"
     if ship == "ask a reader":
         steps.append("Read the answers below, worst first, and judge them blind: no figure says whether an answer is true.")
     return Verdict(word, ship, lines, steps)
@@ -137,10 +144,19 @@ def _compared(word: str, table: pd.DataFrame) -> str:
     return f"On {rows} test rows " + "; but ".join(filter(None, [good and f"better: {good}", bad and f"worse: {bad}"])) + "."
 
 
+def _levels(table: pd.DataFrame) -> list[str]:
+    """How often the tuned model does what was asked for, also where that did not change: 1 is always."""
+    strict = table[table["p"].notna() & ~table["metric"].isin([*USUAL, LOSS])]
+    named = ", ".join(f"{line.metric} {line.after:.0%}" for line in strict.itertuples() if 0 <= line.after <= 1)
+    return [f"Of the tuned model's answers: {named}."] if named else []
+
+
 def _named(lines: pd.DataFrame) -> str:
-    """`token F1 0.03 to 0.13 (+0.07 to +0.11)`: a value before and after, and the interval of the difference."""
+    """`token F1 0.034 to 0.127 (+0.074 to +0.114)`: a value before and after, and the interval of the difference."""
     return ", ".join(
-        f"{line.metric} {line.before:.2f} to {line.after:.2f} ({line.low:+.2f} to {line.high:+.2f})"
+        f"{line.metric} is no number"
+        if line.clear == NO_NUMBER
+        else f"{line.metric} {line.before:.3g} to {line.after:.3g} ({line.low:+.2g} to {line.high:+.2g})"
         for line in lines.itertuples()
     )
 
@@ -157,24 +173,29 @@ def _few_shot(word: str, table: pd.DataFrame) -> str:
     return ". ".join([said, *filter(None, [good and f"Better: {good}", bad and f"Worse: {bad}"])]) + "."
 
 
-def _ill(health: pd.Series) -> str:
-    return ", ".join(f"{share:.0%} {sign}" for sign, share in health.items() if sign != "tokens" and share >= UNHEALTHY)
+def _health(health: pd.DataFrame) -> list[str]:
+    """What is wrong with answers of the tuned model; and where others were cut off, which counts against them."""
+    tuned, lines = health.loc["tuned"], []
+    if tuned["any"] >= MENTIONED:
+        named = ", ".join(f"{tuned[sign]:.0%} {sign}" for sign in health.columns.drop(["any", "tokens"]) if tuned[sign] > 0)
+        lines.append(f"Of the tuned model's answers {tuned['any']:.0%} are no proper answers: {named}.")
+    for name in health.index.drop("tuned"):
+        if health.loc[name, "hit the limit"] >= CUT:
+            share = health.loc[name, "hit the limit"]
+            lines.append(f"Of the answers of {name}, {share:.0%} were cut off at the limit of tokens: that counts against it.")
+    return lines
 
 
 def _cure(health: pd.Series) -> str:
-    if health.get("hit the limit", 0) >= UNHEALTHY:
+    if health["hit the limit"] >= UNHEALTHY / 2:
         return (
             "Raise max_new_tokens; if that does not help, look whether <end_of_turn> is among the trained tokens (notebook 01)."
         )
     return "Look at these answers, and train with a lower learning rate."
 
 
-def _memorised(table: pd.DataFrame) -> str:
-    train, test = table.loc["train", "word for word"], table.loc["test", "word for word"]
-    return f"It reproduces {train:.0%} of its training answers word for word, and {test:.0%} of the test's."
-
-
-def _forgotten(lines: pd.DataFrame) -> str:
-    return (
+def _forgotten(lines: pd.DataFrame, replayed: bool) -> str:
+    text = (
         f"It forgot: {_named(lines)}." if len(lines) else "No forgetting is clear of chance in the general questions and texts."
     )
+    return text + " Questions of these kinds were mixed into its training, so that says little about all else." * replayed

@@ -258,5 +258,15 @@ def _save_the_rest(base: str, folder: Path, config: PretrainedConfig, dtype: tor
     for name in ("is_local", "local_files_only"):  # true of this machine only
         tokenizer.init_kwargs.pop(name, None)
     tokenizer.save_pretrained(out)
+    _list_added_tokens(out)
     if (folder / "tokenizer.model").is_file():  # transformers no longer writes it, and llama.cpp prefers it
         (out / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
+
+
+def _list_added_tokens(out: Path) -> None:
+    """transformers 5 leaves this list out, and llama.cpp's converter, without it, cuts `<start_of_turn>` into letters, silently."""
+    path = out / "tokenizer_config.json"
+    added = json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+    listed = {"added_tokens_decoder": {str(token["id"]): {k: v for k, v in token.items() if k != "id"} for token in added}}
+    settings = json.loads(path.read_text(encoding="utf-8")) | listed
+    path.write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 
+from gemma_colab.catalog import shown_name
 from gemma_colab.errors import SettingsError, WorkspaceError
 from gemma_colab.hardware import stack_versions
 from gemma_colab.hub import TOKEN
@@ -56,7 +56,7 @@ def record_run(
         "data": data,
         "rows": rows,
         "machine": gpu or "CPU",
-        "model": dataclasses.asdict(model) | {"model": _without_folders(model.model)},
+        "model": dataclasses.asdict(model) | {"model": shown_name(model.model)},
         "lora": dataclasses.asdict(lora),
         "train": dataclasses.asdict(train),
         "versions": stack_versions(),
@@ -150,12 +150,6 @@ def _result(history: pd.DataFrame) -> dict:
 
 def _float(value: float | str | None) -> float:
     return math.nan if value is None else float(value)
-
-
-def _without_folders(model: str) -> str:
-    """A Hub id as it is; of a folder only its own name."""
-    anywhere = Path(model).expanduser().is_absolute() or model.startswith(".") or "\\" in model
-    return re.split(r"[\\/]", model.rstrip("\\/"))[-1] if anywhere else model
 
 
 def _clean(value):

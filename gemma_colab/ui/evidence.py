@@ -21,7 +21,7 @@ _COMPARISON = ENVIRONMENT.from_string(
 <th style="text-align:left; padding:4px 10px; border-bottom:1px solid #8888">{{ name }}</th>{% endfor %}</tr>
 {% for line in lines %}<tr>
 <td style="text-align:left; padding:4px 10px">{{ line.metric }}{% if line.better == "lower" %} <span style="opacity:.6">(lower is better)</span>{% endif %}</td>
-{% for text in (line.rows, "%.2f" | format(line.before), "%.2f" | format(line.after), "%+.2f" | format(line.difference), "%+.2f to %+.2f" | format(line.low, line.high)) %}
+{% for text in (line.rows, "%.3f" | format(line.before), "%.3f" | format(line.after), "%+.3f" | format(line.difference), "%+.3f to %+.3f" | format(line.low, line.high)) %}
 <td style="text-align:right; padding:4px 10px; white-space:nowrap; font-variant-numeric:tabular-nums">{{ text }}</td>{% endfor %}
 <td style="padding:4px 10px"><svg width="122" height="14" viewBox="-61 0 122 14" role="img" aria-label="interval against zero">
 <line x1="0" x2="0" y1="0" y2="14" stroke="currentColor" opacity=".4"/><line x1="{{ line.x1 }}" x2="{{ line.x2 }}" y1="7" y2="7" stroke="{{ line.colour }}" stroke-width="4"/>
@@ -44,18 +44,22 @@ _ANSWERS = ENVIRONMENT.from_string(
 
 def comparison_table(table: pd.DataFrame, before: str = "base", after: str = "tuned") -> HTML:
     """A table of `evaluation.compare`, each interval drawn as a bar beside zero: green is clearly better, red clearly worse, grey
-    not clear. The bars of one table share a scale, those of losses have their own."""
+    not clear, or only perhaps. The bars of one table share a scale, those of losses have their own."""
     lines, scales = table.to_dict("records"), {}
     for line in lines:
-        kind = "loss" in line["metric"]
-        scales[kind] = max(scales.get(kind, 1e-9), abs(line["low"]), abs(line["high"]))
+        kind = line["metric"].startswith("loss")
+        ends = [abs(x) for x in (line["low"], line["high"]) if x == x]  # none where a score is no number
+        scales[kind] = max(scales.get(kind, 1e-9), *ends, 1e-9)
     for line in lines:
-        scale = 58 / scales["loss" in line["metric"]]
-        line["x1"], line["x"], line["x2"] = (round(line[name] * scale, 1) for name in ("low", "difference", "high"))
+        scale = 58 / scales[line["metric"].startswith("loss")]
+        line["x1"], line["x"], line["x2"] = (
+            round(line[name] * scale, 1) if line[name] == line[name] else 0 for name in ("low", "difference", "high")
+        )
         good = (line["difference"] < 0) == (line["better"] == "lower")
         clear = line["clear"] == "yes"
+        maybe = line["clear"] == "perhaps"
         line["colour"] = (GOOD if good else BAD) if clear else UNCLEAR
-        line["word"] = (f"yes, {'better' if good else 'worse'}") if clear else line["clear"]
+        line["word"] = f"{line['clear']}, {'better' if good else 'worse'}" if clear or maybe else line["clear"]
         if line["p"] is not None and line["p"] == line["p"]:  # McNemar's, for yes/no scores
             line["word"] += f" (p {line['p']:.2f})" if line["p"] >= 0.005 else " (p < 0.01)"
     return HTML(_COMPARISON.render(lines=lines, before=before, after=after))

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import base64
+import io
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from gemma_colab.training.history import history_table
 from gemma_colab.ui.blind import blind_result
 from gemma_colab.ui.evidence import comparison_table, pick, side_by_side
 from gemma_colab.ui.html import ENVIRONMENT
-from gemma_colab.workspace import Workspace
+from gemma_colab.ui.plots import loss_curve
+from gemma_colab.workspace import ADAPTER_FILES, Workspace
 
 SHIP = {
     "no": ("Don't ship it", "#c62828"),
     "not yet": ("Not yet", "#b26a00"),
+    "yes": ("Ship it", "#2e7d32"),
     "ask a reader": ("The figures allow it; now read", "#2e7d32"),
 }
 SAID = {
@@ -49,7 +54,7 @@ img { max-width: 100%; background: white; }
 {% if s.verdict.next %}What to do next:<ul>{% for line in s.verdict.next %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}</div>
 
 <h2>The same questions, before and after</h2>
-<p>All contestants got the same test rows and answered without chance. The interval holds the difference that other rows of this kind would show, with 95&nbsp;% confidence. Where it reaches over zero, nothing has been shown. For yes/no measures p says how often a fair coin would split the changed rows so unevenly (McNemar's exact test); a difference counts as clear below 0.05.
+<p>All contestants got the same test rows and answered without chance. The interval holds the mean difference over all rows of this kind, with 95&nbsp;% confidence. Where it reaches over zero, nothing has been shown; p says how often a fair coin would split the changed rows so unevenly (McNemar's exact test). Of many measures one moves by chance: what would not be clear if that is counted in (Bonferroni) is marked "perhaps", and left out of the verdict.
 None of these figures knows whether an answer is true.</p>
 <h3>Tuned against the base model</h3>
 <div class="wide">{{ base | safe }}</div>
@@ -58,16 +63,16 @@ None of these figures knows whether an answer is true.</p>
 <div class="wide">{{ few_shot | safe }}</div>{% endif %}
 
 <h2>Loss, and learning by heart</h2>
-<p>Nats per token of the right answers; lower is better. Rows it trained on are easier for it than rows it never saw: the difference is what it learnt by heart.</p>
+<p>Nats per token of the right answers; lower is better. Where rows it never saw are harder for it than rows it trained on, and were not for the base, it has overfitted.</p>
 <table class="plain"><tr><th>rows</th><th>base</th><th>tuned</th><th>change</th><th>perplexity, base</th><th>tuned</th></tr>
-{% for part, loss in s.loss.items() %}<tr><td>{{ part }}</td><td class="number">{{ "%.2f" | format(loss.base) }}</td><td class="number">{{ "%.2f" | format(loss.tuned) }}</td>
-<td class="number">{{ "%+.0f" | format(100 * (loss.tuned / loss.base - 1)) if loss.base else "" }}&nbsp;%</td><td class="number">{{ "{:,.1f}".format(loss.base_perplexity) }}</td><td class="number">{{ "{:,.1f}".format(loss.tuned_perplexity) }}</td></tr>
+{% for part, loss in s.loss.items() %}<tr><td>{{ part }}</td>{% for name in ("base", "tuned") %}<td class="number">{{ number(loss[name]) }}</td>{% endfor %}
+<td class="number">{% if loss.base and loss.tuned is not none %}{{ "%+.0f" | format(100 * (loss.tuned / loss.base - 1)) }}&nbsp;%{% endif %}</td>{% for name in ("base", "tuned") %}<td class="number">{{ number(loss[name + "_perplexity"], "{:,.1f}") }}</td>{% endfor %}</tr>
 {% endfor %}</table>
-{% if s.gap %}<p>Test minus training loss of the tuned model: {{ "%+.2f" | format(s.gap.difference) }} ({{ "%+.2f" | format(s.gap.low) }} to {{ "%+.2f" | format(s.gap.high) }}); of the base model, which saw neither: {{ "%+.2f" | format(s.gap.base) }}.</p>{% endif %}
+{% if s.gap %}<p>Test minus training loss of the tuned model: {{ number(s.gap.difference, "{:+.2f}") }} ({{ number(s.gap.low, "{:+.2f}") }} to {{ number(s.gap.high, "{:+.2f}") }}); of the base model, which saw neither: {{ number(s.gap.base, "{:+.2f}") }}.</p>{% endif %}
 {% if s.memorisation %}<table class="plain"><tr><th>tuned model asked</th><th>rows</th><th>answers word for word</th><th>same from the start, mean</th><th>longest</th></tr>
 {% for line in s.memorisation %}<tr><td>its {{ line.part }} rows</td><td class="number">{{ line.rows }}</td>{% for name in ("word for word", "common prefix", "longest prefix") %}<td class="number">{{ "%.0f" | format(100 * line[name]) }}&nbsp;%</td>{% endfor %}</tr>{% endfor %}</table>{% endif %}
 {% if curve %}<img alt="loss curve of the training" src="data:image/png;base64,{{ curve }}">{% endif %}
-{% if s.training %}<p>Training: {{ s.training.verdict }}.{% if s.training.steps %} {{ s.training.steps }} steps, {{ s.training.status }}.{% endif %}</p>{% endif %}
+{% if s.training %}<p>Training: {{ s.training.verdict.rsplit("; ", 1)[0] }}.{% if s.training.steps %} {{ s.training.steps }} steps, {{ s.training.status }}.{% endif %}</p>{% endif %}
 
 {% if forgetting %}<h2>What was forgotten</h2>
 <p>Questions and texts that have nothing to do with the training rows, before and after.</p>
@@ -80,11 +85,11 @@ None of these figures knows whether an answer is true.</p>
 <h2>Read for yourself</h2>
 {% for title, table in examples %}<h3>{{ title }}</h3>{{ table | safe }}{% endfor %}
 
-{% if s.review %}<h2>Judged blind</h2>
-{{ review | safe }}{% else %}<h2>Judged blind</h2><p>Nobody has judged the answers blind yet: notebook 05 has a panel for it.</p>{% endif %}
+<h2>Judged blind</h2>
+{% if review %}{{ review | safe }}{% endif %}{% if not (s.review and s.review.opened) %}<p>Notebook 05 has a panel for it.</p>{% endif %}
 
 {% if export.parity %}<h2>Taken home</h2>
-<p>Each form of the tuned model was asked the same questions again. {{ export.sentence }}</p>
+<p>Each form was asked the same questions again. The figures above are of the first line; "answers equal" is the share of answers that are word for word those of the first line. {{ export.sentence }}</p>
 <div class="wide"><table class="plain"><tr>{% for name in export.parity[0] %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for line in export.parity %}<tr>{% for value in line.values() %}<td{% if value is number %} class="number"{% endif %}>{{ "%.4g" | format(value) if value is float else "" if value is none else value }}</td>{% endfor %}</tr>{% endfor %}</table></div>{% endif %}
 
@@ -97,15 +102,15 @@ None of these figures knows whether an answer is true.</p>
 
 
 def write_report(workspace: Workspace) -> Path:
-    """Write `report.html` from `summary.json` and the rows in `evaluation/rows.jsonl`, with the loss curve and what
-    `export.json` says of exports, if they are there; returns its path."""
+    """Write `report.html` from `summary.json` and the rows in `evaluation/rows.jsonl`, with the loss curve of
+    `training.json`, and what `export.json` says of exports of this adapter; returns its path."""
     summary = workspace.read_json("summary.json")
     rows = pd.DataFrame(workspace.read_jsonl("evaluation/rows.jsonl"))
-    curve = workspace.path / "loss_curve.png"
     by = summary.get("sorted_by", "token F1")
-    worst, best = pick(rows, "worst", EXAMPLES, by), pick(rows, "best", EXAMPLES, by)
+    worst = pick(rows, "worst", EXAMPLES, by)
+    best = pick(rows.drop(index=worst.index), "best", EXAMPLES, by)
     rest = rows.drop(index=[*worst.index, *best.index], errors="ignore")
-    examples = {f"Worst by {by}": worst, "At random": pick(rest, "random", EXAMPLES), f"Best by {by}": best}
+    examples = {f"Worst by {by}": worst, "At random, of the rest": pick(rest, "random", EXAMPLES), f"Best by {by}": best}
     few_shot = summary["tuned_against_few_shot"]
     page = _PAGE.render(
         s=summary,
@@ -116,8 +121,11 @@ def write_report(workspace: Workspace) -> Path:
         few_shot=_table(few_shot, "few-shot") if few_shot else None,
         forgetting=_table(summary["forgetting"], "base") if summary["forgetting"] else None,
         examples=[(title, side_by_side(table).data) for title, table in examples.items() if len(table)],
-        export=workspace.read_json("export.json") if workspace.has("export.json") else {},
-        curve=base64.b64encode(curve.read_bytes()).decode() if curve.exists() else None,
+        export=_export(workspace),
+        curve=_curve(workspace),
+        number=lambda value, form="{:.2f}": (
+            "no number" if value is None else f"{value:.1e}" if abs(value) > 1e6 else form.format(value)
+        ),
     )
     return workspace.write_text("report.html", page)
 
@@ -125,3 +133,22 @@ def write_report(workspace: Workspace) -> Path:
 def _table(lines: list[dict], before: str) -> str:
     """Markup in which every text is escaped already."""
     return comparison_table(pd.DataFrame(lines), before).data
+
+
+def _curve(workspace: Workspace) -> str | None:
+    """The losses of the run, as a picture in base64."""
+    log = workspace.read_json("training.json").get("log_history") if workspace.has("training.json") else None
+    if not log:
+        return None
+    figure = Figure(figsize=(7, 3.2), layout="constrained")  # not pyplot's: a notebook would show it
+    loss_curve(history_table(log), figure.subplots(), title="")
+    with io.BytesIO() as buffer:
+        figure.savefig(buffer, format="png", dpi=100)
+        return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _export(workspace: Workspace) -> dict:
+    """What `export.json` says, if it is of the adapter that is here now."""
+    found = workspace.read_json("export.json") if workspace.has("export.json") else {}
+    now = workspace.fingerprint(*ADAPTER_FILES) if all(map(workspace.has, ADAPTER_FILES)) else None
+    return found if found.get("merged", {}).get("adapter") == now else {}

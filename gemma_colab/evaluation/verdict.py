@@ -153,12 +153,15 @@ def _levels(table: pd.DataFrame) -> list[str]:
 
 def _named(lines: pd.DataFrame) -> str:
     """`token F1 0.034 to 0.127 (+0.074 to +0.114)`: a value before and after, and the interval of the difference."""
-    return ", ".join(
-        f"{line.metric} is no number"
-        if line.clear == NO_NUMBER
-        else f"{line.metric} {line.before:.3g} to {line.after:.3g} ({line.low:+.2g} to {line.high:+.2g})"
-        for line in lines.itertuples()
-    )
+
+    def one(line) -> str:
+        if line.clear == NO_NUMBER:
+            return f"{line.metric} is no number"
+        digits = 3 if max(abs(line.before), abs(line.after)) <= 1 else 2  # a share, or a loss
+        values = f"{line.before:.{digits}f} to {line.after:.{digits}f}"
+        return f"{line.metric} {values} ({line.low:+.{digits}f} to {line.high:+.{digits}f})"
+
+    return ", ".join(map(one, lines.itertuples()))
 
 
 def _few_shot(word: str, table: pd.DataFrame) -> str:

@@ -33,7 +33,7 @@ def number(value: object, form: str = ".2f") -> str:
 _ENVIRONMENT = Environment(trim_blocks=True, lstrip_blocks=True)
 _ENVIRONMENT.filters |= {"plain": plain, "number": number}
 _TEXT = _ENVIRONMENT.from_string("""{% macro scores(records, before, after) %}
-| | rows | {{ before }} | {{ after }} | difference | 95 % interval | clear of zero |
+| | rows | {{ before }} | {{ after }} | difference | 95 % interval | clear |
 | --- | --- | --- | --- | --- | --- | --- |
 {% for r in records %}
 | {{ (r.metric or r.language) | plain }} | {{ r.rows | plain }} | {{ r.before | number }} | {{ r.after | number }} | {{ r.difference | number("+.2f") }} | {{ r.low | number("+.2f") }} to {{ r.high | number("+.2f") }} | {{ (r["clear"] or "-") | plain }} |
@@ -99,7 +99,7 @@ The data itself is not part of this repository. The fingerprint is a checksum of
 ## Evaluation
 
 {% if run.verdict %}
-**{{ run.verdict.word | plain }}.** {{ (run.verdict.lines or []) | join(" ") | plain }}
+**{{ run.verdict.word | plain }}{% if run.verdict.ship %}; ship it: {{ run.verdict.ship | plain }}{% endif %}.** {{ (run.verdict.lines or []) | join(" ") | plain }}
 
 {% endif %}
 {% if run.loss %}

@@ -26,7 +26,7 @@ from gemma_colab.evaluation.verdict import verdict
 from gemma_colab.hardware import Machine, describe_machine, dtype_name, pick_dtype, stack_versions
 from gemma_colab.pipeline import ROW_FILES, ensure_adapter, ensure_rows
 from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings
-from gemma_colab.ui.report import write_report
+from gemma_colab.ui.report import exports_of, write_report
 from gemma_colab.workspace import ADAPTER_FILES, Workspace, samples
 
 ANSWERS = "evaluation/answers.jsonl"  # every answer ever given, with a key of its prompt and its model
@@ -100,6 +100,7 @@ def summarise(
     forgotten: pd.DataFrame | None = None,
     memorised: pd.DataFrame | None = None,
     labels: list | None = None,
+    metrics: dict[str, Metric] | None = None,
     lower_is_better=(),
     generation: dict | None = None,
     seed: int = 0,
@@ -107,7 +108,8 @@ def summarise(
     """Write `summary.json`, `evaluation/rows.jsonl` and `report.html`; returns the summary.
 
     tables, scored: of `contest.play` and `contest.scores` on the test rows. losses: part -> (base, tuned), of `answer_losses`.
-    forgotten: of `forgetting.forgetting`. memorised: of `memorisation.memorisation`. generation: what to say of how answers were
+    forgotten: of `forgetting.forgetting`. memorised: of `memorisation.memorisation`. metrics: for their meaning, which is the first
+    sentence of each one's docstring. generation: what to say of how answers were
     made, such as max_new_tokens and examples. A blind review of these answers, if the names were shown, is taken from `review/`.
     """
     wanted = [chat["completion"][0]["content"] for chat in rows["test"]]
@@ -147,7 +149,7 @@ def summarise(
         "fingerprint": workspace.fingerprint(*ROW_FILES),
         "settings": settings | {"generation": generation or {}},
         "training": {k: v for k, v in training.items() if k not in ("log_history", "rows", "model", "load_in_4bit")},
-        "verdict": {"word": said.word, "ship": said.ship, "lines": said.lines, "next": said.next_steps},
+        "verdict": {"word": said.word, "ship": said.ship, "against": said.against, "lines": said.lines, "next": said.next_steps},
         "loss": {part: _loss(*pair) for part, pair in losses.items()},
         "gap": {name: _finite(value) for name, value in gap.items()},
         "tuned_against_base": _records(against["base"]),
@@ -156,12 +158,19 @@ def summarise(
         "memorisation": _records(None if memorised is None else memorised.rename_axis("part").reset_index()),
         "health": _records(ill.rename_axis("contestant").reset_index()),
         "review": review,
+        "export": exports_of(workspace).get("parity", []),
+        "measures": {name: _meaning(metric) for name, metric in (metrics or {}).items()},
         "sorted_by": by,
     }
     workspace.write_jsonl("evaluation/rows.jsonl", _records(table))
     workspace.write_json("summary.json", summary)
     write_report(workspace)
     return summary
+
+
+def _meaning(metric: Metric) -> str:
+    """What a metric says of itself: the first sentence of its docstring."""
+    return " ".join((metric.__doc__ or "").split()).split(". ")[0].rstrip(".")
 
 
 def _review(table: pd.DataFrame, workspace: Workspace) -> dict | None:
@@ -226,7 +235,8 @@ def assess(
     contestants = the_contestants(workspace, chosen, rows["train"], examples)
     tables = play(model, tokenizer, rows["test"], contestants, max_length=max_length, max_new_tokens=max_new_tokens, **how)
     wanted = [chat["completion"][0]["content"] for chat in rows["test"]]
-    scored = contest.scores(tables, wanted, USUAL | (metrics or {}))
+    metrics = USUAL | (metrics or {})
+    scored = contest.scores(tables, wanted, metrics)
     seen = {part: rows[part][:LOSS_ROWS] for part in ("train", "validation")}
 
     def elsewhere(name: str) -> tuple:
@@ -266,6 +276,7 @@ def assess(
         forgotten=forgetting(*zip(general_before, general_after, strict=True)),
         memorised=by_heart,
         labels=labels,
+        metrics=metrics,
         lower_is_better=lower_is_better,
         generation={"max_new_tokens": max_new_tokens, "examples": examples if "few-shot" in contestants else 0},
     )

@@ -41,6 +41,7 @@ def test_the_word_and_whether_to_ship(lines, word, ship):
     said = verdict(pd.DataFrame(lines))
     assert (said.word, said.ship) == (word, ship)
     assert said.next_steps
+    assert bool(said.against) == (ship != "ask a reader")
 
 
 BETTER = pd.DataFrame([line("a", 0.3)])
@@ -85,7 +86,7 @@ def test_next_to_nothing_is_called_so():
 
 def test_levels_of_yes_no_measures_are_always_named():
     said = verdict(pd.DataFrame([line("right order number", 0.1, "no") | {"p": 0.3}, line("a", 0.3)]))
-    assert "Of the tuned model's answers: right order number 60%." in said.lines
+    assert "Of the tuned model's answers: right order number in 60% of 50 (before 50%, not clear)." in said.lines
 
 
 def test_comparison_draws_what_is_clear():
@@ -172,7 +173,15 @@ def test_summary_and_report_say_the_same(evaluated):
     workspace, rows, tables, scored, losses = evaluated
     machine, chosen = describe_machine(), ModelSettings(model="/home/somebody/secret/my-gemma")
     summary = summarise(
-        workspace, chosen, machine, rows, tables, scored, losses=losses, generation={"max_new_tokens": 9, "examples": 2}
+        workspace,
+        chosen,
+        machine,
+        rows,
+        tables,
+        scored,
+        losses=losses,
+        metrics=USUAL,
+        generation={"max_new_tokens": 9, "examples": 2},
     )
     assert summary["verdict"]["word"] == "better"
     assert json.loads((workspace.path / "summary.json").read_text()) == summary
@@ -181,6 +190,7 @@ def test_summary_and_report_say_the_same(evaluated):
     assert "&lt;script&gt;" in page
     assert "http" not in page  # nothing is fetched
     assert "/home/" not in page + json.dumps(summary)
+    assert "Harmonic mean of precision and recall" in page  # what a measure means, by its docstring
     for text in (
         "The figures allow it",
         "my-gemma",

@@ -30,7 +30,7 @@ def main() -> int:
             "--no-annotate",
             "-q",
         ]
-        command = ["uv", "pip", "compile", ROOT / "requirements.txt", "-o", out, *options]
+        command = [Path(sys.executable).parent / "uv", "pip", "compile", ROOT / "requirements.txt", "-o", out, *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         before, after = versions(frozen), versions(out.read_text())
     # Colab's torch brings its own CUDA packages under other names: they are no change

@@ -24,16 +24,22 @@ def fits() -> str:
 
 def demo(summary: dict) -> str:
     lines = [
-        {"": f"loss on right answers, {part} rows", "base": f"{loss['base']:.2f}", "tuned": f"{loss['tuned']:.2f}"}
+        {
+            "": f"loss on right answers, {part} rows (lower is better)",
+            "base": f"{loss['base']:.2f}",
+            "tuned": f"{loss['tuned']:.2f}",
+        }
         for part, loss in summary["loss"].items()
         if part != "test"
     ]
     for line in [*summary["tuned_against_base"], *summary["forgetting"]]:
         interval = f"{line['difference']:+.2f} ({line['low']:+.2f} to {line['high']:+.2f})"
-        clear = f"yes, {'better' if (line['difference'] < 0) == (line['better'] == 'lower') else 'worse'}"
-        clear = clear if line["clear"] == "yes" else line["clear"]
+        way = "better" if (line["difference"] < 0) == (line["better"] == "lower") else "worse"
+        clear = f"{line['clear']}, {way}" if line["clear"] in ("yes", "perhaps") else line["clear"]
         means = {"base": f"{line['before']:.2f}", "tuned": f"{line['after']:.2f}"}
-        lines.append({"": line["metric"], **means, "difference (95 %)": interval, "clear?": clear})
+        name = {"loss on right answers": "loss on right answers, test rows"}.get(line["metric"], line["metric"])
+        lower = " (lower is better)" * (line["better"] == "lower")
+        lines.append({"": name + lower, **means, "difference (95 %)": interval, "clear?": clear})
     rows, said = summary["rows"], summary["verdict"]
     head = f"`make demo` tuned the tiny Gemma 3 that ships with this project on {rows['train']} rows, and asked it {rows['test']} others. "
     head += f"Its report says: answers *{said['word']}*; ship it: *{said['ship']}*.\n\n"

@@ -86,19 +86,31 @@ def contains_answer(predictions: Sequence[str], keys: Sequence[str]) -> Scores:
 def matches(pattern: str) -> Metric:
     """1 where the whole answer has this form, a regular expression; `.` stands for a line break too."""
     compiled = _compiled(pattern)
-    return lambda predictions, references: [float(compiled.fullmatch(p.strip()) is not None) for p in predictions]
+
+    def metric(predictions: Sequence[str], references: Sequence[str]) -> Scores:
+        return [float(compiled.fullmatch(p.strip()) is not None) for p in predictions]
+
+    return _described(metric, f"1 where the whole answer has the form {pattern}")
 
 
 def required(phrases: Sequence[str]) -> Metric:
     """1 where all phrases stand in the answer, case aside."""
     phrases = _phrases(phrases)
-    return lambda predictions, references: [float(all(w in p.lower() for w in phrases)) for p in predictions]
+
+    def metric(predictions: Sequence[str], references: Sequence[str]) -> Scores:
+        return [float(all(w in p.lower() for w in phrases)) for p in predictions]
+
+    return _described(metric, f"1 where the answer says: {', '.join(phrases)}")
 
 
 def forbidden(phrases: Sequence[str]) -> Metric:
     """1 where none of the phrases stands in the answer, case aside."""
     phrases = _phrases(phrases)
-    return lambda predictions, references: [float(not any(w in p.lower() for w in phrases)) for p in predictions]
+
+    def metric(predictions: Sequence[str], references: Sequence[str]) -> Scores:
+        return [float(not any(w in p.lower() for w in phrases)) for p in predictions]
+
+    return _described(metric, f"1 where the answer says none of: {', '.join(phrases)}")
 
 
 def copied(pattern: str) -> Metric:
@@ -112,7 +124,9 @@ def copied(pattern: str) -> Metric:
         pairs = [(set(compiled.findall(p)), set(compiled.findall(r))) for p, r in zip(predictions, references, strict=True)]
         return [float(mine == theirs) if theirs else None for mine, theirs in pairs]
 
-    return metric
+    return _described(
+        metric, f"1 where the answer holds the same {pattern} as the right one, of the rows whose right answer has any"
+    )
 
 
 def valid_json(schema: dict | None = None) -> Metric:
@@ -133,11 +147,19 @@ def valid_json(schema: dict | None = None) -> Metric:
         except (ValueError, RecursionError):
             return 0.0
 
-    return lambda predictions, references: [one(p) for p in predictions]
+    def metric(predictions: Sequence[str], references: Sequence[str]) -> Scores:
+        return [one(p) for p in predictions]
+
+    return _described(metric, "1 where the answer is JSON" + (" that fits its schema" if schema else ""))
 
 
 def _no_json(constant: str):
     raise ValueError(f"{constant} is no JSON, though Python reads it")
+
+
+def _described(metric: Metric, text: str) -> Metric:
+    metric.__doc__ = text
+    return metric
 
 
 def _compiled(pattern: str) -> re.Pattern:

@@ -32,17 +32,26 @@ from gemma_colab.evaluation.memorisation import learnt_by_heart
 from gemma_colab.evaluation.metrics import USUAL
 
 WORDS = ("too few rows", "better", "worse", "mixed", "no clear difference")
+ILL = {"empty": "empty", "hit the limit": "cut off", "repeating": "repeating themselves", "other language": "in another language"}
 UNHEALTHY, MENTIONED, CUT = 0.2, 0.05, 0.2  # shares of answers
 ALIKE = 1 / 3  # token F1
+NOT_BETTER = {
+    "too few rows": "there are too few test rows to tell",
+    "worse": "it got worse",
+    "mixed": "it got worse in some measures",
+    "no clear difference": "its answers did not get clearly better",
+}
 WORTH = 0.02  # the smallest difference of a metric worth having
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """word: one of `WORDS`. lines: what was seen, a sentence each. next_steps: what to do about it. ship: see above."""
+    """word: one of `WORDS`. ship: see above. against: what speaks against shipping. lines: all that was seen, a sentence each.
+    next_steps: what to do about it."""
 
     word: str
     ship: str
+    against: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     next_steps: list[str] = field(default_factory=list)
 
@@ -78,7 +87,11 @@ def verdict(
     review: of `blind.BlindReview.summary`, opened. replayed: whether general rows of the same kinds as the probe were trained on.
     """
     word = word_for(against_base)
-    lines, steps, not_yet = [_compared(word, against_base), *_levels(against_base)], [], word != "better"
+    lines, steps, against = (
+        [_compared(word, against_base), *_levels(against_base)],
+        [],
+        [] if word == "better" else [NOT_BETTER[word]],
+    )
     if word == "too few rows":
         rows = int(against_base["rows"].max()) if len(against_base) else 0
         steps.append(f"Test on at least {FEW} rows, better on a hundred; now there are {rows}.")
@@ -89,24 +102,27 @@ def verdict(
             "Train on more or better rows, or with a higher learning rate; more test rows would show a smaller difference."
         )
     elif improved(against_base).query("metric != @LOSS")["difference"].abs().max() < WORTH:
-        not_yet = True
+        against.append("it is better by next to nothing")
         lines.append(f"It is better by next to nothing: less than {WORTH} in every metric.")
     if against_few_shot is not None and len(against_few_shot):
         few = word_for(against_few_shot)
         lines.append(_few_shot(few, against_few_shot))
         if few in ("worse", "no clear difference"):
+            against.append("a few examples in the prompt do as well, or better")
             steps.append("Stay with the base model and a few examples in the prompt: that costs no training.")
         elif few == "mixed":
+            against.append("a few examples in the prompt do better in some measures")
             steps.append("Decide which of these measures counts: in some a few examples in the prompt do better than tuning.")
-        not_yet = not_yet or few != "better"
     ill = health is not None and bool(health.loc["tuned", "any"] >= UNHEALTHY)
     if health is not None:
         lines += _health(health)
-        steps += [_cure(health.loc["tuned"])] * ill
+    if ill:
+        against.append(f"{health.loc['tuned', 'any']:.0%} of its answers are no proper answers")
+        steps.append(_cure(health.loc["tuned"]))
     liked = bool(review) and review.get("verdict") == "better"
     disliked = bool(review) and review.get("verdict") == "worse"
     if alike is not None and alike < ALIKE:
-        not_yet = not_yet or not liked
+        against += [] if liked else ["half of its answers are unlike the right ones"]
         lines.append(f"Half of its answers are unlike the right ones: token F1 {alike:.2f} or less, where 1 is the same words.")
         steps.append(
             "Read some of them: unlike the right answer may still be good, if the form is free; if they make no sense, the model is "
@@ -116,22 +132,23 @@ def verdict(
         train, test = memorised.loc["train", "word for word"], memorised.loc["test", "word for word"]
         lines.append(f"It reproduces {train:.0%} of its training answers word for word, and {test:.0%} of the test's.")
         if learnt_by_heart(memorised):
-            not_yet = True
+            against.append("it recites training answers")
             steps.append("Train for fewer epochs, with a smaller rank, or on more rows.")
     if forgotten is not None:
         lines.append(_forgotten(forgotten, replayed))
         if len(forgotten):
-            not_yet = True
+            against.append(f"it got clearly worse elsewhere: {', '.join(forgotten['metric'])}")
             steps.append(
                 "If the model must do other things too: mix general rows in (replay), fewer epochs, a lower learning rate; or switch "
                 "the adapter off for them."
             )
     if review:
+        against += ["readers who judged blind preferred the base"] if disliked else []
         lines.append(f"Judged blind: {review['sentence']}")
-    ship = "no" if word == "worse" or ill or disliked else "not yet" if not_yet else "yes" if liked else "ask a reader"
+    ship = "no" if word == "worse" or ill or disliked else "not yet" if against else "yes" if liked else "ask a reader"
     if ship == "ask a reader":
         steps.append("Read the answers below, worst first, and judge them blind: no figure says whether an answer is true.")
-    return Verdict(word, ship, lines, steps)
+    return Verdict(word, ship, against, lines, steps)
 
 
 def _compared(word: str, table: pd.DataFrame) -> str:
@@ -145,9 +162,17 @@ def _compared(word: str, table: pd.DataFrame) -> str:
 
 
 def _levels(table: pd.DataFrame) -> list[str]:
-    """How often the tuned model does what was asked for, also where that did not change: 1 is always."""
+    """How often the answers do what was asked for, also where that did not clearly change."""
     strict = table[table["p"].notna() & ~table["metric"].isin([*USUAL, LOSS])]
-    named = ", ".join(f"{line.metric} {line.after:.0%}" for line in strict.itertuples() if 0 <= line.after <= 1)
+
+    def one(line) -> str:
+        good = (line.difference < 0) == (line.better == "lower")
+        clear = {"yes": "better" if good else "worse", "perhaps": "perhaps better" if good else "perhaps worse"}
+        return (
+            f"{line.metric} in {line.after:.0%} of {line.rows} (before {line.before:.0%}, {clear.get(line.clear, 'not clear')})"
+        )
+
+    named = "; ".join(one(line) for line in strict.itertuples() if 0 <= line.after <= 1)
     return [f"Of the tuned model's answers: {named}."] if named else []
 
 
@@ -180,8 +205,10 @@ def _health(health: pd.DataFrame) -> list[str]:
     """What is wrong with answers of the tuned model; and where others were cut off, which counts against them."""
     tuned, lines = health.loc["tuned"], []
     if tuned["any"] >= MENTIONED:
-        named = ", ".join(f"{tuned[sign]:.0%} {sign}" for sign in health.columns.drop(["any", "tokens"]) if tuned[sign] > 0)
-        lines.append(f"Of the tuned model's answers {tuned['any']:.0%} are no proper answers: {named}.")
+        named = ", ".join(f"{tuned[sign]:.0%} {text}" for sign, text in ILL.items() if tuned[sign] > 0)
+        lines.append(
+            f"Of the tuned model's answers {tuned['any']:.0%} are no proper answers (one may show several signs): {named}."
+        )
     for name in health.index.drop("tuned"):
         if health.loc[name, "hit the limit"] >= CUT:
             share = health.loc[name, "hit the limit"]

@@ -17,8 +17,8 @@ from gemma_colab.ui.plots import loss_curve
 from gemma_colab.workspace import ADAPTER_FILES, Workspace
 
 SHIP = {
-    "no": ("Don't ship it", "#c62828"),
-    "not yet": ("Not yet", "#b26a00"),
+    "no": ("Do not ship it", "#c62828"),
+    "not yet": ("Do not ship it yet", "#b26a00"),
     "yes": ("Ship it", "#2e7d32"),
     "ask a reader": ("The figures allow it; now read", "#2e7d32"),
 }
@@ -47,15 +47,17 @@ table.plain td.number { text-align: right; font-variant-numeric: tabular-nums; }
 img { max-width: 100%; background: white; }
 @media print { body { max-width: none; margin: 0; font-size: 11pt; } tr, img, svg { break-inside: avoid; } h2, h3 { break-after: avoid; } .wide { overflow: visible; } }
 </style></head><body>
-<h1>Is it better after tuning?</h1>
+<h1>Is it better after tuning? Can it be shipped?</h1>
 <p>{{ s.model }}{{ " in 4 bit" if s.load_in_4bit }}, tuned on {{ s.rows.train }} rows, watched on {{ s.rows.validation }}, asked {{ s.rows.test }} questions that it never saw.</p>
 <div class="verdict"><b>{{ ship[0] }}.</b> {{ word }}
-<ul>{% for line in s.verdict.lines %}<li>{{ line }}</li>{% endfor %}</ul>
-{% if s.verdict.next %}What to do next:<ul>{% for line in s.verdict.next %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}</div>
+{% if s.verdict.against %}<p>What speaks against it:</p><ul>{% for line in s.verdict.against %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
+{% if s.verdict.next %}<p>What to do next:</p><ul>{% for line in s.verdict.next %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
+<p>What was seen:</p><ul>{% for line in s.verdict.lines %}<li>{{ line }}</li>{% endfor %}</ul></div>
 
 <h2>The same questions, before and after</h2>
-<p>All contestants got the same test rows and answered without chance. The interval holds the mean difference over all rows of this kind, with 95&nbsp;% confidence. Where it reaches over zero, nothing has been shown; p says how often a fair coin would split the changed rows so unevenly (McNemar's exact test). Of many measures one moves by chance: what would not be clear if that is counted in (Bonferroni) is marked "perhaps", and left out of the verdict.
+<p>All contestants got the same test rows and answered without chance. The interval holds the mean difference over all rows of this kind, with 95&nbsp;% confidence. Where it reaches over zero, nothing has been shown. The dot is the difference, the bar its interval, the thin line zero. p says how often a fair coin would split the changed rows so unevenly (McNemar's exact test). The more measures one looks at, the likelier one of them moves by chance: "perhaps" is clear of zero by itself, but not if that is counted in (Bonferroni), or not by p; the verdict leaves it out.
 None of these figures knows whether an answer is true.</p>
+{% if s.measures %}<ul class="small">{% for name, text in s.measures.items() if text %}<li><b>{{ name }}</b>: {{ text }}</li>{% endfor %}</ul>{% endif %}
 <h3>Tuned against the base model</h3>
 <div class="wide">{{ base | safe }}</div>
 {% if few_shot %}<h3>Tuned against the base model with {{ s.settings.generation.examples }} solved examples in the prompt</h3>
@@ -63,7 +65,7 @@ None of these figures knows whether an answer is true.</p>
 <div class="wide">{{ few_shot | safe }}</div>{% endif %}
 
 <h2>Loss, and learning by heart</h2>
-<p>Nats per token of the right answers; lower is better. Where rows it never saw are harder for it than rows it trained on, and were not for the base, it has overfitted.</p>
+<p>Nats per token of the right answers; lower is better. Where rows it never saw are harder for it than rows it trained on, and are not for the base, it fits its training rows better than the rest. Some of that is usual; it is overfitting where the validation loss rises while the training loss falls.</p>
 <table class="plain"><tr><th>rows</th><th>base</th><th>tuned</th><th>change</th><th>perplexity, base</th><th>tuned</th></tr>
 {% for part, loss in s.loss.items() %}<tr><td>{{ part }}</td>{% for name in ("base", "tuned") %}<td class="number">{{ number(loss[name]) }}</td>{% endfor %}
 <td class="number">{% if loss.base and loss.tuned is not none %}{{ "%+.0f" | format(100 * (loss.tuned / loss.base - 1)) }}&nbsp;%{% endif %}</td>{% for name in ("base", "tuned") %}<td class="number">{{ number(loss[name + "_perplexity"], "{:,.1f}") }}</td>{% endfor %}</tr>
@@ -121,7 +123,7 @@ def write_report(workspace: Workspace) -> Path:
         few_shot=_table(few_shot, "few-shot") if few_shot else None,
         forgetting=_table(summary["forgetting"], "base") if summary["forgetting"] else None,
         examples=[(title, side_by_side(table).data) for title, table in examples.items() if len(table)],
-        export=_export(workspace),
+        export=exports_of(workspace),
         curve=_curve(workspace),
         number=lambda value, form="{:.2f}": (
             "no number" if value is None else f"{value:.1e}" if abs(value) > 1e6 else form.format(value)
@@ -147,7 +149,7 @@ def _curve(workspace: Workspace) -> str | None:
         return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _export(workspace: Workspace) -> dict:
+def exports_of(workspace: Workspace) -> dict:
     """What `export.json` says, if it is of the adapter that is here now."""
     found = workspace.read_json("export.json") if workspace.has("export.json") else {}
     now = workspace.fingerprint(*ADAPTER_FILES) if all(map(workspace.has, ADAPTER_FILES)) else None

@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,18 +16,24 @@ from typing import TYPE_CHECKING
 import psutil
 
 from gemma_colab.catalog import shown_name
-from gemma_colab.errors import SettingsError
-from gemma_colab.hardware import GIB, describe_machine, pick_dtype, readable, stack_versions
+from gemma_colab.errors import ModelError, SettingsError, WorkspaceError
+from gemma_colab.hardware import GIB, describe_machine, free_gib, pick_dtype, readable, stack_versions
 from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.workspace import ADAPTER_FILES, Workspace
 
 if TYPE_CHECKING:
+    import torch
+
     from gemma_colab.export.parity import Measured
 
 FORMS = ("adapter", "merged", "ollama", "gguf", "hub")
 PUSHED = ("adapter", "merged")
 EXPORT, SUMMARY = "export.json", "summary.json"
 ROWS = 20  # questions that the forms are compared on
+BROKEN = 0.5  # a GGUF file that gives fewer of the merged model's answers is broken; rounding changes a few only
+COMPARED = ("parity", "same", "sentence", "not_compared")  # what export.json says of the comparison of `merged/`
+# What an export that was killed leaves behind; the number is its process.
+LEFT = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.(?:part|old)|\.gguf\.(?P<other>\d+)\..+")
 
 
 def export_workspace(
@@ -35,44 +42,53 @@ def export_workspace(
     *,
     rows: int = ROWS,
     max_new_tokens: int = 144,
-    text_only: bool = True,
+    text_only: bool | None = None,
     outtype: str = "q8_0",
     repo_id: str | None = None,
     form: str = "adapter",
     private: bool = True,
     exist_ok: bool = False,
+    system: str | None = None,
 ) -> dict:
     """Write one form of what was trained in this workspace; returns what `export.json` then holds.
 
     to: "adapter" (adds the card to `adapter/`), "merged" (`merged/`, compared with the adapter on `rows` test rows; 0 for no
     comparison), "ollama", "gguf" (both made from `merged/`, which is made first if it isn't there for this adapter), or "hub", which
-    pushes `form`, "adapter" or "merged", to `repo_id` as `export.push.push` does. text_only: as for `export.merged.merge`.
-    outtype: of the GGUF file, see `export.gguf.write_gguf`. Raises errors of this package before the work starts, wherever that is possible.
+    pushes `form`, "adapter" or "merged", to `repo_id` as `export.push.push` does. text_only: as for `export.merged.merge`; left out,
+    a `merged/` that is used stays what it is, and one that is made is text only. outtype: of the GGUF file, see
+    `export.gguf.write_gguf`. system: for "ollama", a text before the first question, see `export.ollama.modelfile`.
+    Raises errors of this package before the work starts, wherever that is possible.
     """
-    _check(to, form, repo_id, rows)
+    _check(to, form, repo_id, rows, system)
     trained = _trained(workspace)
     _sweep(workspace)
     if to == "hub":
         from gemma_colab.export.push import check_push, push
 
-        repo_id = check_push(repo_id, private=private, exist_ok=exist_ok)  # before hours of merging
-    if to in ("adapter", "hub"):
+        # Before hours of merging. A repository that is there may be private already.
+        repo_id, is_private = check_push(repo_id, private=private, exist_ok=exist_ok)
+    if to == "adapter":
         write_card(workspace, "adapter")
         _record(workspace, adapter=_size(workspace, "adapter"))
     if to in ("merged", "ollama", "gguf") or (to == "hub" and form == "merged"):
-        _ensure_merged(workspace, trained, text_only, anew=to == "merged")
+        there = None if to == "merged" else _merged_kind(workspace)  # asked for by its name, it is made anew
+        wanted = text_only if text_only is not None else there is not False
+        if there is None or there != wanted:
+            _refuse_early(workspace, trained, to, outtype)
+            _merge(workspace, trained, wanted)
     if to == "merged" and rows:
         _compare(workspace, trained, rows, max_new_tokens)
     if to == "ollama":
         from gemma_colab.export.ollama import write_ollama
 
-        write_ollama(workspace.path / "merged", workspace.path / "ollama")
+        write_ollama(workspace.path / "merged", workspace.path / "ollama", system=system)
         _record(workspace, ollama=_size(workspace, "ollama"))
     if to == "gguf":
         _write_gguf(workspace, outtype, rows, max_new_tokens)
     if to == "hub":
+        write_card(workspace, form)  # notebook 05 may have run since the last one was written
         url = push(workspace.path / form, repo_id, private=private, exist_ok=exist_ok)
-        _record(workspace, hub={"repo": url, "form": form, "private": private})
+        _record(workspace, hub={"repo": url, "form": form, "private": is_private})
     return exported(workspace)
 
 
@@ -81,7 +97,7 @@ def exported(workspace: Workspace) -> dict:
     return workspace.read_json(EXPORT) if workspace.has(EXPORT) else {}
 
 
-def _check(to: str, form: str, repo_id: str | None, rows: int) -> None:
+def _check(to: str, form: str, repo_id: str | None, rows: int, system: str | None) -> None:
     if to not in FORMS:
         raise SettingsError(f"to={to!r} must be one of {', '.join(FORMS)}; try 'merged'")
     if form not in PUSHED:
@@ -90,6 +106,14 @@ def _check(to: str, form: str, repo_id: str | None, rows: int) -> None:
         raise SettingsError(f"rows={rows} must be from 0 to 10,000; try {ROWS}")
     if to == "hub" and not repo_id:
         raise SettingsError("the Hub needs a name to push to; give repo_id (--repo), such as my-name/my-model")
+    if system is not None:
+        from gemma_colab.export.ollama import modelfile
+
+        if to != "ollama":
+            raise SettingsError(
+                f"system={system[:40]!r} is for Ollama only, not for to={to!r}; leave it out, or take to='ollama'"
+            )
+        modelfile(".", system)  # raises where Ollama would read it differently
 
 
 def _trained(workspace: Workspace) -> ModelSettings:
@@ -104,13 +128,28 @@ def _trained(workspace: Workspace) -> ModelSettings:
 
 def _sweep(workspace: Workspace) -> None:
     """Remove what an export that was killed has left half-written: gigabytes, which nobody would find."""
-    for part in workspace.path.glob(".*.part"):
-        if (found := re.fullmatch(r"\.(?:merged|ollama)\.(\d+)\.part", part.name)) and not psutil.pid_exists(int(found[1])):
-            shutil.rmtree(part, ignore_errors=True)
+    left = [path for name in (".merged.*", ".ollama.*", "gguf/.*") for path in workspace.path.glob(name)]
+    for path in left:
+        if not (found := LEFT.fullmatch(path.name)) or psutil.pid_exists(int(found["process"] or found["other"])):
+            continue
+        if path.suffix == ".old" and not (target := path.with_name(found["name"])).exists():
+            path.rename(target)  # killed in the middle of the change: this is the last whole one
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _of_now(workspace: Workspace) -> dict:
+    """What `export.json` says, without what was made from an adapter that is no longer here."""
+    found, now = exported(workspace), workspace.fingerprint(*ADAPTER_FILES)
+    stale = {name for name, made in found.items() if isinstance(made, dict) and made.get("adapter", now) != now}
+    stale |= set(COMPARED) if "merged" in stale else set()
+    return {name: made for name, made in found.items() if name not in stale}
 
 
 def _record(workspace: Workspace, **what) -> None:
-    workspace.write_json(EXPORT, exported(workspace) | what)
+    workspace.write_json(EXPORT, _of_now(workspace) | what)
 
 
 def _size(workspace: Workspace, name: str) -> dict:
@@ -119,42 +158,77 @@ def _size(workspace: Workspace, name: str) -> dict:
     return {"MiB": round(folder_mib(workspace.path / name), 2), "adapter": workspace.fingerprint(*ADAPTER_FILES)}
 
 
-def _ensure_merged(workspace: Workspace, trained: ModelSettings, text_only: bool, *, anew: bool) -> None:
-    """`merged/`, of the adapter that is there now."""
+def _merged_kind(workspace: Workspace) -> bool | None:
+    """Whether `merged/` is text only; None if there is none of the adapter that is here now."""
+    return _of_now(workspace).get("merged", {}).get("text_only") if workspace.has("merged/config.json") else None
+
+
+def _refuse_early(workspace: Workspace, trained: ModelSettings, to: str, outtype: str) -> None:
+    """What `merged/` would be missing for llama.cpp or Ollama, said before it is made."""
+    if to not in ("ollama", "gguf"):
+        return
+    from gemma_colab.export.gguf import gguf_gib, ready_converter
+    from gemma_colab.export.stored import base_folder, config_of, stored_tensors, text_name
+
+    if to == "gguf":
+        ready_converter()
+    folder = base_folder(trained.model)
+    if not (folder / "tokenizer.model").is_file():
+        raise ModelError(
+            f"tokenizer.model is missing in {folder}, and llama.cpp and Ollama need it; copy it there from the model's original repository"
+        )
+    if to == "gguf":
+        tensors = stored_tensors(trained.model, folder)
+        weights = sum(tensor.bytes // tensor.dtype.itemsize for name, tensor in tensors.items() if text_name(name))
+        # merged/ has 2 bytes a weight at least; `merge` itself looks closer
+        need = 2 * weights / GIB + gguf_gib(weights, outtype, config_of(trained.model).to_dict())
+        if (free := free_gib(workspace.path)) < need:
+            raise WorkspaceError(
+                f"merged/ and the GGUF file take {readable(need)} and {readable(free)} is free in {workspace.path}; make room there"
+            )
+
+
+def _merge(workspace: Workspace, trained: ModelSettings, text_only: bool) -> None:
+    """Write `merged/`, of the adapter that is there now."""
     from gemma_colab.export.merged import merge
 
-    made = exported(workspace).get("merged", {})
-    same = made.get("adapter") == workspace.fingerprint(*ADAPTER_FILES) and made.get("text_only") == text_only
-    if workspace.has("merged/config.json") and same and not anew:
-        return
     with workspace.writing("merged") as part:
+        part.mkdir()
+        facts = _facts(workspace)  # and the curve: what is wrong with them should show before the work
+        _draw_curve(workspace, part / "loss_curve.png")
         merge(trained.model, workspace.path / "adapter", part, text_only=text_only)
-        _put_card(workspace, "merged", part)
-    left = {
-        name: value for name, value in exported(workspace).items() if name not in ("parity", "same", "sentence", "not_compared")
-    }
+        (part / "README.md").write_text(str(_card("merged", facts, part)), encoding="utf-8")
+    left = {name: value for name, value in _of_now(workspace).items() if name not in COMPARED}
     workspace.write_json(EXPORT, left | {"merged": _size(workspace, "merged") | {"text_only": text_only}})
 
 
 def _write_gguf(workspace: Workspace, outtype: str, rows: int, max_new_tokens: int) -> None:
     """One file in `gguf/`; where Python can call llama.cpp, it is asked what the merged model is asked."""
-    from gemma_colab.export.gguf import RUNTIMES, check_gguf, write_gguf
+    import torch
+
+    from gemma_colab.export.gguf import RUNTIMES, write_gguf
 
     path = write_gguf(workspace.path / "merged", workspace.path / "gguf" / f"model-{outtype}.gguf", outtype=outtype)
-    _record(workspace, gguf=_size(workspace, "gguf") | {"file": path.name})
+    made = _size(workspace, f"gguf/{path.name}") | {"file": path.name}
+    _record(workspace, gguf=made)
     if not any(map(find_spec, RUNTIMES)):
-        reason = "Python needs llama.cpp to run it, which pip install xllamacpp brings"
+        told = {"not_compared": "Python needs llama.cpp to run it, which pip install xllamacpp brings"}
     elif not (rows and workspace.has("rows/test.jsonl")):
-        reason = "there are no test rows to compare on"
-    elif not (reason := _no_room(workspace)):
-        import torch
+        told = {"not_compared": "there are no test rows to compare on"}
+    else:
+        told = _if_it_fits(workspace, torch.float32, lambda: _compare_gguf(workspace, path, rows, max_new_tokens))
+    _record(workspace, gguf=made | told)
 
-        prompts = [row["prompt"] for row in workspace.read_jsonl("rows/test.jsonl")[:rows]]
-        wanted = _answers(*_plain(workspace.path / "merged", torch.float32), prompts, "merged", max_new_tokens)
-        equal = check_gguf(path, prompts, wanted, max_new_tokens=max_new_tokens)["equal"]
-        _record(workspace, gguf=exported(workspace)["gguf"] | {"answers equal": float(equal.mean()), "rows": len(equal)})
-        return
-    _record(workspace, gguf=exported(workspace)["gguf"] | {"not_compared": reason})
+
+def _compare_gguf(workspace: Workspace, path: Path, rows: int, max_new_tokens: int) -> dict:
+    import torch
+
+    from gemma_colab.export.gguf import check_gguf
+
+    prompts = [row["prompt"] for row in workspace.read_jsonl("rows/test.jsonl")[:rows]]
+    wanted = _answers(*_plain(workspace.path / "merged", torch.float32), prompts, "merged", max_new_tokens)
+    equal = check_gguf(path, prompts, wanted, max_new_tokens=max_new_tokens)["equal"]
+    return {"answers equal": float(equal.mean()), "rows": len(equal), "same": bool(equal.mean() >= BROKEN)}
 
 
 # --------------------------------------------------------------------------------------------- the card
@@ -179,7 +253,7 @@ def run_facts(workspace: Workspace) -> dict:
             facts |= {name: value for name, value in summary.items() if value is not None}
         else:
             print(f"{SUMMARY} is of another training run: the card goes without an evaluation until notebook 05 runs again.")
-    made = exported(workspace)
+    made = _of_now(workspace)
     return facts | {"export": made.get("parity", []), "export_sentence": made.get("sentence")}
 
 
@@ -196,28 +270,25 @@ def write_card(workspace: Workspace, form: str) -> Path:
     """Write README.md and `loss_curve.png` into `adapter/` or `merged/`; returns the folder."""
     with workspace.writing(f"{form}/loss_curve.png") as curve:
         _draw_curve(workspace, curve)
-    workspace.write_text(f"{form}/README.md", str(_card(workspace, form)))
+    workspace.write_text(f"{form}/README.md", str(_card(form, _facts(workspace), workspace.path / form)))
     return workspace.path / form
 
 
-def _put_card(workspace: Workspace, form: str, folder: Path) -> None:
-    """The same into a folder that is still being written."""
-    _draw_curve(workspace, folder / "loss_curve.png")
-    (folder / "README.md").write_text(str(_card(workspace, form, folder)), encoding="utf-8")
-
-
-def _card(workspace: Workspace, form: str, folder: Path | None = None):
-    from transformers import AutoConfig
-
-    from gemma_colab.export.card import model_card
+def _facts(workspace: Workspace) -> dict:
+    """`run_facts`, and whether the base sees images."""
     from gemma_colab.export.stored import sees_images
 
     facts = run_facts(workspace)
-    sees = sees_images(facts["model"])
-    dtype = "bfloat16"
-    if form == "merged":
-        dtype = str(AutoConfig.from_pretrained(folder or workspace.path / form).dtype).removeprefix("torch.")
-    return model_card(form, facts, curve=True, multimodal=sees, dtype=dtype)
+    return facts | {"sees_images": sees_images(facts["model"])}
+
+
+def _card(form: str, facts: dict, folder: Path):
+    from transformers import AutoConfig
+
+    from gemma_colab.export.card import model_card
+
+    dtype = str(AutoConfig.from_pretrained(folder).dtype).removeprefix("torch.") if form == "merged" else "bfloat16"
+    return model_card(form, facts, curve=True, multimodal=facts["sees_images"], dtype=dtype)
 
 
 def _draw_curve(workspace: Workspace, path: Path) -> None:
@@ -234,19 +305,46 @@ def _draw_curve(workspace: Workspace, path: Path) -> None:
 
 # --------------------------------------------------------------------------------------------- the comparison
 def _compare(workspace: Workspace, trained: ModelSettings, rows: int, max_new_tokens: int) -> None:
-    from gemma_colab.export.parity import parity, same_model
-
     if not workspace.has("rows/test.jsonl"):
         _record(workspace, not_compared="there are no test rows in this workspace")
         return
-    if reason := _no_room(workspace):
-        _record(workspace, not_compared=reason)
-        return
+    told = _if_it_fits(workspace, _dtypes(workspace)[1], lambda: _compared(workspace, trained, rows, max_new_tokens))
+    _record(workspace, **told)
+    if "parity" in told:
+        for form in PUSHED:
+            write_card(workspace, form)
+
+
+def _compared(workspace: Workspace, trained: ModelSettings, rows: int, max_new_tokens: int) -> dict:
+    from gemma_colab.export.folder import missing_stops
+    from gemma_colab.export.parity import parity, same_model
+
     forms = compare_forms(workspace, trained, rows=rows, max_new_tokens=max_new_tokens)
     same, sentence = same_model(forms, "merged", ON_16)
-    _record(workspace, parity=parity(forms).round(6).to_dict("records"), same=same, sentence=sentence)
-    for form in PUSHED:
-        write_card(workspace, form)
+    # The answers above don't show it: to measure, every form is told where to stop.
+    if lacking := missing_stops(workspace.path / "merged"):
+        same = False
+        sentence += (
+            f"; but its generation_config.json lacks {' and '.join(lacking)}, where its answers should end: export it again"
+        )
+    return {"parity": parity(forms).round(6).to_dict("records"), "same": same, "sentence": sentence}
+
+
+def _if_it_fits(workspace: Workspace, dtype: torch.dtype, compare: Callable[[], dict]) -> dict:
+    """What `compare` found; {"not_compared": why} where the merged model in this dtype is too large to be run here."""
+    import torch
+
+    if reason := _no_room(workspace, dtype):
+        return {"not_compared": reason}
+    try:
+        return compare()
+    except torch.OutOfMemoryError:  # others use the GPU too, and long rows take more
+        pass
+    _free_gpu()  # here, where the error no longer holds what filled it
+    return {
+        "not_compared": "the GPU's memory was full before all questions were answered; delete the model you have loaded and export "
+        "again, or compare on a larger machine"
+    }
 
 
 ON_4, ON_16 = "adapter on the 4-bit base", "adapter on the 16-bit base"
@@ -257,15 +355,11 @@ def compare_forms(
 ) -> dict[str, Measured]:
     """The first test rows, asked of the adapter on the base it was trained on, of the adapter on the 16-bit base, and of `merged/` in
     plain transformers. One after the other is loaded and let go; for `export.parity.parity`."""
-    import torch
-
     from gemma_colab.export.adapter import load_adapter
     from gemma_colab.model.loading import load_model, load_tokenizer, quantization_config
 
     chats = [{key: row[key] for key in ("prompt", "completion")} for row in workspace.read_jsonl("rows/test.jsonl")[:rows]]
-    dtype, _ = pick_dtype(describe_machine(str(workspace.path)))
-    # Plain transformers can't run Gemma 3 in float16. A T4 emulates bfloat16: slowly, and right.
-    wide = torch.bfloat16 if dtype == torch.float16 else dtype
+    dtype, wide = _dtypes(workspace)
     merged = workspace.path / "merged"
 
     def on_base(quantised):
@@ -278,10 +372,17 @@ def compare_forms(
     forms = {}
     for name, load in loaders.items():
         forms[name] = _measure(*load(), chats, folders.get(name, workspace.path / "adapter"), name, max_new_tokens)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _free_gpu()
     return forms
+
+
+def _dtypes(workspace: Workspace) -> tuple[torch.dtype, torch.dtype]:
+    """What a 4-bit base computes in on this machine, and what 16-bit weights are loaded in."""
+    import torch
+
+    dtype, _ = pick_dtype(describe_machine(str(workspace.path)))
+    # Plain transformers can't run Gemma 3 in float16. A T4 emulates bfloat16: slowly, and right.
+    return dtype, torch.bfloat16 if dtype == torch.float16 else dtype
 
 
 def _plain(folder: Path, dtype):
@@ -311,15 +412,26 @@ def _measure(model, tokenizer, chats: list[dict], folder: Path, name: str, max_n
     return Measured(answers, mean_loss(answer_losses(model, tokenizer, chats, description=name)), folder_mib(folder), seconds)
 
 
-def _no_room(workspace: Workspace) -> str:
-    """Why the merged model can't be run here; "" if it can."""
+def _free_gpu() -> None:
+    """Give back what deleted models leave in torch's cache, which other programs, and `mem_get_info`, take for used."""
     import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _no_room(workspace: Workspace, dtype: torch.dtype) -> str:
+    """Why the merged model can't be run here in this dtype; "" if it can."""
+    import torch
+    from transformers import AutoConfig
 
     from gemma_colab.export.parity import folder_mib
 
-    gpu = torch.cuda.is_available()
-    # A CPU computes in float32, in which 16-bit weights are twice as large.
-    need = folder_mib(workspace.path / "merged") / 1024 * (1.1 if gpu else 2.1) + 0.5
+    merged, gpu = workspace.path / "merged", torch.cuda.is_available()
+    _free_gpu()
+    wider = dtype.itemsize / AutoConfig.from_pretrained(merged).dtype.itemsize  # float32 takes twice what is stored in 16 bit
+    need = folder_mib(merged) / 1024 * wider * 1.1 + 0.5
     free = (torch.cuda.mem_get_info()[0] if gpu else psutil.virtual_memory().available) / GIB
     if free > need:
         return ""

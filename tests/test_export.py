@@ -23,8 +23,10 @@ from gemma_colab.export import merged as merging
 from gemma_colab.export import stored
 from gemma_colab.export.adapter import check_adapter, load_adapter, save_adapter
 from gemma_colab.export.card import model_card, plain
+from gemma_colab.export.folder import missing_stops
 from gemma_colab.export.merged import merge
 from gemma_colab.export.parity import CLOSE, Measured, folder_mib, parity, same_model
+from gemma_colab.export.stored import text_name
 from gemma_colab.export_steps import export_workspace, exported, run_facts
 from gemma_colab.hub import TOKEN
 from gemma_colab.model.loading import load_model, load_tokenizer
@@ -36,13 +38,13 @@ TINY = samples() / "tiny-gemma3"
 PLANTED = "hf_" + 17 * "Zz"
 
 
-def adapt(model, seed=0, **settings):
-    """The model with an adapter that changes something: a fresh one changes nothing."""
+def adapt(model, seed=0, std=0.02, **settings):
+    """The model with an adapter that changes something: a fresh one changes nothing. At std=0.2 the tiny Gemma 3 answers otherwise."""
     torch.manual_seed(seed)
     adapted = get_peft_model(model, lora_config(LoraSettings(**{"r": 4, "lora_alpha": 8} | settings)))
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.02)
+            torch.nn.init.normal_(parameter, std=std)
         if "lora_magnitude_vector" in name:
             parameter.data *= 1 + 0.1 * torch.rand_like(parameter)
     return adapted.eval()
@@ -215,6 +217,74 @@ def test_plain_transformers_gives_the_adapters_logits(multimodal, tmp_path, kind
     assert text_only is False or found["config"] == [1, 106]
 
 
+ANSWERS_IN_PLAIN = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model, tokenizer = AutoModelForCausalLM.from_pretrained(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[1])
+answers = []
+for question in json.loads(sys.argv[2]):
+    chat = [{"role": "user", "content": question}]
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    out = model.generate(**ids, do_sample=False, max_new_tokens=24)[0, ids["input_ids"].shape[1] :]
+    answers.append(tokenizer.decode(out))
+print(json.dumps([str(model.dtype), answers]))
+"""
+
+
+def test_plain_transformers_gives_the_adapters_answers(tmp_path):
+    """And ends them where they end: with the generation config that was stored, in a process of its own."""
+    base = tmp_path / "base"
+    load(TINY).save_pretrained(base)
+    for name in (*TOKENIZER_FILES, "generation_config.json"):
+        shutil.copy(TINY / name, base)
+    adapted, tokenizer = adapt(load(base), std=0.2), load_tokenizer(str(base))
+    merge(str(base), save(adapted, tmp_path / "adapter"), tmp_path / "merged")
+    known = (samples() / "general_probe.jsonl").read_text(encoding="utf-8").splitlines()[:60:10]
+    shop = (samples() / "support_ru.jsonl").read_text(encoding="utf-8").splitlines()[20:80:10]
+    questions = [json.loads(line)["question"] for line in known] + [json.loads(line)["instruction"] for line in shop]
+    command = [sys.executable, "-c", ANSWERS_IN_PLAIN, tmp_path / "merged", json.dumps(questions)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    dtype, answers = json.loads(run.stdout)
+    expected, unadapted = [], []
+    for question in questions:
+        chat = [{"role": "user", "content": question}]
+        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        ask = lambda: adapted.generate(**ids, do_sample=False, max_new_tokens=24, eos_token_id=[1, 106], pad_token_id=0)  # noqa: B023, E731
+        expected.append(tokenizer.decode(ask()[0, ids["input_ids"].shape[1] :]))
+        with adapted.disable_adapter():
+            unadapted.append(tokenizer.decode(ask()[0, ids["input_ids"].shape[1] :]))
+    assert dtype == "torch.float32"
+    assert answers == expected
+    assert sum(answer.endswith("<end_of_turn>") for answer in answers) >= 6
+    assert sum(a != b for a, b in zip(expected, unadapted, strict=True)) >= 3  # the adapter does something
+
+
+def test_an_adapter_that_was_trained_on_the_whole_model_fits_too(multimodal, tmp_path):
+    """Its tensors are called model.language_model.layers…, as other tools train what sees images."""
+    from transformers import Gemma3ForConditionalGeneration
+
+    whole = Gemma3ForConditionalGeneration.from_pretrained(multimodal / "hub", dtype=torch.float32)
+    torch.manual_seed(0)
+    adapted = get_peft_model(whole, LoraConfig(r=4, target_modules=r".*language_model.*\.(q_proj|down_proj)"))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    adapter = save(adapted, tmp_path / "adapter")
+    assert all(".language_model.layers." in name for name in load_file(adapter / "adapter_model.safetensors"))
+    expected = adapted.merge_and_unload().state_dict()
+    expected = {text_name(name): weight for name, weight in expected.items() if text_name(name)}
+    before = {text_name(name): w for name, w in load_file(multimodal / "hub" / "model.safetensors").items() if text_name(name)}
+    for text_only in (True, False):
+        merge(str(multimodal / "hub"), adapter, tmp_path / f"merged {text_only}", text_only=text_only)
+        got = load_file(tmp_path / f"merged {text_only}" / "model.safetensors")
+        got = {text_name(name): weight for name, weight in got.items() if text_name(name)}
+        for name in got:
+            torch.testing.assert_close(got[name], expected[name], msg=name)
+        changed = {name for name in got if not torch.equal(got[name], before[name])}
+        assert changed == {name for name in got if re.search(r"(q|down)_proj", name)}
+    refused(WorkspaceError, "doesn't fit .*the base it was trained on", str(multimodal / "text"), adapter, tmp_path / "m")
+
+
 def test_the_names_are_those_of_the_kind(multimodal, tmp_path):
     adapter = save(adapt(load_model(str(multimodal / "hub"), torch.float32)), tmp_path / "adapter")
     merge(str(multimodal / "hub"), adapter, tmp_path / "text")
@@ -250,6 +320,22 @@ def test_sampling_of_the_base_is_kept(base32, tmp_path):
     merge("tiny-gemma3", save(adapt(load(TINY)), tmp_path / "adapter"), tmp_path / "merged")
     told = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
     assert (told["do_sample"], told["top_k"], told["top_p"], told["eos_token_id"]) == (True, 64, 0.95, [1, 106])
+
+
+def test_a_generation_config_that_contradicts_itself_is_replaced_before_the_work(base32, tmp_path, capsys, monkeypatch):
+    base = shutil.copytree(base32, tmp_path / "base")
+    sloppy = {"temperature": 0.1, "top_p": 0.9, "eos_token_id": 1}  # as some published models have it: sampling that is off
+    (base / "generation_config.json").write_text(json.dumps(sloppy))
+    written = []
+    real = merging._write_weights
+    monkeypatch.setattr(merging, "_write_weights", lambda *a: written.extend(p.name for p in a[-1].iterdir()) or real(*a))
+    merge(str(base), save(adapt(load(base)), tmp_path / "adapter"), tmp_path / "merged")
+    told = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
+    assert (told["do_sample"], told["temperature"], told["top_k"], told["top_p"]) == (True, 1.0, 64, 0.95)
+    assert (told["eos_token_id"], told["pad_token_id"], told["bos_token_id"]) == ([1, 106], 0, 2)
+    assert "contradicts itself" in capsys.readouterr().out
+    assert {"generation_config.json", "config.json", "tokenizer.json"} <= set(written)
+    load(tmp_path / "merged")
 
 
 # --------------------------------------------------------------------------------------------- bad input
@@ -421,6 +507,15 @@ def test_the_card_tells_the_run():
     assert "not evaluated" not in str(card).lower()
 
 
+def test_the_card_of_a_merged_model_says_what_its_figures_are_of():
+    words = "The figures under Evaluation are of the adapter on the 4-bit base; this merged model was "
+    assert words + "compared with it on 20 questions" in str(model_card("merged", RUN))
+    assert words + "not compared with it" in str(model_card("merged", RUN | {"export": []}))
+    assert words not in str(model_card("merged", RUN | {"loss": None, "tuned_against_base": None}))  # there are no figures
+    assert words not in str(model_card("adapter", RUN))
+    assert words not in str(model_card("merged", RUN | {"load_in_4bit": False}))
+
+
 def test_the_card_of_a_run_that_nobody_evaluated_says_so():
     text = str(model_card("adapter", {"model": "google/gemma-3-1b-it"}))
     assert "Not evaluated" in text
@@ -569,6 +664,190 @@ def test_a_merged_model_that_differs_is_said_with_status_1(work, monkeypatch, ca
     assert "too much for rounding" in capsys.readouterr().out
 
 
+def test_a_merged_model_that_would_not_stop_is_said_with_status_1(work, monkeypatch, capsys):
+    monkeypatch.setattr(merging, "stop_token_ids", lambda tokenizer: 1)
+    assert main(["export", "--workspace", str(work.path), "--to", "merged", "--rows", "2"]) == 1
+    assert "generation_config.json lacks <end_of_turn>, where its answers should end: export it again" in capsys.readouterr().out
+    assert exported(work)["same"] is False
+    monkeypatch.undo()
+    assert main(["export", "--workspace", str(work.path), "--to", "merged", "--rows", "2"]) == 0
+
+
+def test_missing_stop_tokens_are_found(base32, tmp_path):
+    folder = shutil.copytree(base32, tmp_path / "model")
+    for stops, missing in (([1, 106], []), ([106], ["<eos>"]), (1, ["<end_of_turn>"]), (None, ["<end_of_turn>", "<eos>"])):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stops}))
+        assert missing_stops(folder) == missing
+    (folder / "generation_config.json").unlink()  # transformers then asks config.json, which names both
+    assert missing_stops(folder) == []
+
+
+def test_a_gpu_that_is_full_ends_the_comparison_not_the_export(work, monkeypatch, capsys):
+    import gemma_colab.export_steps as steps
+
+    def full(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(steps, "compare_forms", full)
+    assert main(["export", "--workspace", str(work.path), "--to", "merged"]) == 0
+    assert "not compared: the GPU's memory was full" in capsys.readouterr().out
+    assert "parity" not in exported(work)
+    monkeypatch.setattr(steps, "_plain", full)
+    stand_in_for_llama_cpp(monkeypatch)
+    assert main(["export", "--workspace", str(work.path), "--to", "gguf"]) == 0
+    assert "not compared: the GPU's memory was full" in capsys.readouterr().out
+    assert exported(work)["gguf"]["file"] == "model-q8_0.gguf"
+
+
+def test_the_room_for_a_comparison_is_that_of_the_weights_as_they_are_loaded(work, monkeypatch):
+    import gemma_colab.export_steps as steps
+
+    export_workspace(work, "merged", rows=0)
+    stored = folder_mib(work.path / "merged") / 1024  # bfloat16
+    for free, half, single in ((0.5 + 1.2 * stored, True, False), (0.5 + 2.3 * stored, True, True)):
+        memory = types.SimpleNamespace(available=free * 2**30)
+        monkeypatch.setattr(steps.psutil, "virtual_memory", lambda memory=memory: memory)
+        assert (not steps._no_room(work, torch.bfloat16)) is half
+        assert (not steps._no_room(work, torch.float32)) is single
+
+
+def stand_in_for_llama_cpp(monkeypatch, equal=()):
+    """Instead of llama.cpp, which few have: a file of 1 MiB, and whether its answers are equal."""
+    import pandas as pd
+
+    import gemma_colab.export.gguf as gguf
+    import gemma_colab.export_steps as steps
+
+    def write(merged, out, *, outtype):
+        out.parent.mkdir(exist_ok=True)
+        out.write_bytes(bytes(2**20))
+        return out
+
+    monkeypatch.setattr(gguf, "ready_converter", lambda: None)
+    monkeypatch.setattr(gguf, "write_gguf", write)
+    monkeypatch.setattr(gguf, "check_gguf", lambda *args, **options: pd.DataFrame({"equal": list(equal)}))
+    monkeypatch.setattr(steps, "find_spec", lambda name: True)
+
+
+def test_a_gguf_file_that_talks_nonsense_is_said_with_status_1(work, monkeypatch, capsys):
+    command = ["export", "--workspace", str(work.path), "--to", "gguf", "--rows", "4", "--outtype", "f16"]
+    stand_in_for_llama_cpp(monkeypatch, [True, False, False, False])
+    assert main(command) == 1
+    told = capsys.readouterr().out
+    assert "looks broken: llama.cpp gives the answers of the merged model to 25% of 4 test rows" in told
+    assert "a few differing answers are rounding; most differing is a broken file" in told
+    assert exported(work)["gguf"] | {"adapter": ""} == {
+        "MiB": 1.0, "adapter": "", "file": "model-f16.gguf", "answers equal": 0.25, "rows": 4, "same": False
+    }  # fmt: skip
+    stand_in_for_llama_cpp(monkeypatch, [True, False, True, True])
+    assert main([*command[:-1], "q8_0"]) == 0
+    assert "broken:" not in capsys.readouterr().out
+    assert exported(work)["gguf"]["MiB"] == 1.0  # of the one file, not of both
+
+
+def test_what_is_exported_next_leaves_a_whole_model_as_it_is(work, monkeypatch):
+    import gemma_colab.export.ollama as ollama
+
+    folders = []
+    monkeypatch.setattr(
+        ollama, "write_ollama", lambda merged, out, system: folders.append((merged, system)) or out.mkdir(exist_ok=True)
+    )
+    assert main(["export", "--workspace", str(work.path), "--to", "merged", "--whole", "--rows", "2"]) == 0
+    before = exported(work)
+    monkeypatch.setattr(merging, "merge", lambda *args, **options: pytest.fail("merged again"))
+    assert main(["export", "--workspace", str(work.path), "--to", "ollama", "--system", "Отвечай кратко."]) == 0
+    assert folders == [(work.path / "merged", "Отвечай кратко.")]
+    assert before["merged"]["text_only"] is False
+    assert {name: exported(work)[name] for name in before} == before
+    monkeypatch.setattr(merging, "merge", lambda *args, **options: calls.append(options) or real(*args, **options))
+    calls, real = [], merge
+    export_workspace(work, "ollama", text_only=True)  # when it is asked for
+    export_workspace(work, "merged", rows=0)
+    assert [options["text_only"] for options in calls] == [True, True]
+
+
+def test_the_card_that_is_pushed_has_what_was_measured_since(work, monkeypatch):
+    import gemma_colab.export.push as pushing
+
+    export_workspace(work, "merged", rows=0)
+    assert "Not evaluated" in (work.path / "merged" / "README.md").read_text()
+    training = {"steps": 4, "best_step": 4, "best_eval_loss": 3.25}
+    work.write_json(
+        "summary.json", {"model": "tiny-gemma3", "training": training, "loss": {"test": {"base": 8.25, "tuned": 3.5}}}
+    )
+    seen = []
+    monkeypatch.setattr(pushing, "check_push", lambda repo_id, **options: (f"me/{repo_id}", True))
+    monkeypatch.setattr(pushing, "push", lambda folder, *a, **o: seen.append((folder / "README.md").read_text()) or "address")
+    for form in ("merged", "adapter"):
+        found = export_workspace(work, "hub", repo_id="mine", form=form, private=False)
+        assert "| test | 8.25 | 3.50 |" in seen[-1]
+        assert found["hub"] == {"repo": "address", "form": form, "private": True}  # as the repository is
+
+
+def test_what_is_of_another_adapter_is_forgotten(work, monkeypatch, tokenizer):
+    stand_in_for_llama_cpp(monkeypatch, [True])
+    export_workspace(work, "merged", rows=1)
+    export_workspace(work, "gguf", rows=1)
+    export_workspace(work, "adapter")
+    assert {"merged", "parity", "sentence", "gguf", "adapter"} <= exported(work).keys()
+    assert run_facts(work)["export"]
+    save_adapter(adapt(load_model("tiny-gemma3", torch.float32), seed=1), tokenizer, work)
+    assert not run_facts(work)["export"]
+    export_workspace(work, "adapter")
+    assert set(exported(work)) == {"adapter"}
+
+
+def test_leftovers_of_killed_exports_are_removed(work):
+    export_workspace(work, "adapter")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (work.path / "gguf").mkdir()
+    alive = work.path / "gguf" / f".gguf.{os.getppid()}.abc"
+    whole = work.path / f".ollama.{dead.pid}.old"
+    names = (f"gguf/.gguf.{dead.pid}.abc", f".merged.{dead.pid}.old", f".ollama.{dead.pid}.part")
+    for folder in (alive, whole, *(work.path / name for name in names)):
+        folder.mkdir()
+        (folder / "model").write_text("")
+    (work.path / "gguf" / f".model-f16.gguf.{dead.pid}.part").write_text("half")
+    (work.path / "merged").mkdir()
+    export_workspace(work, "adapter")
+    assert list((work.path / "gguf").iterdir()) == [alive]
+    assert not list((work.path / "merged").iterdir())
+    assert [path.name for path in (work.path / "ollama").iterdir()] == ["model"]  # the last whole one, moved aside
+    assert not [path for path in work.path.iterdir() if path.name.startswith(".")]
+
+
+def test_what_a_gguf_file_needs_is_checked_before_the_merge(work, base32, tmp_path, monkeypatch, capsys):
+    import gemma_colab.export.gguf as gguf
+    import gemma_colab.export_steps as steps
+
+    monkeypatch.setattr(merging, "merge", lambda *args, **options: pytest.fail("merged"))
+    gguf_command = ["export", "--workspace", str(work.path), "--to", "gguf"]
+
+    def said(command, words):
+        assert main(command) == 4
+        assert re.search(words, capsys.readouterr().err)
+
+    real = gguf.importlib.util.find_spec
+    with monkeypatch.context() as patched:
+        patched.setattr(gguf.importlib.util, "find_spec", lambda name: None if name == "sentencepiece" else real(name))
+        said(gguf_command, "pip install sentencepiece")
+    with monkeypatch.context() as patched:
+        patched.setenv("LLAMA_CPP", str(tmp_path))
+        said(gguf_command, "has no convert_hf_to_gguf.py")
+    monkeypatch.setattr(gguf, "ready_converter", lambda: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(steps, "free_gib", lambda path: 0.01)
+        said(gguf_command, "merged/ and the GGUF file take .* and 10.2 MiB is free in .*make room there")
+    base = shutil.copytree(base32, tmp_path / "base")
+    (base / "tokenizer.model").unlink()
+    work.write_json("training.json", work.read_json("training.json") | {"model": str(base)})
+    said(gguf_command, r"tokenizer.model is missing in .*base, .*the model's original repository")
+    said([*gguf_command[:-1], "ollama"], r"tokenizer.model is missing in .*base")
+    said([*gguf_command[:-1], "ollama", "--system", '"""'], "take other quotes")
+    said([*gguf_command, "--system", "Be brief."], "is for Ollama only")
+
+
 def test_the_adapter_comes_back_from_its_folder_in_plain_peft(work):
     before = logits(load_adapter(load(TINY), work).eval())
     found = export_workspace(work, "adapter")
@@ -602,7 +881,7 @@ def test_an_evaluation_of_another_run_does_not_get_into_the_card(work, capsys):
 def test_merged_again_only_for_another_adapter(work, monkeypatch, tokenizer):
     import gemma_colab.export.ollama as ollama
 
-    monkeypatch.setattr(ollama, "write_ollama", lambda merged, out: out.mkdir(exist_ok=True))
+    monkeypatch.setattr(ollama, "write_ollama", lambda merged, out, system: out.mkdir(exist_ok=True))
     calls = []
     real = merging.merge
     monkeypatch.setattr(merging, "merge", lambda *args, **options: calls.append(args) or real(*args, **options))
@@ -655,7 +934,7 @@ def test_wrong_input_of_the_command(work, workspace, capsys):
 def test_a_model_too_large_to_run_is_merged_and_not_compared(work, monkeypatch, capsys):
     import gemma_colab.export_steps as steps
 
-    monkeypatch.setattr(steps, "_no_room", lambda workspace: "running it takes 9 GiB")
+    monkeypatch.setattr(steps, "_no_room", lambda workspace, dtype: "running it takes 9 GiB")
     assert main(["export", "--workspace", str(work.path), "--to", "merged"]) == 0
     assert "not compared: running it takes 9 GiB" in capsys.readouterr().out
     assert "parity" not in exported(work)

@@ -11,14 +11,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from gemma_colab.cli import main
 from gemma_colab.errors import ModelError, SettingsError, WorkspaceError
 from gemma_colab.export import converter, gguf
 from gemma_colab.export.converter import SCRIPT, fetch_converter, find_converter
 from gemma_colab.export.gguf import RUNTIMES, check_gguf, write_gguf
-from gemma_colab.workspace import samples
+from gemma_colab.settings import LoraSettings, ModelSettings
+from gemma_colab.workspace import Workspace, samples
 
 TOKENS = 48
-MERGED = samples() / "tiny-gemma3"  # as merging leaves a model: plain transformers, with its tokenizer
+MERGED = samples() / "tiny-gemma3"  # in the form that merging leaves: plain transformers, with its tokenizer
 INSTALLED = [name for name in RUNTIMES if importlib.util.find_spec(name)]
 
 
@@ -39,8 +41,12 @@ def prompts() -> list[list[dict]]:
 
 @pytest.fixture(scope="module")
 def expected():
+    return answers_of(MERGED)
+
+
+def answers_of(folder) -> list[str]:
     """transformers' own greedy answers in float32."""
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(MERGED, dtype=torch.float32), AutoTokenizer.from_pretrained(MERGED)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
     greedy = GenerationConfig(max_new_tokens=TOKENS, do_sample=False, eos_token_id=[1, 106], pad_token_id=0)
     answers = []
     for prompt in prompts():
@@ -74,6 +80,42 @@ def test_llama_cpp_answers_as_transformers_does(llama_cpp, expected, tmp_path, m
         same = equal(path, expected)
         print(f"{outtype}: {same} of {len(expected)} answers equal in {runtime}, {path.stat().st_size:,} bytes, {seconds:.1f} s")
         assert same >= at_least
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A workspace with an adapter that makes the tiny Gemma 3 answer otherwise."""
+    from test_export import adapt
+
+    from gemma_colab.export.adapter import save_adapter
+    from gemma_colab.model.loading import load_model, load_tokenizer
+
+    workspace = Workspace(tmp_path_factory.mktemp("trained") / "work")
+    ModelSettings(model="tiny-gemma3").save(workspace)
+    LoraSettings(r=4, lora_alpha=8).save(workspace)
+    answer = [{"role": "assistant", "content": "Да."}]
+    workspace.write_jsonl("rows/test.jsonl", [{"prompt": prompt, "completion": answer} for prompt in prompts()])
+    log = [{"step": step, "epoch": 1.0, "loss": 8 - step} for step in range(1, 5)]
+    workspace.write_json("training.json", {"model": "tiny-gemma3", "steps": 4, "log_history": log})
+    save_adapter(adapt(load_model("tiny-gemma3", torch.float32), std=0.2), load_tokenizer("tiny-gemma3"), workspace)
+    return workspace
+
+
+@pytest.mark.long
+def test_llama_cpp_answers_as_the_merged_model_does(llama_cpp, expected, trained, capsys):
+    """Merged, converted and compared by the command; and once more here, with transformers' answers of its own."""
+    command = ["export", "--workspace", str(trained.path), "--to", "gguf", "--outtype", "f16", "--rows", "20", "--json"]
+    assert main(command) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["merged"]["text_only"]
+    assert (made["gguf"]["file"], made["gguf"]["rows"], made["gguf"]["same"]) == ("model-f16.gguf", 20, True)
+    assert made["gguf"]["answers equal"] >= 0.9
+    assert sorted(path.name for path in (trained.path / "gguf").iterdir()) == ["model-f16.gguf"]
+    mine = answers_of(trained.path / "merged")
+    assert sum(a != b for a, b in zip(mine, expected, strict=True)) >= 5  # they are not those of the base
+    same = equal(trained.path / "gguf" / "model-f16.gguf", mine)
+    print(f"f16 of a merged model: {same} of {len(mine)} answers equal")
+    assert same >= 18
 
 
 @pytest.mark.long

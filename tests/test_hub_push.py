@@ -39,7 +39,7 @@ def push_them_all(adapter: Path, merged: Path, home: Path) -> dict:
             os.environ["HF_TOKEN"] = token
             first, before, message, url = len(hub.log), set(hub.repos), "", ""
             try:
-                url = call(folder, name, **options) if call is push else call(name, **options)
+                url = call(folder, name, **options) if call is push else call(name, **options)[0]
             except GemmaColabError as e:
                 message = str(e)
             sent = sum(request["method"] == "PUT" for request in hub.log[first:])
@@ -73,7 +73,7 @@ def push_them_all(adapter: Path, merged: Path, home: Path) -> dict:
         attempt("merged over it", merged, "first", exist_ok=True)
         told["merged files"] = sorted(files("learner/first"))
         shutil.copytree(hub.repos["learner/first"].folder, home / "merged on the Hub")
-        told["messages"] = hub.repos["learner/first"].messages
+        told["messages"] = list(hub.repos["learner/first"].messages)
         attempt("organisation, public", merged, "shop/model", private=False, message="for all")
         told["organisation, public"]["private"] = hub.repos["shop/model"].private
         attempt("private into public", adapter, "shop/model", exist_ok=True)
@@ -101,9 +101,22 @@ def push_them_all(adapter: Path, merged: Path, home: Path) -> dict:
         careless = shutil.copytree(adapter, home / "careless")
         (careless / "README.md").write_text(f"made with {READER}")
         attempt("careless", careless, "careless")
+        hidden = shutil.copytree(adapter, home / "hidden")
+        (hidden / "notes.yaml").write_text(f"token: {READER}")
+        attempt("careless elsewhere", hidden, "careless")
+        linked = shutil.copytree(adapter, home / "linked")
+        (linked / "rows.jsonl").symlink_to(adapter.parent / "training.json")
+        attempt("a link", linked, "linked")
+        (linked / "rows.jsonl").unlink()
+        (linked / "README.md").unlink()
+        attempt("no card", linked, "linked")
+        told["readme"] = (hub.repos["learner/first"].folder / "README.md").read_text()
+        attempt("public, but is private", merged, "first", private=False, exist_ok=True)
+        told["public, but is private"]["private"] = hub.repos["learner/first"].private
         os.environ["HF_TOKEN"] = WRITER
         command = ["export", "--workspace", str(adapter.parent), "--to", "hub", "--form", "merged", "--repo"]
         told["command"] = [main([*command, "cli"]), main([*command, "cli"]), main([*command, "cli", "--exist-ok"])]
+        told["command, public"] = main([*command, "cli", "--exist-ok", "--public"])
         told["command made"] = hub.repos["learner/cli"].private and sorted(files("learner/cli"))
         told["in Colab"] = {"message": "", "url": "", "made": [], "sent": 0}
         with pytest.MonkeyPatch.context() as patched:
@@ -208,7 +221,10 @@ REFUSED = {  # case -> words of its sentence: what is wrong, and what to do
     "status 429": ("too many requests", "in five minutes"),
     "status 503": ("HTTP 503", "in a few minutes"),
     "status 409": ("written to by somebody else", "run this again"),
-    "half": ("half is not a whole model: model.safetensors is missing", "export it again"),
+    "half": ("half is half written: model.safetensors is missing", "merge again"),
+    "careless elsewhere": ("notes.yaml holds what looks like a token", "take it out"),
+    "a link": ("rows.jsonl is a link to", "training.json, outside the folder", "copy that file here, or delete the link"),
+    "no card": ("linked has no README.md, the card", "gemma-colab export --to adapter writes it"),
     "careless": ("README.md holds what looks like a token", "take it out"),
     "no network": ("no connection to the Hugging Face Hub", "check the network"),
     "offline": ("HF_HUB_OFFLINE is set", "unset it"),
@@ -270,6 +286,19 @@ def test_public_and_for_an_organisation_only_when_asked(told):
     assert (told["organisation, public"]["made"], told["organisation, public"]["private"]) == (["shop/model"], False)
 
 
+def test_what_is_private_already_is_not_called_public(told, output):
+    assert told["public, but is private"]["url"].endswith("learner/first")
+    assert told["public, but is private"]["private"]
+    assert "MiB to learner/first, private, as it is already" in output
+    assert "MiB to shop/model, public\n" in output
+
+
+def test_the_code_in_the_card_names_the_repository(told, place):
+    assert told["readme"].count('from_pretrained("learner/first"') == 2
+    assert "path/or/id" not in told["readme"]
+    assert (place / "merged" / "README.md").read_text().count("path/or/id/of/this/model") == 2
+
+
 def test_a_broken_upload_leaves_nothing_and_goes_through_the_second_time(told):
     assert "broke off, and nothing of it is visible" in told["lost"]["message"]
     assert "run this again" in told["lost"]["message"]
@@ -281,6 +310,7 @@ def test_a_broken_upload_leaves_nothing_and_goes_through_the_second_time(told):
 
 def test_the_command_pushes_and_refuses_the_same_name_twice(told, output, place):
     assert told["command"] == [0, 4, 0]
+    assert told["command, public"] == 0
     assert WEIGHTS in told["command made"]
     assert re.search(r"pushed the merged to http://127.0.0.1:\d+/learner/cli", output)
     assert "learner/cli exists already" in output
@@ -297,7 +327,8 @@ def test_no_token_is_printed_or_written(told, output, place, home):
     assert told["token in the log of requests"]
     assert told["to the storage without a token"]
     assert not [token for token in tokens if token in output]
-    (home / "careless" / "README.md").unlink()  # planted by this test
+    for planted in ("careless/README.md", "hidden/notes.yaml"):  # by this test
+        (home / planted).unlink()
     for folder in (place, home):
         for path in filter(Path.is_file, folder.rglob("*")):
             content = path.read_bytes()

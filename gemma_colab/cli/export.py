@@ -33,6 +33,7 @@ def add_commands(commands) -> None:
     export.add_argument("--form", choices=PUSHED, default="adapter", help="what goes to the Hub (default %(default)s)")
     export.add_argument("--public", action="store_true", help="everybody may see it on the Hub; else only you may")
     export.add_argument("--exist-ok", action="store_true", help="write a new version into a repository of the Hub that is there")
+    export.add_argument("--system", metavar="TEXT", help="for ollama: said to the model before the first question")
     export.add_argument("--json", action="store_true", help="what was exported as JSON; everything else goes to the error output")
 
 
@@ -47,15 +48,17 @@ def _export(args: argparse.Namespace) -> int:
             workspace,
             args.to,
             rows=args.rows,
-            text_only=not args.whole,
+            text_only=False if args.whole else None,
             outtype=args.outtype,
             repo_id=args.repo,
             form=args.form,
             private=not args.public,
             exist_ok=args.exist_ok,
+            system=args.system,
         )
     print(json.dumps(found, ensure_ascii=False, indent=1) if args.json else _said(args.to, found, workspace))
-    return DIFFERS if args.to == "merged" and found.get("same") is False else SAME
+    told = found if args.to == "merged" else found.get(args.to, {})
+    return DIFFERS if told.get("same") is False else SAME
 
 
 def _said(to: str, found: dict, workspace: Workspace) -> str:
@@ -68,6 +71,13 @@ def _said(to: str, found: dict, workspace: Workspace) -> str:
         lines.append(f"next: cd {workspace.path / to} && ollama create my-model && ollama run my-model")
     if to == "gguf" and "answers equal" in found["gguf"]:
         share, rows = found["gguf"]["answers equal"], found["gguf"]["rows"]
-        lines.append(f"llama.cpp gives the answers of the merged model to {share:.0%} of {rows} test rows")
+        broken = "" if found["gguf"].get("same", True) else "looks broken: "
+        lines.append(f"{broken}llama.cpp gives the answers of the merged model to {share:.0%} of {rows} test rows")
+        if share < 1:
+            lines.append("a few differing answers are rounding; most differing is a broken file")
+        if broken:
+            lines.append(
+                "export it again with --outtype f16, which rounds least, or with another llama.cpp (LLAMA_CPP names its folder)"
+            )
     why = found.get("not_compared") if to == "merged" else found[to].get("not_compared")
     return "\n".join([*lines, *([f"not compared: {why}"] if why else [])])

@@ -227,7 +227,7 @@ def model_card(form: str, run: dict, *, curve: bool = False, multimodal: bool = 
         facts=_facts(base, run),
         run={"settings": {}} | run,
         curve=curve,
-        limits=_limits(run, ours),
+        limits=_limits(form, run, ours),
         licence=_licence(base, ours),
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{re.sub(chr(10) + '{3,}', chr(10) * 2, text).strip()}\n")
@@ -248,7 +248,7 @@ def _facts(base: str, run: dict) -> dict[str, object]:
     return {name: value for name, value in facts.items() if value not in (None, "")}
 
 
-def _limits(run: dict, ours: bool) -> list[str]:
+def _limits(form: str, run: dict, ours: bool) -> list[str]:
     lines = [
         "It was made for questions like its training rows. Elsewhere it may be worse than its base.",
         "It can be wrong, and sounds just as sure then. Nobody checked its answers for truth; let a person check what matters.",
@@ -256,6 +256,10 @@ def _limits(run: dict, ours: bool) -> list[str]:
     ]
     if ours:
         lines.insert(0, "tiny-gemma3 is a model for tests and lessons with 3 million weights. It is no use for anything else.")
+    if form == "merged" and run.get("load_in_4bit") and (run.get("loss") or run.get("tuned_against_base")):
+        questions = next((r.get("rows") for r in run.get("export") or [] if r.get("form") == "merged"), None)
+        compared = f"was compared with it on {questions} questions" if questions else "was not compared with it"
+        lines.append(f"The figures under Evaluation are of the adapter on the 4-bit base; this merged model {compared}.")
     rows = (run.get("rows") or {}).get("test")
     if isinstance(rows, int) and rows < 100:
         lines.append(f"Measured on {rows} test rows: small differences can't be seen with so few.")

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from gemma_colab.errors import ModelError, SettingsError, WorkspaceError
 from gemma_colab.export.converter import fetch_converter, find_converter, watch
-from gemma_colab.export.folder import check_merged, read_json, refuse_to_overwrite
+from gemma_colab.export.folder import check_merged, refuse_to_overwrite, with_added_tokens
 from gemma_colab.hardware import GIB, free_gib, readable
 from gemma_colab.workspace import Workspace
 
@@ -52,24 +52,35 @@ def write_gguf(merged: str | Path, out: str | Path, *, outtype: str = "f16", lla
         raise SettingsError(f"out={str(out)!r} must be the name of a file that ends in .gguf, such as {out.with_suffix('.gguf')}")
     config, tensors = check_merged(merged)
     refuse_to_overwrite(out, merged, "")
-    size = int(OUTTYPES[outtype] * sum(tensor.bytes // tensor.dtype.itemsize for tensor in tensors.values()))
-    need, free = (size + 16 * 2**20) * (2 if _layers(config) else 1) / GIB, free_gib(out)  # with the tokenizer
+    weights = sum(tensor.bytes // tensor.dtype.itemsize for tensor in tensors.values())
+    size = int(OUTTYPES[outtype] * weights)
+    need, free = gguf_gib(weights, outtype, config), free_gib(out)
     if free < need:
         raise WorkspaceError(f"{out.name} takes {readable(need)} and {readable(free)} is free in {out.parent}; make room there")
-    if importlib.util.find_spec("sentencepiece") is None:
-        raise WorkspaceError(
-            "llama.cpp's converter needs sentencepiece, which isn't installed; install it: pip install sentencepiece"
-        )
-    script = find_converter(llama_cpp) or fetch_converter()
+    script = ready_converter(llama_cpp)
     try:
         with (
             Workspace(out.parent).writing(out.name) as part,
-            tempfile.TemporaryDirectory(dir=out.parent, prefix=".gguf") as folder,
+            tempfile.TemporaryDirectory(dir=out.parent, prefix=f".gguf.{os.getpid()}.") as folder,
         ):
             _convert(script, merged, config, Path(folder) / "model.gguf", outtype, out.stem, size).rename(part)
     except OSError as e:
         raise WorkspaceError(f"{out} can't be written ({e.strerror}); name a folder you may write to") from None
     return out
+
+
+def gguf_gib(weights: int, outtype: str, config: dict) -> float:
+    """GiB on the disk, with the tokenizer, that writing a file of so many weights takes. config: the model's."""
+    return (int(OUTTYPES[outtype] * weights) + 16 * 2**20) * (2 if _layers(config) else 1) / GIB
+
+
+def ready_converter(llama_cpp: str | Path | None = None) -> Path:
+    """The converter, downloaded if there is none, once it is clear that it can run. Raises `WorkspaceError`."""
+    if importlib.util.find_spec("sentencepiece") is None:
+        raise WorkspaceError(
+            "llama.cpp's converter needs sentencepiece, which isn't installed; install it: pip install sentencepiece"
+        )
+    return find_converter(llama_cpp) or fetch_converter()
 
 
 def _convert(script: Path, merged: Path, config: dict, made: Path, outtype: str, name: str, size: int) -> Path:
@@ -94,21 +105,14 @@ def _layers(config: dict) -> list[bool] | None:
 
 
 def _for_the_converter(merged: Path, folder: Path) -> str:
-    """The merged model under links, with a list of its special tokens where the converter looks for them.
-
-    tokenizer.model doesn't say which they are, and transformers 5 keeps the list in tokenizer.json only. Without it llama.cpp cuts
-    <start_of_turn> into letters, and the model talks nonsense: the tiny one answered 45 of 120 questions as it should.
-    """
+    """The merged model under links, with a list of its special tokens where the converter looks for them: see `with_added_tokens`."""
     view = folder / "merged"
     view.mkdir()
     for path in merged.iterdir():
         if path.is_file() and path.suffix != ".gguf":
             (view / path.name).symlink_to(path.resolve())
-    settings = read_json(merged, "tokenizer_config.json")
-    added = read_json(merged, "tokenizer.json")["added_tokens"]
-    settings.setdefault("added_tokens_decoder", {str(token["id"]): token for token in added})
-    (view / "tokenizer_config.json").unlink()
-    (view / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (view / "tokenizer_config.json").unlink(missing_ok=True)
+    (view / "tokenizer_config.json").write_text(json.dumps(with_added_tokens(merged)), encoding="utf-8")
     return str(view)
 
 

@@ -21,13 +21,14 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
-from transformers import Gemma3ForCausalLM, GenerationConfig, PretrainedConfig
+from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration, GenerationConfig, PretrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from gemma_colab.catalog import source_of
 from gemma_colab.chat import load_tokenizer, stop_token_ids
 from gemma_colab.errors import ModelError, WorkspaceError
 from gemma_colab.export.adapter import check_adapter
+from gemma_colab.export.folder import SAMPLING, with_added_tokens
 from gemma_colab.export.stored import Tensor, base_folder, config_of, stored_tensors, text_name
 from gemma_colab.hardware import GIB, free_gib, readable
 
@@ -65,7 +66,7 @@ def merge(
     out, adapter = Path(out), Path(adapter)
     check_adapter(adapter)
     config = config_of(base)
-    layers = _adapted_layers(base, config.get_text_config(), adapter)
+    layers = _adapted_layers(base, config, adapter)
     folder = base_folder(base)
     stored = stored_tensors(base, folder)
     dtype = torch.float32 if _is_float32(config, stored) else torch.bfloat16  # never float16, whatever the base has
@@ -77,11 +78,14 @@ def merge(
     _refuse_if_short(needs, out)
     print(needs)
     try:
+        _save_the_rest(
+            base, folder, config, dtype, out, text_only
+        )  # the small files first: what is wrong with them shows at once
+        _give_back_memory()
         _write_weights(plan, files.filename_to_tensors, layers, dtype, out)
         if files.is_sharded:
             index = {"metadata": files.metadata, "weight_map": files.tensor_to_filename}
             (out / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-        _save_the_rest(base, folder, config, dtype, out, text_only)
     except (OSError, SafetensorError) as e:  # the disk, which others fill too
         reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)[:120]
         raise WorkspaceError(
@@ -93,7 +97,7 @@ def merge(
 # --------------------------------------------------------------------------------------------- the adapter
 @torch.no_grad()
 def _adapted_layers(base: str, config: PretrainedConfig, adapter: Path) -> dict[str, LoraLayer]:
-    """Name of a weight -> peft's layer for it, with the adapter's tensors and, so far, without the base's weight.
+    """Name of a weight, as `text_name` has it -> peft's layer for it, with the adapter's tensors and, so far, without the base's weight.
 
     The model around them is built without memory (on the "meta" device). Raises `WorkspaceError` unless every tensor of the
     adapter finds its place in this base, and every place its tensor.
@@ -106,9 +110,12 @@ def _adapted_layers(base: str, config: PretrainedConfig, adapter: Path) -> dict[
             f"{adapter} changes more than the linear layers of the text model, such as {other[0]}; merge it with peft's own "
             "merge_and_unload, which loads the whole model"
         )
+    # One that was trained on the whole of a model with eyes has other names: so the model around its layers is of that kind too.
+    whole = _sees(config) and any(".language_model." in name for name in tensors)
     try:
         with torch.device("meta"):
-            model = PeftModel(Gemma3ForCausalLM(config), settings, low_cpu_mem_usage=True)
+            around = Gemma3ForConditionalGeneration(config) if whole else Gemma3ForCausalLM(config.get_text_config())
+            model = PeftModel(around, settings, low_cpu_mem_usage=True)
         places = {name: tuple(t.shape) for name, t in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
     except (RuntimeError, ValueError) as e:  # peft found no layer of the name
         raise WorkspaceError(
@@ -129,7 +136,7 @@ def _adapted_layers(base: str, config: PretrainedConfig, adapter: Path) -> dict[
                 tensor = tensors.get(f"base_model.model.{name}.{kind}")  # DoRA's
             if tensor is not None:
                 getattr(layer, kind)["default"].weight = torch.nn.Parameter(tensor.float(), requires_grad=False)
-        layers[f"{name}.weight"] = layer
+        layers[text_name(f"{name}.weight")] = layer
     return layers
 
 
@@ -176,7 +183,6 @@ def _write_weights(
     plan: dict[str, Tensor], files: dict[str, list[str]], layers: dict[str, LoraLayer], dtype: torch.dtype, out: Path
 ) -> None:
     """One file after the other; in memory there is one file's worth."""
-    out.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(plan), desc="merging", unit=" tensors", leave=False) as bar:
         for file, names in files.items():
             shard = {}
@@ -239,6 +245,7 @@ def _save_the_rest(base: str, folder: Path, config: PretrainedConfig, dtype: tor
     """Config, generation config, tokenizer and chat template, with both stop tokens wherever a program may look for them."""
     tokenizer = load_tokenizer(base)
     stops = stop_token_ids(tokenizer)
+    out.mkdir(parents=True, exist_ok=True)
     if _sees(config) and text_only:
         config = config.get_text_config()
         config.architectures = [Gemma3ForCausalLM.__name__]
@@ -252,21 +259,20 @@ def _save_the_rest(base: str, folder: Path, config: PretrainedConfig, dtype: tor
     generation = GenerationConfig()
     if (folder / "generation_config.json").is_file():
         generation = GenerationConfig.from_pretrained(folder)
-    generation.eos_token_id, generation.pad_token_id = stops, tokenizer.pad_token_id
-    generation.bos_token_id = tokenizer.bos_token_id
-    generation.save_pretrained(out)
+    ids = {"eos_token_id": stops, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id}
+    generation.update(**ids)
+    try:
+        generation.save_pretrained(out)
+    except ValueError:  # transformers reads them, and won't write them
+        print(
+            f"generation_config.json of {base} contradicts itself, such as by a temperature without do_sample; the merged model gets the "
+            f"sampling that Google recommends: {', '.join(f'{name} {value}' for name, value in SAMPLING.items())}"
+        )
+        GenerationConfig(do_sample=True, **SAMPLING, **ids).save_pretrained(out)
     for name in ("is_local", "local_files_only"):  # true of this machine only
         tokenizer.init_kwargs.pop(name, None)
     tokenizer.save_pretrained(out)
-    _list_added_tokens(out)
+    settings = json.dumps(with_added_tokens(out), ensure_ascii=False, indent=2)
+    (out / "tokenizer_config.json").write_text(settings + "\n", encoding="utf-8")
     if (folder / "tokenizer.model").is_file():  # transformers no longer writes it, and llama.cpp prefers it
         (out / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
-
-
-def _list_added_tokens(out: Path) -> None:
-    """transformers 5 leaves this list out, and llama.cpp's converter, without it, cuts `<start_of_turn>` into letters, silently."""
-    path = out / "tokenizer_config.json"
-    added = json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
-    listed = {"added_tokens_decoder": {str(token["id"]): {k: v for k, v in token.items() if k != "id"} for token in added}}
-    settings = json.loads(path.read_text(encoding="utf-8")) | listed
-    path.write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

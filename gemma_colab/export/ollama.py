@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from gemma_colab.errors import SettingsError, WorkspaceError
-from gemma_colab.export.folder import check_merged, refuse_to_overwrite
+from gemma_colab.export.folder import SAMPLING, STOPS, check_merged, refuse_to_overwrite
 from gemma_colab.hardware import GIB, free_gib, readable
 from gemma_colab.workspace import Workspace
 
@@ -26,8 +26,6 @@ TEMPLATE = """\
 {{ end }}
 {{- end }}<start_of_turn>model
 """
-STOPS = ("<end_of_turn>", "<eos>")
-SAMPLING = {"temperature": 1.0, "top_k": 64, "top_p": 0.95}  # Google's for Gemma 3; Ollama's own defaults are others
 
 
 def modelfile(weights: str, system: str | None = None) -> str:
@@ -37,7 +35,7 @@ def modelfile(weights: str, system: str | None = None) -> str:
     """
     lines = [f"FROM {weights}", f'TEMPLATE """{TEMPLATE}"""']
     lines += [f'PARAMETER stop "{token}"' for token in STOPS]
-    lines += [f"PARAMETER {name} {value}" for name, value in SAMPLING.items()]
+    lines += [f"PARAMETER {name} {value}" for name, value in SAMPLING.items()]  # Ollama's own defaults are others
     if system and system.strip():
         if '"""' in system:
             raise SettingsError('system has """ in it, where Ollama would end the text; take other quotes')

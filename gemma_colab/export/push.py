@@ -16,11 +16,16 @@ from huggingface_hub.utils import validate_repo_id
 
 from gemma_colab.errors import ModelError, WorkspaceError
 from gemma_colab.export.adapter import SETTINGS, check_adapter
+from gemma_colab.export.folder import check_weights
 from gemma_colab.export.parity import folder_mib
 from gemma_colab.hub import BROKEN, BROKEN_TEXT, SITE, TOKEN, UNREACHABLE, token_source, where_to_store
 
 WRITE_TOKEN = f"make a token of the type 'write' at {SITE}/settings/tokens"
 EMPTY = {".gitattributes"}  # what a repository holds that was made and never filled
+CARD = "README.md"
+PLACE = re.compile(r"path/or/id/of/this/(?:adapter|model)")  # in the code of the card
+NO_TEXT = (".safetensors", ".gguf", ".png", ".model")  # all others are searched for tokens
+SEARCHED = 50 * 2**20  # bytes; Gemma's tokenizer.json has 33 million
 
 
 def push(folder: str | Path, repo_id: str, *, private: bool = True, exist_ok: bool = False, message: str | None = None) -> str:
@@ -28,21 +33,24 @@ def push(folder: str | Path, repo_id: str, *, private: bool = True, exist_ok: bo
 
     repo_id: "owner/name", or a name alone for your own account. private: only you, or your organisation, can see it. exist_ok:
     write a new version into a repository that is there already: its files become those of the folder, older versions stay in its
-    history. message: of the commit.
-    Raises `WorkspaceError` if the folder is not whole, and `ModelError` for a name that can't be, a missing or weak token, a
-    repository that is there, or no network. A commit is there as a whole or not at all; should the upload break, run it again.
+    history, and it stays as private as it is. message: of the commit.
+    Raises `WorkspaceError` or `ModelError` if the folder is not whole, and `ModelError` for a name that can't be, a missing or weak
+    token, a repository that is there, or no network. A commit is there as a whole or not at all; should the upload break, run it again.
     """
     folder = Path(folder)
     files = _files(folder)
     api = HfApi()
     try:
         repo_id, before = _checked(api, repo_id, private, exist_ok)
+        files[CARD] = PLACE.sub(lambda _: repo_id, (folder / CARD).read_text(encoding="utf-8", errors="replace")).encode()
         if before is None:
             api.create_repo(repo_id, private=private)
         old = {sibling.rfilename for sibling in before.siblings or []} if before else set()
         operations = [CommitOperationAdd(name, content) for name, content in files.items()]
         operations += [CommitOperationDelete(name) for name in sorted(old - files.keys() - EMPTY)]
-        print(f"{folder_mib(folder):,.1f} MiB to {repo_id}, {'private' if private else 'public'}")
+        will_be = _is_private(before, private)
+        how = ("private" if will_be else "public") + ("" if will_be == private else ", as it is already")
+        print(f"{folder_mib(folder):,.1f} MiB to {repo_id}, {how}")
         api.create_commit(repo_id, operations, commit_message=message or f"{folder.name} of gemma_colab")
         return f"{api.endpoint}/{repo_id}"
     except ModelError:
@@ -52,10 +60,12 @@ def push(folder: str | Path, repo_id: str, *, private: bool = True, exist_ok: bo
     raise _told(repo_id, error)
 
 
-def check_push(repo_id: str, *, private: bool = True, exist_ok: bool = False) -> str:
-    """The whole name to push to, once name, network, token, right to write and repository are checked; changes nothing there."""
+def check_push(repo_id: str, *, private: bool = True, exist_ok: bool = False) -> tuple[str, bool]:
+    """(the whole name to push to, whether it will be private), once name, network, token, right to write and repository are checked;
+    changes nothing there."""
     try:
-        return _checked(HfApi(), repo_id, private, exist_ok)[0]
+        repo_id, before = _checked(HfApi(), repo_id, private, exist_ok)
+        return repo_id, _is_private(before, private)
     except ModelError:
         raise
     except Exception as e:
@@ -66,16 +76,23 @@ def check_push(repo_id: str, *, private: bool = True, exist_ok: bool = False) ->
 # --------------------------------------------------------------------------------------------- the folder
 def _files(folder: Path) -> dict[str, str | bytes]:
     """Name -> path or content of each file. Raises `WorkspaceError` if they are no whole model, or one holds a token."""
-    if (folder / SETTINGS).is_file():
+    if adapter := (folder / SETTINGS).is_file():
         check_adapter(folder)
     else:
-        _check_merged(folder)
+        check_weights(folder)
+    if not (folder / CARD).is_file():
+        to = "adapter" if adapter else "merged"
+        raise WorkspaceError(f"{folder} has no {CARD}, the card; gemma-colab export --to {to} writes it")
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
         if not any(part.startswith(".") for part in name.split("/")):
             files[name] = str(path)
-            if path.suffix in (".md", ".json", ".jinja") and TOKEN.search(path.read_text(encoding="utf-8", errors="replace")):
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise WorkspaceError(
+                    f"{path} is a link to {path.resolve()}, outside the folder; copy that file here, or delete the link"
+                )
+            if _holds_token(path):
                 raise WorkspaceError(
                     f"{path} holds what looks like a token; take it out, and delete it at {SITE}/settings/tokens"
                 )
@@ -84,16 +101,10 @@ def _files(folder: Path) -> dict[str, str | bytes]:
     return files
 
 
-def _check_merged(folder: Path) -> None:
-    index = folder / "model.safetensors.index.json"
-    wanted = {"config.json", "README.md", "model.safetensors"}
-    if index.is_file():
-        try:
-            wanted = wanted - {"model.safetensors"} | set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError):
-            wanted |= {index.name}
-    if missing := sorted(name for name in wanted if not (folder / name).is_file()):
-        raise WorkspaceError(f"{folder} is not a whole model: {missing[0]} is missing; export it again")
+def _holds_token(path: Path) -> bool:
+    if path.suffix in NO_TEXT or path.stat().st_size > SEARCHED:
+        return False
+    return TOKEN.search(path.read_text(encoding="utf-8", errors="replace")) is not None
 
 
 def _without_folders(path: Path) -> bytes:
@@ -153,6 +164,11 @@ def _refuse_wrong_repo(api: HfApi, repo_id: str, private: bool, exist_ok: bool) 
             "private=False (--public)"
         )
     return there
+
+
+def _is_private(before: ModelInfo | None, private: bool) -> bool:
+    """A repository that is there already stays what it is."""
+    return private if before is None else bool(before.private)
 
 
 def _new_token() -> str:

@@ -27,7 +27,7 @@ from gemma_colab.hardware import Machine, describe_machine, dtype_name, pick_dty
 from gemma_colab.pipeline import ROW_FILES, ensure_adapter, ensure_rows
 from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.ui.report import exports_of, write_report
-from gemma_colab.workspace import ADAPTER_FILES, Workspace, samples
+from gemma_colab.workspace import ADAPTER_FILES, Workspace, read_sample
 
 ANSWERS = "evaluation/answers.jsonl"  # every answer ever given, with a key of its prompt and its model
 BY_HEART = 64  # training rows that are asked again
@@ -52,16 +52,12 @@ def enough_tokens(tokenizer, chats: list[dict], most: int = 1024) -> int:
 
 def general_questions() -> list[dict]:
     """`general_probe.jsonl` of the samples."""
-    return _sample("general_probe")
+    return read_sample("general_probe")
 
 
 def neutral_texts() -> list[dict]:
     """`neutral_text.jsonl` of the samples."""
-    return _sample("neutral_text")
-
-
-def _sample(name: str) -> list[dict]:
-    return [json.loads(line) for line in (samples() / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return read_sample("neutral_text")
 
 
 def row_table(chats: list[dict], tables: dict[str, pd.DataFrame], scored: dict, labels: list | None = None) -> pd.DataFrame:
@@ -117,7 +113,7 @@ def summarise(
     against = {name: comparison(tables, scored, name, lower_is_better=lower_is_better) for name in others}
     ill = health(tables, wanted)
     table = row_table(rows["test"], tables, scored, labels)
-    by = next(iter([name for name in ("token F1", *scored["tuned"]) if name in scored["tuned"]]))
+    by = "token F1" if "token F1" in scored["tuned"] else next(iter(scored["tuned"]))
     review = _review(table, workspace)
     losses = {part: pair for part, pair in losses.items() if pair[1]["tokens"].sum()}  # validation may be empty
     said = verdict(

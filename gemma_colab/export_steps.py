@@ -293,14 +293,9 @@ def _card(form: str, facts: dict, folder: Path):
 
 def _draw_curve(workspace: Workspace, path: Path) -> None:
     """From the log of the run itself, so that it is never the curve of another."""
-    from matplotlib.figure import Figure
+    from gemma_colab.ui.plots import save_loss_curve
 
-    from gemma_colab.training.history import history_table
-    from gemma_colab.ui.plots import loss_curve
-
-    figure = Figure(figsize=(7, 3.2), layout="constrained")  # not pyplot's: a notebook would show it
-    loss_curve(history_table(workspace.read_json("training.json")["log_history"]), figure.subplots(), title="")
-    figure.savefig(path, format="png", dpi=120)
+    save_loss_curve(workspace.read_json("training.json")["log_history"], path, dpi=120)
 
 
 # --------------------------------------------------------------------------------------------- the comparison

@@ -144,3 +144,8 @@ def samples() -> Path:
         if (folder / "support_ru.jsonl").exists():
             return folder
     raise WorkspaceError("the sample data is not installed; install gemma_colab from its repository")
+
+
+def read_sample(name: str) -> list[dict]:
+    """The rows of `<name>.jsonl` in the sample data."""
+    return [json.loads(line) for line in (samples() / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]

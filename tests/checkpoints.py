@@ -4,17 +4,22 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+from transformers import (
+    Gemma3Config,
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
+    SiglipVisionConfig,
+)
 
 from gemma_colab.workspace import samples
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
 
 
-def save_random_gemma(folder: Path, **changes) -> Path:
-    """A checkpoint of a small random Gemma 3 with the tiny one's tokenizer."""
-    torch.manual_seed(0)
-    config = Gemma3TextConfig(
+def text_config(**changes) -> Gemma3TextConfig:
+    """Of a small Gemma 3 with the tiny one's vocabulary."""
+    return Gemma3TextConfig(
         **{
             "vocab_size": 2048,
             "hidden_size": 128,
@@ -31,10 +36,35 @@ def save_random_gemma(folder: Path, **changes) -> Path:
         }
         | changes
     )
-    Gemma3ForCausalLM(config).save_pretrained(folder)
+
+
+def save_random_gemma(folder: Path, **changes) -> Path:
+    """A checkpoint of a small random Gemma 3 with the tiny one's tokenizer."""
+    torch.manual_seed(0)
+    Gemma3ForCausalLM(text_config(**changes)).save_pretrained(folder)
+    _copy_tokenizer(folder)
+    return folder
+
+
+def _copy_tokenizer(folder: Path) -> None:
     for name in TOKENIZER_FILES:
         shutil.copy(samples() / "tiny-gemma3" / name, folder)
-    return folder
+
+
+def save_random_multimodal(folder: Path) -> Gemma3ForConditionalGeneration:
+    """A checkpoint of a tiny multimodal Gemma 3 with a SigLIP tower in `folder`, as transformers writes it, and the tokenizer;
+    returns the model."""
+    vision = SiglipVisionConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2, image_size=56, patch_size=14
+    )
+    torch.manual_seed(2)
+    config = Gemma3Config(
+        text_config=text_config().to_dict(), vision_config=vision.to_dict(), mm_tokens_per_image=4, image_token_index=2047
+    )
+    whole = Gemma3ForConditionalGeneration(config).eval()
+    whole.save_pretrained(folder)
+    _copy_tokenizer(folder)
+    return whole
 
 
 def heat(folder: Path) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from checkpoints import TOKENIZER_FILES, save_random_gemma
+from checkpoints import TOKENIZER_FILES, save_random_gemma, save_random_multimodal
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
@@ -81,22 +81,11 @@ def base32(tmp_path_factory):
 @pytest.fixture(scope="module")
 def multimodal(tmp_path_factory):
     """Two folders with one tiny multimodal Gemma 3: its keys as on the Hub, and as newer transformers name them."""
-    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, SiglipVisionConfig
-
     folder = tmp_path_factory.mktemp("multimodal")
-    text = Gemma3TextConfig.from_pretrained(save_random_gemma(folder / "text"))
-    vision = SiglipVisionConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2, image_size=56, patch_size=14
-    )
-    torch.manual_seed(2)
-    config = Gemma3Config(
-        text_config=text.to_dict(), vision_config=vision.to_dict(), mm_tokens_per_image=4, image_token_index=2047
-    )
-    Gemma3ForConditionalGeneration(config).save_pretrained(folder / "hub")
+    save_random_gemma(folder / "text")
+    save_random_multimodal(folder / "hub")
     weights = load_file(folder / "hub" / "model.safetensors")
     assert "language_model.model.norm.weight" in weights
-    for name in TOKENIZER_FILES:
-        shutil.copy(TINY / name, folder / "hub")
     (folder / "hub" / "preprocessor_config.json").write_text("{}")
     shutil.copytree(folder / "hub", folder / "new")
     new = {re.sub(r"^language_model\.model", "model.language_model", name): weight for name, weight in weights.items()}

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
-from checkpoints import TOKENIZER_FILES, save_random_gemma
+from checkpoints import save_random_multimodal
 from conftest import ROOT
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, LlamaConfig
 
 from gemma_colab.catalog import CATALOG, shape_of
 from gemma_colab.chat import to_chat, tokenize_chat
@@ -114,27 +114,14 @@ def test_a_model_stops_at_the_end_of_a_turn_whatever_its_config_says(random_gemm
 @pytest.fixture(scope="module")
 def multimodal(tmp_path_factory):
     """A tiny multimodal Gemma 3 with a SigLIP tower, its keys named as on the Hub: (folder, the model that was saved)."""
-    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, SiglipVisionConfig
-
     folder = tmp_path_factory.mktemp("multimodal")
-    text = Gemma3TextConfig.from_pretrained(save_random_gemma(folder / "text"))
-    vision = SiglipVisionConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2, image_size=56, patch_size=14
-    )
-    torch.manual_seed(2)
-    config = Gemma3Config(
-        text_config=text.to_dict(), vision_config=vision.to_dict(), mm_tokens_per_image=4, image_token_index=2047
-    )
-    whole = Gemma3ForConditionalGeneration(config).eval()
-    whole.save_pretrained(folder)
+    whole = save_random_multimodal(folder)
     weights = load_file(folder / "model.safetensors")
     on_the_hub = {
         re.sub(r"^vision_tower\.(?!vision_model)", "vision_tower.vision_model.", name): w for name, w in weights.items()
     }
     assert any(name.startswith("language_model.model.layers") for name in on_the_hub)
     save_file(on_the_hub, folder / "model.safetensors", metadata={"format": "pt"})
-    for name in TOKENIZER_FILES:
-        shutil.copy(TINY / name, folder)
     return str(folder), whole
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import random
 
 from gemma_colab.chat import to_chat
 from gemma_colab.errors import SettingsError
-from gemma_colab.workspace import Workspace, samples
+from gemma_colab.workspace import Workspace, read_sample
 
 OWN = "rows/replay.jsonl"  # your own general chats, `{"prompt": [...], "completion": [...]}` on each line
 
@@ -19,8 +18,7 @@ def general_chats(workspace: Workspace | None = None) -> list[dict]:
     """
     if workspace is not None and workspace.has(OWN):
         return [{"prompt": row["prompt"], "completion": row["completion"]} for row in workspace.read_jsonl(OWN)]
-    lines = (samples() / "general_rows.jsonl").read_text(encoding="utf-8").splitlines()
-    return [to_chat(json.loads(line)) for line in lines]
+    return [to_chat(row) for row in read_sample("general_rows")]
 
 
 def mix_in(chats: list[dict], general: list[dict], share: float, seed: int = 0) -> list[dict]:

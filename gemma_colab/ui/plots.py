@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from gemma_colab.catalog import Shape
 from gemma_colab.model.parameters import adapted_layers, lora_parameters
 from gemma_colab.settings import LoraSettings
-from gemma_colab.training.history import smoothed
+from gemma_colab.training.history import history_table, smoothed
 from gemma_colab.training.records import histories, runs_table
 from gemma_colab.ui.html import PART_COLOURS
 
@@ -72,6 +74,13 @@ def loss_curve(history: pd.DataFrame, ax: Axes | None = None, title: str = "loss
         ax.legend()
     ax.grid(alpha=0.3)
     return ax
+
+
+def save_loss_curve(log_history: list[dict], file: str | Path | BinaryIO, dpi: int = 100) -> None:
+    """The loss curve of a run's log as a PNG, without showing it: the figure is not pyplot's."""
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    loss_curve(history_table(log_history), figure.subplots(), title="")
+    figure.savefig(file, format="png", dpi=dpi)
 
 
 def compare_curves(

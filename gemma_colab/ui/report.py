@@ -7,13 +7,11 @@ import io
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from gemma_colab.training.history import history_table
 from gemma_colab.ui.blind import blind_result
 from gemma_colab.ui.evidence import comparison_table, pick, side_by_side
 from gemma_colab.ui.html import ENVIRONMENT
-from gemma_colab.ui.plots import loss_curve
+from gemma_colab.ui.plots import save_loss_curve
 from gemma_colab.workspace import ADAPTER_FILES, Workspace
 
 SHIP = {
@@ -142,10 +140,8 @@ def _curve(workspace: Workspace) -> str | None:
     log = workspace.read_json("training.json").get("log_history") if workspace.has("training.json") else None
     if not log:
         return None
-    figure = Figure(figsize=(7, 3.2), layout="constrained")  # not pyplot's: a notebook would show it
-    loss_curve(history_table(log), figure.subplots(), title="")
     with io.BytesIO() as buffer:
-        figure.savefig(buffer, format="png", dpi=100)
+        save_loss_curve(log, buffer)
         return base64.b64encode(buffer.getvalue()).decode()
 
 

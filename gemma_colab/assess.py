@@ -9,7 +9,7 @@ import random
 
 import pandas as pd
 
-from gemma_colab.catalog import shown_name
+from gemma_colab.catalog import shape_of, shown_name
 from gemma_colab.data.replay import OWN
 from gemma_colab.errors import GemmaColabError
 from gemma_colab.evaluation import contest
@@ -37,7 +37,7 @@ LOSS_ROWS = 128  # training rows, and validation rows, whose loss is measured
 def the_contestants(workspace: Workspace, chosen: ModelSettings, train: list[dict], examples: int = 3) -> dict[str, Contestant]:
     """Base, base with `examples` solved training rows in the prompt (none with 0), and tuned, as `evaluation.contest.play` wants
     them. Answers kept in the workspace are of the same model, in the same precision, and of the same adapter, or made anew."""
-    base = f"{chosen.model} {chosen.load_in_4bit} {dtype_name(describe_machine())[0]}"
+    base = f"{chosen.model} {chosen.load_in_4bit} {dtype_name(describe_machine(), shape_of(chosen.model))[0]}"
     tuned = f"{base} {workspace.fingerprint(*ADAPTER_FILES)}" if workspace.has("adapter") else ""
     turns = tuple(few_shot_turns(train, examples))
     few = {"few-shot": Contestant(examples=turns, made_by=base)} if turns else {}
@@ -137,7 +137,7 @@ def summarise(
     summary = {
         "model": shown_name(chosen.model),
         "load_in_4bit": chosen.load_in_4bit,
-        "dtype": dtype_name(machine)[0],
+        "dtype": dtype_name(machine, shape_of(chosen.model))[0],
         "machine": machine.gpu or "a CPU",
         "seed": seed,
         "versions": stack_versions(),
@@ -283,6 +283,6 @@ def load_tuned(workspace: Workspace, chosen: ModelSettings, machine: Machine) ->
     from gemma_colab.export.adapter import load_adapter
     from gemma_colab.model.loading import load_model, load_tokenizer, quantization_config
 
-    dtype, _ = pick_dtype(machine)
+    dtype, _ = pick_dtype(machine, shape_of(chosen.model))
     base = load_model(chosen.model, dtype, quantization_config(dtype) if chosen.load_in_4bit else None)
     return load_adapter(base, workspace), load_tokenizer(chosen.model)

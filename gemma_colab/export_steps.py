@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from gemma_colab.catalog import shown_name
+from gemma_colab.catalog import shape_of, shown_name
 from gemma_colab.errors import ModelError, SettingsError, WorkspaceError
 from gemma_colab.hardware import GIB, describe_machine, free_gib, pick_dtype, readable, stack_versions
 from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings
@@ -278,8 +278,8 @@ def _facts(workspace: Workspace) -> dict:
     """`run_facts`, and whether the base sees images."""
     from gemma_colab.export.stored import sees_images
 
-    facts = run_facts(workspace)
-    return facts | {"sees_images": sees_images(facts["model"])}
+    # `run_facts` holds the name that is shown, from which a folder can't be found again
+    return run_facts(workspace) | {"sees_images": sees_images(workspace.read_json("training.json")["model"])}
 
 
 def _card(form: str, facts: dict, folder: Path):
@@ -375,7 +375,8 @@ def _dtypes(workspace: Workspace) -> tuple[torch.dtype, torch.dtype]:
     """What a 4-bit base computes in on this machine, and what 16-bit weights are loaded in."""
     import torch
 
-    dtype, _ = pick_dtype(describe_machine(str(workspace.path)))
+    shape = shape_of(workspace.read_json("training.json")["model"])
+    dtype, _ = pick_dtype(describe_machine(str(workspace.path)), shape)
     # Plain transformers can't run Gemma 3 in float16. A T4 emulates bfloat16: slowly, and right.
     return dtype, torch.bfloat16 if dtype == torch.float16 else dtype
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from gemma_colab.catalog import CATALOG, pick_model, shape_of
+from gemma_colab.catalog import CATALOG, ON_A_CPU, pick_model, shape_of
 from gemma_colab.chat import to_chat, token_lengths
 from gemma_colab.data.cleaning import STEPS, clean
 from gemma_colab.data.reading import read_rows
@@ -122,7 +122,7 @@ def chosen_model(workspace: Workspace, machine: Machine, *, anyway: bool = False
         ModelSettings(model=name).save(workspace)
         return ModelSettings.load(workspace), why
     chosen = ModelSettings.load(workspace)
-    if chosen.model in CATALOG and not anyway:
+    if chosen.model in CATALOG and not anyway and not (machine.gpu is None and chosen.model in ON_A_CPU):
         gib, there = smallest_peak(chosen.model, machine, chosen.load_in_4bit, tokens=256), machine.gpu_gib
         if machine.gpu is None or gib > there:
             has = f"a GPU of {there:.1f} GiB, and training takes {gib:.1f} at least" if machine.gpu else "no GPU"
@@ -207,7 +207,7 @@ def ensure_train(workspace: Workspace, chosen: ModelSettings, machine: Machine, 
     lora, train = ensure_lora(workspace, chosen), starting_point(chosen.model)[1]
     if machine.gpu is None:
         return train
-    how = {"dtype": dtype_name(machine)[0], "load_in_4bit": chosen.load_in_4bit}
+    how = {"dtype": dtype_name(machine, shape_of(chosen.model))[0], "load_in_4bit": chosen.load_in_4bit}
     how |= _correction(workspace, now)
     return plan_training(shape_of(chosen.model), lora, train, lengths, machine.gpu_gib, fixed=["packing"], **how)[0]
 
@@ -270,17 +270,19 @@ def train_adapter(
     from gemma_colab.training.run import train
 
     rows, machine = ensure_rows(workspace), describe_machine(str(workspace.path))
-    dtype, _ = pick_dtype(machine)
+    dtype, _ = pick_dtype(machine, shape_of(chosen.model))
     if loaded is None:
         tokenizer = load_tokenizer(chosen.model)
         loaded = load_model(chosen.model, dtype, quantization_config(dtype) if chosen.load_in_4bit else None), tokenizer
     model, tokenizer = loaded
-    lora, lengths = ensure_lora(workspace, chosen), token_lengths(rows["train"] + rows["validation"], tokenizer, 2**17)["total"]
+    counts = token_lengths(rows["train"] + rows["validation"], tokenizer, 2**17)
+    lora, lengths = ensure_lora(workspace, chosen), counts["total"]
     if settings is None:
         settings = TrainSettings.load(workspace) if resume else ensure_train(workspace, chosen, machine, lengths)
     if _first_process():
         save_settings(workspace, chosen, machine, lora, settings)
     how = {"tokens": int(lengths.max()), "dtype": dtype, "load_in_4bit": chosen.load_in_4bit, "gpu": machine.gpu is not None}
+    how["scored"] = counts["answer"].sum() / lengths.sum()
 
     def plan(s: TrainSettings):
         return memory_plan(shape_of(chosen.model), lora, s, **how)

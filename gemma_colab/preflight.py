@@ -21,7 +21,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import GatedRepoError
 from jinja2 import Environment
 
-from gemma_colab.catalog import CATALOG, TINY, download_gib, pick_model, source_of
+from gemma_colab.catalog import CATALOG, INSTALL, ON_A_CPU, PACKAGED, TINY, download_gib, packaged_here, pick_model, source_of
 from gemma_colab.hardware import (
     TESTED,
     Machine,
@@ -134,12 +134,14 @@ def _gpu(machine: Machine, name: str | None) -> Check:
             )
         found = f"there is one, but torch {torch.__version__} can't use it: its driver is too old or it is hidden"
         return Check("GPU", found, FAIL, f"update the driver to one for CUDA {torch.version.cuda}, or unset CUDA_VISIBLE_DEVICES")
-    if name == TINY:
-        return Check("GPU", f"none, and {TINY} needs none")
-    found = f"none; a CPU trains {TINY}, for real models it is far too slow"
+    if name in ON_A_CPU:
+        return Check("GPU", f"none, and {name} needs none")
+    found = f"none; a CPU trains {' and '.join(ON_A_CPU)}, for larger models it is far too slow"
     if machine.colab:
         return Check("GPU", found, WARN, "choose Runtime -> Change runtime type -> T4 GPU, and run the notebook from the top")
-    return Check("GPU", found, WARN, f"choose {TINY} here, which trains in minutes, and a machine with a GPU for real models")
+    return Check(
+        "GPU", found, WARN, f"choose {PACKAGED} here, which trains in minutes, and a machine with a GPU for larger models"
+    )
 
 
 def _nvidia_driver() -> bool:
@@ -226,6 +228,10 @@ def _drive(machine: Machine) -> list[Check]:
 # --------------------------------------------------------------------------------------------- the Hub
 def _hub(name: str) -> list[Check]:
     """Token and licence. Asked at once, each in a thread: a request may hang, even in looking up the Hub's address."""
+    if name == PACKAGED:
+        if packaged_here():
+            return [Check("model", f"{name} comes from PyPI and is installed: no token, no account, under the Gemma terms")]
+        return [Check("model", f"{name} comes from PyPI, and its package is not installed", FAIL, INSTALL)]
     if name == TINY or Path(name).exists():
         return [Check("model", f"{name} is on this machine: no token, no licence, no network needed")]
     source, size = token_source(), download_gib(name)
@@ -256,7 +262,7 @@ def _no_token(needed: bool) -> Check:
         return Check("token", "none; a public or downloaded model needs none")
     if on_colab() and "google.colab" not in sys.modules:
         return Check("token", "a command can't see Colab's secrets", WARN, "run `preflight()` of gemma_colab.preflight in a cell")
-    return Check("token", "none", FAIL, f"{NEW_TOKEN}, and {where_to_store()}; {TINY!r} needs none")
+    return Check("token", "none", FAIL, f"{NEW_TOKEN}, and {where_to_store()}; {PACKAGED!r} and {TINY!r} need none")
 
 
 def _ask(question: Callable[[], object]) -> Future:

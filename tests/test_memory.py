@@ -12,6 +12,7 @@ from steps import training_peak
 
 from gemma_colab import cli
 from gemma_colab.catalog import CATALOG, GPUS, shape_of
+from gemma_colab.chat import token_lengths
 from gemma_colab.errors import ModelError, SettingsError
 from gemma_colab.hardware import GIB
 from gemma_colab.measure import model_bytes
@@ -61,9 +62,9 @@ def test_predicted_peak_is_within_15_percent_of_the_allocators(case, dtype, wide
 
 
 def deep_gemma(folder, hidden_size: int) -> str:
-    """Forty layers with small MLPs: on long rows, what is kept from layer to layer, or the mask, weighs as much as the loss."""
-    layers = ["sliding_attention"] * 20 + ["full_attention"] * 20
-    changes = {"num_hidden_layers": 40, "layer_types": layers, "intermediate_size": 128, "sliding_window": 64}
+    """Forty-two layers with small MLPs: on long rows, what is kept from layer to layer, or the mask, weighs as much as the loss."""
+    layers = (["sliding_attention"] * 5 + ["full_attention"]) * 7  # as in the real ones
+    changes = {"num_hidden_layers": 42, "layer_types": layers, "intermediate_size": 128, "sliding_window": 64}
     return str(save_random_gemma(folder, hidden_size=hidden_size, **changes))
 
 
@@ -121,7 +122,9 @@ def test_a_trial_packs_as_many_rows_as_a_real_step_has(random_gemma, tokenizer):
     )
     packed = trial_run(model, tokenizer, CHATS * 8, train, lora_config(LoraSettings(r=4)), torch.float32, steps=1)
     assert packed.steps_per_epoch < 40  # sequences; 64 rows
-    how = {"tokens": 256, "dtype": "float32", "gpu": False}
+    lengths = token_lengths(CHATS, tokenizer, 512)
+    scored = lengths["answer"].sum() / lengths["total"].sum()
+    how = {"tokens": 256, "dtype": "float32", "gpu": False, "scored": scored}
     plan = memory_plan(shape_of(random_gemma), LoraSettings(r=4), train, **how).sum()
     assert packed.peak_gib == pytest.approx(plan, rel=0.25)
 

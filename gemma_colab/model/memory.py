@@ -16,6 +16,7 @@ from gemma_colab.settings import LoraSettings, TrainSettings
 NF4_BYTES = 0.51587  # per weight: 4 bits, an 8-bit scale for 64 of them, a 32-bit scale for 256 scales (bitsandbytes 0.50)
 OVERHEAD = 0.8 * GIB  # CUDA context, cuBLAS workspaces, fragmentation: a guess, not measured on a GPU yet
 TILE = 32_768  # vocabulary that TRL's fused loss computes at once, for up to 4,096 tokens
+CPU_TILE = 4096  # and on a CPU, as `trainer.score_answers_only` sets it
 OPTIMIZER_BYTES = {"adamw_torch_fused": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2}  # a trained weight: Adam's two numbers
 
 
@@ -28,6 +29,7 @@ def memory_plan(
     dtype: str = "bfloat16",
     load_in_4bit: bool = True,
     gpu: bool = True,
+    scored: float = 1.0,
     activation_factor: float = 1.0,
     overhead_gib: float | None = None,
 ) -> pd.Series:
@@ -35,6 +37,7 @@ def memory_plan(
 
     tokens: length of the longest row; `max_length` cuts it. dtype: "bfloat16", "float16" (with its float32 residual stream) or
     "float32", as text or as a torch dtype. gpu: False for a CPU, where the fused loss keeps more and there is no overhead.
+    scored: share of the tokens that are answers, to which the loss looks.
     activation_factor, overhead_gib: what `correction` found in measured steps.
     """
     c = 4 if str(dtype).endswith("float32") else 2  # bytes of a number inside a block
@@ -57,7 +60,7 @@ def memory_plan(
     moments = {
         "loss": {
             "kept": kept + n * 12 * shape.hidden_size + copies,
-            "work": _loss(shape, n, c, gpu),
+            "work": _loss(shape, n, scored, c, gpu),
             "gradients": gradients * accumulated,
         },
         "last": {
@@ -119,11 +122,11 @@ def _backward(shape: Shape, lora: LoraSettings, adapted: set[str], n: int, c: in
     return max(mlp, unpacked, dora) + (10 if c == 2 else 4) * n * shape.hidden_size
 
 
-def _loss(shape: Shape, n: int, c: int, gpu: bool) -> float:
+def _loss(shape: Shape, n: int, scored: float, c: int, gpu: bool) -> float:
     """Bytes of TRL's fused loss (`chunked_logprob.py`): one tile of logits, and without Triton eight more of them in float32."""
-    tile = min(n, 4096)
-    on_cpu = 0 if gpu else tile * min(shape.vocab_size, TILE) * 32
-    return tile * TILE * c + on_cpu + n * 8 * shape.hidden_size
+    tile, width = min(scored * n, 4096), TILE if gpu else CPU_TILE
+    on_cpu = 0 if gpu else tile * min(shape.vocab_size, width) * 32
+    return tile * width * c + on_cpu + n * 8 * shape.hidden_size
 
 
 LOADED = ["weights", "embeddings"]

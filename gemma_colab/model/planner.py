@@ -30,8 +30,9 @@ def smallest_peak(name: str, machine: Machine, load_in_4bit: bool, *, tokens: in
     """GiB that the smallest training of this model takes on this machine: its starting point, one row of `tokens` at a time."""
     lora, train = starting_point(name)
     train = train.replace(per_device_train_batch_size=1, gradient_checkpointing=True)
-    dtype, _ = dtype_name(machine)
-    return memory_plan(shape_of(name), lora, train, tokens=tokens, dtype=dtype, load_in_4bit=load_in_4bit).sum()
+    shape = shape_of(name)
+    dtype, _ = dtype_name(machine, shape)
+    return memory_plan(shape, lora, train, tokens=tokens, dtype=dtype, load_in_4bit=load_in_4bit).sum()
 
 
 def fit_table(*, tokens: int = 1024, batches: tuple[int, ...] = (1, 4), lora: LoraSettings | None = None) -> pd.DataFrame:

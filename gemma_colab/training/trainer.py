@@ -12,8 +12,12 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
+from trl.trainer import utils as trl_utils
 
+from gemma_colab.model.memory import CPU_TILE
 from gemma_colab.settings import TrainSettings
+
+_USE_TRITON = getattr(trl_utils, "_use_triton", None)  # TRL's own, before `score_answers_only`
 
 
 def sft_config(
@@ -81,6 +85,8 @@ def build_trainer(
     updates away, so they are cast to float32 here. Adapters that an earlier run left on the model are taken off first.
     """
     take_off_adapters(model)
+    if args.use_cpu:
+        score_answers_only()
     trainer = SFTTrainer(
         model=model,
         args=args,
@@ -100,6 +106,22 @@ def build_trainer(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return trainer
+
+
+def score_answers_only() -> bool:
+    """On a CPU, let TRL's loss look at the answers only, in pieces that fit the processor's cache; returns whether it can be done.
+
+    Without Triton, TRL 1.16 scores every position against the whole vocabulary and leaves out those that don't count afterwards.
+    Its reason is a recompilation that a CPU doesn't have, and its torch code handles the compact form too: `_fused_forward` asks
+    `_use_triton` which to take. The pieces of the vocabulary, 32,768 words each, are made for a GPU. Loss and gradients stay the
+    same (tests/test_training.py), and a step of 270M takes a quarter of the time (benchmarks/README.md). Where TRL no longer has
+    these names, everything stays as it is.
+    """
+    if _USE_TRITON is None or not hasattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE"):
+        return False
+    trl_utils._use_triton = lambda device: device.type == "cpu" or _USE_TRITON(device)
+    trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE = CPU_TILE
+    return True
 
 
 def take_off_adapters(model: PreTrainedModel) -> None:

@@ -95,7 +95,7 @@ def memory_note(shape: Shape, machine: Machine, lora: LoraSettings, train: Train
 
     The arguments are those of `lora_panel`.
     """
-    plan = {"tokens": tokens, "dtype": dtype_name(machine)[0], "gpu": machine.gpu is not None} | plan
+    plan = {"tokens": tokens, "dtype": dtype_name(machine, shape)[0], "gpu": machine.gpu is not None} | plan
     limit, parts = machine.gpu_gib if machine.gpu else machine.ram_gib, memory_plan(shape, lora, train, **plan)
     word = light(parts.sum(), limit)
     text = _MEMORY.render(
@@ -153,7 +153,7 @@ def _model_note(
     if machine.gpu:
         places = {f"{machine.gpu}, this machine": (machine.gpu_gib, dtype_name(machine)[0], True)} | places
     elif weights <= SMALL:
-        places = {"CPU, this machine": (machine.ram_gib, "float32", False)} | places
+        places = {"CPU, this machine": (machine.ram_gib, dtype_name(machine, shape)[0], False)} | places
     lines = []
     for place, (limit, dtype, gpu) in places.items():
         plan = {"tokens": tokens, "dtype": dtype, "load_in_4bit": s.load_in_4bit, "gpu": gpu}

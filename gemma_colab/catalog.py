@@ -115,10 +115,10 @@ def pick_model(name: str, machine: Machine | None = None) -> tuple[str, str]:
     folder with a config.json, or a GGUF file. "auto" is what the environment variable `GEMMA_COLAB_MODEL` names, if it is set."""
     if name != "auto":
         return _known(name), "chosen by you"
-    if named := os.environ.get("GEMMA_COLAB_MODEL"):
-        return _known(named), "GEMMA_COLAB_MODEL names it"
     if machine is None:
         raise ModelError("model='auto' depends on the machine; name one, such as gemma-3-4b-it")
+    if named := os.environ.get("GEMMA_COLAB_MODEL"):
+        return _known(named), "GEMMA_COLAB_MODEL names it"
     if machine.gpu is None:
         if packaged_here():
             return PACKAGED, "no GPU here: a CPU can train the real 270M, and its package is installed"

@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach the network
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["GEMMA_COLAB_MODEL"] = "tiny-gemma3"  # where the machine decides, whatever is installed on it
 
 from pathlib import Path
 

@@ -190,7 +190,9 @@ def test_this_machine_is_described():
 @pytest.mark.parametrize(
     ("machine", "expected"), [(CPU, "tiny-gemma3"), (T4, "google/gemma-3-1b-it"), (A100, "google/gemma-3-4b-it")]
 )
-def test_auto_picks_by_machine_and_says_why(machine, expected):
+def test_auto_picks_by_machine_and_says_why(machine, expected, monkeypatch):
+    monkeypatch.delenv("GEMMA_COLAB_MODEL")
+    monkeypatch.setattr(catalog, "packaged_here", lambda: False)
     name, why = pick_model("auto", machine)
     assert name == expected
     assert why

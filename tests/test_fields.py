@@ -1,0 +1,195 @@
+"""Answers in JSON: read fairly, their form found, their fields counted; the tickets; bars of the verdict."""
+
+import json
+import sys
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+from jsonschema import Draft202012Validator
+
+from gemma_colab.cli import main
+from gemma_colab.data.reading import read_rows
+from gemma_colab.data.splitting import check_split, split_rows
+from gemma_colab.errors import SettingsError
+from gemma_colab.evaluation.compare import compare
+from gemma_colab.evaluation.fields import confusions, first_object, json_metrics, schema_of
+from gemma_colab.evaluation.verdict import verdict
+from gemma_colab.settings import ShipSettings, SplitSettings
+from gemma_colab.ui.evidence import contestants_table
+from gemma_colab.ui.plots import confusion_picture
+from gemma_colab.workspace import read_rules, read_sample, samples
+
+sys.path.insert(0, str(ROOT / "data_samples" / "build"))
+from make_tickets import INSTRUCTION, agreement, passes, ticket
+
+TICKET = '{"topic": "damage", "order": "38174", "needs_human": true}'
+OTHERS = ['{"topic": "other", "order": null, "needs_human": false}'] * 5 + [TICKET] * 5
+
+
+# ------------------------------------------------------------------------------------------ reading
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (TICKET, json.loads(TICKET)),
+        (f"Вот: {TICKET} playthrough playthrough", json.loads(TICKET)),
+        ('{"a": {"b": 1}} {"c": 2}', {"a": {"b": 1}}),
+        ('{broken {"a": 1}', {"a": 1}),
+        ('{"a": "}"}', {"a": "}"}),
+        ('{"topic": "dam', None),
+        ("", None),
+        ('["a"]', None),
+        ("{" * 5000, None),
+    ],
+)
+def test_the_first_whole_object_is_read(text, found):
+    assert first_object(text) == found
+
+
+def test_a_form_is_found_where_all_answers_share_one():
+    form = schema_of(OTHERS)
+    assert list(form["properties"]) == ["topic", "order", "needs_human"]
+    assert form["properties"]["topic"] == {"type": ["string"], "enum": ["damage", "other"]}
+    assert form["properties"]["order"]["type"] == ["null", "string"]
+    assert all(Draft202012Validator(form).is_valid(json.loads(answer)) for answer in OTHERS)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [[], ["Заказ в пути."], [TICKET, "42"], [TICKET, '{"topic": "other"}'], ['{"b": 1, "a": 2}', '{"a": 2, "b": 1}'], ["{}"]],
+)
+def test_answers_of_no_common_form_have_none(answers):
+    assert schema_of(answers) is None
+
+
+def test_each_field_is_counted_by_itself():
+    metrics = json_metrics(schema_of(OTHERS))
+    answers = [
+        TICKET,
+        TICKET + " and more",
+        TICKET.replace("true", "false"),
+        TICKET.replace("damage", "nonsense"),
+        "Заказ в пути.",
+        '{"topic": "damage"}',
+    ]
+    scores = {name: metric(answers, [TICKET] * len(answers)) for name, metric in metrics.items()}
+    assert scores == {
+        "all fields": [1, 1, 0, 0, 0, 0],
+        "valid JSON": [1, 1, 1, 0, 0, 0],
+        "topic": [1, 1, 1, 0, 0, 1],
+        "order": [1, 1, 1, 1, 0, 0],
+        "needs_human": [1, 1, 0, 1, 0, 0],
+        "nothing but JSON": [1, 0, 1, 0, 0, 0],
+    }
+    assert metrics["valid JSON"].__doc__ != metrics["nothing but JSON"].__doc__
+
+
+def test_a_missing_key_is_not_the_same_as_null():
+    metric = json_metrics(schema_of(OTHERS))["order"]
+    assert metric(['{"topic": "other"}', '{"order": null}'], [OTHERS[0]] * 2) == [0, 1]
+
+
+def test_confusions_count_what_was_said_for_what():
+    answers = [TICKET, TICKET.replace("damage", "other"), "nothing", TICKET]
+    table = confusions(answers, [TICKET] * 3 + [OTHERS[0]], "topic")
+    assert table.loc["damage"].to_dict() == {"damage": 1, "other": 1, "none": 1}
+    assert table.loc["other", "damage"] == 1
+    ax = confusion_picture(table)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["damage", "other"]
+    assert {text.get_text() for text in ax.texts} == {"1"}
+
+
+# ------------------------------------------------------------------------------------------ the tickets
+@pytest.mark.parametrize("language", ["ru", "en"])
+def test_tickets_are_what_the_two_passes_and_the_settling_say(language):
+    lines = [line for line in passes() if line["language"] == language]
+    rows = read_sample(f"tickets_{language}")
+    schema = json.loads((samples() / "tickets.schema.json").read_text())
+    for row, line, source in zip(rows, lines, read_sample(f"support_{language}"), strict=True):
+        made = json.loads(row["output"])
+        assert made == ticket(line)
+        assert list(made) == list(schema["properties"])  # the order of the keys is part of the form
+        assert Draft202012Validator(schema).is_valid(made), row
+        assert row["input"] == source["input"]
+        assert row["instruction"] == INSTRUCTION[language]
+        assert all(made[name] is None or made[name] in row["input"] for name in ("order", "product"))
+        assert set(line.get("settled", {})) == {name for n, name in enumerate(made) if line["first"][n] != line["second"][n]}
+    assert len(rows) >= {"ru": 500, "en": 200}[language]
+    assert all(share >= 0.94 for share in agreement(lines).values())
+
+
+def test_the_readme_of_the_samples_gives_the_agreement_as_it_is():
+    text = (samples() / "README.md").read_text(encoding="utf-8")
+    for language in ("ru", "en"):
+        shares = agreement([line for line in passes() if line["language"] == language])
+        assert f"| `tickets_{language}.jsonl` | " + " | ".join(f"{share:.1%}" for share in shares.values()) + " |" in text
+
+
+def test_rows_of_one_form_are_no_leak():
+    rows = read_rows(samples() / "tickets_ru.jsonl").rows
+    parts, _ = split_rows(rows, SplitSettings())
+    assert len(parts["test"]) >= 75
+    assert not [finding for finding in check_split(parts) if finding.check == "leak"]
+    parts["test"].append(parts["train"][0])  # the same question is one all the same
+    assert [finding.severity for finding in check_split(parts) if finding.check == "leak"] == ["E"]
+
+
+def test_each_row_of_support_ru_names_rules_that_there_are():
+    rules = read_rules("ru")
+    assert list(rules) == list(read_rules("en"))
+    rows = read_sample("support_ru")
+    assert all(set(row["rules"]) <= set(rules) and len(row["rules"]) <= 4 for row in rows)
+    assert sum(not row["rules"] for row in rows) < 0.1 * len(rows)
+
+
+# ------------------------------------------------------------------------------------------ the bars
+def compared(after: float, rows: int = 100) -> pd.DataFrame:
+    good = round(after * rows)
+    return compare({"valid JSON": ([0.0] * rows, [1.0] * good + [0.0] * (rows - good))})
+
+
+def test_figures_alone_may_say_ship_it_where_bars_are_set():
+    assert verdict(compared(0.97)).ship == "ask a reader"
+    by = ShipSettings(bars={"valid JSON": 0.95})
+    assert verdict(compared(0.97), ship_by=by).ship == "yes"
+    said = verdict(compared(0.90), ship_by=by)
+    assert (said.ship, said.against) == ("not yet", ["valid JSON is 90%, and the bar is 95%"])
+
+
+def test_with_bars_likeness_and_reciting_do_not_count_and_forgetting_if_you_say_so():
+    by_heart = pd.DataFrame({"word for word": [0.9, 0.4]}, index=["train", "test"])
+    lost = compare({"general questions right, ru": ([1.0] * 50, [0.0] * 50)})
+    how = {"alike": 0.1, "memorised": by_heart, "forgotten": lost}
+    bars = {"valid JSON": 0.95}
+    said = verdict(compared(0.97), **how, ship_by=ShipSettings(bars=bars))
+    assert said.ship == "yes"
+    assert "It forgot" in str(said)  # told all the same
+    assert verdict(compared(0.97), **how, ship_by=ShipSettings(bars=bars, may_forget=False)).ship == "not yet"
+    assert verdict(compared(0.97), **how).ship == "not yet"
+
+
+def test_a_bar_of_another_name_is_named():
+    with pytest.raises(SettingsError, match=r"bars names \['JSON'\].*measured were valid JSON"):
+        verdict(compared(0.97), ship_by=ShipSettings(bars={"JSON": 0.95}))
+
+
+@pytest.mark.parametrize("bars", [{"valid JSON": 1.2}, {"valid JSON": True}, {1: 0.5}, [0.5]])
+def test_impossible_bars_are_refused(bars):
+    with pytest.raises(SettingsError):
+        ShipSettings(bars=bars)
+
+
+@pytest.mark.parametrize("bar", ["valid JSON", "valid JSON=much", "=x"])
+def test_the_command_line_refuses_a_bar_that_is_none(bar, workspace, capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--workspace", str(workspace.path), "--bar", bar])
+    assert "write one like" in capsys.readouterr().err
+
+
+def test_the_contestants_stand_in_one_table():
+    line = compared(0.97).to_dict("records")
+    summary = {"tuned_against_base": line, "tuned_against_few_shot": [line[0] | {"before": 0.25, "difference": 0.72}]}
+    table = contestants_table(summary)
+    assert table.loc["valid JSON", ["base", "few-shot", "tuned"]].tolist() == ["0.00", "0.25", "0.97"]
+    assert table.columns[-1] == "tuned − few-shot (95 %)"
+    assert contestants_table(summary | {"tuned_against_few_shot": []}).columns[-1] == "tuned − base (95 %)"

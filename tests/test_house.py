@@ -180,16 +180,20 @@ def test_the_readme_shows_what_it_must():
     assert "](docs/loss_curve.png)" in text
     assert "{{" not in text
     for name in (
+        "make demo-270m",
         "make demo",
         "make test",
+        "valid JSON",
         "loss on right answers",
         "general questions right, ru",
         "transformers serve runs/demo/merged --port 8000",
     ):
         assert name in text
+    for block in re.findall(r"<!-- figures: [\w ]+ -->\n(.*?)<!-- end -->", text, flags=re.DOTALL):
+        assert block.strip(), "run `make outputs` after `make demo-270m`"
     for picture in re.findall(r"\]\((docs/[^)]+)\)", text):
         assert (ROOT / picture).is_file(), picture
-    assert text.count("colab-badge.svg") == 5
+    assert text.count("colab-badge.svg") == 6
 
 
 def test_every_make_target_is_declared_and_described():

@@ -6,14 +6,16 @@ import torch
 from datasets import Dataset
 from steps import emulate_fp16
 from trl import SFTConfig, SFTTrainer
+from trl.trainer import utils as trl_utils
 
 from gemma_colab.chat import to_chat, tokenize_chat
 from gemma_colab.evaluation.loss import answer_losses, mean_loss
 from gemma_colab.model.loading import load_4bit
 from gemma_colab.model.lora import lora_config
 from gemma_colab.settings import LoraSettings, TrainSettings
+from gemma_colab.training import trainer as trainer_module
 from gemma_colab.training.history import history_table
-from gemma_colab.training.trainer import build_trainer, sft_config
+from gemma_colab.training.trainer import build_trainer, score_answers_only, sft_config
 
 SETTINGS = TrainSettings(
     learning_rate=5e-3, per_device_train_batch_size=4, gradient_accumulation_steps=1, num_train_epochs=2, warmup_steps=0
@@ -55,9 +57,50 @@ def test_only_answers_are_trained(random_gemma, chats, tokenizer, tmp_path):
         assert fed["labels"] == mine["labels"]
 
 
-def test_losses_equal_those_of_plain_trl(random_gemma, chats, tokenizer, tmp_path):
+def as_trl_ships_it(monkeypatch):
+    """TRL's loss without `score_answers_only`, which stays in force once a trainer was built on a CPU."""
+    monkeypatch.setattr(trl_utils, "_use_triton", trainer_module._USE_TRITON)
+    monkeypatch.setattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 32_768)
+
+
+def test_scoring_answers_only_changes_neither_loss_nor_gradients(random_gemma, chats, tokenizer, tmp_path, monkeypatch):
+    trainer = make(random_gemma, chats, tokenizer, tmp_path)
+    batch = next(iter(trainer.get_train_dataloader()))
+    scored = []
+    plain_function = trl_utils._ChunkedLogProbFunction.apply
+    monkeypatch.setattr(
+        trl_utils._ChunkedLogProbFunction, "apply", lambda hidden, *a: scored.append(len(hidden)) or plain_function(hidden, *a)
+    )
+
+    def step():
+        trainer.model.zero_grad()
+        loss = trainer.compute_loss(trainer.model, dict(batch))
+        loss.backward()
+        return loss, {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+
+    ours, our_gradients = step()
+    as_trl_ships_it(monkeypatch)
+    trls, trls_gradients = step()
+    assert scored == [(batch["labels"][:, 1:] != -100).sum(), batch["labels"][:, 1:].numel()]
+    torch.testing.assert_close(ours, trls, rtol=1e-6, atol=0)
+    assert sum(gradient.abs().sum() for gradient in our_gradients.values()) > 0
+    torch.testing.assert_close(our_gradients, trls_gradients, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["_use_triton", "_CHUNKED_LOGPROB_CHUNK_SIZE"])
+def test_a_trl_without_these_names_is_left_as_it_is(name, monkeypatch):
+    as_trl_ships_it(monkeypatch)
+    monkeypatch.delattr(trl_utils, name)
+    monkeypatch.setattr(trainer_module, "_USE_TRITON", getattr(trl_utils, "_use_triton", None))
+    before = dict(vars(trl_utils))
+    assert score_answers_only() is False
+    assert dict(vars(trl_utils)) == before
+
+
+def test_losses_equal_those_of_plain_trl(random_gemma, chats, tokenizer, tmp_path, monkeypatch):
     ours = make(random_gemma, chats, tokenizer, tmp_path / "ours", SETTINGS.replace(num_train_epochs=1))
     ours.train()
+    as_trl_ships_it(monkeypatch)
     plain = SFTTrainer(
         load_4bit(random_gemma, torch.float32),
         SFTConfig(

@@ -1,16 +1,19 @@
-"""Write the figures of the last `make demo`, and the memory table, into README.md; copy its loss curve to docs/."""
+"""Write the figures of the last `make demo-270m`, and the memory table, into README.md, those of the last `make demo` into
+data_samples/README.md; draw the loss curve of the quick start into docs/."""
 
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
 import pandas as pd
 
 from gemma_colab.model.planner import fit_table
+from gemma_colab.ui.evidence import contestants_table
+from gemma_colab.ui.plots import save_loss_curve
 
 ROOT = Path(__file__).resolve().parent.parent
+MESSAGES = 3
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -22,48 +25,75 @@ def fits() -> str:
     return markdown(fit_table().rename_axis("batch 1 / 4").reset_index())
 
 
-def demo(summary: dict) -> str:
+def contest(summary: dict) -> str:
+    """The contestants' table, with the training it came from and the verdict above."""
+    rows, said, training = summary["rows"], summary["verdict"], summary["training"]
+    head = f"{rows['train']} rows to train on, {training['seconds'] / 60:.0f} minutes of training, {rows['test']} other messages to test on. "
+    head += f"The report says: answers *{said['word']}*; ship it: *{said['ship']}*" + (
+        f" ({'; '.join(said['against'])}).\n\n" if said["against"] else ".\n\n"
+    )
+    table = contestants_table(summary)
+    return head + markdown(table.rename_axis("share of the test rows that is right").reset_index())
+
+
+def forgotten(summary: dict) -> str:
     lines = [
         {
-            "": f"loss on right answers, {part} rows (lower is better)",
-            "base": f"{loss['base']:.2f}",
-            "tuned": f"{loss['tuned']:.2f}",
+            "": line["metric"] + " (lower is better)" * (line["better"] == "lower"),
+            "base": f"{line['before']:.2f}",
+            "tuned": f"{line['after']:.2f}",
+            "difference (95 %)": f"{line['difference']:+.2f} ({line['low']:+.2f} to {line['high']:+.2f})",
         }
-        for part, loss in summary["loss"].items()
-        if part != "test"
+        for line in summary["forgetting"]
     ]
-    for line in [*summary["tuned_against_base"], *summary["forgetting"]]:
-        interval = f"{line['difference']:+.2f} ({line['low']:+.2f} to {line['high']:+.2f})"
-        way = "better" if (line["difference"] < 0) == (line["better"] == "lower") else "worse"
-        clear = f"{line['clear']}, {way}" if line["clear"] in ("yes", "perhaps") else line["clear"]
-        means = {"base": f"{line['before']:.2f}", "tuned": f"{line['after']:.2f}"}
-        name = {"loss on right answers": "loss on right answers, test rows"}.get(line["metric"], line["metric"])
-        lower = " (lower is better)" * (line["better"] == "lower")
-        lines.append({"": name + lower, **means, "difference (95 %)": interval, "clear?": clear})
-    rows, said = summary["rows"], summary["verdict"]
-    head = f"`make demo` tuned the tiny Gemma 3 that ships with this project on {rows['train']} rows, and asked it {rows['test']} others. "
-    head += f"Its report says: answers *{said['word']}*; ship it: *{said['ship']}*.\n\n"
-    return head + markdown(pd.DataFrame(lines).fillna(""))
+    return markdown(pd.DataFrame(lines))
+
+
+def messages(folder: Path) -> str:
+    """The first test messages, what base and tuned made of them, and what is right."""
+    lines = (folder / "evaluation" / "rows.jsonl").read_text(encoding="utf-8").split("\n")
+    shown = []
+    for row in map(json.loads, lines[:MESSAGES]):
+        shown.append({"": "message", " ": _cell(row["question"].split("\n\n")[-1])})
+        shown += [{"": name, " ": _cell(f"`{row[name][:160]}`")} for name in ("base", "tuned", "wanted")]
+    return markdown(pd.DataFrame(shown).replace("wanted", "right"))
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
 
 
 def cost(summary: dict) -> str:
     seconds = summary["seconds"] | {"peak memory": f"{summary['peak_memory_gib']} GiB"}
-    return markdown(pd.DataFrame([{k: v if k == "peak memory" else f"{v:.0f} s" for k, v in seconds.items()}]))
+    return markdown(pd.DataFrame([{k: v if k == "peak memory" else f"{v / 60:.1f} min" for k, v in seconds.items()}]))
 
 
-def fill(text: str, name: str, block: str) -> str:
-    return re.sub(rf"(<!-- figures: {name} -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{block}\n{m[2]}", text, flags=re.DOTALL)
+def fill(path: Path, blocks: dict[str, str]) -> None:
+    text = path.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        place = rf"(<!-- figures: {name} -->\n).*?(<!-- end -->)"
+        text = re.sub(place, lambda m, block=block: f"{m[1]}{block}\n{m[2]}", text, flags=re.DOTALL)
+    path.write_text(text, encoding="utf-8")
 
 
 def main() -> int:
-    runs, readme = ROOT / "runs" / "demo", ROOT / "README.md"
-    summary = json.loads((runs / "summary.json").read_text())
-    text = readme.read_text(encoding="utf-8")
-    for name, block in (("demo", demo(summary)), ("cost", cost(summary)), ("fits", fits())):
-        text = fill(text, name, block)
-    readme.write_text(text, encoding="utf-8")
+    real, tiny = ROOT / "runs" / "demo-270m", ROOT / "runs" / "demo"
+    summary = json.loads((real / "summary.json").read_text())
+    quick = summary["quickstart"]
+    blocks = {"quickstart": contest(quick), "messages": messages(real / "quickstart"), "forgotten": forgotten(quick)}
+    fill(ROOT / "README.md", blocks | {"lessons": contest(summary), "cost": cost(summary), "fits": fits()})
+    if (tiny / "summary.json").exists():
+        summary = json.loads((tiny / "summary.json").read_text())
+        if "seconds" in summary:
+            blocks = {
+                "tiny quickstart": contest(summary["quickstart"]),
+                "tiny lessons": contest(summary),
+                "tiny cost": cost(summary),
+            }
+            fill(ROOT / "data_samples" / "README.md", blocks)
     (ROOT / "docs").mkdir(exist_ok=True)
-    shutil.copy(runs / "loss_curve.png", ROOT / "docs" / "loss_curve.png")
+    history = json.loads((real / "quickstart" / "training.json").read_text())["log_history"]
+    save_loss_curve(history, ROOT / "docs" / "loss_curve.png", dpi=110)
     return 0
 
 

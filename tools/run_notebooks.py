@@ -94,10 +94,18 @@ def run_notebook(path: Path, workspace: Path, cwd: Path) -> float:
     return seconds
 
 
-def _made_with(model: str | None) -> dict:
-    """What a run must share with one that was cut off to go on with it: the model, and the notebooks as they are."""
-    text = b"".join(path.read_bytes() for path in NOTEBOOKS)
-    return {"model": model, "notebooks": hashlib.sha256(text).hexdigest()[:16]}
+def _still_good(done: dict, model: str | None) -> dict[str, float]:
+    """Notebook -> seconds, of a run with this model that was cut off: those before the first that wasn't run, or was changed since."""
+    good = {}
+    for path in NOTEBOOKS:
+        if done.get("complete", True) or done["model"] != model or done["done"].get(path.stem) != _checksum(path):
+            break
+        good[path.stem] = done["seconds"][path.stem]
+    return good
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def main() -> int:
@@ -109,16 +117,16 @@ def main() -> int:
     workspace = args.workspace.resolve()
     if args.model:
         os.environ["GEMMA_COLAB_MODEL"] = args.model
-    ws, seconds, peak = None, {}, 0.0
+    seconds, peak = {}, 0.0
     if not args.only and workspace.exists() and any(workspace.iterdir()):
         if not (workspace / "notebooks").is_dir():
             print(f"--workspace {workspace} is not empty and no earlier run's; name a new folder", file=sys.stderr)
             return 2
         ws = Workspace(workspace)
         before = ws.read_json(DONE) if ws.has(DONE) else {}
-        if before.get("made_with") == _made_with(args.model) and not before["complete"]:
-            seconds, peak = before["seconds"], before["peak_memory_gib"]
-            print(f"going on with the run that was cut off; done: {', '.join(seconds) or 'none'}")
+        if seconds := _still_good(before, args.model):
+            peak = before["peak_memory_gib"]
+            print(f"going on with the run that was cut off; done: {', '.join(seconds)}")
         else:
             shutil.rmtree(workspace)
     # Also the mark by which the next run knows this folder as its own.
@@ -128,8 +136,9 @@ def main() -> int:
     memory.start()
 
     def note(complete: bool) -> None:
-        done = {"made_with": _made_with(args.model), "complete": complete, "seconds": seconds, "peak_memory_gib": peak}
-        ws.write_json(DONE, done)
+        done = {path.stem: _checksum(path) for path in NOTEBOOKS if path.stem in seconds}
+        state = {"model": args.model, "complete": complete, "done": done, "seconds": seconds, "peak_memory_gib": peak}
+        ws.write_json(DONE, state)
 
     if not args.only:
         note(False)
@@ -146,12 +155,14 @@ def main() -> int:
             return 1
     memory.stop.set()
     memory.join()
-    if args.only or not ws.has("summary.json"):  # the cost is of a whole run
+    if args.only:  # the cost is of a whole run
+        return 0
+    note(True)
+    if not ws.has("summary.json"):
         return 0
     cost = {"seconds": seconds | {"total": round(sum(seconds.values()), 1)}, "peak_memory_gib": peak}
     quick = {"quickstart": ws.read_json("quickstart/summary.json")} if ws.has("quickstart/summary.json") else {}
     path = ws.write_json("summary.json", ws.read_json("summary.json") | cost | quick)
-    note(True)
     print(json.dumps(cost, indent=1))
     print(f"\nReports: {ws.path / 'quickstart' / 'report.html'}, {ws.path / 'report.html'}\nFigures: {path}")
     return 0

@@ -36,7 +36,8 @@ def run_first_cell(path, monkeypatch, *, colab: bool, refuse: bool = False) -> l
 def test_first_cell(path, monkeypatch, capsys):
     assert run_first_cell(path, monkeypatch, colab=False) == []
     install, mounted = run_first_cell(path, monkeypatch, colab=True)
-    assert install.startswith('pip install -q "gemma_colab @ git+https://github.com/')
+    extra = "[gemma-270m]" * (path.stem == "00_quickstart")
+    assert install.startswith(f'pip install -q "gemma_colab{extra} @ git+https://github.com/')
     assert mounted == "mount /content/drive"
     assert len(run_first_cell(path, monkeypatch, colab=True, refuse=True)) == 2
     assert "No Drive (mount failed)" in capsys.readouterr().out

@@ -4,6 +4,7 @@ import ast
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
-NAMES = ["01_dataset_prep", "02_load_model", "03_lora", "04_train", "05_evaluate"]
+NAMES = ["00_quickstart", "01_dataset_prep", "02_load_model", "03_lora", "04_train", "05_evaluate"]
 sys.path.insert(0, str(ROOT / "tools"))
 
 
@@ -43,7 +44,15 @@ def test_notebook_is_well_formed(path):
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     assert "colab-badge.svg" in notebook.cells[0].source
     assert f"notebooks/{path.name})" in notebook.cells[0].source
-    for part in ("**Goal**", "**Needs**", "**Comes in**", "**Goes out**", "**Predict", "## Five questions", "## Two exercises"):
+    for part in ("**Goal**", "**Needs**", "**Comes in**", "**Goes out**", "**Predict"):
+        assert part in prose, part
+    if path.stem == "00_quickstart":  # no lesson: it names, for each of its cells, the lesson and the command that do the same
+        assert all(f"esson{word}" in prose for word in ("s 01 and 02", " 01 ", "s 03 and 04", " 05 "))
+        assert {f"`gemma-colab {name}" for name in ("doctor", "prepare", "train", "evaluate", "export")} <= set(
+            re.findall(r"`gemma-colab \w+", prose)
+        )
+        return
+    for part in ("## Five questions", "## Two exercises"):
         assert part in prose, part
     assert prose.count("<details><summary>Solution</summary>") == 2
     questions, answers = (
@@ -159,7 +168,39 @@ def test_demo_keeps_its_promises(demo):
     assert summary["exit_ramp_largest_loss_difference"] < 1e-3
     assert summary["peak_memory_gib"] <= 4
     assert set(summary["seconds"]) == {*NAMES, "total"}
+    quick = {line["metric"]: line for line in summary["quickstart"]["tuned_against_base"]}
+    assert quick["valid JSON"]["after"] >= 0.9
+    assert quick["valid JSON"]["rows"] >= 75
+    assert quick["all fields"]["before"] == 0
+    assert [line["metric"] for line in summary["quickstart"]["tuned_against_few_shot"]] == list(quick)
     assert summary["versions"]["trl"] != "missing"
+
+
+def test_a_run_that_was_cut_off_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    import run_notebooks
+
+    cells = {"00_a": "print('a', file=open('ran', 'a'))", "01_b": "open('missing')", "02_c": "print('c', file=open('ran', 'a'))"}
+    for name, source in cells.items():
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path / f"{name}.ipynb")
+    work = tmp_path / "work"
+    monkeypatch.setattr(run_notebooks, "NOTEBOOKS", sorted(tmp_path.glob("*.ipynb")))
+    monkeypatch.setattr(sys, "argv", ["run_notebooks", "--workspace", str(work), "--model", "tiny-gemma3"])
+    assert run_notebooks.main() == 1
+    assert (work / "ran").read_text() == "a\n"
+    (work / "missing").touch()
+    assert run_notebooks.main() == 0
+    assert (work / "ran").read_text() == "a\nc\n"  # the first one did not run again
+    assert "going on with the run that was cut off; done: 00_a\n" in capsys.readouterr().out
+    # a notebook that was changed since runs again, and so does what follows it; so does everything for another model
+    (work / "demo.json").write_text(json.dumps(json.loads((work / "demo.json").read_text()) | {"complete": False}))
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")]), tmp_path / "01_b.ipynb")
+    assert run_notebooks.main() == 0
+    assert (work / "ran").read_text() == "a\nc\nc\n"
+    monkeypatch.setattr(sys, "argv", [*sys.argv[:-1], "gemma-3-270m"])
+    (tmp_path / "01_b.ipynb").unlink()
+    monkeypatch.setattr(run_notebooks, "NOTEBOOKS", sorted(tmp_path.glob("*.ipynb")))
+    assert run_notebooks.main() == 0
+    assert (work / "ran").read_text() == "a\nc\n"
 
 
 def test_demo_leaves_what_the_readme_says(demo):
@@ -170,6 +211,9 @@ def test_demo_leaves_what_the_readme_says(demo):
         "summary.json",
         "adapter/adapter_model.safetensors",
         "merged/model.safetensors",
+        "quickstart/report.html",
+        "quickstart/summary.json",
+        "quickstart/merged/model.safetensors",
     ):
         assert (demo / name).stat().st_size > 1000, name
     assert not list(demo.rglob("*.part"))

@@ -14,12 +14,11 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from gemma_colab import catalog
+from gemma_colab import catalog, unpack
 from gemma_colab import preflight as checks
 from gemma_colab.catalog import CATALOG, PACKAGED, READERS, TINY, installed, packaged_here, pick_model, shape_of, source_of
 from gemma_colab.errors import ModelError
 from gemma_colab.hardware import Machine, dtype_name
-from gemma_colab import unpack
 from gemma_colab.preflight import OK, preflight
 from gemma_colab.workspace import read_sample, samples
 

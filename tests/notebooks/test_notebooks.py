@@ -122,7 +122,7 @@ def test_notebook_01_imports_no_torch_before_the_tokenizer(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS[1:], ids=lambda p: p.stem)  # in the demo, 00 begins with an empty folder
 def test_notebook_runs_alone_in_an_empty_folder(path, tmp_path, monkeypatch):
     from run_notebooks import run_notebook
 

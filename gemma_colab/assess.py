@@ -16,7 +16,7 @@ from gemma_colab.evaluation import contest
 from gemma_colab.evaluation.blind import BlindReview
 from gemma_colab.evaluation.compare import worsened
 from gemma_colab.evaluation.contest import Contestant, comparison, few_shot_turns, play
-from gemma_colab.evaluation.fields import json_metrics, schema_of
+from gemma_colab.evaluation.fields import json_metrics, most_frequent, schema_of
 from gemma_colab.evaluation.forgetting import forgetting, probe, read_texts
 from gemma_colab.evaluation.generation import generate_answers
 from gemma_colab.evaluation.health import health, signs
@@ -31,6 +31,7 @@ from gemma_colab.ui.report import exports_of, write_report
 from gemma_colab.workspace import ADAPTER_FILES, Workspace, read_sample
 
 ANSWERS = "evaluation/answers.jsonl"  # every answer ever given, with a key of its prompt and its model
+COLUMNS = ("question", "wanted", "label", "signs")  # of `row_table`, beside the contestants
 BY_HEART = 48  # training rows that are asked again: enough for a share of a fifth to show
 LOSS_ROWS = 64  # training rows, and validation rows, whose loss is measured: some thousand tokens
 
@@ -72,7 +73,8 @@ def row_table(chats: list[dict], tables: dict[str, pd.DataFrame], scored: dict, 
             "wanted": wanted,
             **({"label": labels} if labels and any(labels) else {}),
             **{name: table["answer"] for name, table in tables.items()},
-            **scored["tuned"],
+            # a field of a form may be called as a column here is
+            **{name if name not in (*tables, *COLUMNS) else f"{name}, score": s for name, s in scored["tuned"].items()},
             "signs": [", ".join(name for name in ill.columns if row[name]) for row in ill.to_dict("records")],
         }
     )
@@ -100,6 +102,7 @@ def summarise(
     metrics: dict[str, Metric] | None = None,
     lower_is_better=(),
     generation: dict | None = None,
+    constant: str | None = None,
     seed: int = 0,
 ) -> dict:
     """Write `summary.json`, `evaluation/rows.jsonl` and `report.html`; returns the summary.
@@ -107,7 +110,8 @@ def summarise(
     tables, scored: of `contest.play` and `contest.scores` on the test rows. losses: part -> (base, tuned), of `answer_losses`.
     forgotten: of `forgetting.forgetting`. memorised: of `memorisation.memorisation`. metrics: for their meaning, which is the first
     sentence of each one's docstring. generation: what to say of how answers were
-    made, such as max_new_tokens and examples. A blind review of these answers, if the names were shown, is taken from `review/`.
+    made, such as max_new_tokens and examples. constant: an answer that reads no question (`fields.most_frequent`), scored like the
+    others. A blind review of these answers, if the names were shown, is taken from `review/`.
     """
     wanted = [chat["completion"][0]["content"] for chat in rows["test"]]
     others = [name for name in ("base", "few-shot") if name in tables]
@@ -152,6 +156,7 @@ def summarise(
         "gap": {name: _finite(value) for name, value in gap.items()},
         "tuned_against_base": _records(against["base"]),
         "tuned_against_few_shot": _records(against.get("few-shot")),
+        "always_the_same": _constant(constant, wanted, metrics or {}),
         "forgetting": _records(forgotten),
         "memorisation": _records(None if memorised is None else memorised.rename_axis("part").reset_index()),
         "health": _records(ill.rename_axis("contestant").reset_index()),
@@ -164,6 +169,14 @@ def summarise(
     workspace.write_json("summary.json", summary)
     write_report(workspace)
     return summary
+
+
+def _constant(answer: str | None, wanted: list[str], metrics: dict[str, Metric]) -> dict:
+    """metric -> mean score of one answer given to every question."""
+    if answer is None:
+        return {}
+    scores = {name: [s for s in metric([answer] * len(wanted), wanted) if s is not None] for name, metric in metrics.items()}
+    return {"answer": answer} | {name: sum(s) / len(s) for name, s in scores.items() if s}
 
 
 def _meaning(metric: Metric) -> str:
@@ -235,7 +248,8 @@ def assess(
     contestants = the_contestants(workspace, chosen, rows["train"], examples)
     tables = play(model, tokenizer, rows["test"], contestants, max_length=max_length, max_new_tokens=max_new_tokens, **how)
     wanted = [chat["completion"][0]["content"] for chat in rows["test"]]
-    form = schema_of([chat["completion"][0]["content"] for chat in rows["train"] + rows["test"]])
+    known_answers = [chat["completion"][0]["content"] for chat in rows["train"]]
+    form = schema_of(known_answers)
     # Likeness says nothing about a form that is filled in: there each field is right or wrong.
     metrics = (json_metrics(form) if form else USUAL) | (metrics or {})
     scored = contest.scores(tables, wanted, metrics)
@@ -281,6 +295,7 @@ def assess(
         metrics=metrics,
         lower_is_better=lower_is_better,
         generation={"max_new_tokens": max_new_tokens, "examples": examples if "few-shot" in contestants else 0},
+        constant=most_frequent(known_answers) if form else None,
     )
 
 

@@ -10,6 +10,8 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
+from huggingface_hub import get_token
+
 from gemma_colab.errors import ModelError
 from gemma_colab.hardware import GIB, Machine
 from gemma_colab.hub import from_hub
@@ -123,6 +125,8 @@ def pick_model(name: str, machine: Machine | None = None) -> tuple[str, str]:
         if packaged_here():
             return PACKAGED, "no GPU here: a CPU can train the real 270M, and its package is installed"
         return TINY, f"no GPU here: the tiny Gemma 3 that ships with this project runs on any CPU; for the real 270M, {INSTALL}"
+    if get_token() is None and packaged_here():
+        return PACKAGED, "Google's larger models need an account on the Hugging Face Hub and a token, and there is no token here"
     if machine.gpu_gib < 4:
         return "google/gemma-3-270m-it", f"{machine.gpu} with {machine.gpu_gib} GiB has room for 270M only"
     if machine.gpu_gib < 20:

@@ -83,6 +83,7 @@ def run_notebook(path: Path, workspace: Path, cwd: Path) -> float:
         kernel_name="python3",
         resources={"metadata": {"path": str(cwd)}},
         on_cell_executed=progress.cell_executed,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no word on how it talks to us, on this machine alone
     )
     env = os.environ | {"GEMMA_COLAB_WORKSPACE": str(workspace), "TOKENIZERS_PARALLELISM": "false"}
     env["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else each kernel warns that its debugger may miss breakpoints
@@ -117,7 +118,7 @@ def main() -> int:
     workspace = args.workspace.resolve()
     if args.model:
         os.environ["GEMMA_COLAB_MODEL"] = args.model
-    seconds, peak = {}, 0.0
+    seconds, done, peak = {}, {}, 0.0
     if not args.only and workspace.exists() and any(workspace.iterdir()):
         if not (workspace / "notebooks").is_dir():
             print(f"--workspace {workspace} is not empty and no earlier run's; name a new folder", file=sys.stderr)
@@ -125,7 +126,7 @@ def main() -> int:
         ws = Workspace(workspace)
         before = ws.read_json(DONE) if ws.has(DONE) else {}
         if seconds := _still_good(before, args.model):
-            peak = before["peak_memory_gib"]
+            done, peak = {name: before["done"][name] for name in seconds}, before["peak_memory_gib"]
             print(f"going on with the run that was cut off; done: {', '.join(seconds)}")
         else:
             shutil.rmtree(workspace)
@@ -136,7 +137,6 @@ def main() -> int:
     memory.start()
 
     def note(complete: bool) -> None:
-        done = {path.stem: _checksum(path) for path in NOTEBOOKS if path.stem in seconds}
         state = {"model": args.model, "complete": complete, "done": done, "seconds": seconds, "peak_memory_gib": peak}
         ws.write_json(DONE, state)
 
@@ -145,8 +145,10 @@ def main() -> int:
     for path in NOTEBOOKS:
         if (args.only and not path.stem.startswith(args.only)) or path.stem in seconds:
             continue
+        done_with = _checksum(path)  # it may be changed while it runs
         try:
             seconds[path.stem] = run_notebook(path, workspace, workspace)
+            done[path.stem] = done_with
             peak = max(peak, round(memory.peak / 2**30, 2))
             if not args.only:
                 note(False)

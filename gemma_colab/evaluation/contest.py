@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from gemma_colab.evaluation.compare import LOSS, compare
+from gemma_colab.evaluation.fields import schema_of, telling_examples
 from gemma_colab.evaluation.generation import generate
 from gemma_colab.evaluation.loss import answer_losses
 
@@ -29,11 +30,16 @@ class Contestant:
 
 
 def few_shot_turns(chats: list[dict], examples: int = 3, seed: int = 0) -> Turns:
-    """So many solved examples, drawn from chats that are not in the test, as the turns of one conversation.
+    """So many solved examples, from chats that are not in the test, as the turns of one conversation: drawn at random, or where all
+    answers fill in one form, those that show most of it (`fields.telling_examples`).
 
     Their system prompts are left out: one can't stand in the middle of a conversation, and the question that follows has its own.
     """
-    drawn = random.Random(seed).sample(chats, min(examples, len(chats)))
+    answers = [chat["completion"][0]["content"] for chat in chats]
+    if examples and schema_of(answers):
+        drawn = [chats[i] for i in telling_examples(answers, examples, seed)]
+    else:
+        drawn = random.Random(seed).sample(chats, min(examples, len(chats)))
     return [turn for chat in drawn for turn in [*chat["prompt"], *chat["completion"]] if turn["role"] != "system"]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -30,19 +32,20 @@ def first_object(text: str) -> dict | None:
 
 def schema_of(answers: Sequence[str]) -> dict | None:
     """The JSON Schema that right answers have in common: their keys, the types of each, and where few values come again and again,
-    these. None where they are not all JSON objects with the same keys in the same order."""
+    these. None where they are not all JSON objects with the same keys."""
     try:
         objects = [json.loads(answer) for answer in answers]
     except (ValueError, RecursionError):
         return None
-    if not objects or not all(isinstance(one, dict) and list(one) == list(objects[0]) for one in objects) or not objects[0]:
+    if not all(isinstance(one, dict) and one and one.keys() == objects[0].keys() for one in objects) or not objects:
         return None
     fields = {}
     for name in objects[0]:
         values = [one[name] for one in objects]
         fields[name] = {"type": sorted({TYPES[type(value)] for value in values})}
         different = {value for value in values if isinstance(value, str)}
-        if different and len(different) <= min(FEW_VALUES, len(values) / 5):
+        only_texts = all(value is None or isinstance(value, str) for value in values)
+        if different and only_texts and len(different) <= min(FEW_VALUES, len(values) / 5):
             fields[name]["enum"] = sorted(different) + [None] * (None in values)
     return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
@@ -57,10 +60,10 @@ def json_metrics(schema: dict) -> dict[str, Metric]:
 
     def field(name: str | None) -> Metric:
         def metric(predictions: Sequence[str], references: Sequence[str]) -> Scores:
-            pairs = [(first_object(p), json.loads(r)) for p, r in zip(predictions, references, strict=True)]
+            pairs = [(first_object(p) or {}, first_object(r) or {}) for p, r in zip(predictions, references, strict=True)]
             if name is None:
-                return [float(mine == right) for mine, right in pairs]
-            return [float(mine is not None and name in mine and mine[name] == right[name]) for mine, right in pairs]
+                return [float(_same(mine, right)) for mine, right in pairs]
+            return [float(name in mine and _same(mine[name], right.get(name))) for mine, right in pairs]
 
         what = "all fields of its first JSON object are" if name is None else f"{name} in its first JSON object is"
         return described(metric, f"1 where {what} as in the right answer")
@@ -74,12 +77,38 @@ def json_metrics(schema: dict) -> dict[str, Metric]:
     }
 
 
+def _same(one, other) -> bool:
+    """Whether two values are written alike in JSON, where 1 is not true; the order of keys aside."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
+def most_frequent(answers: Sequence[str]) -> str:
+    """The answer of somebody who never reads the question: each field's most frequent value in `answers`, all of one form."""
+    objects = [json.loads(answer) for answer in answers]
+    values = {name: Counter(json.dumps(one[name]) for one in objects).most_common(1)[0][0] for name in objects[0]}
+    return json.dumps({name: json.loads(value) for name, value in values.items()}, ensure_ascii=False)
+
+
+def telling_examples(answers: Sequence[str], examples: int, seed: int = 0) -> list[int]:
+    """Numbers of answers, all of one form, that show as many different values as so few can: drawn at random, three out of three
+    may happen to be null in the very field that matters."""
+    objects = [{(name, json.dumps(value)) for name, value in json.loads(answer).items()} for answer in answers]
+    order, seen, chosen = random.Random(seed).sample(range(len(answers)), len(answers)), set(), []
+    for _ in range(min(examples, len(answers))):
+        chosen.append(max((i for i in order if i not in chosen), key=lambda i: len(objects[i] - seen)))
+        seen |= objects[chosen[-1]]
+    return chosen
+
+
 def confusions(predictions: Sequence[str], references: Sequence[str], field: str) -> pd.DataFrame:
     """How often each right value of a field (rows) was answered as what (columns); "none" where there was no such answer."""
-    said = [(first_object(p) or {}).get(field, "none") for p in predictions]
-    right = [json.loads(r)[field] for r in references]
-    order = [str(value) for value in pd.Series(right).value_counts(dropna=False).index]
-    said, right = [str(value) for value in said], [str(value) for value in right]
+
+    def values(texts: Sequence[str]) -> list[str]:
+        found = [(first_object(text) or {}).get(field, "none") for text in texts]
+        return [value if isinstance(value, str) else json.dumps(value) for value in found]
+
+    said, right = values(predictions), values(references)
+    order = [value for value, _ in Counter(right).most_common()]
     other = [value for value in dict.fromkeys(said) if value not in order]
     table = pd.crosstab(pd.Series(right, name="right"), pd.Series(said, name="answered"))
-    return table.reindex(index=order, columns=order + other, fill_value=0)
+    return table.reindex(index=order, columns=order + other, fill_value=0).rename_axis(index="right", columns="answered")

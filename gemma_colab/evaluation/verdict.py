@@ -23,7 +23,7 @@ after the correction for several measures, so that two equal models are called d
 Where right and wrong can be counted, there are *bars* (`settings.ShipSettings`), and they take the place of three things: of
 likeness to the right answers, of reciting (a right form is the same again and again, and the bars hold on rows that were not
 trained on), and of readers. Then "not yet" also holds when a bar is missed, "yes" when none of these does, and what was forgotten
-counts only if the settings say so.
+counts only if the settings say so. Bars on the form alone (`FORM`) don't do for that: a well-formed answer may be wrong.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ WORDS = ("too few rows", "better", "worse", "mixed", "no clear difference")
 ILL = {"empty": "empty", "hit the limit": "cut off", "repeating": "repeating themselves", "other language": "in another language"}
 UNHEALTHY, MENTIONED, CUT = 0.2, 0.05, 0.2  # shares of answers
 ALIKE = 1 / 3  # token F1
+FORM = {"valid JSON", "nothing but JSON"}
 NOT_BETTER = {
     "too few rows": "there are too few test rows to tell",
     "worse": "it got worse",
@@ -161,7 +162,15 @@ def verdict(
     if review:
         against += ["readers who judged blind preferred the base"] if disliked else []
         lines.append(f"Judged blind: {review['sentence']}")
-    ship = "no" if word == "worse" or ill or disliked else "not yet" if against else "yes" if liked or bars else "ask a reader"
+    ship = (
+        "no"
+        if word == "worse" or ill or disliked
+        else "not yet"
+        if against
+        else "yes"
+        if liked or bars.keys() - FORM
+        else "ask a reader"
+    )
     if ship == "ask a reader":
         steps.append("Read the answers below, worst first, and judge them blind: no figure says whether an answer is true.")
     return Verdict(word, ship, against, lines, steps)

@@ -67,14 +67,17 @@ def comparison_table(table: pd.DataFrame, before: str = "base", after: str = "tu
 
 def contestants_table(summary: dict) -> pd.DataFrame:
     """One line a measure: how each contestant did on the same test rows, and how far tuned is from few-shot with its 95 % interval
-    (from base, where few-shot did not play). summary: of `assess.summarise`."""
+    (from base, where few-shot did not play). "always the same" is one answer to every question, each field's most frequent value.
+    summary: of `assess.summarise`."""
     base = {line["metric"]: line for line in summary["tuned_against_base"]}
     few = {line["metric"]: line for line in summary["tuned_against_few_shot"]}
+    same = summary.get("always_the_same") or {}
     lines = {}
     for name, line in base.items():
         against = few.get(name, line)
-        lines[name] = {"base": line["before"], **({"few-shot": against["before"]} if few else {}), "tuned": line["after"]}
-        lines[name] = {who: f"{value:.2f}" for who, value in lines[name].items()}
+        lines[name] = {"always the same": same.get(name)} if same else {}
+        lines[name] |= {"base": line["before"], **({"few-shot": against["before"]} if few else {}), "tuned": line["after"]}
+        lines[name] = {who: "" if value is None else f"{value:.2f}" for who, value in lines[name].items()}
         lines[name][f"tuned − {'few-shot' if few else 'base'} (95 %)"] = (
             f"{against['difference']:+.2f} ({against['low']:+.2f} to {against['high']:+.2f})"
         )

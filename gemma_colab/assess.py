@@ -11,7 +11,7 @@ import pandas as pd
 
 from gemma_colab.catalog import shape_of, shown_name
 from gemma_colab.data.replay import OWN
-from gemma_colab.errors import GemmaColabError
+from gemma_colab.errors import GemmaColabError, ModelError
 from gemma_colab.evaluation import contest
 from gemma_colab.evaluation.blind import BlindReview
 from gemma_colab.evaluation.compare import worsened
@@ -39,11 +39,19 @@ LOSS_ROWS = 64  # training rows, and validation rows, whose loss is measured: so
 def the_contestants(workspace: Workspace, chosen: ModelSettings, train: list[dict], examples: int = 3) -> dict[str, Contestant]:
     """Base, base with `examples` solved training rows in the prompt (none with 0), and tuned, as `evaluation.contest.play` wants
     them. Answers kept in the workspace are of the same model, in the same precision, and of the same adapter, or made anew."""
-    base = f"{chosen.model} {chosen.load_in_4bit} {dtype_name(describe_machine(), shape_of(chosen.model))[0]}"
+    base = f"{chosen.model} {chosen.load_in_4bit} {_computes_in(chosen, describe_machine())}"
     tuned = f"{base} {workspace.fingerprint(*ADAPTER_FILES)}" if workspace.has("adapter") else ""
     turns = tuple(few_shot_turns(train, examples))
     few = {"few-shot": Contestant(examples=turns, made_by=base)} if turns else {}
     return {"base": Contestant(made_by=base), **few, "tuned": Contestant(adapter=True, made_by=tuned)}
+
+
+def _computes_in(chosen: ModelSettings, machine: Machine) -> str:
+    try:
+        shape = shape_of(chosen.model)
+    except ModelError:  # kept answers can be told of when their base is gone
+        shape = None
+    return dtype_name(machine, shape)[0]
 
 
 def enough_tokens(tokenizer, chats: list[dict], most: int = 1024) -> int:
@@ -143,7 +151,7 @@ def summarise(
     summary = {
         "model": shown_name(chosen.model),
         "load_in_4bit": chosen.load_in_4bit,
-        "dtype": dtype_name(machine, shape_of(chosen.model))[0],
+        "dtype": _computes_in(chosen, machine),
         "machine": machine.gpu or "a CPU",
         "seed": seed,
         "versions": stack_versions(),

@@ -140,7 +140,10 @@ def _gpu(machine: Machine, name: str | None) -> Check:
     if machine.colab:
         return Check("GPU", found, WARN, "choose Runtime -> Change runtime type -> T4 GPU, and run the notebook from the top")
     return Check(
-        "GPU", found, WARN, f"choose {PACKAGED} here, which trains in minutes, and a machine with a GPU for larger models"
+        "GPU",
+        found,
+        WARN,
+        f"choose {PACKAGED if packaged_here() else TINY} here, which trains in minutes, and a machine with a GPU for larger models",
     )
 
 

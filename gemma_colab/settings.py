@@ -154,6 +154,8 @@ class LoraSettings(Settings):
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
 # Names that `SFTConfig` doesn't have: what is mixed in, how often this project looks and saves, and when it stops by itself.
 OUR_OWN = ("replay", "evals_per_epoch", "save_minutes", "early_stopping_patience")
+# Words of the vocabulary that TRL's fused loss scores at once on a CPU, see `trainer.score_answers_only`: so many fit its cache.
+CPU_TILE = 4096
 # Two numbers a trained weight in 32 bit; in 8 bit; in 8 bit, and moved to the CPU's memory when the GPU's runs out.
 OPTIMIZERS = ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
 

@@ -231,8 +231,7 @@ def gemma_tokenizer(fields: dict):
 
     Its merges are not kept. They follow from the pieces: these are in the order in which they were learnt.
     """
-    from tokenizers import AddedToken
-    from transformers import GemmaTokenizer
+    from transformers import AddedToken, GemmaTokenizer
 
     pieces = _pieces(fields)
     vocab = {piece: number for number, (piece, _, _) in enumerate(pieces)}

@@ -154,7 +154,9 @@ def test_an_adapter_of_another_model_or_other_rows_is_refused(trained, random_ge
         ensure_adapter(workspace, ModelSettings(model=random_gemma))
 
 
-def test_the_choice_of_notebook_02_is_kept_and_made_where_it_is_missing(workspace, capsys):
+def test_the_choice_of_notebook_02_is_kept_and_made_where_it_is_missing(workspace, capsys, monkeypatch):
+    monkeypatch.delenv("GEMMA_COLAB_MODEL")
+    monkeypatch.setattr("gemma_colab.catalog.packaged_here", lambda: False)
     chosen, why = chosen_model(workspace, CPU)
     assert (chosen.model, chosen.load_in_4bit) == ("tiny-gemma3", True)
     assert "no GPU" in why
@@ -172,6 +174,9 @@ def test_a_choice_that_is_too_large_for_this_machine_is_refused_before_the_downl
         chosen_model(workspace, T4)
     with pytest.raises(ModelError, match="this machine has no GPU; choose another"):
         chosen_model(workspace, CPU)
+    ModelSettings(model="gemma-3-270m").save(workspace)  # which a CPU can train
+    assert chosen_model(workspace, CPU)[0].model == "gemma-3-270m"
+    ModelSettings(model="google/gemma-3-27b-it").save(workspace)
     assert chosen_model(workspace, CPU, anyway=True)[0].model == "google/gemma-3-27b-it"
 
 

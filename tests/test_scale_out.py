@@ -285,7 +285,7 @@ def test_4_bit_weights_can_be_cut_only_under_fsdp(random_gemma, monkeypatch):
         load_4bit(random_gemma, torch.float16)
 
 
-def _wanted_dtype(machine) -> tuple[torch.dtype, str]:
+def _wanted_dtype(machine, shape=None) -> tuple[torch.dtype, str]:
     return getattr(torch, os.environ.get("TEST_DTYPE", "float32")), "the test says so"
 
 

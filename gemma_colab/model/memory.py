@@ -11,12 +11,11 @@ import pandas as pd
 from gemma_colab.catalog import Shape
 from gemma_colab.hardware import GIB, readable
 from gemma_colab.model.parameters import adapted_layers, lora_parameters
-from gemma_colab.settings import LoraSettings, TrainSettings
+from gemma_colab.settings import CPU_TILE, LoraSettings, TrainSettings
 
 NF4_BYTES = 0.51587  # per weight: 4 bits, an 8-bit scale for 64 of them, a 32-bit scale for 256 scales (bitsandbytes 0.50)
 OVERHEAD = 0.8 * GIB  # CUDA context, cuBLAS workspaces, fragmentation: a guess, not measured on a GPU yet
 TILE = 32_768  # vocabulary that TRL's fused loss computes at once, for up to 4,096 tokens
-CPU_TILE = 4096  # and on a CPU, as `trainer.score_answers_only` sets it
 OPTIMIZER_BYTES = {"adamw_torch_fused": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2}  # a trained weight: Adam's two numbers
 
 

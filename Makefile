@@ -8,7 +8,7 @@ COLAB := .venv-colab/bin
 demo: .venv/installed                  ## run all notebooks on the tiny Gemma 3, leave the reports in runs/demo (six minutes)
 	$(BIN)/python tools/run_notebooks.py --workspace runs/demo --model tiny-gemma3
 
-demo-270m: .venv/installed-270m        ## the same on the real Gemma 3 270M, in runs/demo-270m (the first result in 15 minutes, all in 60)
+demo-270m: .venv/installed-270m        ## the same on the real Gemma 3 270M, in runs/demo-270m (the quick start comes first)
 	$(BIN)/python tools/run_notebooks.py --workspace runs/demo-270m --model gemma-3-270m
 
 test: .venv/installed-dev              ## run the tests

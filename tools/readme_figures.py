@@ -78,20 +78,21 @@ def fill(path: Path, blocks: dict[str, str]) -> None:
 
 def main() -> int:
     real, tiny = ROOT / "runs" / "demo-270m", ROOT / "runs" / "demo"
-    summary = json.loads((real / "summary.json").read_text())
-    quick = summary["quickstart"]
-    blocks = {"quickstart": contest(quick), "messages": messages(real / "quickstart"), "forgotten": forgotten(quick)}
-    fill(ROOT / "README.md", blocks | {"lessons": contest(summary), "cost": cost(summary), "fits": fits()})
+    quick = json.loads((real / "quickstart" / "summary.json").read_text())
+    blocks = {
+        "quickstart": contest(quick),
+        "messages": messages(real / "quickstart"),
+        "forgotten": forgotten(quick),
+        "fits": fits(),
+    }
+    if (real / "summary.json").exists():  # the lessons were run too
+        summary = json.loads((real / "summary.json").read_text())
+        blocks |= {"lessons": contest(summary), "cost": cost(summary)}
+    fill(ROOT / "README.md", blocks)
     if (tiny / "summary.json").exists():
         summary = json.loads((tiny / "summary.json").read_text())
-        if "seconds" in summary:
-            blocks = {
-                "tiny quickstart": contest(summary["quickstart"]),
-                "tiny lessons": contest(summary),
-                "tiny cost": cost(summary),
-            }
-            fill(ROOT / "data_samples" / "README.md", blocks)
-    (ROOT / "docs").mkdir(exist_ok=True)
+        blocks = {"tiny quickstart": contest(summary["quickstart"]), "tiny lessons": contest(summary), "tiny cost": cost(summary)}
+        fill(ROOT / "data_samples" / "README.md", blocks)
     history = json.loads((real / "quickstart" / "training.json").read_text())["log_history"]
     save_loss_curve(history, ROOT / "docs" / "loss_curve.png", dpi=110)
     return 0

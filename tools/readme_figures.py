@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from gemma_colab.model.planner import fit_table
+from gemma_colab.training.history import history_table
 from gemma_colab.ui.evidence import contestants_table
-from gemma_colab.ui.plots import save_loss_curve
+from gemma_colab.ui.plots import loss_curve
 
 ROOT = Path(__file__).resolve().parent.parent
 MESSAGES = 3
@@ -32,8 +33,10 @@ def contest(summary: dict) -> str:
     head += f"The report says: answers *{said['word']}*; ship it: *{said['ship']}*" + (
         f" ({'; '.join(said['against'])}).\n\n" if said["against"] else ".\n\n"
     )
-    table = contestants_table(summary)
-    return head + markdown(table.rename_axis("share of the test rows that is right").reset_index())
+    table = contestants_table(summary).rename_axis("mean over the test rows").reset_index()
+    lower = {line["metric"] for line in summary["tuned_against_base"] if line["better"] == "lower"}
+    table.iloc[:, 0] = [name + " (lower is better)" * (name in lower) for name in table.iloc[:, 0]]
+    return head + markdown(table)
 
 
 def forgotten(summary: dict) -> str:
@@ -94,7 +97,12 @@ def main() -> int:
         blocks = {"tiny quickstart": contest(summary["quickstart"]), "tiny lessons": contest(summary), "tiny cost": cost(summary)}
         fill(ROOT / "data_samples" / "README.md", blocks)
     history = json.loads((real / "quickstart" / "training.json").read_text())["log_history"]
-    save_loss_curve(history, ROOT / "docs" / "loss_curve.png", dpi=110)
+    ax = loss_curve(history_table(history), title="Gemma 3 270M on the tickets: loss, on a logarithmic scale")
+    losses = history_table(history)[["loss", "eval_loss"]].stack()
+    ax.set(
+        yscale="log", ylim=(0.8 * losses.min(), 1.2 * losses.max())
+    )  # else the turn of the validation loss hides below the fall of the first steps
+    ax.figure.savefig(ROOT / "docs" / "loss_curve.png", dpi=110)
     return 0
 
 

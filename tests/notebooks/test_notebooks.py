@@ -112,7 +112,7 @@ def test_nothing_hides_in_the_imports(path):
 
 
 def test_notebook_01_imports_no_torch_before_the_tokenizer(tmp_path):
-    code = code_of(read(NOTEBOOKS[0]))
+    code = code_of(read(NOTEBOOKS[1]))
     before, found, _ = code.partition("from transformers import AutoTokenizer")
     assert found
     check = "\nimport sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"

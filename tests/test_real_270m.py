@@ -92,25 +92,27 @@ def beginnings(tokenizer) -> list[list[int]]:
     return [row[: max(4, len(row) // 2)] for row in ids]
 
 
-def next_tokens(path, model, prompts) -> tuple[int, float, float]:
-    """How many next tokens are equal in llama.cpp and in `model`; how far log-probabilities are apart, in the median; and how much
-    less likely than its own word `model` holds another one that llama.cpp says, at most."""
+def beside_llama_cpp(path, model, prompts, tokens=1) -> tuple[float, float, float]:
+    """Which share of the tokens that llama.cpp says, `model` would say in their places; how far log-probabilities are apart, in the
+    median; and how much less likely than its own `model` holds another one of llama.cpp's, at most."""
     llama = pytest.importorskip("xllamacpp", reason="needs llama.cpp; `make test-all` gets it")
     parameters = llama.CommonParams()
     parameters.model.path, parameters.n_ctx, parameters.n_parallel, parameters.verbosity = str(path), 512, 1, -1
     parameters.cpuparams.n_threads = 1
     server = llama.Server(parameters)
     behind, apart = [], []
-    for ids in prompts:
-        answer = server.handle_completions({"prompt": ids, "n_predict": 1, "temperature": 0.0, "n_probs": 1})
-        theirs = answer["choices"][0]["logprobs"]["content"][0]
+    for prompt in prompts:
+        answer = server.handle_completions({"prompt": prompt, "n_predict": tokens, "temperature": 0.0, "n_probs": 1})
+        said = answer["choices"][0]["logprobs"]["content"]
+        ids = [token["id"] for token in said]
         with torch.no_grad():
-            mine = model(input_ids=torch.tensor([ids]), logits_to_keep=1).logits[0, -1].log_softmax(-1)
-        behind.append(float(mine.max() - mine[theirs["id"]]))
-        apart.append(abs(float(mine[theirs["id"]]) - theirs["logprob"]))
-    same = behind.count(0.0)
+            mine = model(input_ids=torch.tensor([prompt + ids[:-1]]), logits_to_keep=len(ids)).logits[0].log_softmax(-1)
+        for row, token in zip(mine, said, strict=True):
+            behind.append(float(row.max() - row[token["id"]]))
+            apart.append(abs(float(row[token["id"]]) - token["logprob"]))
+    same = behind.count(0.0) / len(behind)
     print(
-        f"{path.name}: {same} of {len(prompts)} next tokens equal, the others behind by {max(behind):.3f} at most; log-probabilities "
+        f"{path.name}: {same:.1%} of {len(behind)} tokens equal, the others behind by {max(behind):.4f} at most; log-probabilities "
         f"apart by {median(apart):.4f} in the median, {max(apart):.3f} at most"
     )
     return same, median(apart), max(behind)
@@ -122,8 +124,8 @@ def test_the_next_token_is_the_one_llama_cpp_says(model, tokenizer, tmp_path):
 
     prompts = beginnings(tokenizer)
     assert len(prompts) == 100
-    same, apart, behind = next_tokens(assemble(tmp_path / "q4_k_m.gguf"), model, prompts)
-    assert same >= 90
+    same, apart, behind = beside_llama_cpp(assemble(tmp_path / "q4_k_m.gguf"), model, prompts)
+    assert same >= 0.9
     assert apart <= 0.1
     assert behind <= 0.5
 
@@ -243,29 +245,22 @@ def merged(trained):
     return workspace.path / "merged", AutoModelForCausalLM.from_pretrained(workspace.path / "merged", dtype=torch.float32).eval()
 
 
-def ask(path, merged, chats):
+@pytest.mark.parametrize(
+    ("outtype", "answers", "tokens", "apart", "behind"), [("f16", 18, 0.99, 0.01, 0.05), ("q8_0", 0, 0.9, 0.1, 0.5)]
+)
+def test_llama_cpp_answers_as_the_merged_model_does(outtype, answers, tokens, apart, behind, merged, chats, tmp_path):
+    """Where two words are equally likely, the last digit decides, and the rest of an answer is another. In q8_0, llama.cpp rounds what
+    it multiplies to 8 bits: that leaves few long answers equal, and nearly all words in their places."""
     folder, plain = merged
+    path, tokenizer = write_gguf(folder, tmp_path / f"{outtype}.gguf", outtype=outtype), AutoTokenizer.from_pretrained(folder)
     prompts = [chat["prompt"] for chat in chats[2]]
-    expected = generate_answers(plain, AutoTokenizer.from_pretrained(folder), prompts, max_new_tokens=24)
+    expected = generate_answers(plain, tokenizer, prompts, max_new_tokens=24)
     assert len(set(expected)) > 10
     table = check_gguf(path, prompts, expected, max_new_tokens=24, n_ctx=512, n_threads=1)
     print(f"{path.name}: {table['equal'].sum()} of {len(table)} answers equal, {path.stat().st_size:,} bytes")
-    return int(table["equal"].sum())
-
-
-def test_llama_cpp_answers_in_16_bit_as_the_merged_model_does(merged, chats, tokenizer, tmp_path):
-    path = write_gguf(merged[0], tmp_path / "f16.gguf", outtype="f16")
-    assert ask(path, merged, chats) == 20
-    same, apart, _ = next_tokens(path, merged[1], beginnings(tokenizer))
-    assert same >= 98
-    assert apart <= 0.01
-
-
-def test_llama_cpp_in_8_bit_stays_close_to_the_merged_model(merged, chats, tokenizer, tmp_path):
-    """Token by token: where two are nearly as likely, it may say the other, and then the rest of a long answer is another too."""
-    path = write_gguf(merged[0], tmp_path / "q8_0.gguf", outtype="q8_0")
-    ask(path, merged, chats)
-    same, apart, behind = next_tokens(path, merged[1], beginnings(tokenizer))
-    assert same >= 90
-    assert apart <= 0.1
-    assert behind <= 0.5
+    assert table["equal"].sum() >= answers
+    ids = [tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"] for prompt in prompts]
+    found = beside_llama_cpp(path, plain, ids, tokens=24)
+    assert found[0] >= tokens
+    assert found[1] <= apart
+    assert found[2] <= behind

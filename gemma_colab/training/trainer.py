@@ -113,7 +113,7 @@ def score_answers_only() -> bool:
     Without Triton, TRL 1.16 scores every position against the whole vocabulary and leaves out those that don't count afterwards.
     Its reason is a recompilation that a CPU doesn't have, and its torch code handles the compact form too: `_fused_forward` asks
     `_use_triton` which to take. The pieces of the vocabulary, 32,768 words each, are made for a GPU. Loss and gradients stay the
-    same (tests/test_training.py), and a step of 270M takes a quarter of the time (benchmarks/README.md). Where TRL no longer has
+    same (tests/test_training.py), and a step of 270M takes a third of the time (benchmarks/README.md). Where TRL no longer has
     these names, everything stays as it is.
     """
     if _USE_TRITON is None or not hasattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE"):

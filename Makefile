@@ -5,7 +5,7 @@ COLAB := .venv-colab/bin
 
 .PHONY: demo demo-270m test test-all test-colab lab lint outputs screenshots links colab-check tiny-model clean
 
-demo: .venv/installed                  ## run all notebooks on the tiny Gemma 3, leave the reports in runs/demo (six minutes)
+demo: .venv/installed                  ## run all notebooks on the tiny Gemma 3, leave the reports in runs/demo
 	$(BIN)/python tools/run_notebooks.py --workspace runs/demo --model tiny-gemma3
 
 demo-270m: .venv/installed-270m        ## the same on the real Gemma 3 270M, in runs/demo-270m (the quick start comes first)

@@ -245,22 +245,13 @@ def merged(trained):
     return workspace.path / "merged", AutoModelForCausalLM.from_pretrained(workspace.path / "merged", dtype=torch.float32).eval()
 
 
-@pytest.mark.parametrize(
-    ("outtype", "answers", "tokens", "apart", "behind"), [("f16", 18, 0.99, 0.01, 0.05), ("q8_0", 0, 0.9, 0.1, 0.5)]
-)
-def test_llama_cpp_answers_as_the_merged_model_does(outtype, answers, tokens, apart, behind, merged, chats, tmp_path):
-    """Where two words are equally likely, the last digit decides, and the rest of an answer is another. In q8_0, llama.cpp rounds what
-    it multiplies to 8 bits: that leaves few long answers equal, and nearly all words in their places."""
+def test_llama_cpp_answers_as_the_merged_model_does(merged, chats, tmp_path):
+    """Where two words are equally likely, the last digit decides, and the rest of an answer is another."""
     folder, plain = merged
-    path, tokenizer = write_gguf(folder, tmp_path / f"{outtype}.gguf", outtype=outtype), AutoTokenizer.from_pretrained(folder)
+    path, tokenizer = write_gguf(folder, tmp_path / "f16.gguf", outtype="f16"), AutoTokenizer.from_pretrained(folder)
     prompts = [chat["prompt"] for chat in chats[2]]
     expected = generate_answers(plain, tokenizer, prompts, max_new_tokens=24)
     assert len(set(expected)) > 10
-    table = check_gguf(path, prompts, expected, max_new_tokens=24, n_ctx=512, n_threads=1)
+    table = check_gguf(path, prompts, expected, max_new_tokens=24, n_ctx=512, n_threads=THREADS)
     print(f"{path.name}: {table['equal'].sum()} of {len(table)} answers equal, {path.stat().st_size:,} bytes")
-    assert table["equal"].sum() >= answers
-    ids = [tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"] for prompt in prompts]
-    found = beside_llama_cpp(path, plain, ids, tokens=24)
-    assert found[0] >= tokens
-    assert found[1] <= apart
-    assert found[2] <= behind
+    assert table["equal"].sum() >= 18

@@ -18,6 +18,8 @@ from gemma_colab import catalog, unpack
 from gemma_colab import preflight as checks
 from gemma_colab.catalog import CATALOG, PACKAGED, READERS, TINY, installed, packaged_here, pick_model, shape_of, source_of
 from gemma_colab.errors import ModelError
+from gemma_colab.export.converter import find_converter
+from gemma_colab.export.gguf import write_gguf
 from gemma_colab.hardware import Machine, dtype_name
 from gemma_colab.preflight import OK, preflight
 from gemma_colab.workspace import read_sample, samples
@@ -187,6 +189,20 @@ def test_quantised_weights_are_unpacked(tmp_path):
     )
     original = logits(AutoModelForCausalLM.from_pretrained(ORIGINAL, dtype=torch.float32))
     assert 0.999 < torch.nn.functional.cosine_similarity(logits(model).flatten(), original.flatten(), dim=0) < 1
+
+
+@pytest.mark.long
+def test_what_the_real_converter_wrote_comes_back(tmp_path):
+    if find_converter() is None:
+        pytest.skip("needs llama.cpp's converter; `make test-all` gets it")
+    folder = source_of(str(write_gguf(ORIGINAL, tmp_path / "tiny.gguf", outtype="f16")))
+    models = [AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32) for source in (folder, ORIGINAL)]
+    assert torch.allclose(*map(logits, models), atol=0.05)
+    assert models[0].config.layer_types == models[1].config.layer_types
+    tokenizers = [AutoTokenizer.from_pretrained(source) for source in (folder, ORIGINAL)]
+    for text in TEXTS:
+        ids, expected = (tokenizer(text)["input_ids"] for tokenizer in tokenizers)
+        assert ids == expected
 
 
 def test_the_unpacked_tokenizer_is_the_one_it_was_made_from(whole):

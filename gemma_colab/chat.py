@@ -69,6 +69,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     tokenizer = from_hub(AutoTokenizer, name, source_of(name))
     if None in stop_token_ids(tokenizer) or tokenizer.unk_token_id in stop_token_ids(tokenizer):
         raise ModelError(f"the tokenizer of {name} lacks Gemma's chat tokens; take a checkpoint with Gemma 3's own tokenizer")
+    return with_template(tokenizer)
+
+
+def with_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, with Gemma's chat template if it has none of its own."""
     if not tokenizer.chat_template:
         tokenizer.chat_template = (samples() / TINY / "chat_template.jinja").read_text(encoding="utf-8")
     return tokenizer

@@ -213,7 +213,7 @@ def test_impossible_bars_are_refused(bars):
         ShipSettings(bars=bars)
 
 
-@pytest.mark.parametrize("bar", ["valid JSON", "valid JSON=much", "=x"])
+@pytest.mark.parametrize("bar", ["valid JSON", "valid JSON=much", "=x", "0.95"])
 def test_the_command_line_refuses_a_bar_that_is_none(bar, workspace, capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", "--workspace", str(workspace.path), "--bar", bar])

@@ -35,15 +35,11 @@ def add_commands(commands) -> None:
 
 
 def _bar(text: str) -> tuple[str, float]:
-    name, equals, share = text.rpartition("=")
     try:
-        return (name, float(share)) if equals else _no_bar(text)
+        name, share = text.rsplit("=", 1)  # one part alone is a ValueError too
+        return name, float(share)
     except ValueError:
-        return _no_bar(text)
-
-
-def _no_bar(text: str):
-    raise argparse.ArgumentTypeError(f'{text!r} is no bar; write one like "valid JSON=0.95"')
+        raise argparse.ArgumentTypeError(f'{text!r} is no bar; write one like "valid JSON=0.95"') from None
 
 
 def _count(text: str) -> int:

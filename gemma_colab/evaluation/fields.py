@@ -13,9 +13,8 @@ from jsonschema.validators import validator_for
 
 from gemma_colab.evaluation.metrics import Metric, Scores, described, valid_json
 
-FEW_VALUES = (
-    20  # a field with at most so many different texts, each seen five times on average, is taken for a list to choose from
-)
+# A field with at most so many different texts, each seen five times on average, is taken for a list to choose from.
+FEW_VALUES = 20
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null", list: "array", dict: "object"}
 
 

@@ -162,15 +162,8 @@ def verdict(
     if review:
         against += ["readers who judged blind preferred the base"] if disliked else []
         lines.append(f"Judged blind: {review['sentence']}")
-    ship = (
-        "no"
-        if word == "worse" or ill or disliked
-        else "not yet"
-        if against
-        else "yes"
-        if liked or bars.keys() - FORM
-        else "ask a reader"
-    )
+    counted = bool(bars.keys() - FORM)
+    ship = "no" if word == "worse" or ill or disliked else "not yet" if against else "yes" if liked or counted else "ask a reader"
     if ship == "ask a reader":
         steps.append("Read the answers below, worst first, and judge them blind: no figure says whether an answer is true.")
     return Verdict(word, ship, against, lines, steps)

@@ -1,6 +1,7 @@
 """Small real things for the tests: a two-layer Gemma 3 with random weights, and the tiny one that ships with the project."""
 
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach the network
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -14,6 +15,14 @@ from gemma_colab.data.reading import read_rows
 from gemma_colab.workspace import Workspace, samples
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_figure_is_left_open():
+    """Tests run in any order, and one of them counts pyplot's figures."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 @pytest.fixture

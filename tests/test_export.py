@@ -17,6 +17,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
+from gemma_colab.chat import tokenize_chat
 from gemma_colab.cli import main
 from gemma_colab.errors import ModelError, SettingsError, WorkspaceError
 from gemma_colab.export import merged as merging
@@ -25,7 +26,7 @@ from gemma_colab.export.adapter import check_adapter, load_adapter, save_adapter
 from gemma_colab.export.card import model_card, plain
 from gemma_colab.export.folder import missing_stops
 from gemma_colab.export.merged import merge
-from gemma_colab.export.parity import CLOSE, Measured, folder_mib, parity, same_model
+from gemma_colab.export.parity import CLOSE, Measured, behind, folder_mib, parity, same_model
 from gemma_colab.export.stored import text_name
 from gemma_colab.export_steps import export_workspace, exported, run_facts
 from gemma_colab.hub import TOKEN
@@ -700,8 +701,26 @@ def test_the_room_for_a_comparison_is_that_of_the_weights_as_they_are_loaded(wor
         assert (not steps._no_room(work, torch.float32)) is single
 
 
+def test_a_word_as_likely_as_the_models_own_is_rounding(random_gemma):
+    model, tokenizer = load_model(random_gemma, torch.float32).eval(), load_tokenizer(random_gemma)
+    prompt = [{"role": "user", "content": "Где мой заказ?"}]
+
+    def ids(text):
+        return tokenize_chat({"prompt": prompt, "completion": [{"role": "assistant", "content": text}]}, tokenizer)["input_ids"]
+
+    own, other = ids("Он в пути."), ids("Он ждёт.")
+    at = next(i for i, (a, b) in enumerate(zip(own, other, strict=False)) if a != b)
+    with torch.no_grad():
+        chances = model(torch.tensor([own[:at]])).logits[0, -1].log_softmax(-1)
+    off = behind(model, tokenizer, prompt, "Он в пути.", "Он ждёт.")
+    assert off == pytest.approx(float(chances.max() - chances[other[at]]), abs=1e-4)
+    assert off > 0
+    assert behind(model, tokenizer, prompt, "Он в пути.", "Он в пути.") == 0
+    assert behind(model, tokenizer, prompt, "Он в пути.", "Он") > 0  # it stopped too early
+
+
 def stand_in_for_llama_cpp(monkeypatch, equal=()):
-    """Instead of llama.cpp, which few have: a file of 1 MiB, and whether its answers are equal."""
+    """Instead of llama.cpp, which few have: a file of 1 MiB, and answers that are equal or nonsense."""
     import pandas as pd
 
     import gemma_colab.export.gguf as gguf
@@ -712,23 +731,27 @@ def stand_in_for_llama_cpp(monkeypatch, equal=()):
         out.write_bytes(bytes(2**20))
         return out
 
+    def check(path, prompts, expected, *, max_new_tokens):
+        answers = [right if same else "zzz 0 zzz" for right, same in zip(expected, equal, strict=True)]
+        return pd.DataFrame({"expected": expected, "answer": answers, "equal": list(equal)})
+
     monkeypatch.setattr(gguf, "ready_converter", lambda: None)
     monkeypatch.setattr(gguf, "write_gguf", write)
-    monkeypatch.setattr(gguf, "check_gguf", lambda *args, **options: pd.DataFrame({"equal": list(equal)}))
+    monkeypatch.setattr(gguf, "check_gguf", check)
     monkeypatch.setattr(steps, "find_spec", lambda name: True)
 
 
 def test_a_gguf_file_that_talks_nonsense_is_said_with_status_1(work, monkeypatch, capsys):
     command = ["export", "--workspace", str(work.path), "--to", "gguf", "--rows", "4", "--outtype", "f16"]
-    stand_in_for_llama_cpp(monkeypatch, [True, False, False, False])
+    stand_in_for_llama_cpp(monkeypatch, [True, True, True, False])
     assert main(command) == 1
     told = capsys.readouterr().out
-    assert "looks broken: llama.cpp gives the answers of the merged model to 25% of 4 test rows" in told
-    assert "a few differing answers are rounding; most differing is a broken file" in told
+    assert "looks broken: llama.cpp gives the answers of the merged model to 75% of 4 test rows" in told
+    assert "with those that part at a word nearly as likely, which is rounding, it is 75%; a sound file has 80% or more" in told
     assert exported(work)["gguf"] | {"adapter": ""} == {
-        "MiB": 1.0, "adapter": "", "file": "model-f16.gguf", "answers equal": 0.25, "rows": 4, "same": False
+        "MiB": 1.0, "adapter": "", "file": "model-f16.gguf", "answers equal": 0.75, "nearly": 0.75, "rows": 4, "same": False
     }  # fmt: skip
-    stand_in_for_llama_cpp(monkeypatch, [True, False, True, True])
+    stand_in_for_llama_cpp(monkeypatch, [True] * 4)
     assert main([*command[:-1], "q8_0"]) == 0
     assert "broken:" not in capsys.readouterr().out
     assert exported(work)["gguf"]["MiB"] == 1.0  # of the one file, not of both

@@ -443,6 +443,14 @@ def test_a_model_that_will_not_fit_is_named_before_it_is_downloaded(name, machin
     assert look("training", name, CPU) is None  # there the first row says that a GPU is needed
 
 
+def test_a_gguf_file_is_not_unpacked_to_look_at_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("GEMMA_COLAB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "own.gguf").write_bytes(b"GGUF")
+    assert look("training", str(tmp_path / "own.gguf"), T4) is None
+    assert look("model", str(tmp_path / "own.gguf"), T4).status == OK
+    assert [path.name for path in tmp_path.iterdir()] == ["own.gguf"]
+
+
 def test_16_bit_is_judged_as_16_bit():
     with mock.patch.object(module, "describe_machine", return_value=T4):
         four, sixteen = (

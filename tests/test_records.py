@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from conftest import ROOT
@@ -20,12 +19,6 @@ from gemma_colab.training.verdict import training_verdict
 from gemma_colab.ui import plots
 
 TRAIN = TrainSettings(learning_rate=3e-3)
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 def curve(loss, validation, rate=3e-3):

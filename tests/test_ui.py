@@ -1,8 +1,6 @@
 """Pictures show what they are given, and no text of a dataset is ever run."""
 
-import matplotlib.pyplot as plt
 import pandas as pd
-import pytest
 from matplotlib.axes import Axes
 
 from gemma_colab.catalog import CATALOG
@@ -13,12 +11,6 @@ from gemma_colab.ui import plots
 from gemma_colab.ui.html import text_table, trained_tokens
 
 HISTORY = pd.DataFrame({"step": [1, 2, 3], "epoch": [0.3, 0.6, 1], "loss": [3, 2, 1.5], "eval_loss": [None, 2.5, 2.2]})
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 def test_pictures_return_axes_and_show_their_data():

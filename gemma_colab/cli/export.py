@@ -9,7 +9,7 @@ from contextlib import redirect_stdout
 
 import pandas as pd
 
-from gemma_colab.export_steps import FORMS, PUSHED, ROWS, export_workspace
+from gemma_colab.export_steps import FORMS, PUSHED, ROWS, SOUND, export_workspace
 from gemma_colab.hardware import quiet_libraries
 from gemma_colab.workspace import Workspace, open_workspace
 
@@ -70,11 +70,12 @@ def _said(to: str, found: dict, workspace: Workspace) -> str:
     if to == "ollama":
         lines.append(f"next: cd {workspace.path / to} && ollama create my-model && ollama run my-model")
     if to == "gguf" and "answers equal" in found["gguf"]:
-        share, rows = found["gguf"]["answers equal"], found["gguf"]["rows"]
-        broken = "" if found["gguf"].get("same", True) else "looks broken: "
+        share, near, rows = (found["gguf"][name] for name in ("answers equal", "nearly", "rows"))
+        broken = "" if found["gguf"]["same"] else "looks broken: "
         lines.append(f"{broken}llama.cpp gives the answers of the merged model to {share:.0%} of {rows} test rows")
         if share < 1:
-            lines.append("a few differing answers are rounding; most differing is a broken file")
+            also = f"with those that part at a word nearly as likely, which is rounding, it is {near:.0%}"
+            lines.append(f"{also}; a sound file has {SOUND:.0%} or more")
         if broken:
             lines.append(
                 "export it again with --outtype f16, which rounds least, or with another llama.cpp (LLAMA_CPP names its folder)"

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import torch
+
+from gemma_colab.chat import tokenize_chat
 
 CLOSE = 0.02  # nats per token: below the spread of two runs that differ in their seed only
 
@@ -51,6 +54,23 @@ def same_model(forms: dict[str, Measured], one: str, other: str) -> tuple[bool, 
     if abs(off) <= CLOSE:  # not so for a loss that is no number
         return True, words
     return False, f"{words}; more than {CLOSE} is too much for rounding: export it again, and check that its base is the same"
+
+
+@torch.inference_mode()
+def behind(model, tokenizer, prompt: list[dict[str, str]], expected: str, answer: str) -> float:
+    """How much less likely, in nats, `model` holds the first token in which `answer` parts from `expected`, its own, than the likeliest
+    one: near 0 where rounding decided. 0 where the answers are the same."""
+    if answer == expected:
+        return 0.0
+    mine, theirs = (
+        tokenize_chat({"prompt": prompt, "completion": [{"role": "assistant", "content": text}]}, tokenizer)["input_ids"]
+        for text in (expected, answer)
+    )
+    at = next((i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), None)
+    if at is None:  # they differ in spaces that the chat template takes away
+        return 0.0
+    logits = model(input_ids=torch.tensor([theirs[:at]], device=model.device), logits_to_keep=1).logits[0, -1]
+    return float(logits.max() - logits[theirs[at]])
 
 
 def folder_mib(folder: str | Path) -> float:

@@ -21,6 +21,7 @@ def test_pictures_return_axes_and_show_their_data():
     assert len(plots.compare_curves({"a": HISTORY, "b": HISTORY}).lines) == 2
     assert plots.length_histogram(pd.Series([10, 20, 700]), 512).get_title().startswith("1 of 3")
     ax = plots.frozen_and_trained("1B", CATALOG["google/gemma-3-1b-it"], LoraSettings(target_modules="attention"))
+    assert ax.get_title().startswith("1B, block 1 of 26")
     assert len(ax.patches) == 7 + 2 * 4  # seven frozen matrices, and A and B beside those of attention
     assert f"{lora_parameters(CATALOG['google/gemma-3-1b-it'], LoraSettings(target_modules='attention')):,}" in ax.get_title()
     plan = memory_plan(CATALOG["google/gemma-3-1b-it"], LoraSettings(), TrainSettings(), tokens=512)

@@ -129,13 +129,13 @@ def frozen_and_trained(name: str, shape: Shape, settings: LoraSettings, ax: Axes
     ax = _axes(ax, (9, 3.2))
     adapted, unit = adapted_layers(shape, settings)[0], max(max(size) for size in shape.linear_layers.values())
     left, line, gap = 0.0, unit / 150, unit / 18
-    for name, (inputs, outputs) in shape.linear_layers.items():
+    for layer, (inputs, outputs) in shape.linear_layers.items():
         ax.add_patch(Rectangle((left, 0), inputs, outputs, color="#c9ccd1"))
-        if name in adapted:
+        if layer in adapted:
             thick = max(settings.r, line)
             ax.add_patch(Rectangle((left, -2 * line - thick), inputs, thick, color=VALIDATION))
             ax.add_patch(Rectangle((left + inputs + 2 * line, 0), thick, outputs, color=VALIDATION))
-        ax.text(left + inputs / 2, outputs + line, name.removesuffix("_proj"), ha="center", va="bottom", fontsize=8)
+        ax.text(left + inputs / 2, outputs + line, layer.removesuffix("_proj"), ha="center", va="bottom", fontsize=8)
         left += inputs + gap + max(settings.r, line)
     trained = lora_parameters(shape, settings)
     frozen = shape.linear_parameters + shape.embedding_parameters

@@ -18,7 +18,6 @@ def test_pictures_return_axes_and_show_their_data():
     assert isinstance(ax, Axes)
     assert [list(line.get_xdata()) for line in ax.lines[:2]] == [[1, 2, 3], [2, 3]]
     assert "best 2.20" in [t.get_text() for t in ax.get_legend().get_texts()]
-    assert len(plots.compare_curves({"a": HISTORY, "b": HISTORY}).lines) == 2
     assert plots.length_histogram(pd.Series([10, 20, 700]), 512).get_title().startswith("1 of 3")
     ax = plots.frozen_and_trained("1B", CATALOG["google/gemma-3-1b-it"], LoraSettings(target_modules="attention"))
     assert ax.get_title().startswith("1B, block 1 of 26")

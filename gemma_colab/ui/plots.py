@@ -97,20 +97,6 @@ def save_loss_curve(log_history: list[dict], file: str | Path | BinaryIO, dpi: i
     figure.savefig(file, format="png", dpi=dpi)
 
 
-def compare_curves(
-    histories: dict[str, pd.DataFrame], column: str = "loss", x: str = "step", ax: Axes | None = None, title: str = ""
-) -> Axes:
-    """The same column of several runs in one picture."""
-    ax = _axes(ax)
-    for label, history in histories.items():
-        points = history.dropna(subset=[column])
-        ax.plot(points[x], points[column], "o-", markersize=3, label=label)
-    ax.set(xlabel=x, ylabel=f"{column} (nats per token)", title=title)
-    ax.legend()
-    ax.grid(alpha=0.3)
-    return ax
-
-
 def memory_bar(plans: dict[str, pd.Series], limit_gib: float | None = None, gpu: str = "GPU", ax: Axes | None = None) -> Axes:
     """Stacked bars of `model.memory.memory_plan`, with the line of what a GPU has."""
     ax = _axes(ax, (7, 0.9 + 0.55 * len(plans)))

@@ -187,7 +187,7 @@ def test_the_readme_shows_what_it_must():
         "valid JSON",
         "loss on right answers",
         "general questions right, ru",
-        "transformers serve runs/demo/merged --port 8000",
+        "transformers serve runs/demo-270m/quickstart/merged --port 8000",
     ):
         assert name in text
     for block in re.findall(r"<!-- figures: [\w ]+ -->\n(.*?)<!-- end -->", text, flags=re.DOTALL):

@@ -51,11 +51,11 @@ def unpacked(name: str) -> Path:
     transformers can't unpack, and when the disk is too full. Nothing half-written is left.
     """
     if name != PACKAGED:
-        if not installed(*READERS):
-            raise ModelError(f"{name} is a GGUF file, and what reads it is missing; pip install gguf sentencepiece protobuf")
         file = Path(name).expanduser().resolve()
         if not file.is_file():
             raise ModelError(f"{name} is not there; check the path")
+        if not installed(*READERS):
+            raise ModelError(f"{name} is a GGUF file, and what reads it is missing; pip install gguf sentencepiece protobuf")
         stat = file.stat()
         key = hashlib.sha256(f"{file} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
         return _made(f"{file.stem}-{key}", lambda part: unpack_gguf(file, part))

@@ -172,7 +172,9 @@ def _shared(machine: Machine) -> list[Check]:
 
 def _training(machine: Machine, name: str, load_in_4bit: bool) -> list[Check]:
     """Whether the smallest training fits, where the shape is known without the network, and without unpacking a GGUF file."""
-    if machine.gpu is None or name.endswith(".gguf") or not (name in CATALOG or (Path(source_of(name)) / "config.json").is_file()):
+    if machine.gpu is None or name.endswith(".gguf"):
+        return []
+    if name not in CATALOG and not (Path(source_of(name)) / "config.json").is_file():
         return []
     gib = smallest_peak(name, machine, load_in_4bit, tokens=512)
     word, bits = light(gib, machine.gpu_gib), 4 if load_in_4bit else 16

@@ -14,7 +14,6 @@ from gemma_colab.data.replay import OWN
 from gemma_colab.errors import GemmaColabError, ModelError
 from gemma_colab.evaluation import contest
 from gemma_colab.evaluation.blind import BlindReview
-from gemma_colab.evaluation.compare import worsened
 from gemma_colab.evaluation.contest import Contestant, comparison, few_shot_turns, play
 from gemma_colab.evaluation.fields import json_metrics, most_frequent, schema_of
 from gemma_colab.evaluation.forgetting import forgetting, probe, read_texts
@@ -132,7 +131,7 @@ def summarise(
     said = verdict(
         against["base"],
         against.get("few-shot"),
-        forgotten=None if forgotten is None else worsened(forgotten),
+        forgotten=forgotten,
         memorised=memorised,
         health=ill,
         alike=float(table["token F1"].median()) if "token F1" in table else None,

@@ -65,9 +65,15 @@ def test_probe_scores_general_questions(tiny, tokenizer):
 
 def test_who_repeats_the_question_is_not_right(tiny, tokenizer, monkeypatch):
     question = "Слово «ель» означает растение или животное?"
-    monkeypatch.setattr("gemma_colab.evaluation.forgetting.generate_answers", lambda *a, **k: [question, "Растение."])
-    questions = [{"kind": "k", "language": "ru", "question": question, "key": "растение"}] * 2
-    assert list(probe(tiny, tokenizer, questions)["right"]) == [0.0, 1.0]
+    answers = [
+        question,
+        f"{question}\nuser {question}",
+        question[:-1] + "user",
+        "Растение.",
+    ]  # the base of 270M adds a stray word
+    monkeypatch.setattr("gemma_colab.evaluation.forgetting.generate_answers", lambda *a, **k: answers)
+    questions = [{"kind": "k", "language": "ru", "question": question, "key": "растение"}] * len(answers)
+    assert list(probe(tiny, tokenizer, questions)["right"]) == [0.0, 0.0, 0.0, 1.0]
 
 
 def test_text_loss_is_that_of_every_token_but_bos(random_gemma, tokenizer):

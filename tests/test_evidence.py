@@ -45,6 +45,7 @@ def test_the_word_and_whether_to_ship(lines, word, ship):
 
 
 BETTER = pd.DataFrame([line("a", 0.3)])
+KEPT = pd.DataFrame([line("general questions right, ru", 0.0, "no")])
 WELL = {"empty": 0.0, "hit the limit": 0.0, "repeating": 0.0, "other language": 0.0, "any": 0.0, "tokens": 20.0}
 
 
@@ -63,8 +64,9 @@ def ill(base=None, **tuned):
         ({"health": ill()}, "ask a reader", "no figure says whether an answer is true"),
         ({"alike": 0.2}, "not yet", "token F1 0.20 or less"),
         ({"forgotten": pd.DataFrame([line("general questions right, ru", -0.9)])}, "not yet", "replay"),
-        ({"forgotten": pd.DataFrame(columns=["metric"])}, "ask a reader", "No forgetting is clear"),
-        ({"forgotten": pd.DataFrame(columns=["metric"]), "replayed": True}, "ask a reader", "says little about all else"),
+        ({"forgotten": KEPT}, "ask a reader", "No forgetting is clear"),
+        ({"forgotten": KEPT, "replayed": True}, "ask a reader", "says little about all else"),
+        ({"forgotten": KEPT.assign(before=0.04)}, "ask a reader", "could answer 4% of the general questions at most"),
         ({"against_few_shot": pd.DataFrame([line("a", 0.3), line("b", -0.3)])}, "not yet", "Decide which of these measures"),
         ({"review": {"sentence": "Tuned won 28 of 30.", "verdict": "better"}}, "yes", "Tuned won 28 of 30."),
         ({"review": {"sentence": "Tuned lost.", "verdict": "worse"}}, "no", "Tuned lost."),

@@ -18,6 +18,7 @@ import pandas as pd
 from scipy.stats import binomtest, norm, t
 
 LOSS = "loss on right answers"  # the name of its line beside the metrics of answers
+QUESTIONS = "general questions right"  # so the lines of `forgetting` about them begin
 NO_NUMBER = "no number"
 FEW = 10  # with fewer rows nothing is called different
 BLOCK = 2**21  # draws held in memory at the same time

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gemma_colab.evaluation.compare import compare
+from gemma_colab.evaluation.compare import QUESTIONS, compare
 from gemma_colab.evaluation.generation import generate_answers
 from gemma_colab.evaluation.loss import text_losses
-from gemma_colab.evaluation.metrics import contains_answer, exact_match
+from gemma_colab.evaluation.metrics import contains_answer, words
 
 
 def probe(
@@ -18,15 +18,21 @@ def probe(
     description: str = "general questions",
     **options,
 ) -> pd.DataFrame:
-    """One line a question of `general_probe.jsonl`: kind, language, question, answer, and right (1.0 or 0.0). Who only repeats the
-    question is not right, even where it holds the answer ("a plant or an animal?").
+    """One line a question of `general_probe.jsonl`: kind, language, question, answer, and right (1.0 or 0.0). An answer that begins
+    with the whole question is not right, even where the question holds the answer ("a plant or an animal?"): a model that was never
+    taught to answer repeats what it reads.
     options: those of `generation.generate`."""
     prompts = [[{"role": "user", "content": q["question"]}] for q in questions]
     answers = generate_answers(model, tokenizer, prompts, **{"max_new_tokens": 48, "description": description} | options)
     table = pd.DataFrame(questions)[["kind", "language", "question"]]
     right = contains_answer(answers, [q["key"] for q in questions])
-    echo = exact_match(answers, [q["question"] for q in questions])
-    return table.assign(answer=answers, right=[0.0 if e else r for r, e in zip(right, echo, strict=True)])
+    return table.assign(
+        answer=answers, right=[r * (not e) for r, e in zip(right, map(_repeats, answers, table["question"]), strict=True)]
+    )
+
+
+def _repeats(answer: str, question: str) -> bool:
+    return " ".join(words(answer)).startswith(" ".join(words(question)))
 
 
 def read_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[dict]) -> pd.DataFrame:
@@ -41,7 +47,7 @@ def forgetting(probes: tuple[pd.DataFrame, pd.DataFrame], texts: tuple[pd.DataFr
     scores, weights = {}, {}
     for language in pd.unique(probes[0]["language"]):
         before, after = (list(table.loc[table["language"] == language, "right"]) for table in probes)
-        scores[f"general questions right, {language}"] = before, after
+        scores[f"{QUESTIONS}, {language}"] = before, after
     for language in pd.unique(texts[0]["language"]):
         before, after = (table[table["language"] == language] for table in texts)
         name = f"loss on neutral text, {language}"

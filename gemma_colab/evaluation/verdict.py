@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from gemma_colab.errors import SettingsError
-from gemma_colab.evaluation.compare import FEW, LOSS, NO_NUMBER, improved, worsened
+from gemma_colab.evaluation.compare import FEW, LOSS, NO_NUMBER, QUESTIONS, improved, worsened
 from gemma_colab.evaluation.memorisation import learnt_by_heart
 from gemma_colab.evaluation.metrics import USUAL
 from gemma_colab.settings import ShipSettings
@@ -49,6 +49,7 @@ NOT_BETTER = {
     "mixed": "it got worse in some measures",
     "no clear difference": "its answers did not get clearly better",
 }
+KNOWN = 0.2  # share of general questions; a base that can answer fewer has little to forget there
 WORTH = 0.02  # the smallest difference of a metric worth having
 
 
@@ -91,8 +92,8 @@ def verdict(
 ) -> Verdict:
     """What all of it says together.
 
-    against_base, against_few_shot: of `compare`, tuned as after. forgotten: the lines of `forgetting.forgetting` that are
-    `worsened`. memorised: of `memorisation.memorisation`. health: of `health.health`. alike: the median over rows of token F1.
+    against_base, against_few_shot: of `compare`, tuned as after. forgotten: of
+    `forgetting.forgetting`. memorised: of `memorisation.memorisation`. health: of `health.health`. alike: the median over rows of token F1.
     review: of `blind.BlindReview.summary`, opened. replayed: whether general rows of the same kinds as the probe were trained on. ship_by: bars, which
     name metrics of `against_base`. Raises `SettingsError` for a bar of another name.
     """
@@ -152,9 +153,10 @@ def verdict(
             against.append("it recites training answers")
             steps.append("Train for fewer epochs, with a smaller rank, or on more rows.")
     if forgotten is not None:
-        lines.append(_forgotten(forgotten, replayed))
-        if len(forgotten) and not (bars and ship_by.may_forget):
-            against.append(f"it got clearly worse elsewhere: {', '.join(forgotten['metric'])}")
+        lost = worsened(forgotten)
+        lines.append(_forgotten(forgotten, lost, replayed))
+        if len(lost) and not (bars and ship_by.may_forget):
+            against.append(f"it got clearly worse elsewhere: {', '.join(lost['metric'])}")
             steps.append(
                 "If the model must do other things too: mix general rows in (replay), fewer epochs, a lower learning rate; or switch "
                 "the adapter off for them."
@@ -254,8 +256,9 @@ def _cure(health: pd.Series) -> str:
     return "Look at these answers, and train with a lower learning rate."
 
 
-def _forgotten(lines: pd.DataFrame, replayed: bool) -> str:
-    text = (
-        f"It forgot: {_named(lines)}." if len(lines) else "No forgetting is clear of chance in the general questions and texts."
-    )
+def _forgotten(table: pd.DataFrame, lost: pd.DataFrame, replayed: bool) -> str:
+    text = f"It forgot: {_named(lost)}." if len(lost) else "No forgetting is clear of chance in the general questions and texts."
+    known = table.loc[table["metric"].str.startswith(QUESTIONS), "before"].max()
+    if known < KNOWN:
+        text += f" Its base could answer {known:.0%} of the general questions at most, so only the texts tell what it forgot."
     return text + " Questions of these kinds were mixed into its training, so that says little about all else." * replayed

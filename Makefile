@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 COLAB := .venv-colab/bin
+# A process of one thread for each core, at most 4 for the memory they take. Files stay whole, since their tests share what is slow to make.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo demo-270m test test-all test-colab lab lint outputs screenshots links colab-check tiny-model clean
 
@@ -12,13 +14,13 @@ demo-270m: .venv/installed-270m        ## the same on the real Gemma 3 270M, in 
 	$(BIN)/python tools/run_notebooks.py --workspace runs/demo-270m --model gemma-3-270m
 
 test: .venv/installed-dev              ## run the tests
-	$(BIN)/pytest -m 'not long'
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE) -m 'not long'
 
 test-all: .venv/installed-verify       ## run the long ones too
-	LLAMA_CPP=$(CURDIR)/.venv/llama.cpp $(BIN)/pytest
+	LLAMA_CPP=$(CURDIR)/.venv/llama.cpp OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE)
 
 test-colab: .venv-colab/installed      ## run the tests with the versions Colab ships (torch aside)
-	$(COLAB)/pytest -m 'not long'
+	OMP_NUM_THREADS=1 $(COLAB)/pytest $(SIDE_BY_SIDE) -m 'not long'
 	$(COLAB)/pytest tests/browser/test_learner.py
 
 lab: .venv/installed                   ## open the notebooks in JupyterLab

@@ -17,6 +17,12 @@ from gemma_colab.workspace import Workspace, samples
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items):
+    """Files with long tests first: where files run side by side, short ones should be the last to start."""
+    with_long = {item.path for item in items if item.get_closest_marker("long")}
+    items.sort(key=lambda item: item.path not in with_long)
+
+
 @pytest.fixture(autouse=True)
 def no_figure_is_left_open():
     """Tests run in any order, and one of them counts pyplot's figures."""

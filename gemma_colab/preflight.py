@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, metadata
+from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 from threading import Thread
 from time import monotonic
@@ -97,7 +97,7 @@ def preflight(model: str | None = None, workspace: str | Path = ".", load_in_4bi
 
     model, load_in_4bit: as in `ModelSettings`; no model means "auto". Raises `ModelError` for a name that is not known.
     """
-    libraries = [_python(), _libraries(), *_changed()]
+    libraries = [_python(), _libraries(), *_torchao(), *_changed()]
     try:
         machine = describe_machine(str(workspace))
     except Exception as e:  # a torch that doesn't fit this machine may raise anything when it is imported
@@ -338,11 +338,22 @@ def _libraries() -> Check:
     return Check("libraries", found)  # an older one within the requirements, such as Colab's torch, is no reason to worry
 
 
+def _torchao() -> list[Check]:
+    """Whether there is one that peft would stumble over."""
+    from peft.import_utils import is_torchao_available
+
+    try:
+        is_torchao_available()
+    except ImportError:
+        return [Check("torchao", f"{version('torchao')} is too old for peft, which passes it over: nothing here needs it")]
+    return []
+
+
 def _changed() -> list[Check]:
     """Libraries that were installed anew after this session had imported them."""
     changed = []
-    for name, version in stack_versions().items():
-        loaded = getattr(sys.modules.get(name), "__version__", version)
-        if _numbers(loaded) != _numbers(version):
-            changed.append(f"{name} {loaded} is in use, {version} is installed")
+    for name, installed in stack_versions().items():
+        loaded = getattr(sys.modules.get(name), "__version__", installed)
+        if _numbers(loaded) != _numbers(installed):
+            changed.append(f"{name} {loaded} is in use, {installed} is installed")
     return [Check("session", "; ".join(changed), FAIL, RESTART)] * bool(changed)

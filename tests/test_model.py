@@ -1,6 +1,7 @@
 """4-bit loading, float16 safety, LoRA, memory; and the tiny Gemma 3 that ships with the project."""
 
 import json
+import os
 import random
 import re
 import shutil
@@ -405,3 +406,45 @@ def test_the_script_that_built_it_still_works(tmp_path, tokenizer):
     assert record["steps"] == 2
     row = to_chat({"instruction": "Привет", "input": "", "output": "Да"})
     assert tokenize_chat(row, load_tokenizer(str(out)))["input_ids"][0] == 2
+
+
+BESIDE_TORCHAO = """
+import sys
+import torch
+from peft import get_peft_model
+from transformers import AutoModelForCausalLM
+from gemma_colab.export.merged import merge
+from gemma_colab.model.loading import load_model
+from gemma_colab.model.lora import lora_config
+from gemma_colab.preflight import _torchao
+from gemma_colab.settings import LoraSettings
+
+what, base, adapter, out = sys.argv[1:]
+print(*_torchao())
+try:
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora_config(LoraSettings()))
+except ImportError as e:
+    print("plain peft:", e)
+if what == "adapt":
+    get_peft_model(load_model(base, torch.float32), lora_config(LoraSettings())).print_trainable_parameters()
+else:
+    merge(base, adapter, out)
+"""
+
+
+@pytest.mark.parametrize(("what", "ends"), [("adapt", "trainable params"), ("merge", "GiB")])
+def test_a_torchao_too_old_for_peft_is_told_and_passed_over(random_gemma, tmp_path, what, ends):
+    """Colab ships 0.10.0, and peft then refuses every linear layer that is not in 4 bit."""
+    (tmp_path / "torchao").mkdir()
+    (tmp_path / "torchao" / "__init__.py").touch()
+    (tmp_path / "torchao-0.10.0.dist-info").mkdir()
+    (tmp_path / "torchao-0.10.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torchao\nVersion: 0.10.0\n")
+    adapter, out = tmp_path / "adapter", tmp_path / "out"
+    get_peft_model(load_model(random_gemma, torch.float32), lora_config(LoraSettings())).save_pretrained(adapter)
+    out.mkdir()
+    command = [sys.executable, "-c", BESIDE_TORCHAO, what, random_gemma, str(adapter), str(out)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "0.10.0 is too old for peft" in done.stdout
+    assert "plain peft: Found an incompatible version of torchao" in done.stdout  # the stand-in bites
+    assert ends in done.stdout.splitlines()[-1]

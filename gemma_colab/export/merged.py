@@ -31,6 +31,7 @@ from gemma_colab.export.adapter import check_adapter
 from gemma_colab.export.folder import SAMPLING, with_added_tokens
 from gemma_colab.export.stored import Tensor, base_folder, config_of, stored_tensors, text_name
 from gemma_colab.hardware import GIB, free_gib, readable
+from gemma_colab.model.lora import pass_over_old_torchao
 
 SMALLEST = (
     2**28
@@ -102,6 +103,7 @@ def _adapted_layers(base: str, config: PretrainedConfig, adapter: Path) -> dict[
     The model around them is built without memory (on the "meta" device). Raises `WorkspaceError` unless every tensor of the
     adapter finds its place in this base, and every place its tensor.
     """
+    pass_over_old_torchao()
     settings = LoraConfig.from_pretrained(adapter)
     _refuse_other_base(base, settings, adapter)
     tensors = load_file(adapter / "adapter_model.safetensors")

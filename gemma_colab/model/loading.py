@@ -20,6 +20,7 @@ from gemma_colab.chat import load_tokenizer, stop_token_ids
 from gemma_colab.errors import ModelError
 from gemma_colab.hub import from_hub
 from gemma_colab.model.float16 import keep_residual_in_float32
+from gemma_colab.model.lora import pass_over_old_torchao
 
 # What stays as it is when a whole multimodal model is quantised. In the text part alone, only the head.
 NOT_QUANTISED = ["lm_head", "model.vision_tower", "model.multi_modal_projector"]
@@ -57,6 +58,7 @@ def load_model(
             f"dtype={dtype} must be bfloat16 under FSDP, which would compute the residual stream in float16; take GPUs from Ampere "
             "on, or DDP (gemma-colab launch-config ddp)"
         )
+    pass_over_old_torchao()  # before somebody adds an adapter to what is loaded here
     config = from_hub(AutoConfig, name, source_of(name))
     refuse_other_models(name, config.model_type)
     multimodal, options, cls = config.model_type == "gemma3", {}, Gemma3ForCausalLM

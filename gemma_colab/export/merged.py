@@ -30,8 +30,7 @@ from gemma_colab.errors import ModelError, WorkspaceError
 from gemma_colab.export.adapter import check_adapter
 from gemma_colab.export.folder import SAMPLING, with_added_tokens
 from gemma_colab.export.stored import Tensor, base_folder, config_of, stored_tensors, text_name
-from gemma_colab.hardware import GIB, free_gib, readable
-from gemma_colab.model.lora import pass_over_old_torchao
+from gemma_colab.hardware import GIB, free_gib, pass_over_old_torchao, readable
 
 SMALLEST = (
     2**28

@@ -436,9 +436,10 @@ else:
 def test_a_torchao_too_old_for_peft_is_told_and_passed_over(random_gemma, tmp_path, what, ends):
     """Colab ships 0.10.0, and peft then refuses every linear layer that is not in 4 bit."""
     (tmp_path / "torchao").mkdir()
-    (tmp_path / "torchao" / "__init__.py").touch()
+    (tmp_path / "torchao" / "__init__.py").write_text('__version__ = "0.10.0"\n')
     (tmp_path / "torchao-0.10.0.dist-info").mkdir()
     (tmp_path / "torchao-0.10.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torchao\nVersion: 0.10.0\n")
+    (tmp_path / "torchao-0.10.0.dist-info" / "top_level.txt").write_text("torchao\n")  # how transformers finds its version
     adapter, out = tmp_path / "adapter", tmp_path / "out"
     get_peft_model(load_model(random_gemma, torch.float32), lora_config(LoraSettings())).save_pretrained(adapter)
     out.mkdir()

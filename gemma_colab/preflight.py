@@ -339,14 +339,13 @@ def _libraries() -> Check:
 
 
 def _torchao() -> list[Check]:
-    """Whether there is one that peft would stumble over."""
-    from peft.import_utils import is_torchao_available
-
+    """Whether there is one that peft would stumble over. Imports neither: they may be what is broken."""
     try:
-        is_torchao_available()
-    except ImportError:
-        return [Check("torchao", f"{version('torchao')} is too old for peft, which passes it over: nothing here needs it")]
-    return []
+        found = version("torchao")
+    except PackageNotFoundError:
+        return []
+    check = Check("torchao", f"{found} is too old for peft, which passes it over: nothing here needs it")
+    return [check] * (_numbers(found) < (0, 16))
 
 
 def _changed() -> list[Check]:

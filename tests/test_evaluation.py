@@ -65,12 +65,8 @@ def test_probe_scores_general_questions(tiny, tokenizer):
 
 def test_who_repeats_the_question_is_not_right(tiny, tokenizer, monkeypatch):
     question = "Слово «ель» означает растение или животное?"
-    answers = [
-        question,
-        f"{question}\nuser {question}",
-        question[:-1] + "user",
-        "Растение.",
-    ]  # the base of 270M adds a stray word
+    stray = question[:-1] + "user"  # as the base of 270M does
+    answers = [question, f"{question}\nuser {question}", stray, "Растение."]
     monkeypatch.setattr("gemma_colab.evaluation.forgetting.generate_answers", lambda *a, **k: answers)
     questions = [{"kind": "k", "language": "ru", "question": question, "key": "растение"}] * len(answers)
     assert list(probe(tiny, tokenizer, questions)["right"]) == [0.0, 0.0, 0.0, 1.0]

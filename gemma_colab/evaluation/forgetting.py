@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -26,9 +27,8 @@ def probe(
     answers = generate_answers(model, tokenizer, prompts, **{"max_new_tokens": 48, "description": description} | options)
     table = pd.DataFrame(questions)[["kind", "language", "question"]]
     right = contains_answer(answers, [q["key"] for q in questions])
-    return table.assign(
-        answer=answers, right=[r * (not e) for r, e in zip(right, map(_repeats, answers, table["question"]), strict=True)]
-    )
+    answered = [not _repeats(answer, question) for answer, question in zip(answers, table["question"], strict=True)]
+    return table.assign(answer=answers, right=right * np.array(answered))
 
 
 def _repeats(answer: str, question: str) -> bool:

@@ -92,8 +92,8 @@ def verdict(
 ) -> Verdict:
     """What all of it says together.
 
-    against_base, against_few_shot: of `compare`, tuned as after. forgotten: of
-    `forgetting.forgetting`. memorised: of `memorisation.memorisation`. health: of `health.health`. alike: the median over rows of token F1.
+    against_base, against_few_shot: of `compare`, tuned as after. forgotten: of `forgetting.forgetting`. memorised: of
+    `memorisation.memorisation`. health: of `health.health`. alike: the median over rows of token F1.
     review: of `blind.BlindReview.summary`, opened. replayed: whether general rows of the same kinds as the probe were trained on. ship_by: bars, which
     name metrics of `against_base`. Raises `SettingsError` for a bar of another name.
     """

@@ -23,6 +23,11 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in with_long)
 
 
+def pytest_make_parametrize_id(val):
+    """Bytes by their length: some hold the second they were made in, and processes side by side must name a test alike."""
+    return f"{len(val)}-bytes" if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True)
 def no_figure_is_left_open():
     """Tests run in any order, and one of them counts pyplot's figures."""

@@ -14,7 +14,7 @@ from huggingface_hub import get_token
 
 from gemma_colab.errors import ModelError
 from gemma_colab.hardware import GIB, Machine
-from gemma_colab.hub import from_hub
+from gemma_colab.hub import UNGATED, from_hub, without_account
 from gemma_colab.workspace import samples
 
 
@@ -93,10 +93,17 @@ def download_gib(name: str) -> float | None:
     """
     if name in (TINY, PACKAGED) or Path(name).exists():
         return 0.0
-    if not (shape := CATALOG.get(name)):
+    if not (shape := known_shape(name)):
         return None
     vision = VISION_PARAMETERS if shape.vocab_size > 262_144 else 0  # the multimodal ones have 64 tokens more
     return 2 * (shape.linear_parameters + shape.embedding_parameters + vision) / GIB
+
+
+def known_shape(name: str) -> Shape | None:
+    """The shape of a model of the catalog, or of a copy of one that is given out without an account (`hub.without_account`)."""
+    name = SHORT.get(name, name)
+    original = f"google/{name.removeprefix(UNGATED)}"
+    return CATALOG.get(original if without_account(original) == name else name)
 
 
 def packaged_here() -> bool:
@@ -171,7 +178,7 @@ def refuse_other_models(name: str, model_type: str) -> None:
 
 def shape_of(name: str) -> Shape:
     """The shape of a model: from the catalog, else from its config (a small file). Raises `ModelError` if it is no Gemma 3."""
-    if shape := CATALOG.get(SHORT.get(name, name)):
+    if shape := known_shape(name):
         return shape
     source = source_of(name)
     fields, file = Shape.__dataclass_fields__, Path(source) / "config.json"

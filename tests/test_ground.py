@@ -12,6 +12,7 @@ from gemma_colab.catalog import CATALOG, pick_model, shape_of
 from gemma_colab.chat import stop_token_ids, to_chat, token_lengths, tokenize_chat
 from gemma_colab.errors import GemmaColabError, ModelError, SettingsError, WorkspaceError
 from gemma_colab.hardware import Machine, describe_machine, pick_dtype, stack_versions
+from gemma_colab.hub import without_account
 from gemma_colab.settings import LoraSettings, SplitSettings, TrainSettings, starting_point
 from gemma_colab.workspace import Workspace, open_workspace
 
@@ -227,6 +228,15 @@ def test_shapes_give_the_known_sizes():
     assert shape_of("google/gemma-3-4b-pt") == CATALOG["google/gemma-3-4b-it"]
     with pytest.raises(ModelError, match="no connection"):
         shape_of("somebody/unknown")
+
+
+def test_copies_on_the_hub_are_planned_like_their_originals():
+    for name in filter(without_account, CATALOG):
+        copy = without_account(name)
+        assert shape_of(copy) == CATALOG[name]
+        assert catalog.download_gib(copy) == catalog.download_gib(name) > 0
+        assert starting_point(copy) == starting_point(name)
+    assert pick_model("unsloth/gemma-3-1b-it", CPU)[0] == "unsloth/gemma-3-1b-it"
 
 
 def test_shape_of_a_multimodal_folder_and_of_another_architecture(tmp_path):

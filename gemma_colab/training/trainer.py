@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from trl import SFTConfig, SFTTrainer
 from trl.trainer import utils as trl_utils
 
+from gemma_colab.errors import SettingsError
 from gemma_colab.settings import CPU_TILE, TrainSettings
 
 _USE_TRITON = getattr(trl_utils, "_use_triton", None)  # TRL's own, before `score_answers_only`
@@ -82,7 +83,13 @@ def build_trainer(
 
     TRL casts the adapters of a 4-bit model to bf16, which CUDA's GradScaler can't unscale on a T4 and which rounds small
     updates away, so they are cast to float32 here. Adapters that an earlier run left on the model are taken off first.
+    Raises `SettingsError` where this process sees several GPUs: see `lent.use_one_gpu`.
     """
+    if args.n_gpu > 1:
+        raise SettingsError(
+            f"n_gpu={args.n_gpu} must be 1, one process trains on one GPU; set CUDA_VISIBLE_DEVICES=0 before anything asks torch for a "
+            f"GPU and restart, or train on all with gemma-colab launch-config ddp --gpus {args.n_gpu}"
+        )
     take_off_adapters(model)
     if args.use_cpu:
         score_answers_only()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from IPython.display import HTML
 
-from gemma_colab.catalog import CATALOG, GPUS, TINY, Shape, download_gib, pick_model, shape_of
+from gemma_colab.catalog import CATALOG, GPUS, TINY, Shape, download_gib, known_shape, pick_model, shape_of
 from gemma_colab.hardware import Machine, dtype_name, free_gib
 from gemma_colab.hub import cached_gib, constants
 from gemma_colab.model.memory import memory_plan
@@ -206,7 +206,7 @@ def _download(name: str) -> str:
 
 def _advice(s: ModelSettings, name: str, shape: Shape, machine: Machine, lora: LoraSettings, train: TrainSettings, tokens: int):
     """Sentences on what the table can't say."""
-    if name.endswith("-pt") or (name in CATALOG and not name.endswith("-it")):
+    if name.endswith("-pt") or (known_shape(name) and not name.endswith("-it")):
         yield (
             f"{name} is pre-trained only: it continues texts and doesn't follow instructions yet. "
             "To start from one that does, take the model whose name ends in -it."

@@ -1,0 +1,69 @@
+"""Machines that are lent for an hour, Colab's and Kaggle's: how to know them, their secrets, and Kaggle's second GPU."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+DRIVE = Path("/content/drive/MyDrive")  # where Colab mounts Google Drive
+KAGGLE = Path("/kaggle/working")  # the only folder there that "Save Version" keeps
+HIDDEN = "GEMMA_COLAB_HIDES_GPUS"  # how many GPUs the machine has, where `use_one_gpu` leaves one in sight
+
+
+def on_colab() -> bool:
+    """Whether this runs on a Colab machine, in a cell or in a command."""
+    return "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ
+
+
+def on_kaggle() -> bool:
+    """Whether this runs on a Kaggle machine, in a cell or in a command."""
+    return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+
+
+def secret(name: str) -> str | None:
+    """From the environment, else from the secrets of Colab or Kaggle; None if it is not there, or this notebook may not see it."""
+    if value := os.environ.get(name, "").strip():
+        return value
+    try:
+        if on_kaggle():
+            from kaggle_secrets import UserSecretsClient
+
+            return (UserSecretsClient().get_secret(name) or "").strip() or None
+        from google.colab import userdata
+
+        return (userdata.get(name) or "").strip() or None
+    except Exception:  # neither machine, no such secret, or no access to it: each has errors of its own
+        return None
+
+
+def use_kaggles_token() -> None:
+    """Let huggingface_hub find Kaggle's secret HF_TOKEN, as it finds Colab's: it looks into this process's environment only."""
+    if on_kaggle() and (token := secret("HF_TOKEN")):
+        os.environ["HF_TOKEN"] = token
+
+
+def driver_gpus() -> int:
+    """How many GPUs NVIDIA's driver sees; 0 without one. Machines without a GPU may have `nvidia-smi` too; it then fails."""
+    if not shutil.which("nvidia-smi"):
+        return 0
+    try:
+        lines = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=3, check=False).stdout.splitlines()
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in lines)
+
+
+def use_one_gpu() -> None:
+    """Leave this process the first of several GPUs, as on Kaggle, unless somebody chose. Call it before torch looks for GPUs.
+
+    Else transformers would share each batch out among them, which TRL 1.16 refuses. A process that `accelerate launch` starts
+    sees all of them, also where a notebook started it that sees one.
+    """
+    if "LOCAL_RANK" in os.environ:
+        if os.environ.pop(HIDDEN, None):
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+    elif "CUDA_VISIBLE_DEVICES" not in os.environ and (gpus := driver_gpus()) > 1:
+        os.environ |= {"CUDA_VISIBLE_DEVICES": "0", HIDDEN: str(gpus)}

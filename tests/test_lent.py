@@ -1,0 +1,154 @@
+"""Colab's and Kaggle's machines by stand-ins: secrets, where the work is kept, and one GPU of two for each process."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+from unittest import mock
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+from gemma_colab import lent
+from gemma_colab.hub import token_source
+from gemma_colab.workspace import open_workspace
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch):
+    for name in (
+        "HF_TOKEN",
+        "CUDA_VISIBLE_DEVICES",
+        "LOCAL_RANK",
+        lent.HIDDEN,
+        "KAGGLE_KERNEL_RUN_TYPE",
+        "GEMMA_COLAB_WORKSPACE",
+    ):
+        monkeypatch.setenv(name, "")  # so that it is put back at the end, whatever the code under test does
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def kaggle(monkeypatch):
+    """Kaggle with one secret, as far as this project asks it."""
+    secrets = {"HF_TOKEN": "hf_of_kaggle"}
+    client = types.SimpleNamespace(get_secret=secrets.__getitem__)  # a KeyError in the place of its BackendError
+    monkeypatch.setitem(sys.modules, "kaggle_secrets", types.SimpleNamespace(UserSecretsClient=lambda: client))
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    return secrets
+
+
+@pytest.fixture
+def two_gpus(tmp_path, monkeypatch):
+    """A driver that names two GPUs."""
+    put_driver(tmp_path, monkeypatch, "echo 'GPU 0: Tesla T4 (UUID: a)'; echo 'GPU 1: Tesla T4 (UUID: b)'")
+
+
+def put_driver(folder, monkeypatch, script):
+    command = folder / "nvidia-smi"
+    command.write_text(f"#!/bin/sh\n{script}\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+@pytest.mark.parametrize(("script", "sees"), [("echo 'GPU 0: Tesla T4 (UUID: x)'", 1), ("echo NVIDIA-SMI has failed; exit 9", 0)])
+def test_the_driver_is_asked_not_only_looked_for(script, sees, tmp_path, monkeypatch):
+    put_driver(tmp_path, monkeypatch, script)
+    assert lent.driver_gpus() == sees
+    monkeypatch.setattr(lent.subprocess, "run", mock.Mock(side_effect=subprocess.TimeoutExpired("nvidia-smi", 3)))
+    assert lent.driver_gpus() == 0  # a driver that hangs
+
+
+def test_one_process_computes_on_one_of_two_gpus(two_gpus, monkeypatch):
+    lent.use_one_gpu()
+    assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ[lent.HIDDEN]) == ("0", "2")
+    lent.use_one_gpu()  # a cell that is run twice
+    assert os.environ[lent.HIDDEN] == "2"
+    monkeypatch.setenv("LOCAL_RANK", "1")  # a process that accelerate starts from there needs the other one
+    lent.use_one_gpu()
+    assert not {"CUDA_VISIBLE_DEVICES", lent.HIDDEN} & os.environ.keys()
+
+
+@pytest.mark.parametrize("chosen", [{"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": "0,1", "LOCAL_RANK": "0"}])
+def test_who_chose_gpus_keeps_them(two_gpus, monkeypatch, chosen):
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    lent.use_one_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == chosen["CUDA_VISIBLE_DEVICES"]
+    assert lent.HIDDEN not in os.environ
+
+
+def test_one_gpu_is_as_it_was(tmp_path, monkeypatch):
+    put_driver(tmp_path, monkeypatch, "echo 'GPU 0: Tesla T4 (UUID: a)'")
+    lent.use_one_gpu()
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+BEFORE_TORCH_LOOKS = """
+import json, sys, torch, gemma_colab.hardware as hardware
+def looked(*_):
+    import os
+    print(json.dumps(os.environ.get("CUDA_VISIBLE_DEVICES")))
+    sys.exit()
+torch.cuda.is_available = torch.cuda.device_count = torch._C._cuda_getDeviceCount = looked  # whoever asks first
+for cell in json.load(sys.stdin):
+    exec(cell)
+"""
+
+
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if "describe_machine" in p.read_text()], ids=lambda p: p.stem)
+def test_a_notebook_decides_before_torch_looks_for_gpus(two_gpus, path, tmp_path):
+    """Whoever asks torch first, bitsandbytes when it is imported or the notebook itself, already sees one."""
+    cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code" and "%pip" not in c.source]
+    env = os.environ | {"GEMMA_COLAB_WORKSPACE": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", BEFORE_TORCH_LOOKS]
+    done = subprocess.run(command, input=json.dumps(cells), capture_output=True, text=True, env=env, cwd=tmp_path, check=False)
+    assert done.stdout.splitlines()[-1:] == ['"0"'], done.stdout + done.stderr
+
+
+def test_a_trainer_that_would_share_out_its_batches_is_refused(random_gemma, tokenizer, tmp_path):
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+
+    from gemma_colab.errors import SettingsError
+    from gemma_colab.model.loading import load_model
+    from gemma_colab.settings import TrainSettings
+    from gemma_colab.training.trainer import build_trainer, sft_config
+
+    args = sft_config(TrainSettings(), tmp_path, 2, torch.float32)
+    args._n_gpu = 2
+    rows = Dataset.from_list(
+        [{"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}]
+    )
+    with pytest.raises(SettingsError, match=r"n_gpu=2 must be 1.*CUDA_VISIBLE_DEVICES=0.*ddp --gpus 2"):
+        build_trainer(load_model(random_gemma, torch.float32), tokenizer, rows, rows, args, LoraConfig())
+
+
+def test_kaggles_secrets_and_folder(kaggle, tmp_path, monkeypatch):
+    assert lent.secret("HF_TOKEN") == "hf_of_kaggle"
+    assert lent.secret("OPENAI_API_KEY") is None
+    lent.use_kaggles_token()
+    assert os.environ["HF_TOKEN"] == "hf_of_kaggle"
+    assert token_source() == "HF_TOKEN in the environment"
+    monkeypatch.setattr("gemma_colab.workspace.KAGGLE", tmp_path / "working")
+    assert open_workspace().path == tmp_path / "working" / "gemma_colab"
+
+
+def test_elsewhere_nothing_is_asked(monkeypatch):
+    monkeypatch.setattr(lent, "secret", mock.Mock(side_effect=AssertionError))
+    lent.use_kaggles_token()
+    assert "HF_TOKEN" not in os.environ
+
+
+def test_describing_the_machine_settles_both(two_gpus, kaggle):
+    from gemma_colab.hardware import describe_machine
+
+    describe_machine()
+    assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["HF_TOKEN"]) == ("0", "hf_of_kaggle")
+    assert Path(lent.KAGGLE).is_absolute()

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import invalidate_caches
+from importlib.metadata import distributions
 from pathlib import Path
 
 DRIVE = Path("/content/drive/MyDrive")  # where Colab mounts Google Drive
@@ -67,3 +69,27 @@ def use_one_gpu() -> None:
             del os.environ["CUDA_VISIBLE_DEVICES"]
     elif "CUDA_VISIBLE_DEVICES" not in os.environ and (gpus := driver_gpus()) > 1:
         os.environ |= {"CUDA_VISIBLE_DEVICES": "0", HIDDEN: str(gpus)}
+
+
+def settle_in(before: dict[str, str]) -> None:
+    """What the first cell of a notebook does on Colab and Kaggle once the package is there: say what that changed, and keep the work.
+
+    before: name -> version of what was installed earlier.
+    """
+    invalidate_caches()
+    changes = [
+        f"{d.name} {was} -> {d.version}" if (was := before.get(d.name)) else f"{d.name} {d.version}"
+        for d in sorted(distributions(), key=lambda d: d.name.lower())
+        if before.get(d.name) != d.version
+    ]
+    if changes:
+        print(f"Installed on this machine: {', '.join(changes)}. Everything else is as it was.")
+    if on_kaggle():
+        print(f"Your work is in {KAGGLE}. To keep it, press Save Version at the end.")
+        return
+    from google.colab import drive
+
+    try:
+        drive.mount("/content/drive")
+    except Exception as e:  # refused, or no account: Colab raises several kinds
+        print(f"No Drive ({e}): the work stays on this machine, and is lost with it.")

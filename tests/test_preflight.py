@@ -17,9 +17,9 @@ from test_house import pins
 
 from gemma_colab import preflight as module
 from gemma_colab.catalog import CATALOG, download_gib
-from gemma_colab.hub import without_account
 from gemma_colab.errors import ModelError
 from gemma_colab.hardware import GIB, STACK, TESTED, Machine, existing, free_gib
+from gemma_colab.hub import without_account
 from gemma_colab.preflight import FAIL, OK, WARN, Check, Preflight, preflight
 
 NAME = "google/gemma-3-1b-it"

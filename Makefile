@@ -1,11 +1,10 @@
 # Everything a newcomer types. Needs python3 (3.11 to 3.13), make and git; the rest is installed into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-COLAB := .venv-colab/bin
 # A process of one thread for each core, at most 4 for the memory they take. Files stay whole, since their tests share what is slow to make.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo demo-270m test test-all test-colab lab lint outputs screenshots links colab-check tiny-model clean
+.PHONY: demo demo-270m test test-all test-colab lab lint outputs screenshots links wheel colab-check tiny-model clean
 
 demo: .venv/installed                  ## run all notebooks on the tiny Gemma 3, leave the reports in runs/demo
 	$(BIN)/python tools/run_notebooks.py --workspace runs/demo --model tiny-gemma3
@@ -19,9 +18,8 @@ test: .venv/installed-dev              ## run the tests
 test-all: .venv/installed-verify       ## run the long ones too
 	LLAMA_CPP=$(CURDIR)/.venv/llama.cpp OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE)
 
-test-colab: .venv-colab/installed      ## run the tests with the versions Colab ships (torch aside)
-	OMP_NUM_THREADS=1 $(COLAB)/pytest $(SIDE_BY_SIDE) -m 'not long'
-	$(COLAB)/pytest tests/browser/test_learner.py
+test-colab:                            ## install, all notebooks and tests on a twin of Colab's machine (root on Debian; 15 GB)
+	tools/colab_twin.sh
 
 lab: .venv/installed                   ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
@@ -41,7 +39,12 @@ screenshots: .venv/installed-dev       ## the pictures of the panels in docs/, t
 links: .venv/installed                 ## make links REPO=owner/name: set the repository's address everywhere
 	$(BIN)/python tools/links.py $(REPO)
 
-colab-check: .venv/installed-dev       ## what an install would change on Colab
+wheel: .venv/installed                 ## the package in one file, samples inside: for your Drive, or your Kaggle inputs
+	rm -rf build
+	$(BIN)/python -m pip wheel -q --no-deps -w dist .
+	@ls dist/gemma_colab-*.whl
+
+colab-check: .venv/installed-dev       ## what an install would change on Colab, on its older runtime, and on Kaggle
 	$(BIN)/python tools/colab_check.py
 
 tiny-model: .venv/installed-dev        ## pre-train data_samples/tiny-gemma3 again (about half an hour)
@@ -67,12 +70,5 @@ tiny-model: .venv/installed-dev        ## pre-train data_samples/tiny-gemma3 aga
 	$(BIN)/python -c "from gemma_colab.export.converter import fetch_converter; fetch_converter('.venv/llama.cpp')"
 	touch $@
 
-# Not editable, so that these tests also prove that the built package carries all it needs.
-.venv-colab/installed: requirements.txt constraints-colab.txt pyproject.toml $(shell git ls-files gemma_colab data_samples)
-	$(PYTHON) -m venv .venv-colab
-	rm -rf build
-	$(COLAB)/pip install -c constraints-colab.txt '.[dev]'
-	touch $@
-
 clean:
-	rm -rf .venv .venv-colab runs
+	rm -rf .venv .twin runs dist

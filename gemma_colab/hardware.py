@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 LARGE = 50_000_000  # weights in linear layers from which bfloat16 is worth it on a CPU: 270M has twice as many
-# The oldest and the newest version that the tests run with: those of constraints-colab.txt and constraints.txt.
+# The oldest and the newest version that the tests run with: those of Colab, after the install, and of constraints.txt.
 TESTED = {
-    "torch": ("2.13.0",),
+    "torch": ("2.11.0", "2.13.0"),
     "transformers": ("5.15.0", "5.23.0"),
     "peft": ("0.20.0", "0.21.2"),
     "trl": ("1.16.0",),

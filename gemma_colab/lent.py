@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from importlib import invalidate_caches
-from importlib.metadata import distributions
+from importlib.metadata import distributions, packages_distributions
 from pathlib import Path
 
 DRIVE = Path("/content/drive/MyDrive")  # where Colab mounts Google Drive
@@ -77,13 +77,13 @@ def settle_in(before: dict[str, str]) -> None:
     before: name -> version of what was installed earlier.
     """
     invalidate_caches()
-    changes = [
-        f"{d.name} {was} -> {d.version}" if (was := before.get(d.name)) else f"{d.name} {d.version}"
-        for d in sorted(distributions(), key=lambda d: d.name.lower())
-        if before.get(d.name) != d.version
-    ]
-    if changes:
-        print(f"Installed on this machine: {', '.join(changes)}. Everything else is as it was.")
+    changed = {d.name: d.version for d in distributions() if before.get(d.name) != d.version}
+    if changed:
+        lines = [f"{name} {before[name]} -> {new}" if name in before else f"{name} {new}" for name, new in changed.items()]
+        print(f"Installed on this machine: {', '.join(sorted(lines, key=str.lower))}. Everything else is as it was.")
+    replaced = changed.keys() & before.keys()
+    if stale := [m for m, names in packages_distributions().items() if m in sys.modules and replaced & set(names)]:
+        print(f"Restart the session now, and run from the top. Still in use are the old versions of: {', '.join(sorted(stale))}.")
     if on_kaggle():
         print(f"Your work is in {KAGGLE}. To keep it, press Save Version at the end.")
         return

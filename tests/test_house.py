@@ -95,24 +95,27 @@ SMALL = {"datasketch", "ftfy", "phonenumbers", "py3langid", "python-stdnum", "ra
 
 
 def test_colab_keeps_what_it_has():
-    colab = pins(ROOT / "tools" / "colab_freeze.txt")
+    colab = pins(ROOT / "tools" / "machines" / "colab.txt")
     raised = {name for name, r in requirements().items() if name in colab and colab[name] not in r.specifier}
     assert raised == {"datasets"}  # trl itself needs a newer one
     assert set(requirements()) - set(colab) == {"trl", "bitsandbytes", *SMALL}
 
 
-@pytest.mark.parametrize("name", ["constraints.txt", "constraints-colab.txt"])
-def test_constraints_lie_within_the_requirements(name):
-    fixed = pins(ROOT / name)
+def test_constraints_lie_within_the_requirements():
+    fixed = pins(ROOT / "constraints.txt")
     assert fixed["torch"] == "2.13.0"
     for package, requirement in requirements().items():
         assert fixed[package] in requirement.specifier, package
 
 
-def test_colab_constraints_are_colabs_versions():
-    colab, ours = pins(ROOT / "tools" / "colab_freeze.txt"), pins(ROOT / "constraints-colab.txt")
-    differing = {name for name in ours if name in colab and ours[name] != colab[name]}
-    assert differing == {"torch", "datasets", "pyarrow", "huggingface-hub", "jupyterlab-widgets", "sentencepiece", "protobuf"}
+def test_the_table_of_what_lies_beside_us_tells_the_true_versions():
+    """docs/machines.md; the twin of Colab installs what it names."""
+    rows = re.findall(r"^\| `(.+?)` \| (.+?) \| (.+?) \|", (ROOT / "docs" / "machines.md").read_text(), re.MULTILINE)
+    assert len(rows) > 50
+    for column, name in ((1, "colab.txt"), (2, "kaggle.txt")):
+        there = pins(ROOT / "tools" / "machines" / name)
+        for row in rows:
+            assert row[column] == there.get(canonicalize_name(row[0]), "–"), row[0]
 
 
 def repository() -> str:

@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 from conftest import ROOT
 from fake_hub import EXPIRED, NARROW, READER, STRANGER, FakeHub, Repo, put_colab
-from test_house import pins
+from test_house import pins, requirements
 
 from gemma_colab import preflight as module
 from gemma_colab.catalog import CATALOG, download_gib
@@ -282,8 +282,9 @@ def test_a_model_that_is_not_known_is_refused():
 
 # --------------------------------------------------------------------------------------------- libraries
 def test_the_tested_versions_are_those_of_the_constraints():
-    oldest, newest = pins(ROOT / "constraints-colab.txt"), pins(ROOT / "constraints.txt")
-    assert {name: tuple(dict.fromkeys([oldest[name], newest[name]])) for name in STACK} == TESTED
+    colab, newest, needed = pins(ROOT / "tools" / "machines" / "colab.txt"), pins(ROOT / "constraints.txt"), requirements()
+    oldest = {name: colab[name] if colab.get(name) in needed[name].specifier else newest[name] for name in STACK if name in colab}
+    assert {name: tuple(dict.fromkeys([oldest.get(name, newest[name]), newest[name]])) for name in STACK} == TESTED
 
 
 def installed(monkeypatch, **changes):

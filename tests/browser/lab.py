@@ -19,11 +19,13 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+# Where the front end is another one than this Python's: Colab's is, and its twin's.
+PYTHON = os.environ.get("JUPYTER_LAB_PYTHON", sys.executable)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MISSING = {
     "Chromium (on Debian: apt install chromium)": CHROMIUM is None,
     "playwright (pip install playwright)": importlib.util.find_spec("playwright") is None,
-    "JupyterLab (pip install -e '.[dev]')": importlib.util.find_spec("jupyterlab") is None,
+    "JupyterLab (pip install -e '.[dev]')": sys.executable == PYTHON and importlib.util.find_spec("jupyterlab") is None,
 }
 PATIENCE = 60  # seconds for what takes one or two on an idle machine
 CONFIG = """
@@ -47,13 +49,12 @@ def running_lab(folder: Path):
     """The address of a `jupyter lab` that serves `folder / "notebooks"`; it is stopped at the end, whatever happens."""
     if missing := [name for name, lacks in MISSING.items() if lacks]:
         pytest.skip(f"needs {', '.join(missing)}")
-    import jupyterlab
-
+    lab = [PYTHON, "-W", "ignore", "-m", "jupyterlab"]
     own = {"HOME": "home", "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime"}
     own |= {"IPYTHONDIR": "ipython", "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
     for name in (*own.values(), "notebooks"):
         (folder / name).mkdir()
-    new = int(jupyterlab.__version__.split(".")[0]) >= 4
+    new = int(subprocess.run([*lab, "--version"], capture_output=True, text=True, check=True).stdout.split(".")[0]) >= 4
     (folder / "config" / "jupyter_lab_config.py").write_text(CONFIG + NEW * new)
     for name, values in SETTINGS.items():
         if name.startswith("notebook") and not new:  # always so there, and an unknown setting is refused
@@ -66,7 +67,7 @@ def running_lab(folder: Path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.port={port}", f"--ServerApp.root_dir={folder / 'notebooks'}"]
+    command = [*lab, f"--ServerApp.port={port}", f"--ServerApp.root_dir={folder / 'notebooks'}"]
     with (folder / "lab.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder, start_new_session=True)
     try:

@@ -58,6 +58,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", there)
     for module in (importlib.metadata, lent):
         monkeypatch.setattr(module, "distributions", distributions)
+    monkeypatch.setattr(lent, "packages_distributions", dict)
     machine = types.SimpleNamespace(
         run=run, refuses=False, pip_brings={"gemma_colab": __version__, "trl": "1.16.0", "datasets": "5.2.0"}
     )
@@ -85,6 +86,17 @@ def test_it_installs_once_and_says_what_that_changed(machine, where, capsys):
     assert machine.run(CELL, where, **colab, **{"gemma_colab": __version__}) == mounted  # a second time
     assert "Installed" not in capsys.readouterr().out
     assert machine.run(CELL, where, gemma_colab="0.0.9")[0] == pip  # an older release
+
+
+def test_what_was_in_use_and_is_replaced_asks_for_a_restart(machine, capsys, monkeypatch):
+    monkeypatch.setattr(lent, "packages_distributions", lambda: {"datasets": ["datasets"], "trl": ["trl"], "json": ["datasets"]})
+    monkeypatch.setitem(sys.modules, "datasets", types.ModuleType("datasets"))
+    monkeypatch.setitem(sys.modules, "trl", types.ModuleType("trl"))  # it is new, so whatever is in use is the right one
+    machine.run(CELL, "COLAB_RELEASE_TAG", datasets="4.0.0")
+    assert (
+        "Restart the session now, and run from the top. Still in use are the old versions of: datasets, json."
+        in capsys.readouterr().out
+    )
 
 
 def test_elsewhere_it_does_nothing(machine, capsys):

@@ -1,0 +1,107 @@
+"""In the twin of Colab (tools/colab_twin.sh): the install cell, then every notebook as a learner runs it, then the tests that depend
+on versions. Ends with 1 when anything there is not as it should be."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from importlib.metadata import distributions
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+REPO, CONTENT, DRIVE = Path("/repo"), Path("/content"), Path("/content/drive/MyDrive/gemma_colab")
+UNTOUCHED = ("torch", "numpy", "pandas", "ipywidgets", "ipython", "matplotlib")  # in use from the start, or enormous
+# What Colab's kernel imports when it starts, by the source of its google.colab. pandas is not among it: that would load pyarrow, too.
+AT_START = "import google.colab, IPython, PIL, anywidget, ipywidgets, numpy, packaging, psutil, requests, tornado, traitlets"
+IN_USE = """import json, sys, importlib.metadata as metadata
+print(json.dumps(sorted({d for top, ds in metadata.packages_distributions().items() if top in sys.modules for d in ds})))"""
+# What meets other versions here: Gemma 3 and its training, tables and files, panels, and what is asked of the Hub.
+TESTS = """test_model test_training test_generation test_export test_reading test_ui test_live test_settings_panels test_train_panel
+test_mapping_panel test_review_panel test_chat_panel test_blind test_hub test_preflight test_lent browser""".split()
+TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis", "playwright", "gguf", "packaging")
+
+
+def versions() -> dict[str, str]:
+    return {re.sub(r"[-_.]+", "-", d.name).lower(): d.version for d in distributions()}
+
+
+def complaints() -> set[str]:
+    done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
+    return set(done.stdout.splitlines()) if done.returncode else set()
+
+
+def execute(cells: list[str] | Path) -> tuple[list[str], float]:
+    """Run a notebook in a kernel of its own, in /content; returns what its code cells printed, and seconds."""
+    if isinstance(cells, Path):
+        notebook = nbformat.read(cells, as_version=4)
+    else:
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    start = time.monotonic()
+    client = NotebookClient(notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(CONTENT)}})
+    env = os.environ | {"GEMMA_COLAB_MODEL": "tiny-gemma3", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    client.execute(env=env)
+    printed = [
+        "".join(output.get("text", "") for output in cell.get("outputs", []) if output.output_type == "stream")
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    ]
+    return printed, time.monotonic() - start
+
+
+def install() -> list[str]:
+    """Run the install cell twice in a kernel that has Colab's own imports behind it; returns what is wrong afterwards."""
+    before, grumbles = versions(), complaints()
+    notebook = nbformat.read(REPO / "notebooks" / "00_quickstart.ipynb", as_version=4)
+    cell = next(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    clock = "import time; start = time.monotonic()", "print(time.monotonic() - start)"
+    printed, _ = execute([AT_START, IN_USE, clock[0], cell, clock[1], clock[0], cell, clock[1]])
+    after = versions()
+    print(f"the install cell, {float(printed[4]):.0f} s:\n{printed[3]}a second time, {float(printed[7]):.1f} s:\n{printed[6]}")
+    changed = {name for name in before if after.get(name) != before[name]}
+    loaded = {re.sub(r"[-_.]+", "-", name).lower() for name in json.loads(printed[1])}
+    wrong = [f"{name} must stay as it is" for name in UNTOUCHED if name in changed]
+    wrong += [f"{name} was in use and is another one now: a restart would be needed" for name in sorted(changed & loaded)]
+    wrong += [f"pip check: {line}" for line in sorted(complaints() - grumbles)]
+    return wrong + ["the second time changed something"] * ("Installed" in printed[6])
+
+
+def main() -> int:
+    wrong = install()
+    for path in sorted((REPO / "notebooks").glob("0*.ipynb")):
+        try:
+            _, seconds = execute(path)
+            print(f"{path.stem:<16} {seconds:6.0f} s", flush=True)
+        except CellExecutionError as e:
+            print(f"{path.stem:<16} stopped", flush=True)
+            wrong.append(f"{path.stem}: {e}")
+    wrong += [f"{name} is not on the Drive" for name in ("quickstart/report.html", "report.html") if not (DRIVE / name).exists()]
+    print("\n".join(["", *wrong]) if wrong else "the install cell and all notebooks: as they should be", flush=True)
+    pins = CONTENT / "pins.txt"
+    pins.write_text("".join(f"{name}=={version}\n" for name, version in versions().items() if name != "gemma-colab"))
+    tools = ["uv", "pip", "install", "-q", "--python", sys.executable, "-c", pins, *TEST_TOOLS]
+    subprocess.run(tools, check=True)
+    tests = [str(next((REPO / "tests").glob(f"{name}*"))) for name in TESTS]
+    env = {name: value for name, value in os.environ.items() if name != "COLAB_RELEASE_TAG"} | {"OMP_NUM_THREADS": "1"}
+    pytest = [
+        Path(sys.executable).with_name("pytest"),
+        "-q",
+        "-n",
+        "auto",
+        "--maxprocesses",
+        "4",
+        "--dist",
+        "loadfile",
+        "-p",
+        "no:cacheprovider",
+    ]
+    tested = subprocess.run([*pytest, "-m", "not long", "--durations=15", *tests], cwd=REPO, env=env, check=False).returncode
+    return int(bool(wrong or tested))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

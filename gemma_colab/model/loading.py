@@ -6,7 +6,6 @@ import copy
 import os
 
 import torch
-from bitsandbytes.nn import Linear4bit
 from transformers import (
     AutoConfig,
     BitsAndBytesConfig,
@@ -92,7 +91,7 @@ def load_model(
         model._weight_conversions = None  # else saving writes keys that reload at random
     if dtype == torch.float16:
         keep_residual_in_float32(model)
-    if model.device.type == "cpu":
+    if model.device.type == "cpu" and getattr(model, "is_loaded_in_4bit", False):
         keep_cpu_weights_unpacked(model)
     tokenizer = load_tokenizer(name)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -111,6 +110,8 @@ def keep_cpu_weights_unpacked(model: PreTrainedModel) -> PreTrainedModel:
     There, the first pass in eval mode repacks each layer for good and computes it in bf16 through a kernel without a backward
     pass (bitsandbytes 0.50, `Linear4bit.forward`): whoever evaluates before training then trains on wrong gradients, silently.
     """
+    from bitsandbytes.nn import Linear4bit  # 16 bit does without, also on a machine that lacks it
+
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False

@@ -305,10 +305,10 @@ def test_tested_versions_are_fine(monkeypatch):
 
 
 def test_versions_that_were_not_tested_are_named_and_newer_ones_are_a_warning(monkeypatch):
-    installed(monkeypatch, torch="2.11.0+cu128", transformers="5.18.0")
+    installed(monkeypatch, torch="2.12.0+cu128", transformers="5.18.0")
     check = look("libraries", "tiny-gemma3")
     assert check.status == OK  # as on Colab
-    assert "torch 2.11.0+cu128 (tested: 2.13.0), transformers 5.18.0 (tested: 5.15.0, 5.23.0)" in check.found
+    assert "torch 2.12.0+cu128 (tested: 2.11.0, 2.13.0), transformers 5.18.0 (tested: 5.15.0, 5.23.0)" in check.found
     installed(monkeypatch, torch="2.11.0+cu128", transformers="5.24.0")
     check = look("libraries", "tiny-gemma3")
     assert check.status == WARN

@@ -42,7 +42,9 @@ def execute(cells: list[str] | Path) -> tuple[list[str], float]:
     else:
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     start = time.monotonic()
-    client = NotebookClient(notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(CONTENT)}})
+    where = {"metadata": {"path": str(CONTENT)}}
+    dot = lambda **_: print(".", end="", flush=True)  # noqa: E731  # one a cell
+    client = NotebookClient(notebook, timeout=1800, kernel_name="python3", resources=where, on_cell_executed=dot)
     env = os.environ | {"GEMMA_COLAB_MODEL": "tiny-gemma3", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     client.execute(env=env)
     printed = [
@@ -61,7 +63,7 @@ def install() -> list[str]:
     clock = "import time; start = time.monotonic()", "print(time.monotonic() - start)"
     printed, _ = execute([AT_START, IN_USE, clock[0], cell, clock[1], clock[0], cell, clock[1]])
     after = versions()
-    print(f"the install cell, {float(printed[4]):.0f} s:\n{printed[3]}a second time, {float(printed[7]):.1f} s:\n{printed[6]}")
+    print(f"\nthe install cell, {float(printed[4]):.0f} s:\n{printed[3]}a second time, {float(printed[7]):.1f} s:\n{printed[6]}")
     changed = {name for name in before if after.get(name) != before[name]}
     loaded = {re.sub(r"[-_.]+", "-", name).lower() for name in json.loads(printed[1])}
     wrong = [f"{name} must stay as it is" for name in UNTOUCHED if name in changed]
@@ -75,9 +77,9 @@ def main() -> int:
     for path in sorted((REPO / "notebooks").glob("0*.ipynb")):
         try:
             _, seconds = execute(path)
-            print(f"{path.stem:<16} {seconds:6.0f} s", flush=True)
+            print(f" {path.stem}, {seconds:.0f} s", flush=True)
         except CellExecutionError as e:
-            print(f"{path.stem:<16} stopped", flush=True)
+            print(f" {path.stem} stopped", flush=True)
             wrong.append(f"{path.stem}: {e}")
     wrong += [f"{name} is not on the Drive" for name in ("quickstart/report.html", "report.html") if not (DRIVE / name).exists()]
     print("\n".join(["", *wrong]) if wrong else "the install cell and all notebooks: as they should be", flush=True)
@@ -89,18 +91,11 @@ def main() -> int:
     env = {name: value for name, value in os.environ.items() if name != "COLAB_RELEASE_TAG"} | {"OMP_NUM_THREADS": "1"}
     pytest = [
         Path(sys.executable).with_name("pytest"),
-        "-q",
-        "-n",
-        "auto",
-        "--maxprocesses",
-        "4",
-        "--dist",
-        "loadfile",
-        "-p",
-        "no:cacheprovider",
+        *"-q -n auto --maxprocesses 4 --dist loadfile -p no:cacheprovider".split(),
     ]
     tested = subprocess.run([*pytest, "-m", "not long", "--durations=15", *tests], cwd=REPO, env=env, check=False).returncode
-    return int(bool(wrong or tested))
+    learner = subprocess.run([*pytest, "-n", "0", "tests/browser/test_learner.py"], cwd=REPO, env=env, check=False).returncode
+    return int(bool(wrong or tested or learner))
 
 
 if __name__ == "__main__":

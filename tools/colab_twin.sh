@@ -19,7 +19,7 @@ inside() { # run a command in the folder $1; what is mounted for it vanishes wit
     mount -t proc proc "$1/proc" && mount -t tmpfs tmpfs "$1/dev/shm" && mount -t devpts devpts "$1/dev/pts" &&
     cd "$1" && shift && exec chroot . "$@"' sh "$root" \
     /usr/bin/env -i PATH=/opt/colab/bin:/usr/bin:/bin HOME=/root LANG=C.UTF-8 COLAB_RELEASE_TAG=twin UV_SYSTEM_CERTS=1 \
-    JUPYTER_LAB_PYTHON=/opt/lab/bin/python OMP_NUM_THREADS="${OMP_NUM_THREADS:-}" "$@"
+    JUPYTER_LAB_PYTHON=/opt/lab/bin/python ${OMP_NUM_THREADS:+OMP_NUM_THREADS=$OMP_NUM_THREADS} "$@"
 }
 
 build() {
@@ -58,6 +58,8 @@ END
   echo "$key" >"$twin/key"
 }
 
+exec 9<"$0" # held by whatever runs in there, too
+flock -n 9 || cannot "another run of this script goes on"
 looked_for=$(sed -n 's/^| `\([^`]*\)` |.*/\1/p' docs/machines.md)
 key=$( (echo "$looked_for" && cat "$lists/colab.txt" "$lists/google_colab.py" && declare -f build) | sha256sum)
 [ "$(cat "$twin/key" 2>/dev/null)" = "$key" ] || build

@@ -256,7 +256,10 @@ def gemma_tokenizer(fields: dict):
 
 def sentencepiece_model(fields: dict) -> bytes:
     """`tokenizer.model` as SentencePiece writes it, from the pieces, scores and types that a GGUF file keeps of it."""
-    from sentencepiece import sentencepiece_model_pb2 as pb
+    try:
+        from sentencepiece import sentencepiece_model_pb2 as pb
+    except Exception:  # protobuf's VersionError: that of sentencepiece 0.2.3 is for protobuf 7 alone, and Colab has 5
+        from transformers.utils import sentencepiece_model_pb2_new as pb  # the same, for any
 
     model = pb.ModelProto()
     for piece, score, kind in _pieces(fields):

@@ -564,6 +564,7 @@ def test_every_text_is_only_text(text):
                 assert len(re.findall(r"(?<!\\)\|", line)) == 8
 
 
+@pytest.mark.plain_peft
 def test_the_code_in_the_cards_runs(multimodal, tmp_path):
     """Copied out, with the true places put in, in a process without this package."""
     code = []
@@ -860,6 +861,7 @@ def test_what_a_gguf_file_needs_is_checked_before_the_merge(work, base32, tmp_pa
     said([*gguf_command, "--system", "Be brief."], "is for Ollama only")
 
 
+@pytest.mark.plain_peft
 def test_the_adapter_comes_back_from_its_folder_in_plain_peft(work):
     before = logits(load_adapter(load(TINY), work).eval())
     found = export_workspace(work, "adapter")

@@ -255,6 +255,7 @@ def test_the_adapter_is_there_private_and_whole(told):
     assert told["adapter config"]["base_model_name_or_path"] == "tiny-gemma3"  # not the folder it lies in here
 
 
+@pytest.mark.plain_peft
 def test_what_lies_on_the_hub_loads_in_plain_libraries(told, place, home):
     code = (
         "import sys, torch; from peft import PeftModel; from transformers import AutoModelForCausalLM as A;"

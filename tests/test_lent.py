@@ -136,6 +136,7 @@ def test_kaggles_secrets_and_folder(kaggle, tmp_path, monkeypatch):
     lent.use_kaggles_token()
     assert os.environ["HF_TOKEN"] == "hf_of_kaggle"
     assert token_source() == "HF_TOKEN in the environment"
+    monkeypatch.setattr("gemma_colab.workspace.DRIVE", tmp_path / "no drive")
     monkeypatch.setattr("gemma_colab.workspace.KAGGLE", tmp_path / "working")
     assert open_workspace().path == tmp_path / "working" / "gemma_colab"
 

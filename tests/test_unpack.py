@@ -559,3 +559,35 @@ def test_the_packaged_model_needs_no_token(here, monkeypatch, cache):
     assert ("no token, no account" if here else "is not installed") in found["model"].found
     assert here or "gemma_colab[gemma-270m]" in found["model"].next_step
     assert not cache.exists()
+
+
+WITH_ANOTHER_PROTOBUF = """
+import sys
+class VersionError(Exception): ...
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == "sentencepiece.sentencepiece_model_pb2":
+            raise VersionError("gencode 7.36.1 runtime 5.29.6")
+sys.meta_path.insert(0, Finder)
+from gemma_colab.unpack import sentencepiece_model
+tokens = {"tokens": ["<pad>", "<eos>", "<bos>", "<unk>", "a"], "scores": [0.0] * 5, "token_type": [3, 3, 3, 2, 1]}
+fields = {f"tokenizer.ggml.{name}": value for name, value in tokens.items()}
+for number, name in enumerate(("padding", "eos", "bos", "unknown")):
+    fields[f"tokenizer.ggml.{name}_token_id"] = number
+sys.stdout.buffer.write(sentencepiece_model(fields))
+"""
+
+
+def test_a_sentencepiece_made_for_another_protobuf_is_passed_over():
+    """As on Colab: 0.2.3 raises when its model of the file is imported."""
+    from sentencepiece import SentencePieceProcessor
+
+    done = subprocess.run([sys.executable, "-c", WITH_ANOTHER_PROTOBUF], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    assert [SentencePieceProcessor(model_proto=done.stdout).id_to_piece(n) for n in range(5)] == [
+        "<pad>",
+        "<eos>",
+        "<bos>",
+        "<unk>",
+        "a",
+    ]

@@ -161,7 +161,8 @@ Was the merging right? {{ run.export_sentence | plain }}.
 """)
 
 _LOADING = {
-    "adapter": """import torch
+    "adapter": """# On Colab first: %pip uninstall -y torchao  (an old one, which PEFT refuses and this model doesn't need)
+import torch
 from peft import PeftModel
 from transformers import AutoTokenizer, Gemma3ForCausalLM
 

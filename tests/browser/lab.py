@@ -118,7 +118,7 @@ class Notebook:
     def __init__(self, page, url: str, name: str):
         self.page = page
         page.set_default_timeout(1000 * PATIENCE)
-        page.goto(f"{url}/doc/tree/{name}")
+        page.goto(f"{url}/doc/tree/{name}?reset")  # 3.5 would open the notebook of an earlier page beside it
         # The kernel must be there before a cell is run: JupyterLab 3.6 drops the cell otherwise.
         page.wait_for_function(
             "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", polling=100

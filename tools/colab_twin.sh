@@ -19,7 +19,8 @@ inside() { # run a command in the folder $1; what is mounted for it vanishes wit
     mount -t proc proc "$1/proc" && mount -t tmpfs tmpfs "$1/dev/shm" && mount -t devpts devpts "$1/dev/pts" &&
     cd "$1" && shift && exec chroot . "$@"' sh "$root" \
     /usr/bin/env -i PATH=/opt/colab/bin:/usr/bin:/bin HOME=/root LANG=C.UTF-8 COLAB_RELEASE_TAG=twin UV_SYSTEM_CERTS=1 \
-    JUPYTER_LAB_PYTHON=/opt/lab/bin/python ${OMP_NUM_THREADS:+OMP_NUM_THREADS=$OMP_NUM_THREADS} "$@"
+    JUPYTER_LAB_PYTHON=/opt/lab/bin/python ${OMP_NUM_THREADS:+OMP_NUM_THREADS=$OMP_NUM_THREADS} \
+    ${http_proxy:+http_proxy=$http_proxy} ${https_proxy:+https_proxy=$https_proxy} ${no_proxy:+no_proxy=$no_proxy} "$@"
 }
 
 build() {
@@ -67,7 +68,11 @@ rm -rf "$twin/now"
 cp -al "$twin/base" "$twin/now"
 # The checkout as a repository that has an owner and a release, in the place of the one on the network.
 mkdir "$twin/now/repo"
-git ls-files -z --cached --others --exclude-standard | tar -c --null -T - --ignore-failed-read 2>/dev/null | tar -x -C "$twin/now/repo"
+checkout() { # its files, whether or not git will talk about it here
+  git ls-files -z --cached --others --exclude-standard 2>/dev/null ||
+    find . \( -name .git -o -path './.[tv]*' -o -path ./runs \) -prune -o -type f -print0
+}
+checkout | tar -c --null -T - --ignore-failed-read 2>/dev/null | tar -x --no-same-owner -C "$twin/now/repo"
 inside "$twin/now" bash -euo pipefail <<'END'
 cd /repo
 python tools/links.py learner/gemma_colab >/dev/null

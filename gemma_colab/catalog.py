@@ -14,7 +14,7 @@ from huggingface_hub import get_token
 
 from gemma_colab.errors import ModelError
 from gemma_colab.hardware import GIB, Machine
-from gemma_colab.hub import UNGATED, from_hub, without_account
+from gemma_colab.hub import from_hub, without_account
 from gemma_colab.workspace import samples
 
 
@@ -79,6 +79,7 @@ CATALOG = {f"google/gemma-3-{size}-it": shape for size, shape in _SIZES.items()}
 
 SHORT = {name.split("/")[1]: name for name in CATALOG if name != f"google/{PACKAGED}"}
 CATALOG[PACKAGED] = _SIZES["270m"]
+COPIES = {copy: shape for name, shape in CATALOG.items() if (copy := without_account(name))}
 
 # GPUs that Colab and clouds lend: GiB that torch can use, and the dtype to compute in (see hardware.pick_dtype).
 GPUS = {"T4": (14.74, "float16"), "L4": (22.16, "bfloat16"), "A100": (39.4, "bfloat16")}
@@ -100,10 +101,9 @@ def download_gib(name: str) -> float | None:
 
 
 def known_shape(name: str) -> Shape | None:
-    """The shape of a model of the catalog, or of a copy of one that is given out without an account (`hub.without_account`)."""
+    """The shape of a model of the catalog, or of a copy of one that can be had without an account."""
     name = SHORT.get(name, name)
-    original = f"google/{name.removeprefix(UNGATED)}"
-    return CATALOG.get(original if without_account(original) == name else name)
+    return CATALOG.get(name) or COPIES.get(name)
 
 
 def packaged_here() -> bool:

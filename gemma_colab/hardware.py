@@ -48,8 +48,7 @@ class Machine:
     """One machine. Memory and disk in GiB; `capability` as CUDA counts it, (7, 5) for a T4; no GPU: None.
 
     gpu_gib: what torch can use of the first GPU were it alone; gpu_free_gib: what others leave of that now. gpus: how many this
-    process sees.
-    cpu_bf16: whether the processor multiplies bfloat16 itself.
+    process sees. cpu_bf16: whether the processor multiplies bfloat16 itself.
     """
 
     colab: bool

@@ -16,7 +16,6 @@ from gemma_colab.hardware import GIB, free_gib
 from gemma_colab.lent import on_colab, on_kaggle
 
 SITE = "https://huggingface.co"
-UNGATED = "unsloth/"  # who gives out copies of Google's checkpoints for which the Hub asks neither for a token nor for a licence
 TOKEN = re.compile(r"hf_\w{20,}|Bearer [^'\" ]+")
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or what this user may store on it
 # huggingface_hub 1 stands on httpx and 2 on httpx2; both give their errors the same names.
@@ -159,8 +158,8 @@ def where_to_store() -> str:
 
 
 def without_account(name: str) -> str | None:
-    """Where a checkpoint of Google's can be had without an account, token and licence page; None for any other model."""
-    return UNGATED + name.split("/")[1] if re.match(r"google/gemma-3-\d", name) else None
+    """A copy of a checkpoint of Google's for which the Hub asks neither for a token nor for a licence; None for any other model."""
+    return f"unsloth/{name.split('/')[1]}" if re.match(r"google/gemma-3-\d", name) else None
 
 
 def in_its_place(name: str) -> str:

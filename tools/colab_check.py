@@ -28,15 +28,7 @@ def changes(frozen: str, python: str) -> dict[str, tuple[str, str]]:
         wanted, out = Path(folder) / "wanted.txt", Path(folder) / "resolved.txt"
         wanted.write_text("\n".join([(ROOT / "requirements.txt").read_text(), *extra]))
         out.write_text(frozen)  # uv keeps a version that stands in its output file wherever it can, as pip keeps an installed one
-        options = [
-            "--python-version",
-            python,
-            "--python-platform",
-            "x86_64-unknown-linux-gnu",
-            "--no-header",
-            "--no-annotate",
-            "-q",
-        ]
+        options = f"--python-version {python} --python-platform x86_64-unknown-linux-gnu --no-header --no-annotate -q".split()
         command = [Path(sys.executable).parent / "uv", "pip", "compile", wanted, "-o", out, *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         before, after = versions(frozen), versions(out.read_text())

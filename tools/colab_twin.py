@@ -3,7 +3,6 @@ on versions. Ends with 1 when anything there is not as it should be."""
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -11,11 +10,12 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import nbformat
+from colab_check import UNTOUCHED
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from packaging.utils import canonicalize_name
 
 REPO, CONTENT, DRIVE = Path("/repo"), Path("/content"), Path("/content/drive/MyDrive/gemma_colab")
-UNTOUCHED = ("torch", "numpy", "pandas", "ipywidgets", "ipython", "matplotlib")  # in use from the start, or enormous
 # What Colab's kernel imports when it starts, by the source of its google.colab. pandas is not among it: that would load pyarrow, too.
 AT_START = "import google.colab, IPython, PIL, anywidget, ipywidgets, numpy, packaging, psutil, requests, tornado, traitlets"
 IN_USE = """import json, sys, importlib.metadata as metadata
@@ -27,7 +27,7 @@ TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis", "playwright", "gguf", "pac
 
 
 def versions() -> dict[str, str]:
-    return {re.sub(r"[-_.]+", "-", d.name).lower(): d.version for d in distributions()}
+    return {canonicalize_name(d.name): d.version for d in distributions()}
 
 
 def complaints() -> set[str]:
@@ -65,7 +65,7 @@ def install() -> list[str]:
     after = versions()
     print(f"\nthe install cell, {float(printed[4]):.0f} s:\n{printed[3]}a second time, {float(printed[7]):.1f} s:\n{printed[6]}")
     changed = {name for name in before if after.get(name) != before[name]}
-    loaded = {re.sub(r"[-_.]+", "-", name).lower() for name in json.loads(printed[1])}
+    loaded = set(map(canonicalize_name, json.loads(printed[1])))
     wrong = [f"{name} must stay as it is" for name in UNTOUCHED if name in changed]
     wrong += [f"{name} was in use and is another one now: a restart would be needed" for name in sorted(changed & loaded)]
     wrong += [f"pip check: {line}" for line in sorted(complaints() - grumbles)]

@@ -18,7 +18,7 @@ inside() { # run a command in the folder $1; what is mounted for it vanishes wit
   unshare --mount --propagation private sh -c '
     mount -t proc proc "$1/proc" && mount -t tmpfs tmpfs "$1/dev/shm" && mount -t devpts devpts "$1/dev/pts" &&
     cd "$1" && shift && exec chroot . "$@"' sh "$root" \
-    /usr/bin/env -i PATH=/opt/colab/bin:/usr/bin:/bin HOME=/root LANG=C.UTF-8 COLAB_RELEASE_TAG=twin UV_SYSTEM_CERTS=1 \
+    /usr/bin/env -i PATH=/opt/colab/bin:/usr/bin:/bin HOME=~root LANG=C.UTF-8 COLAB_RELEASE_TAG=twin UV_SYSTEM_CERTS=1 \
     JUPYTER_LAB_PYTHON=/opt/lab/bin/python ${OMP_NUM_THREADS:+OMP_NUM_THREADS=$OMP_NUM_THREADS} \
     ${http_proxy:+http_proxy=$http_proxy} ${https_proxy:+https_proxy=$https_proxy} ${no_proxy:+no_proxy=$no_proxy} "$@"
 }
@@ -51,9 +51,10 @@ uv pip install -q --python /opt/colab/bin/python -r /tmp/looked_for.txt -c /tmp/
 python3 -m venv /opt/lab
 uv pip install -q --python /opt/lab/bin/python 'jupyterlab>=3.5,<3.6' jupyterlab_widgets==1.1.11
 /opt/colab/bin/python -m ipykernel install --prefix /opt/lab --name python3
-mkdir -p /content "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/google/colab" /root/.ipython/profile_default/startup
-cp /tmp/google_colab.py "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/google/colab/__init__.py"
-echo 'import google.colab' >/root/.ipython/profile_default/startup/colab.py
+colab=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/google/colab
+mkdir -p /content "$colab" ~/.ipython/profile_default/startup
+cp /tmp/google_colab.py "$colab/__init__.py"
+echo 'import google.colab' >~/.ipython/profile_default/startup/colab.py
 END
   mv "$twin/new" "$twin/base"
   echo "$key" >"$twin/key"
@@ -84,8 +85,5 @@ git add -A
 git commit -qm release
 git tag "v$(sed -n 's/^__version__ = "\(.*\)"/\1/p' gemma_colab/__init__.py)"
 END
-if [ $# -gt 0 ]; then
-  inside "$twin/now" sh -c 'cd /content && exec "$@"' sh "$@"
-else
-  inside "$twin/now" sh -c 'cd /content && exec python /repo/tools/colab_twin.py'
-fi
+[ $# -gt 0 ] || set -- python /repo/tools/colab_twin.py
+inside "$twin/now" sh -c 'cd /content && exec "$@"' sh "$@"

@@ -78,9 +78,7 @@ def test_all_notebooks_begin_alike_at_the_release_of_this_version():
 def test_it_installs_once_and_says_what_that_changed(machine, where, capsys):
     mounted = ["mount /content/drive"] * (where == "COLAB_RELEASE_TAG")
     colab = {"datasets": "4.0.0", "numpy": "2.1.3"}
-    pip = f'pip -q "gemma_colab[gemma-270m] @ git+https://github.com/ada/gemma_colab@v{__version__}"'.replace(
-        "pip", "pip install", 1
-    )
+    pip = f'pip install -q "gemma_colab[gemma-270m] @ git+https://github.com/ada/gemma_colab@v{__version__}"'
     assert machine.run(CELL, where, **colab) == [pip, *mounted]
     assert f"datasets 4.0.0 -> 5.2.0, gemma_colab {__version__}, trl 1.16.0. Everything else" in capsys.readouterr().out
     assert machine.run(CELL, where, **colab, **{"gemma_colab": __version__}) == mounted  # a second time

@@ -17,15 +17,15 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl.trainer import utils as trl_utils
 
-from gemma_colab.catalog import PACKAGED, shape_of
-from gemma_colab.chat import to_chat
+from gemma_colab.core import trainer as our_trainer
+from gemma_colab.core.catalog import PACKAGED, shape_of
+from gemma_colab.core.chat import to_chat
+from gemma_colab.core.loading import load_model, load_tokenizer
+from gemma_colab.core.lora import lora_config
+from gemma_colab.core.machine import describe_machine, pick_dtype, quiet_libraries, stack_versions
+from gemma_colab.core.settings import starting_point
+from gemma_colab.core.workspace import read_sample
 from gemma_colab.evaluation.generation import generate
-from gemma_colab.hardware import describe_machine, pick_dtype, quiet_libraries, stack_versions
-from gemma_colab.model.loading import load_model, load_tokenizer
-from gemma_colab.model.lora import lora_config
-from gemma_colab.settings import starting_point
-from gemma_colab.training import trainer as our_trainer
-from gemma_colab.workspace import read_sample
 
 STEPS, TOKENS = 3, 30
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gemma_colab.workspace import samples
+from gemma_colab.core.workspace import samples
 
 SIZES = (1_000, 10_000, 52_000)
 TWINS = 0.05  # share of rows that are an earlier row with some words changed
@@ -82,10 +82,10 @@ def make_rows(count: int, seed: int = 0) -> list[dict[str, str]]:
 
 def measure(path: str, with_tokens: bool) -> None:
     """One run in a process of its own, so that its peak memory is its own. Prints JSON."""
+    from gemma_colab.core.settings import SplitSettings
     from gemma_colab.data.reading import read_rows
     from gemma_colab.data.report import check_rows
     from gemma_colab.data.splitting import split_rows
-    from gemma_colab.settings import SplitSettings
 
     tokenizer = None
     if with_tokens:

@@ -8,13 +8,14 @@ Takes the adapter, the settings and the rows of a finished demo. Batches and sin
 import sys
 import time
 
-from gemma_colab.assess import load_tuned, the_contestants
+from gemma_colab.core.machine import describe_machine, quiet_libraries, stack_versions
+from gemma_colab.core.workspace import Workspace
 from gemma_colab.evaluation import contest
 from gemma_colab.evaluation.generation import generate
 from gemma_colab.evaluation.metrics import USUAL
-from gemma_colab.hardware import describe_machine, quiet_libraries, stack_versions
-from gemma_colab.pipeline import chosen_model, ensure_rows
-from gemma_colab.workspace import Workspace
+from gemma_colab.handover.assess import load_tuned, the_contestants
+from gemma_colab.handover.rows import ensure_rows
+from gemma_colab.handover.settings import chosen_model
 
 SINGLE = 16  # rows that are asked one by one
 ROUNDS = 3

@@ -31,8 +31,8 @@ def make(folder: Path, size: str) -> dict:
     from peft import LoraConfig, get_peft_model
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-    from gemma_colab.catalog import CATALOG, Shape
-    from gemma_colab.workspace import samples
+    from gemma_colab.core.catalog import CATALOG, Shape
+    from gemma_colab.core.workspace import samples
 
     shape = CATALOG[f"google/gemma-3-{size}-it"]
     config = Gemma3TextConfig(**{name: getattr(shape, name) for name in Shape.__dataclass_fields__}, query_pre_attn_scalar=256)

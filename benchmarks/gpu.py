@@ -29,8 +29,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 # Nothing here may import torch or bitsandbytes: this process must not hold memory of the GPU while the recipes' are measured.
-from gemma_colab.catalog import PACKAGED, TINY, installed, packaged_here, shape_of, source_of
-from gemma_colab.hardware import stack_versions
+from gemma_colab.core.catalog import PACKAGED, TINY, installed, packaged_here, shape_of, source_of
+from gemma_colab.core.machine import stack_versions
 
 NEEDED = ("torch", "transformers", "peft", "trl", "datasets")
 # FlashAttention 2 as its own package, or as the kernel that the package "kernels" fetches from the Hub, offline from a copy.
@@ -121,15 +121,15 @@ def measure(recipe: Recipe, folder: Path, dry: bool) -> dict:
     from steps import emulate_fp16
     from transformers import TrainerCallback
 
-    from gemma_colab.chat import load_tokenizer, to_chat, tokenize_chat
-    from gemma_colab.hardware import quiet_libraries
-    from gemma_colab.measure import PeakMemory, model_bytes
-    from gemma_colab.model.loading import load_4bit, load_model
-    from gemma_colab.model.lora import lora_config
+    from gemma_colab.core.chat import load_tokenizer, to_chat, tokenize_chat
+    from gemma_colab.core.loading import load_4bit, load_model
+    from gemma_colab.core.lora import lora_config
+    from gemma_colab.core.machine import quiet_libraries
+    from gemma_colab.core.settings import starting_point
+    from gemma_colab.core.trainer import build_trainer, sft_config
+    from gemma_colab.core.workspace import read_sample
+    from gemma_colab.model.measure import PeakMemory, model_bytes
     from gemma_colab.model.memory import memory_plan
-    from gemma_colab.settings import starting_point
-    from gemma_colab.training.trainer import build_trainer, sft_config
-    from gemma_colab.workspace import read_sample
 
     quiet_libraries()
     disable_progress_bars()

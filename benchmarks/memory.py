@@ -23,12 +23,12 @@ from datasets import disable_progress_bars
 from steps import training_peak
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from gemma_colab.catalog import CATALOG, Shape
-from gemma_colab.hardware import describe_machine, quiet_libraries, stack_versions
-from gemma_colab.model.loading import load_4bit, load_model
+from gemma_colab.core.catalog import CATALOG, Shape
+from gemma_colab.core.loading import load_4bit, load_model
+from gemma_colab.core.machine import describe_machine, quiet_libraries, stack_versions
+from gemma_colab.core.settings import LoraSettings, TrainSettings
+from gemma_colab.core.workspace import samples
 from gemma_colab.model.memory import memory_plan
-from gemma_colab.settings import LoraSettings, TrainSettings
-from gemma_colab.workspace import samples
 
 GPU = torch.cuda.is_available()
 SHAPES = {

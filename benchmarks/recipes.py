@@ -14,14 +14,14 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from gemma_colab.catalog import TINY
-from gemma_colab.chat import load_tokenizer
-from gemma_colab.hardware import describe_machine, pick_dtype
-from gemma_colab.model.loading import load_4bit
-from gemma_colab.model.lora import lora_config
-from gemma_colab.settings import LoraSettings, TrainSettings
+from gemma_colab.core.catalog import TINY
+from gemma_colab.core.chat import load_tokenizer
+from gemma_colab.core.loading import load_4bit
+from gemma_colab.core.lora import lora_config
+from gemma_colab.core.machine import describe_machine, pick_dtype
+from gemma_colab.core.settings import LoraSettings, TrainSettings
+from gemma_colab.core.trainer import build_trainer, sft_config
 from gemma_colab.training.run import train as train_with_everything
-from gemma_colab.training.trainer import build_trainer, sft_config
 
 MACHINE = describe_machine()
 GPU, DTYPE = MACHINE.gpu is not None, pick_dtype(MACHINE)[0]
@@ -132,7 +132,7 @@ def ours(lora: LoraSettings, train: TrainSettings) -> Run:
 
 def ours_with_everything(lora: LoraSettings, train: TrainSettings, validation: Dataset) -> Run:
     """All that notebook 04 runs: validation, whole checkpoints, tripwire, live view."""
-    from gemma_colab.ui.live import live_view  # IPython, which a machine lent for a benchmark may lack
+    from gemma_colab.core.live_curve import live_view  # IPython, which a machine lent for a benchmark may lack
 
     def run(model: PreTrainedModel, rows: Dataset, folder: str) -> dict:
         how = (train, lora_config(lora), DTYPE, folder)

@@ -47,16 +47,16 @@ from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.utils.logging import disable_progress_bar
 
-from gemma_colab.catalog import TINY, source_of
-from gemma_colab.chat import to_chat, tokenize_chat
+from gemma_colab.core.catalog import TINY, source_of
+from gemma_colab.core.chat import to_chat, tokenize_chat
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.machine import quiet_libraries, stack_versions
+from gemma_colab.core.settings import LoraSettings, TrainSettings, starting_point
+from gemma_colab.core.workspace import samples
 from gemma_colab.data.reading import read_rows
-from gemma_colab.errors import SettingsError
-from gemma_colab.hardware import quiet_libraries, stack_versions
-from gemma_colab.measure import PeakMemory, model_bytes
+from gemma_colab.model.measure import PeakMemory, model_bytes
 from gemma_colab.model.planner import IN_HAND, plan_training
-from gemma_colab.settings import LoraSettings, TrainSettings, starting_point
 from gemma_colab.training.short import fresh_adapter
-from gemma_colab.workspace import samples
 
 START = time.monotonic()
 SUPPORT, LONG = "rows of support_ru.jsonl", "rows of 64 to 1,024 tokens"

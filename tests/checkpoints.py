@@ -12,7 +12,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from gemma_colab.workspace import samples
+from gemma_colab.core.workspace import samples
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
 

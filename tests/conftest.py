@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from gemma_colab.core.workspace import Workspace, samples
 from gemma_colab.data.reading import read_rows
-from gemma_colab.workspace import Workspace, samples
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,7 +48,7 @@ def support_rows():
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    from gemma_colab.model.loading import load_tokenizer
+    from gemma_colab.core.loading import load_tokenizer
 
     return load_tokenizer("tiny-gemma3")
 

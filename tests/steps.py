@@ -5,11 +5,11 @@ import tempfile
 import torch
 from datasets import Dataset
 
-from gemma_colab.chat import load_tokenizer
-from gemma_colab.measure import PeakMemory, model_bytes
-from gemma_colab.model.lora import lora_config
-from gemma_colab.settings import LoraSettings, TrainSettings
-from gemma_colab.training.trainer import build_trainer, sft_config
+from gemma_colab.core.chat import load_tokenizer
+from gemma_colab.core.lora import lora_config
+from gemma_colab.core.settings import LoraSettings, TrainSettings
+from gemma_colab.core.trainer import build_trainer, sft_config
+from gemma_colab.model.measure import PeakMemory, model_bytes
 
 
 def emulate_fp16(trainer) -> None:

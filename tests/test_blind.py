@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from gemma_colab.errors import DatasetError, SettingsError, WorkspaceError
+from gemma_colab.core.errors import DatasetError, SettingsError, WorkspaceError
+from gemma_colab.core.workspace import Workspace
 from gemma_colab.evaluation.blind import CHOICES, FEWEST, MARKS, BlindReview, percent, preference, verdict
 from gemma_colab.ui.blind import BlindPanel, blind_result
-from gemma_colab.workspace import Workspace
 
 EVIL = "<img src=x onerror='alert(1)'> </div><b>жирный</b> {{ 7 * 7 }}"
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gemma_colab.errors import ModelError, SettingsError
+from gemma_colab.core.errors import ModelError, SettingsError
 from gemma_colab.evaluation.chatting import contestants
 from gemma_colab.ui.chat import ChatPanel
 

@@ -12,9 +12,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from gemma_colab.cli import main
-from gemma_colab.pipeline import ensure_rows, save_rows
-from gemma_colab.settings import ModelSettings, TrainSettings
-from gemma_colab.workspace import Workspace, samples
+from gemma_colab.core.settings import ModelSettings, TrainSettings
+from gemma_colab.core.workspace import Workspace, samples
+from gemma_colab.handover.rows import ensure_rows, save_rows
 
 RAW = str(samples() / "support_ru_raw.csv")
 

@@ -8,7 +8,12 @@ import torch
 from datasets import Dataset
 from peft import get_peft_model
 
-from gemma_colab.chat import to_chat
+from gemma_colab.core.chat import to_chat
+from gemma_colab.core.loading import load_4bit
+from gemma_colab.core.lora import lora_config
+from gemma_colab.core.settings import LoraSettings, starting_point
+from gemma_colab.core.trainer import build_trainer, sft_config
+from gemma_colab.core.workspace import samples
 from gemma_colab.data.replay import general_chats
 from gemma_colab.evaluation import contest
 from gemma_colab.evaluation.compare import improved, worsened
@@ -18,11 +23,6 @@ from gemma_colab.evaluation.loss import answer_losses
 from gemma_colab.evaluation.memorisation import learnt_by_heart, loss_gap, memorisation
 from gemma_colab.evaluation.metrics import USUAL
 from gemma_colab.evaluation.verdict import verdict, word_for
-from gemma_colab.model.loading import load_4bit
-from gemma_colab.model.lora import lora_config
-from gemma_colab.settings import LoraSettings, starting_point
-from gemma_colab.training.trainer import build_trainer, sft_config
-from gemma_colab.workspace import samples
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 LORA, TRAIN = starting_point("tiny-gemma3")

@@ -8,16 +8,16 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
-from gemma_colab.chat import to_chat, tokenize_chat
-from gemma_colab.errors import WorkspaceError
+from gemma_colab.core.chat import to_chat, tokenize_chat
+from gemma_colab.core.errors import WorkspaceError
+from gemma_colab.core.loading import load_4bit
+from gemma_colab.core.lora import lora_config
+from gemma_colab.core.settings import LoraSettings
+from gemma_colab.core.workspace import samples
 from gemma_colab.evaluation.compare import worsened
 from gemma_colab.evaluation.forgetting import forgetting, probe, read_texts
 from gemma_colab.evaluation.loss import answer_losses, mean_loss, perplexity, text_losses
 from gemma_colab.export.adapter import load_adapter, save_adapter
-from gemma_colab.model.loading import load_4bit
-from gemma_colab.model.lora import lora_config
-from gemma_colab.settings import LoraSettings
-from gemma_colab.workspace import samples
 
 
 @pytest.fixture(scope="module")

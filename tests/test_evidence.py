@@ -6,18 +6,18 @@ import re
 import pandas as pd
 import pytest
 
-from gemma_colab.assess import summarise
+from gemma_colab.core.machine import describe_machine
+from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
+from gemma_colab.core.workspace import ADAPTER_FILES
 from gemma_colab.evaluation.blind import BlindReview
 from gemma_colab.evaluation.compare import compare
 from gemma_colab.evaluation.contest import scores
 from gemma_colab.evaluation.metrics import USUAL
 from gemma_colab.evaluation.verdict import verdict
-from gemma_colab.hardware import describe_machine
-from gemma_colab.pipeline import save_rows
-from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings
+from gemma_colab.handover.assess import summarise
+from gemma_colab.handover.rows import save_rows
 from gemma_colab.ui.evidence import ReadingPanel, comparison_table, pick, shared_words, side_by_side
 from gemma_colab.ui.report import write_report
-from gemma_colab.workspace import ADAPTER_FILES
 
 EVIL = "</td><script>alert(1)</script>"
 

@@ -17,9 +17,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from gemma_colab.chat import tokenize_chat
 from gemma_colab.cli import main
-from gemma_colab.errors import ModelError, SettingsError, WorkspaceError
+from gemma_colab.core.chat import tokenize_chat
+from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
+from gemma_colab.core.hub import TOKEN
+from gemma_colab.core.loading import load_model, load_tokenizer
+from gemma_colab.core.lora import lora_config
+from gemma_colab.core.settings import LoraSettings, ModelSettings
+from gemma_colab.core.workspace import Workspace, samples
 from gemma_colab.export import merged as merging
 from gemma_colab.export import stored
 from gemma_colab.export.adapter import check_adapter, load_adapter, save_adapter
@@ -28,12 +33,7 @@ from gemma_colab.export.folder import missing_stops
 from gemma_colab.export.merged import merge
 from gemma_colab.export.parity import CLOSE, Measured, behind, folder_mib, parity, same_model
 from gemma_colab.export.stored import text_name
-from gemma_colab.export_steps import export_workspace, exported, run_facts
-from gemma_colab.hub import TOKEN
-from gemma_colab.model.loading import load_model, load_tokenizer
-from gemma_colab.model.lora import lora_config
-from gemma_colab.settings import LoraSettings, ModelSettings
-from gemma_colab.workspace import Workspace, samples
+from gemma_colab.handover.export import export_workspace, exported, run_facts
 
 TINY = samples() / "tiny-gemma3"
 PLANTED = "hf_" + 17 * "Zz"
@@ -595,9 +595,9 @@ def test_plain_keeps_what_is_harmless():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, support_rows, tokenizer):
     """A workspace as notebooks 01 to 04 leave it, with an adapter on the tiny Gemma 3."""
-    from gemma_colab.chat import to_chat
-    from gemma_colab.pipeline import ROW_FILES
-    from gemma_colab.settings import TrainSettings
+    from gemma_colab.core.chat import to_chat
+    from gemma_colab.core.settings import TrainSettings
+    from gemma_colab.handover.rows import ROW_FILES
 
     workspace = Workspace(tmp_path_factory.mktemp("trained") / "work")
     for part, rows in {"train": support_rows[:20], "validation": support_rows[20:26], "test": support_rows[26:34]}.items():
@@ -643,7 +643,7 @@ def test_the_command_writes_the_merged_model_and_proves_it(work, capsys):
 
 
 def test_a_merged_model_that_differs_is_said_with_status_1(work, monkeypatch, capsys):
-    import gemma_colab.export_steps as steps
+    import gemma_colab.handover.export as steps
 
     def other(folder, dtype):
         model, tokenizer = load_model("tiny-gemma3", dtype), load_tokenizer("tiny-gemma3")
@@ -674,7 +674,7 @@ def test_missing_stop_tokens_are_found(base32, tmp_path):
 
 
 def test_a_gpu_that_is_full_ends_the_comparison_not_the_export(work, monkeypatch, capsys):
-    import gemma_colab.export_steps as steps
+    import gemma_colab.handover.export as steps
 
     def full(*args, **options):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -691,7 +691,7 @@ def test_a_gpu_that_is_full_ends_the_comparison_not_the_export(work, monkeypatch
 
 
 def test_the_room_for_a_comparison_is_that_of_the_weights_as_they_are_loaded(work, monkeypatch):
-    import gemma_colab.export_steps as steps
+    import gemma_colab.handover.export as steps
 
     export_workspace(work, "merged", rows=0)
     stored = folder_mib(work.path / "merged") / 1024  # bfloat16
@@ -725,7 +725,7 @@ def stand_in_for_llama_cpp(monkeypatch, equal=()):
     import pandas as pd
 
     import gemma_colab.export.gguf as gguf
-    import gemma_colab.export_steps as steps
+    import gemma_colab.handover.export as steps
 
     def write(merged, out, *, outtype):
         out.parent.mkdir(exist_ok=True)
@@ -832,7 +832,7 @@ def test_leftovers_of_killed_exports_are_removed(work):
 
 def test_what_a_gguf_file_needs_is_checked_before_the_merge(work, base32, tmp_path, monkeypatch, capsys):
     import gemma_colab.export.gguf as gguf
-    import gemma_colab.export_steps as steps
+    import gemma_colab.handover.export as steps
 
     monkeypatch.setattr(merging, "merge", lambda *args, **options: pytest.fail("merged"))
     gguf_command = ["export", "--workspace", str(work.path), "--to", "gguf"]
@@ -946,7 +946,7 @@ def test_wrong_input_of_the_command(work, workspace, capsys):
 
 
 def test_a_model_too_large_to_run_is_merged_and_not_compared(work, monkeypatch, capsys):
-    import gemma_colab.export_steps as steps
+    import gemma_colab.handover.export as steps
 
     monkeypatch.setattr(steps, "_no_room", lambda workspace, dtype: "running it takes 9 GiB")
     assert main(["export", "--workspace", str(work.path), "--to", "merged"]) == 0

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
+from gemma_colab.core.loading import load_4bit
 from gemma_colab.evaluation.generation import SAMPLING, generate, generate_answers
-from gemma_colab.model.loading import load_4bit
 
 QUESTIONS = ["Какая столица Японии?", "Count from 3 to 6.", "Сложи 2 и 3.", "Повтори слова: кот мост лампа"]
 PROMPTS = [[{"role": "user", "content": q}] for q in QUESTIONS]

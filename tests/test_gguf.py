@@ -12,14 +12,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from gemma_colab.cli import main
-from gemma_colab.errors import ModelError, SettingsError, WorkspaceError
+from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
+from gemma_colab.core.settings import LoraSettings, ModelSettings
+from gemma_colab.core.workspace import Workspace, samples
 from gemma_colab.export import converter, gguf
 from gemma_colab.export.converter import SCRIPT, fetch_converter, find_converter
 from gemma_colab.export.gguf import RUNTIMES, check_gguf, write_gguf
 from gemma_colab.export.parity import behind
-from gemma_colab.export_steps import NEARLY, SOUND
-from gemma_colab.settings import LoraSettings, ModelSettings
-from gemma_colab.workspace import Workspace, samples
+from gemma_colab.handover.export import NEARLY, SOUND
 
 TOKENS = 48
 MERGED = samples() / "tiny-gemma3"  # in the form that merging leaves: plain transformers, with its tokenizer
@@ -89,8 +89,8 @@ def trained(tmp_path_factory):
     """A workspace with an adapter that makes the tiny Gemma 3 answer otherwise."""
     from test_export import adapt
 
+    from gemma_colab.core.loading import load_model, load_tokenizer
     from gemma_colab.export.adapter import save_adapter
-    from gemma_colab.model.loading import load_model, load_tokenizer
 
     workspace = Workspace(tmp_path_factory.mktemp("trained") / "work")
     ModelSettings(model="tiny-gemma3").save(workspace)

@@ -106,8 +106,8 @@ def test_what_is_missing_is_named(gpu, monkeypatch, tmp_path):
 def test_16_bit_does_without_bitsandbytes(monkeypatch, random_gemma):
     for name in ("bitsandbytes", "bitsandbytes.nn"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, "gemma_colab.model.loading", raising=False)
-    loading = importlib.import_module("gemma_colab.model.loading")
+    monkeypatch.delitem(sys.modules, "gemma_colab.core.loading", raising=False)
+    loading = importlib.import_module("gemma_colab.core.loading")
     assert loading.load_model(random_gemma, torch.float32).dtype == torch.float32
 
 

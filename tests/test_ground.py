@@ -6,15 +6,15 @@ import re
 
 import pytest
 
-from gemma_colab import catalog
-from gemma_colab import workspace as workspace_module
-from gemma_colab.catalog import CATALOG, pick_model, shape_of
-from gemma_colab.chat import stop_token_ids, to_chat, token_lengths, tokenize_chat
-from gemma_colab.errors import GemmaColabError, ModelError, SettingsError, WorkspaceError
-from gemma_colab.hardware import Machine, describe_machine, pick_dtype, stack_versions
-from gemma_colab.hub import without_account
-from gemma_colab.settings import LoraSettings, SplitSettings, TrainSettings, starting_point
-from gemma_colab.workspace import Workspace, open_workspace
+from gemma_colab.core import catalog
+from gemma_colab.core import workspace as workspace_module
+from gemma_colab.core.catalog import CATALOG, pick_model, shape_of
+from gemma_colab.core.chat import stop_token_ids, to_chat, token_lengths, tokenize_chat
+from gemma_colab.core.errors import GemmaColabError, ModelError, SettingsError, WorkspaceError
+from gemma_colab.core.hub import without_account
+from gemma_colab.core.machine import Machine, describe_machine, pick_dtype, stack_versions
+from gemma_colab.core.settings import LoraSettings, SplitSettings, TrainSettings, starting_point
+from gemma_colab.core.workspace import Workspace, open_workspace
 
 CPU = Machine(False, None, None, 0.0, 12.0, 50.0, 2)
 T4 = Machine(True, "Tesla T4", (7, 5), 14.74, 12.7, 60.0, 2)

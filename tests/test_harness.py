@@ -6,15 +6,15 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from gemma_colab.chat import to_chat
+from gemma_colab.core.chat import to_chat
+from gemma_colab.core.loading import load_model
+from gemma_colab.core.lora import lora_config
+from gemma_colab.core.settings import LoraSettings
+from gemma_colab.core.workspace import samples
 from gemma_colab.evaluation.harness import TASK, write_task
 from gemma_colab.evaluation.loss import answer_losses
 from gemma_colab.export.adapter import save_adapter
 from gemma_colab.export.merged import merge
-from gemma_colab.model.loading import load_model
-from gemma_colab.model.lora import lora_config
-from gemma_colab.settings import LoraSettings
-from gemma_colab.workspace import samples
 
 lm_eval = pytest.importorskip("lm_eval", reason="only make test-all installs lm_eval")
 pytestmark = pytest.mark.long
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.long
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
     """(adapter on the 16-bit base, workspace with adapter/ and merged/)"""
-    from gemma_colab.workspace import Workspace
+    from gemma_colab.core.workspace import Workspace
 
     workspace = Workspace(tmp_path_factory.mktemp("tuned"))
     torch.manual_seed(0)

@@ -34,9 +34,9 @@ def meet_them_all(good: Path, folder: Path) -> dict[str, dict]:
         from huggingface_hub.utils import close_session
         from transformers import AutoConfig, Gemma3ForCausalLM
 
-        from gemma_colab.chat import load_tokenizer
-        from gemma_colab.errors import ModelError
-        from gemma_colab.hub import from_hub
+        from gemma_colab.core.chat import load_tokenizer
+        from gemma_colab.core.errors import ModelError
+        from gemma_colab.core.hub import from_hub
 
         time.sleep = lambda seconds: None  # huggingface_hub waits half a minute before it gives up
         constants.DOWNLOAD_CHUNK_SIZE = 65_536  # what it keeps of a broken file is counted in these; 10 MB are more than ours has
@@ -262,8 +262,8 @@ def test_no_token_is_ever_shown(output):
 
 # --------------------------------------------------------------------------------------------- in this process
 def test_hf_hub_offline_is_named():
-    from gemma_colab.chat import load_tokenizer
-    from gemma_colab.errors import ModelError
+    from gemma_colab.core.chat import load_tokenizer
+    from gemma_colab.core.errors import ModelError
 
     with pytest.raises(ModelError, match=r"HF_HUB_OFFLINE is set .* unset HF_HUB_OFFLINE and restart"):
         load_tokenizer(NAME)
@@ -284,7 +284,7 @@ def test_hf_hub_offline_is_named():
     ],
 )
 def test_what_can_not_be_met_here_is_known_by_its_text(error, words, tmp_path):
-    from gemma_colab.hub import explain
+    from gemma_colab.core.hub import explain
 
     sentence = "; ".join(explain(str(tmp_path), error))
     assert words in sentence
@@ -292,7 +292,7 @@ def test_what_can_not_be_met_here_is_known_by_its_text(error, words, tmp_path):
 
 
 def test_the_source_of_the_token_is_named_and_the_token_is_not(tmp_path, monkeypatch):
-    from gemma_colab.hub import token_source
+    from gemma_colab.core.hub import token_source
 
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
@@ -306,7 +306,7 @@ def test_the_source_of_the_token_is_named_and_the_token_is_not(tmp_path, monkeyp
 
 
 def test_a_colab_secret_is_named(tmp_path, monkeypatch):
-    from gemma_colab.hub import token_source, where_to_store
+    from gemma_colab.core.hub import token_source, where_to_store
 
     assert "hf auth login" in where_to_store()
     monkeypatch.delenv("HF_TOKEN", raising=False)
@@ -320,8 +320,8 @@ def test_a_colab_secret_is_named(tmp_path, monkeypatch):
 
 
 def test_weights_in_the_cache_are_counted_once(tmp_path, monkeypatch):
-    from gemma_colab.hardware import GIB
-    from gemma_colab.hub import cached_gib
+    from gemma_colab.core.hub import cached_gib
+    from gemma_colab.core.machine import GIB
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert cached_gib(NAME) == 0
@@ -338,7 +338,7 @@ def test_weights_in_the_cache_are_counted_once(tmp_path, monkeypatch):
 def test_a_model_that_does_not_fit_says_what_to_do():
     import torch
 
-    from gemma_colab.hub import explain
+    from gemma_colab.core.hub import explain
 
     what, next_step = explain("google/gemma-3-12b-it", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB"))
     assert "does not fit into the GPU's memory" in what

@@ -29,7 +29,7 @@ def push_them_all(adapter: Path, merged: Path, home: Path) -> dict:
         from huggingface_hub.utils import close_session
 
         from gemma_colab.cli import main
-        from gemma_colab.errors import GemmaColabError
+        from gemma_colab.core.errors import GemmaColabError
         from gemma_colab.export.push import check_push, push
 
         time.sleep = lambda seconds: None  # huggingface_hub waits before it tries again
@@ -155,11 +155,11 @@ def place(tmp_path_factory):
     from test_export import adapt
     from transformers import AutoTokenizer
 
+    from gemma_colab.core.loading import load_model
+    from gemma_colab.core.settings import LoraSettings, ModelSettings
+    from gemma_colab.core.workspace import Workspace, samples
     from gemma_colab.export.adapter import save_adapter
-    from gemma_colab.export_steps import export_workspace
-    from gemma_colab.model.loading import load_model
-    from gemma_colab.settings import LoraSettings, ModelSettings
-    from gemma_colab.workspace import Workspace, samples
+    from gemma_colab.handover.export import export_workspace
 
     workspace = Workspace(tmp_path_factory.mktemp("place") / "work")
     ModelSettings(model="tiny-gemma3").save(workspace)
@@ -264,7 +264,7 @@ def test_what_lies_on_the_hub_loads_in_plain_libraries(told, place, home):
         "merged = A.from_pretrained(sys.argv[3], dtype=f).eval()(input_ids=ids).logits;"
         "print((base - merged).abs().max().item())"
     )
-    from gemma_colab.workspace import samples
+    from gemma_colab.core.workspace import samples
 
     run = subprocess.run(
         [sys.executable, "-c", code, samples() / "tiny-gemma3", home / "adapter on the Hub", home / "merged on the Hub"],
@@ -337,7 +337,7 @@ def test_no_token_is_printed_or_written(told, output, place, home):
 
 
 def test_no_folder_of_this_machine_is_pushed(told, place, home):
-    from gemma_colab.workspace import samples
+    from gemma_colab.core.workspace import samples
 
     for name in ("adapter on the Hub", "merged on the Hub"):
         for path in filter(Path.is_file, (home / name).rglob("*")):

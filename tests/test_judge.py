@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pandas as pd
 import pytest
 
-from gemma_colab.errors import DatasetError, ModelError, SettingsError
+from gemma_colab.core.errors import DatasetError, ModelError, SettingsError
 from gemma_colab.evaluation import judge as module
 from gemma_colab.evaluation.judge import PROMPT, endpoint, judge, judge_summary, read_vote
 

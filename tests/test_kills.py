@@ -11,7 +11,7 @@ import time
 import pytest
 from safetensors.torch import load_file
 
-from gemma_colab.chat import to_chat
+from gemma_colab.core.chat import to_chat
 from gemma_colab.training.checkpoints import WRITING, whole_checkpoints
 
 PATIENCE = 120  # seconds for a run that takes a few on an idle machine

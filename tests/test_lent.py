@@ -12,9 +12,9 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-from gemma_colab import lent
-from gemma_colab.hub import token_source
-from gemma_colab.workspace import open_workspace
+from gemma_colab.core import lent
+from gemma_colab.core.hub import token_source
+from gemma_colab.core.workspace import open_workspace
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 
@@ -90,7 +90,7 @@ def test_one_gpu_is_as_it_was(tmp_path, monkeypatch):
 
 
 BEFORE_TORCH_LOOKS = """
-import json, sys, torch, gemma_colab.hardware as hardware
+import json, sys, torch, gemma_colab.core.machine as hardware
 def looked(*_):
     import os
     print(json.dumps(os.environ.get("CUDA_VISIBLE_DEVICES")))
@@ -116,10 +116,10 @@ def test_a_trainer_that_would_share_out_its_batches_is_refused(random_gemma, tok
     from datasets import Dataset
     from peft import LoraConfig
 
-    from gemma_colab.errors import SettingsError
-    from gemma_colab.model.loading import load_model
-    from gemma_colab.settings import TrainSettings
-    from gemma_colab.training.trainer import build_trainer, sft_config
+    from gemma_colab.core.errors import SettingsError
+    from gemma_colab.core.loading import load_model
+    from gemma_colab.core.settings import TrainSettings
+    from gemma_colab.core.trainer import build_trainer, sft_config
 
     args = sft_config(TrainSettings(), tmp_path, 2, torch.float32)
     args._n_gpu = 2
@@ -136,8 +136,8 @@ def test_kaggles_secrets_and_folder(kaggle, tmp_path, monkeypatch):
     lent.use_kaggles_token()
     assert os.environ["HF_TOKEN"] == "hf_of_kaggle"
     assert token_source() == "HF_TOKEN in the environment"
-    monkeypatch.setattr("gemma_colab.workspace.DRIVE", tmp_path / "no drive")
-    monkeypatch.setattr("gemma_colab.workspace.KAGGLE", tmp_path / "working")
+    monkeypatch.setattr("gemma_colab.core.workspace.DRIVE", tmp_path / "no drive")
+    monkeypatch.setattr("gemma_colab.core.workspace.KAGGLE", tmp_path / "working")
     assert open_workspace().path == tmp_path / "working" / "gemma_colab"
 
 
@@ -148,7 +148,7 @@ def test_elsewhere_nothing_is_asked(monkeypatch):
 
 
 def test_describing_the_machine_settles_both(two_gpus, kaggle):
-    from gemma_colab.hardware import describe_machine
+    from gemma_colab.core.machine import describe_machine
 
     describe_machine()
     assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["HF_TOKEN"]) == ("0", "hf_of_kaggle")

@@ -10,15 +10,15 @@ import torch
 from matplotlib import pyplot as plt
 from transformers import TrainerCallback
 
-from gemma_colab.chat import to_chat
-from gemma_colab.model.loading import load_4bit
-from gemma_colab.model.lora import lora_config
-from gemma_colab.settings import LoraSettings, TrainSettings
-from gemma_colab.training.callbacks import OFTEN, LiveHistory
-from gemma_colab.training.history import history_table
+from gemma_colab.core import live_curve as live
+from gemma_colab.core.chat import to_chat
+from gemma_colab.core.history import history_table
+from gemma_colab.core.live import OFTEN, LiveHistory
+from gemma_colab.core.live_curve import LiveCurve, TextProgress, clock, curve_axes, curve_png, live_view
+from gemma_colab.core.loading import load_4bit
+from gemma_colab.core.lora import lora_config
+from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.training.short import short_trainer
-from gemma_colab.ui import live
-from gemma_colab.ui.live import LiveCurve, TextProgress, clock, curve_axes, curve_png, live_view
 
 
 class Fake:

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from gemma_colab.core.errors import DatasetError
+from gemma_colab.core.workspace import samples
 from gemma_colab.data.reading import read_rows
-from gemma_colab.errors import DatasetError
 from gemma_colab.ui.mapping import FIELDS, MOST, NONE, MappingPanel
-from gemma_colab.workspace import samples
 
 ODD = "Клиент пишет;Мы пишем;Раздел\nГде заказ?;Вы увидите его завтра.;доставка\nКак вернуть?;Вы напишете нам.;возврат\n"
 

@@ -11,16 +11,16 @@ from checkpoints import save_random_gemma
 from steps import training_peak
 
 from gemma_colab import cli
-from gemma_colab.catalog import CATALOG, GPUS, shape_of
-from gemma_colab.chat import token_lengths
-from gemma_colab.errors import ModelError, SettingsError
-from gemma_colab.hardware import GIB
-from gemma_colab.measure import model_bytes
-from gemma_colab.model.loading import load_4bit, load_model
-from gemma_colab.model.lora import lora_config
+from gemma_colab.core.catalog import CATALOG, GPUS, shape_of
+from gemma_colab.core.chat import token_lengths
+from gemma_colab.core.errors import ModelError, SettingsError
+from gemma_colab.core.loading import load_4bit, load_model
+from gemma_colab.core.lora import lora_config
+from gemma_colab.core.machine import GIB
+from gemma_colab.core.settings import LoraSettings, TrainSettings
+from gemma_colab.model.measure import model_bytes
 from gemma_colab.model.memory import LOADED, correction, memory_plan, side_by_side
 from gemma_colab.model.planner import cost, fit_table, ladder, largest_batch, light, plan_training
-from gemma_colab.settings import LoraSettings, TrainSettings
 from gemma_colab.training.trial import trial_run
 
 B1, B4, B12 = (CATALOG[f"google/gemma-3-{size}-it"] for size in ("1b", "4b", "12b"))
@@ -289,7 +289,7 @@ def test_plan_explains_wrong_usage(arguments, words, capsys):
 def test_plans_need_neither_network_nor_torch():
     code = (
         "import sys, gemma_colab.model.planner; from gemma_colab.model.memory import memory_plan; "
-        "from gemma_colab.catalog import shape_of; shape_of('tiny-gemma3'); shape_of('google/gemma-3-27b-pt'); "
+        "from gemma_colab.core.catalog import shape_of; shape_of('tiny-gemma3'); shape_of('google/gemma-3-27b-pt'); "
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

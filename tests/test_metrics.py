@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from gemma_colab.errors import SettingsError
+from gemma_colab.core.errors import SettingsError
 from gemma_colab.evaluation import metrics as m
 from gemma_colab.evaluation.health import health, other_language, repeating, signs
 from gemma_colab.evaluation.memorisation import common_prefix, learnt_by_heart, memorisation

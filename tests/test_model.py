@@ -18,18 +18,18 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, LlamaConfig
 
-from gemma_colab.catalog import CATALOG, shape_of
-from gemma_colab.chat import to_chat, tokenize_chat
-from gemma_colab.errors import ModelError
+from gemma_colab.core import loading
+from gemma_colab.core.catalog import CATALOG, shape_of
+from gemma_colab.core.chat import to_chat, tokenize_chat
+from gemma_colab.core.errors import ModelError
+from gemma_colab.core.float16 import keep_residual_in_float32
+from gemma_colab.core.loading import load_4bit, load_model, load_tokenizer, quantization_config
+from gemma_colab.core.lora import lora_config
+from gemma_colab.core.parameters import lora_parameters
+from gemma_colab.core.settings import LoraSettings
+from gemma_colab.core.workspace import samples
 from gemma_colab.evaluation.generation import generate_answers
-from gemma_colab.model import loading
-from gemma_colab.model.float16 import keep_residual_in_float32
-from gemma_colab.model.loading import load_4bit, load_model, load_tokenizer, quantization_config
-from gemma_colab.model.lora import lora_config
 from gemma_colab.model.memory import NF4_BYTES
-from gemma_colab.model.parameters import lora_parameters
-from gemma_colab.settings import LoraSettings
-from gemma_colab.workspace import samples
 
 TINY = samples() / "tiny-gemma3"
 
@@ -414,10 +414,10 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 from gemma_colab.export.merged import merge
-from gemma_colab.model.loading import load_model
-from gemma_colab.model.lora import lora_config
-from gemma_colab.preflight import _torchao
-from gemma_colab.settings import LoraSettings
+from gemma_colab.core.loading import load_model
+from gemma_colab.core.lora import lora_config
+from gemma_colab.model.preflight import _torchao
+from gemma_colab.core.settings import LoraSettings
 
 what, base, adapter, out = sys.argv[1:]
 print(*_torchao())

@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from gemma_colab.errors import ModelError, SettingsError, WorkspaceError
+from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
+from gemma_colab.core.workspace import samples
 from gemma_colab.export import ollama
 from gemma_colab.export.ollama import TEMPLATE, write_ollama
-from gemma_colab.workspace import samples
 
 
 @pytest.fixture

@@ -6,29 +6,20 @@ import signal
 import pytest
 import torch
 
-from gemma_colab.catalog import CATALOG
-from gemma_colab.chat import load_tokenizer
+from gemma_colab.core.catalog import CATALOG
+from gemma_colab.core.chat import load_tokenizer
+from gemma_colab.core.errors import BlockedError, ModelError, TrainingError, WorkspaceError
+from gemma_colab.core.loading import load_4bit
+from gemma_colab.core.machine import Machine
+from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
+from gemma_colab.core.workspace import samples
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.review import Review
-from gemma_colab.errors import BlockedError, ModelError, TrainingError, WorkspaceError
-from gemma_colab.hardware import Machine
-from gemma_colab.model.loading import load_4bit
+from gemma_colab.handover.adapter import ensure_adapter, train_adapter
+from gemma_colab.handover.rows import ensure_rows, prepare_rows, save_rows
+from gemma_colab.handover.settings import chosen_model, ensure_lora, ensure_train, pace_of, save_settings
 from gemma_colab.model.memory import memory_plan
-from gemma_colab.pipeline import (
-    chosen_model,
-    ensure_adapter,
-    ensure_lora,
-    ensure_rows,
-    ensure_train,
-    pace_of,
-    prepare_rows,
-    save_rows,
-    save_settings,
-    train_adapter,
-)
-from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
 from gemma_colab.training.records import list_runs
-from gemma_colab.workspace import samples
 
 
 def test_rows_are_made_from_the_sample_once_and_said_aloud(workspace, capsys):
@@ -102,7 +93,7 @@ def test_training_leaves_adapter_settings_and_record(trained, random_gemma):
 
 def test_one_call_resumes_with_what_the_workspace_holds(workspace, support_rows, random_gemma, monkeypatch):
     for pause in ("OFTEN", "SHARE"):  # every step is shown
-        monkeypatch.setattr(f"gemma_colab.training.callbacks.{pause}", 0)
+        monkeypatch.setattr(f"gemma_colab.core.live.{pause}", 0)
     save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
     chosen = ModelSettings(model=random_gemma)
     settings = TrainSettings(num_train_epochs=2, per_device_train_batch_size=8, gradient_accumulation_steps=1)
@@ -156,7 +147,7 @@ def test_an_adapter_of_another_model_or_other_rows_is_refused(trained, random_ge
 
 def test_the_choice_of_notebook_02_is_kept_and_made_where_it_is_missing(workspace, capsys, monkeypatch):
     monkeypatch.delenv("GEMMA_COLAB_MODEL")
-    monkeypatch.setattr("gemma_colab.catalog.packaged_here", lambda: False)
+    monkeypatch.setattr("gemma_colab.core.catalog.packaged_here", lambda: False)
     chosen, why = chosen_model(workspace, CPU)
     assert (chosen.model, chosen.load_in_4bit) == ("tiny-gemma3", True)
     assert "no GPU" in why

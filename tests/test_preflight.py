@@ -15,12 +15,12 @@ from conftest import ROOT
 from fake_hub import EXPIRED, NARROW, READER, STRANGER, FakeHub, Repo, put_colab
 from test_house import pins, requirements
 
-from gemma_colab import preflight as module
-from gemma_colab.catalog import CATALOG, download_gib
-from gemma_colab.errors import ModelError
-from gemma_colab.hardware import GIB, STACK, TESTED, Machine, existing, free_gib
-from gemma_colab.hub import without_account
-from gemma_colab.preflight import FAIL, OK, WARN, Check, Preflight, preflight
+from gemma_colab.core.catalog import CATALOG, download_gib
+from gemma_colab.core.errors import ModelError
+from gemma_colab.core.hub import without_account
+from gemma_colab.core.machine import GIB, STACK, TESTED, Machine, existing, free_gib
+from gemma_colab.model import preflight as module
+from gemma_colab.model.preflight import FAIL, OK, WARN, Check, Preflight, preflight
 
 NAME = "google/gemma-3-1b-it"
 CPU = Machine(colab=False, gpu=None, capability=None, gpu_gib=0.0, ram_gib=16.0, disk_gib=90.0, cores=4)
@@ -414,7 +414,7 @@ def test_the_real_machine_is_checked_in_seconds_and_no_token_is_shown(hub, monke
 
 
 def test_importing_it_imports_neither_torch_nor_transformers():
-    code = "import sys, gemma_colab.preflight; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, gemma_colab.model.preflight; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
 
 

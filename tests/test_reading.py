@@ -22,13 +22,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gemma_colab.core.errors import DatasetError, SettingsError
+from gemma_colab.core.rows import texts
 from gemma_colab.data import files
 from gemma_colab.data.files import text_kind
 from gemma_colab.data.forms import BadRow, UnknownForm, guess_mapping, recognise, shown
 from gemma_colab.data.reading import Source, iter_rows, peek, read_rows
 from gemma_colab.data.tables import find_delimiter
-from gemma_colab.errors import DatasetError, SettingsError
-from gemma_colab.rows import texts
 
 RECORDS = [
     {"Тема": "Доставка", "Вопрос": "Где мой\nзаказ, и когда?", "Ответ": 'Он "в пути"; ждите.', "Категория": "путь", "id": "1"},

@@ -12,8 +12,13 @@ from safetensors.torch import load_file
 from steps import training_peak
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gemma_colab.catalog import PACKAGED, packaged_here, shape_of, source_of
-from gemma_colab.chat import to_chat
+from gemma_colab.core.catalog import PACKAGED, packaged_here, shape_of, source_of
+from gemma_colab.core.chat import to_chat
+from gemma_colab.core.loading import load_4bit, load_model, load_tokenizer
+from gemma_colab.core.lora import lora_config
+from gemma_colab.core.settings import LoraSettings, TrainSettings
+from gemma_colab.core.trainer import build_trainer, sft_config
+from gemma_colab.core.workspace import Workspace, read_sample
 from gemma_colab.evaluation.generation import generate_answers
 from gemma_colab.evaluation.loss import answer_losses, mean_loss, text_losses
 from gemma_colab.export.adapter import save_adapter
@@ -21,13 +26,8 @@ from gemma_colab.export.converter import find_converter
 from gemma_colab.export.gguf import check_gguf, write_gguf
 from gemma_colab.export.merged import merge
 from gemma_colab.export.parity import behind
-from gemma_colab.export_steps import NEARLY
-from gemma_colab.model.loading import load_4bit, load_model, load_tokenizer
-from gemma_colab.model.lora import lora_config
+from gemma_colab.handover.export import NEARLY
 from gemma_colab.model.memory import memory_plan
-from gemma_colab.settings import LoraSettings, TrainSettings
-from gemma_colab.training.trainer import build_trainer, sft_config
-from gemma_colab.workspace import Workspace, read_sample
 
 pytestmark = [
     pytest.mark.long,

@@ -11,9 +11,9 @@ from conftest import ROOT
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
-from gemma_colab.errors import SettingsError
-from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings
-from gemma_colab.training.history import history_table
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.history import history_table
+from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.training.records import histories, list_runs, record_run, run_history, runs_table
 from gemma_colab.training.verdict import training_verdict
 from gemma_colab.ui import plots

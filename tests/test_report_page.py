@@ -1,7 +1,7 @@
 """The report page without a browser."""
 
+from gemma_colab.data.page import report_page
 from gemma_colab.data.report import check_rows
-from gemma_colab.ui.report_page import report_page
 
 
 def test_counts_lengths_and_more_rows_than_are_shown(support_rows, tokenizer):

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from gemma_colab.core.errors import SettingsError, WorkspaceError
+from gemma_colab.core.rows import fingerprint
 from gemma_colab.data.report import check_rows
 from gemma_colab.data.review import FILE, SIDE_BY_SIDE
-from gemma_colab.errors import SettingsError, WorkspaceError
-from gemma_colab.rows import fingerprint
 from gemma_colab.ui.review import ReviewPanel
 
 # Twelve ordinary answers, so that a style has a majority to stand out from.

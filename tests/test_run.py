@@ -13,11 +13,11 @@ from peft.tuners.lora import LoraLayer
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from gemma_colab.chat import to_chat
-from gemma_colab.errors import TrainingError, WorkspaceError
-from gemma_colab.model.loading import load_4bit, load_model
-from gemma_colab.model.lora import lora_config
-from gemma_colab.settings import LoraSettings, TrainSettings
+from gemma_colab.core.chat import to_chat
+from gemma_colab.core.errors import TrainingError, WorkspaceError
+from gemma_colab.core.loading import load_4bit, load_model
+from gemma_colab.core.lora import lora_config
+from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.training import run as run_module
 from gemma_colab.training.checkpoints import (
     WHOLE,

@@ -24,17 +24,17 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import Gemma3ForCausalLM
 
-from gemma_colab import hardware
 from gemma_colab.cli import main
-from gemma_colab.errors import ModelError, SettingsError
-from gemma_colab.model.loading import load_4bit, quantization_config
-from gemma_colab.pipeline import save_rows
-from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings
+from gemma_colab.core import machine as hardware
+from gemma_colab.core.errors import ModelError, SettingsError
+from gemma_colab.core.loading import load_4bit, quantization_config
+from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
+from gemma_colab.core.trainer import sft_config
+from gemma_colab.core.workspace import Workspace
+from gemma_colab.handover.rows import save_rows
 from gemma_colab.training import launch as launching
 from gemma_colab.training.checkpoints import whole_checkpoints
 from gemma_colab.training.launch import launch_config, prepare_sharding
-from gemma_colab.training.trainer import sft_config
-from gemma_colab.workspace import Workspace
 
 SETTINGS = [
     "learning_rate=5e-3", "gradient_accumulation_steps=1", "num_train_epochs=2", "warmup_steps=0", "save_minutes=1440",

@@ -17,7 +17,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils.import_utils import is_serve_available
 
-from gemma_colab.workspace import samples
+from gemma_colab.core.workspace import samples
 
 pytestmark = [
     pytest.mark.long,

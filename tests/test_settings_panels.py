@@ -10,14 +10,14 @@ from html import unescape
 
 import pytest
 
-from gemma_colab.catalog import CATALOG, TINY, shape_of
-from gemma_colab.errors import SettingsError
-from gemma_colab.hardware import Machine, readable
+from gemma_colab.core.catalog import CATALOG, TINY, shape_of
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.machine import Machine, readable
+from gemma_colab.core.parameters import lora_parameters
+from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
+from gemma_colab.core.sliders import OFF
 from gemma_colab.model.memory import memory_plan
-from gemma_colab.model.parameters import lora_parameters
 from gemma_colab.model.planner import ladder, largest_batch, light
-from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
-from gemma_colab.ui.controls import OFF
 from gemma_colab.ui.panels import lora_panel, model_panel
 from gemma_colab.ui.train_panel import train_panel
 
@@ -311,7 +311,7 @@ def test_a_model_that_can_t_be_read_is_one_sentence_and_stays_chosen(tmp_path, r
 
 def test_auto_says_what_was_chosen_and_why(monkeypatch):
     monkeypatch.delenv("GEMMA_COLAB_MODEL")
-    monkeypatch.setattr("gemma_colab.catalog.packaged_here", lambda: False)
+    monkeypatch.setattr("gemma_colab.core.catalog.packaged_here", lambda: False)
     panel = model_panel(ModelSettings(model="auto"), T4)
     assert "auto: google/gemma-3-1b-it, because Tesla T4 with 14.74 GiB" in text_of(panel)
     assert panel.settings.model == "auto"
@@ -330,9 +330,9 @@ def test_names_are_escaped():
 def test_panels_start_without_torch():
     code = """
 import sys
-from gemma_colab.catalog import shape_of
-from gemma_colab.hardware import Machine, readable
-from gemma_colab.settings import *
+from gemma_colab.core.catalog import shape_of
+from gemma_colab.core.machine import Machine, readable
+from gemma_colab.core.settings import *
 from gemma_colab.ui.panels import *
 from gemma_colab.ui.train_panel import train_panel
 cpu = Machine(False, None, None, 0.0, 12.7, 60.0, 2)

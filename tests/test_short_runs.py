@@ -11,15 +11,15 @@ from datasets.utils import are_progress_bars_disabled
 from transformers import TrainerControl
 from trl import SFTTrainer
 
-from gemma_colab.chat import to_chat
-from gemma_colab.errors import ModelError, SettingsError
-from gemma_colab.model.loading import load_4bit
-from gemma_colab.model.lora import lora_config
-from gemma_colab.settings import LoraSettings, TrainSettings
-from gemma_colab.training.history import history_table
+from gemma_colab.core.chat import to_chat
+from gemma_colab.core.errors import ModelError, SettingsError
+from gemma_colab.core.history import history_table
+from gemma_colab.core.loading import load_4bit
+from gemma_colab.core.lora import lora_config
+from gemma_colab.core.settings import LoraSettings, TrainSettings
+from gemma_colab.core.trainer import build_trainer, sft_config
 from gemma_colab.training.learning_rate import _StopWhenBroken, find_learning_rate, suggest
 from gemma_colab.training.short import short_run
-from gemma_colab.training.trainer import build_trainer, sft_config
 
 SETTINGS = TrainSettings(
     learning_rate=5e-3,

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from test_settings_panels import CPU, EVIL, FOUR, ODD, T4, plain, text_of
 
-from gemma_colab.catalog import TINY, shape_of
-from gemma_colab.errors import SettingsError
-from gemma_colab.hardware import Machine
+from gemma_colab.core.catalog import TINY, shape_of
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.machine import Machine
+from gemma_colab.core.settings import PRESETS, SCHEDULERS, LoraSettings, TrainSettings, preset, starting_point
+from gemma_colab.core.sliders import OFF
 from gemma_colab.model.memory import memory_plan
 from gemma_colab.model.planner import cost, ladder
-from gemma_colab.settings import PRESETS, SCHEDULERS, LoraSettings, TrainSettings, preset, starting_point
-from gemma_colab.ui.controls import OFF
 from gemma_colab.ui.train_panel import FIRST, FOLDED, learning_rates, schedule_curve, sequences, train_panel
 
 LENGTHS = [40, 300, 1500, 90] * 30
@@ -205,10 +205,10 @@ def test_steps_and_rates_are_those_of_a_real_run(random_gemma, tokenizer, suppor
     import torch
     from datasets import Dataset
 
-    from gemma_colab.chat import to_chat, token_lengths
-    from gemma_colab.model.loading import load_model
-    from gemma_colab.model.lora import lora_config
-    from gemma_colab.training.trainer import build_trainer, sft_config
+    from gemma_colab.core.chat import to_chat, token_lengths
+    from gemma_colab.core.loading import load_model
+    from gemma_colab.core.lora import lora_config
+    from gemma_colab.core.trainer import build_trainer, sft_config
 
     chats = [to_chat(row) for row in support_rows[:5]]
     settings = TrainSettings(

@@ -8,14 +8,14 @@ from steps import emulate_fp16
 from trl import SFTConfig, SFTTrainer
 from trl.trainer import utils as trl_utils
 
-from gemma_colab.chat import to_chat, tokenize_chat
+from gemma_colab.core import trainer as trainer_module
+from gemma_colab.core.chat import to_chat, tokenize_chat
+from gemma_colab.core.history import history_table
+from gemma_colab.core.loading import load_4bit
+from gemma_colab.core.lora import lora_config
+from gemma_colab.core.settings import LoraSettings, TrainSettings
+from gemma_colab.core.trainer import build_trainer, score_answers_only, sft_config
 from gemma_colab.evaluation.loss import answer_losses, mean_loss
-from gemma_colab.model.loading import load_4bit
-from gemma_colab.model.lora import lora_config
-from gemma_colab.settings import LoraSettings, TrainSettings
-from gemma_colab.training import trainer as trainer_module
-from gemma_colab.training.history import history_table
-from gemma_colab.training.trainer import build_trainer, score_answers_only, sft_config
 
 SETTINGS = TrainSettings(
     learning_rate=5e-3, per_device_train_batch_size=4, gradient_accumulation_steps=1, num_train_epochs=2, warmup_steps=0

@@ -3,12 +3,12 @@
 import pandas as pd
 from matplotlib.axes import Axes
 
-from gemma_colab.catalog import CATALOG
+from gemma_colab.core.catalog import CATALOG
+from gemma_colab.core.html import text_table, trained_tokens
+from gemma_colab.core.parameters import lora_parameters
+from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.model.memory import memory_plan
-from gemma_colab.model.parameters import lora_parameters
-from gemma_colab.settings import LoraSettings, TrainSettings
 from gemma_colab.ui import plots
-from gemma_colab.ui.html import text_table, trained_tokens
 
 HISTORY = pd.DataFrame({"step": [1, 2, 3], "epoch": [0.3, 0.6, 1], "loss": [3, 2, 1.5], "eval_loss": [None, 2.5, 2.2]})
 

@@ -15,15 +15,16 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from gemma_colab import catalog, unpack
-from gemma_colab import preflight as checks
-from gemma_colab.catalog import CATALOG, PACKAGED, READERS, TINY, installed, packaged_here, pick_model, shape_of, source_of
-from gemma_colab.errors import ModelError
+from gemma_colab.core import catalog
+from gemma_colab.core.catalog import CATALOG, PACKAGED, READERS, TINY, installed, packaged_here, pick_model, shape_of, source_of
+from gemma_colab.core.errors import ModelError
+from gemma_colab.core.machine import Machine, dtype_name
+from gemma_colab.core.workspace import read_sample, samples
 from gemma_colab.export.converter import find_converter
 from gemma_colab.export.gguf import write_gguf
-from gemma_colab.hardware import Machine, dtype_name
-from gemma_colab.preflight import OK, preflight
-from gemma_colab.workspace import read_sample, samples
+from gemma_colab.model import preflight as checks
+from gemma_colab.model import unpack
+from gemma_colab.model.preflight import OK, preflight
 
 ORIGINAL = samples() / TINY
 CPU = Machine(colab=False, gpu=None, capability=None, gpu_gib=0.0, ram_gib=16.0, disk_gib=90.0, cores=4)
@@ -570,7 +571,7 @@ class Finder:
         if name == "sentencepiece.sentencepiece_model_pb2":
             raise VersionError("gencode 7.36.1 runtime 5.29.6")
 sys.meta_path.insert(0, Finder)
-from gemma_colab.unpack import sentencepiece_model
+from gemma_colab.model.unpack import sentencepiece_model
 import json
 sys.stdout.buffer.write(sentencepiece_model(json.load(sys.stdin)))
 """

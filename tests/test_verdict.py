@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
-from gemma_colab.chat import to_chat
-from gemma_colab.model.loading import load_model
-from gemma_colab.model.lora import lora_config
-from gemma_colab.settings import TrainSettings, starting_point
-from gemma_colab.training.history import COLUMNS, GrowingHistory, history_table, smoothed
+from gemma_colab.core.chat import to_chat
+from gemma_colab.core.history import COLUMNS, GrowingHistory, history_table, smoothed
+from gemma_colab.core.loading import load_model
+from gemma_colab.core.lora import lora_config
+from gemma_colab.core.settings import TrainSettings, starting_point
 from gemma_colab.training.short import short_run
 from gemma_colab.training.verdict import WORDS, training_verdict
 

@@ -83,7 +83,7 @@ def main() -> int:
             wrong.append(f"{path.stem}: {e}")
     # Without an account this is what the lessons train there; here only its unpacking is tried, for the time it takes.
     try:
-        _, seconds = execute(["from gemma_colab.catalog import source_of; print(source_of('gemma-3-270m'))"])
+        _, seconds = execute(["from gemma_colab.core.catalog import source_of; print(source_of('gemma-3-270m'))"])
         print(f" the real 270M is unpacked, {seconds:.0f} s", flush=True)
     except CellExecutionError as e:
         wrong.append(f"gemma-3-270m: {e}")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from gemma_colab.core.history import history_table
 from gemma_colab.model.planner import fit_table
-from gemma_colab.training.history import history_table
 from gemma_colab.ui.evidence import contestants_table
 from gemma_colab.ui.plots import loss_curve
 

@@ -21,7 +21,7 @@ import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from gemma_colab.workspace import Workspace
+from gemma_colab.core.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 DONE = "demo.json"

@@ -10,7 +10,7 @@ import time
 from typing import NoReturn
 
 from gemma_colab.cli import data, evaluation, export, machine, training
-from gemma_colab.errors import DatasetError, GemmaColabError, TrainingError
+from gemma_colab.core.errors import DatasetError, GemmaColabError, TrainingError
 
 UNREADABLE, USAGE = 3, 4
 DESCRIPTION = """The series without a browser. Exit status of check and prepare: 0 ready, 1 warnings, 2 blocked, 3 unreadable;

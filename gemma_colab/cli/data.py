@@ -6,14 +6,14 @@ import argparse
 import json
 import sys
 
-from gemma_colab.chat import load_tokenizer
+from gemma_colab.core.chat import load_tokenizer
+from gemma_colab.core.errors import BlockedError
+from gemma_colab.core.settings import SplitSettings
+from gemma_colab.core.workspace import open_workspace
 from gemma_colab.data.cleaning import STEPS
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import EXIT_CODES, Report, check_rows
-from gemma_colab.errors import BlockedError
-from gemma_colab.pipeline import prepare_rows
-from gemma_colab.settings import SplitSettings
-from gemma_colab.workspace import open_workspace
+from gemma_colab.handover.rows import prepare_rows
 
 
 def _column(text: str) -> tuple[str, str]:
@@ -64,7 +64,7 @@ def _reading(args: argparse.Namespace) -> dict:
 def _counting(args: argparse.Namespace) -> dict:
     if args.model is None:
         return {"tokenizer": None, "max_length": args.max_length}
-    from gemma_colab.hardware import quiet_libraries
+    from gemma_colab.core.machine import quiet_libraries
 
     quiet_libraries()  # transformers warns of rows longer than its own limit; the report says more
     return {"tokenizer": load_tokenizer(args.model), "max_length": args.max_length}

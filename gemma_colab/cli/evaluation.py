@@ -7,11 +7,12 @@ import contextlib
 import json
 import sys
 
-from gemma_colab.errors import WorkspaceError
-from gemma_colab.hardware import describe_machine, quiet_libraries
-from gemma_colab.pipeline import ROW_FILES, chosen_model
-from gemma_colab.settings import ShipSettings
-from gemma_colab.workspace import open_workspace
+from gemma_colab.core.errors import WorkspaceError
+from gemma_colab.core.machine import describe_machine, quiet_libraries
+from gemma_colab.core.settings import ShipSettings
+from gemma_colab.core.workspace import open_workspace
+from gemma_colab.handover.rows import ROW_FILES
+from gemma_colab.handover.settings import chosen_model
 
 MAY_SHIP, NOT_YET, NO = 0, 1, 2
 
@@ -62,7 +63,7 @@ def _evaluate(args: argparse.Namespace) -> int:
                 f"{name} is missing in {workspace.path}; make it with gemma-colab {command} --workspace {args.workspace}"
             )
     with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
-        from gemma_colab.assess import assess
+        from gemma_colab.handover.assess import assess
 
         quiet_libraries()
         if args.bar:

@@ -9,9 +9,9 @@ from contextlib import redirect_stdout
 
 import pandas as pd
 
-from gemma_colab.export_steps import FORMS, PUSHED, ROWS, SOUND, export_workspace
-from gemma_colab.hardware import quiet_libraries
-from gemma_colab.workspace import Workspace, open_workspace
+from gemma_colab.core.machine import quiet_libraries
+from gemma_colab.core.workspace import Workspace, open_workspace
+from gemma_colab.handover.export import FORMS, PUSHED, ROWS, SOUND, export_workspace
 
 SAME, DIFFERS = 0, 1
 

@@ -8,14 +8,14 @@ import re
 
 import pandas as pd
 
-from gemma_colab.catalog import GPUS, pick_model, shape_of
-from gemma_colab.errors import SettingsError
-from gemma_colab.hardware import readable
+from gemma_colab.core.catalog import GPUS, pick_model, shape_of
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.machine import readable
+from gemma_colab.core.parameters import lora_parameters
+from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.model.memory import memory_plan
-from gemma_colab.model.parameters import lora_parameters
 from gemma_colab.model.planner import ladder, largest_batch, light
-from gemma_colab.preflight import preflight
-from gemma_colab.settings import LoraSettings, TrainSettings
+from gemma_colab.model.preflight import preflight
 
 
 def add_commands(commands) -> None:

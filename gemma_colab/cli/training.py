@@ -12,15 +12,17 @@ import warnings
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 
-from gemma_colab.catalog import pick_model
-from gemma_colab.chat import load_tokenizer, token_lengths
-from gemma_colab.errors import SettingsError, WorkspaceError
-from gemma_colab.hardware import describe_machine, quiet_libraries
-from gemma_colab.lent import use_one_gpu
-from gemma_colab.pipeline import ROW_FILES, chosen_model, ensure_rows, ensure_train, train_adapter
-from gemma_colab.settings import ModelSettings, TrainSettings
+from gemma_colab.core.catalog import pick_model
+from gemma_colab.core.chat import load_tokenizer, token_lengths
+from gemma_colab.core.errors import SettingsError, WorkspaceError
+from gemma_colab.core.lent import use_one_gpu
+from gemma_colab.core.machine import describe_machine, quiet_libraries
+from gemma_colab.core.settings import ModelSettings, TrainSettings
+from gemma_colab.core.workspace import Workspace, open_workspace
+from gemma_colab.handover.adapter import train_adapter
+from gemma_colab.handover.rows import ROW_FILES, ensure_rows
+from gemma_colab.handover.settings import chosen_model, ensure_train
 from gemma_colab.training.launch import KINDS, launch_config
-from gemma_colab.workspace import Workspace, open_workspace
 
 TRAINED, WARNS, STOPPED = 0, 1, 2
 WARNING_VERDICTS = ("not learning", "overfitting", "unstable")
@@ -85,7 +87,7 @@ def _train(args: argparse.Namespace) -> int:
         raise SettingsError(f"--report-to {args.report_to!r} is not installed; pip install {args.report_to}, or leave it out")
     processes, first = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0)) == 0
     with _one_voice(first, args.json):
-        from gemma_colab.ui.live import live_view
+        from gemma_colab.core.live_curve import live_view
 
         _own_gpu()
         chosen, why = _chosen(args, workspace)

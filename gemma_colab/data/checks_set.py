@@ -11,11 +11,11 @@ from functools import cache
 import numpy as np
 from ftfy import fix_encoding
 
+from gemma_colab.core.rows import answer, answer_field, place, question
 from gemma_colab.data.checks_text import placeholders, visible
 from gemma_colab.data.finding import Finding, Hit, Look
 from gemma_colab.data.neighbours import clusters
 from gemma_colab.data.text import jaccard, sameness, shingles
-from gemma_colab.rows import answer, answer_field, place, question
 
 FORMAL = re.compile(r"\b(?:вы|вас|вам|вами|ваш(?:а|е|и|у|его|ей|ему|им|их|ими)?)\b", re.IGNORECASE)
 INFORMAL = re.compile(  # pronouns, the second person singular of verbs (but not «лишь»), a few imperatives of help desks

@@ -10,10 +10,10 @@ from html.entities import html5
 from ftfy import fix_encoding
 from ftfy.badness import BADNESS_RE
 
+from gemma_colab.core.rows import Row, answer, answer_field, question
 from gemma_colab.data.finding import Hit, Look
 from gemma_colab.data.personal import MASKS, personal_data
 from gemma_colab.data.text import CODE, HIDDEN, INVISIBLE, TAG, normalise
-from gemma_colab.rows import Row, answer, answer_field, question
 
 ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}\d{0,2}|#\d{2,7}|#x[0-9a-fA-F]{2,6});")
 MARKDOWN_IMAGE = re.compile(r"!\[[^\[\]\n]{0,300}\]\(\s*(?:https?:|data:)?[^()\s]{0,2000}\)")

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from gemma_colab.core.rows import answer_field
 from gemma_colab.data.finding import Finding, Hit, Look
-from gemma_colab.rows import answer_field
 
 
 def too_long(look: Look, lengths: pd.DataFrame, most: float = 0.05) -> Iterator[Finding]:

@@ -13,13 +13,13 @@ import pandas as pd
 from bs4 import BeautifulSoup
 from ftfy import fix_encoding
 
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.rows import Row, texts, with_texts
 from gemma_colab.data.checks_set import exact_duplicates, near_twins
 from gemma_colab.data.checks_text import CONTROL, ENTITY, ESCAPE, MARKDOWN_IMAGE, about_markup, empty_text, is_entity, is_fake
 from gemma_colab.data.finding import Look
 from gemma_colab.data.personal import mask
 from gemma_colab.data.text import CODE, HIDDEN, TAG, normalise
-from gemma_colab.errors import SettingsError
-from gemma_colab.rows import Row, texts, with_texts
 
 DROPPED = "(dropped)"
 COLUMNS = ["step", "row", "line", "field", "before", "after"]

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from gemma_colab.core.errors import DatasetError
 from gemma_colab.data.forms import BadRow
 from gemma_colab.data.records import BROKEN
-from gemma_colab.errors import DatasetError
 
 MOST = 16 * 1024 * 1024  # characters in one record: far above any training example, far below the memory of a small machine
 CHUNK = 256 * 1024  # bytes or characters looked at, or read at a time

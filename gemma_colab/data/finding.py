@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+from gemma_colab.core.rows import Row, answer, question, texts
 from gemma_colab.data.neighbours import Pair, near_pairs
 from gemma_colab.data.text import sameness, shingles
-from gemma_colab.rows import Row, answer, question, texts
 
 
 class Hit(NamedTuple):

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from gemma_colab.errors import SettingsError
-from gemma_colab.rows import FIELDS
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.rows import FIELDS
 
 # What a column may be called; compared without regard to case, ё/е, and spaces, underscores or hyphens. The first is our own name.
 NAMES = {

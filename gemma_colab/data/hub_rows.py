@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from gemma_colab.core.errors import DatasetError
 from gemma_colab.data.files import DATA, Raw
 from gemma_colab.data.forms import listed, shown
-from gemma_colab.errors import DatasetError
 
 FAILURES = {  # found in the names and texts of the errors -> what it means
     r"\bgated\b|GatedRepoError": (

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
+from gemma_colab.core.errors import DatasetError
 from gemma_colab.data import files
 from gemma_colab.data.files import Raw, broken_place, numbered_lines, too_long
 from gemma_colab.data.forms import BadRow, listed, shown, some
-from gemma_colab.errors import DatasetError
 
 SPACE = re.compile(r"[ \t\n\r]*")
 BREAKS_OFF = "check the file's end, or download it again"

@@ -21,12 +21,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gemma_colab.core.errors import DatasetError, SettingsError
+from gemma_colab.core.rows import Row
 from gemma_colab.data.files import Raw, plain_words, with_bar
 from gemma_colab.data.forms import BadRow, Form, UnknownForm, check_mapping, guess_mapping, listed, printable, shown, some
 from gemma_colab.data.records import Recogniser
 from gemma_colab.data.sources import open_source
-from gemma_colab.errors import DatasetError, SettingsError
-from gemma_colab.rows import Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,7 @@ __all__ = ["Source", "guess_mapping", "iter_rows", "peek", "read_rows"]
 
 @dataclass(frozen=True)
 class Source:
-    """Rows as in `gemma_colab.rows`, each with its "line", and where they come from.
+    """Rows as in `gemma_colab.core.rows`, each with its "line", and where they come from.
 
     Of JSON a row whose keys in the file are not those of most rows has them in `keys`: "a, b, c"; and a row whose line is
     also another's (a list written on one line) has its number in the list, from 1, as `item`.

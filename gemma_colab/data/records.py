@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from gemma_colab.core.rows import FIELDS, Row, question
 from gemma_colab.data.forms import EARLIER, NAMES, BadRow, Form, UnknownForm, mapped, normal, recognise, shown
-from gemma_colab.rows import FIELDS, Row, question
 
 BROKEN = re.compile("[\ud800-\udfff]")  # no whole character lies there
 ROLES = {"user": "user", "human": "user", "system": "system", "developer": "system"}

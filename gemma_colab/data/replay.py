@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
-from gemma_colab.chat import to_chat
-from gemma_colab.errors import SettingsError
-from gemma_colab.workspace import Workspace, read_sample
+from gemma_colab.core.chat import to_chat
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.workspace import Workspace, read_sample
 
 OWN = "rows/replay.jsonl"  # your own general chats, `{"prompt": [...], "completion": [...]}` on each line
 

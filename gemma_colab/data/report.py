@@ -1,6 +1,6 @@
 """All checks over a dataset, and what came of them: a verdict, findings, as table, text or JSON.
 
-The page for a notebook is made of it by `gemma_colab.ui.report_page`.
+The page for a notebook is made of it by `gemma_colab.data.page`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from tqdm.auto import tqdm
 
-from gemma_colab.chat import to_chat, token_lengths
+from gemma_colab.core.chat import to_chat, token_lengths
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.rows import Row, answer, fingerprint, place
 from gemma_colab.data.checks_set import SET_CHECKS, too_few
 from gemma_colab.data.checks_text import TEXT_CHECKS
 from gemma_colab.data.checks_tokens import TOKEN_CHECKS
 from gemma_colab.data.finding import Finding, Look
-from gemma_colab.errors import SettingsError
-from gemma_colab.rows import Row, answer, fingerprint, place
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.rows import Row, fingerprint, texts, with_texts
+from gemma_colab.core.workspace import Workspace
 from gemma_colab.data.cleaning import COLUMNS, DROPPED
 from gemma_colab.data.finding import Look
 from gemma_colab.data.neighbours import clusters
 from gemma_colab.data.report import Report
-from gemma_colab.errors import SettingsError
-from gemma_colab.rows import Row, fingerprint, texts, with_texts
-from gemma_colab.workspace import Workspace
 
 FILE = "review.json"
 ACTIONS = ("keep", "edit", "drop")

@@ -10,13 +10,13 @@ import os
 import re
 from pathlib import Path
 
+from gemma_colab.core.errors import DatasetError
 from gemma_colab.data import files
 from gemma_colab.data.files import Raw
 from gemma_colab.data.forms import printable
 from gemma_colab.data.hub_rows import open_folder, open_hub
 from gemma_colab.data.json_files import read_json
 from gemma_colab.data.tables import read_csv, read_excel, read_parquet
-from gemma_colab.errors import DatasetError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")  # owner/name, or owner/name:configuration
 

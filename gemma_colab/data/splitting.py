@@ -12,12 +12,12 @@ from contextlib import suppress
 
 import numpy as np
 
+from gemma_colab.core.errors import DatasetError
+from gemma_colab.core.rows import Row, answer, question
+from gemma_colab.core.settings import SplitSettings
 from gemma_colab.data.finding import Finding, Hit, own_questions
 from gemma_colab.data.neighbours import clusters, near_pairs
 from gemma_colab.data.text import jaccard, normalise, sameness, shingles
-from gemma_colab.errors import DatasetError
-from gemma_colab.rows import Row, answer, question
-from gemma_colab.settings import SplitSettings
 
 PARTS = ("train", "validation", "test")
 LONG = 60  # letters and digits; a shorter answer ("positive", "42") may well be right for many questions

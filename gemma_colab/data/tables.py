@@ -13,11 +13,11 @@ from datetime import datetime
 from itertools import chain, islice
 from typing import Any
 
+from gemma_colab.core.errors import DatasetError
 from gemma_colab.data import files
 from gemma_colab.data.files import Raw, broken_place, numbered_lines
 from gemma_colab.data.forms import BadRow, UnknownForm, listed, recognise, shown
 from gemma_colab.data.records import Unstored
-from gemma_colab.errors import DatasetError
 
 DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
 IN_QUOTES = "put a text that holds the delimiter or a line break in double quotes, or add the missing cells"

@@ -6,9 +6,9 @@ import json
 
 import pandas as pd
 
-from gemma_colab.chat import to_chat, token_lengths
-from gemma_colab.errors import SettingsError
-from gemma_colab.rows import Row, fingerprint
+from gemma_colab.core.chat import to_chat, token_lengths
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.rows import Row, fingerprint
 
 
 def one_row_per_answer(rows: list[Row]) -> list[Row]:

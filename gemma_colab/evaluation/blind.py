@@ -15,8 +15,8 @@ from typing import NamedTuple
 import pandas as pd
 from scipy.stats import binomtest
 
-from gemma_colab.errors import DatasetError, SettingsError, WorkspaceError
-from gemma_colab.workspace import Workspace
+from gemma_colab.core.errors import DatasetError, SettingsError, WorkspaceError
+from gemma_colab.core.workspace import Workspace
 
 CHOICES = ("left", "right", "same", "both bad")
 RUBRIC = ("correct", "tone", "format")  # each "yes", "no", or "" where nobody said

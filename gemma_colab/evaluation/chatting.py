@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gemma_colab.errors import ModelError
+from gemma_colab.core.errors import ModelError
 from gemma_colab.evaluation.generation import generate_answers
 
 Chat = list[dict[str, str]]  # turns as {"role": "user" | "assistant", "content": text}

@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from gemma_colab.chat import stop_token_ids
+from gemma_colab.core.chat import stop_token_ids
 
 GREEDY = {"do_sample": False}  # to measure: everybody gets the same answers
 SAMPLING = {"do_sample": True, "temperature": 1.0, "top_k": 64, "top_p": 0.95}  # to chat: what Google recommends for Gemma 3

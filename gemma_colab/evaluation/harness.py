@@ -7,8 +7,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from gemma_colab.chat import tokenize_chat
-from gemma_colab.workspace import Workspace
+from gemma_colab.core.chat import tokenize_chat
+from gemma_colab.core.workspace import Workspace
 
 TASK = "gemma_colab_test"
 

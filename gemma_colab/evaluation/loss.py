@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gemma_colab.chat import tokenize_chat
+from gemma_colab.core.chat import tokenize_chat
 
 POSITIONS = 512  # answer tokens whose logits exist at the same time
 

@@ -16,7 +16,7 @@ from jsonschema.validators import validator_for
 from rapidfuzz.distance import LCSseq
 from sacrebleu.metrics import CHRF
 
-from gemma_colab.errors import SettingsError
+from gemma_colab.core.errors import SettingsError
 
 Scores = list[float | None]
 Metric = Callable[[Sequence[str], Sequence[str]], Scores]

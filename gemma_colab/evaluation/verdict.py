@@ -32,11 +32,11 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from gemma_colab.errors import SettingsError
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.settings import ShipSettings
 from gemma_colab.evaluation.compare import FEW, LOSS, NO_NUMBER, QUESTIONS, improved, worsened
 from gemma_colab.evaluation.memorisation import learnt_by_heart
 from gemma_colab.evaluation.metrics import USUAL
-from gemma_colab.settings import ShipSettings
 
 WORDS = ("too few rows", "better", "worse", "mixed", "no clear difference")
 ILL = {"empty": "empty", "hit the limit": "cut off", "repeating": "repeating themselves", "other language": "in another language"}

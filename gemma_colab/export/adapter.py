@@ -9,8 +9,8 @@ from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gemma_colab.errors import WorkspaceError
-from gemma_colab.workspace import Workspace
+from gemma_colab.core.errors import WorkspaceError
+from gemma_colab.core.workspace import Workspace
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"  # as peft names them
 

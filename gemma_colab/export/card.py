@@ -9,8 +9,8 @@ import re
 from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment
 
-from gemma_colab.catalog import TINY, source_of
-from gemma_colab.hub import TOKEN
+from gemma_colab.core.catalog import TINY, source_of
+from gemma_colab.core.hub import TOKEN
 
 TERMS = "https://ai.google.dev/gemma/terms"
 CURVE = "loss_curve.png"

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig
 
-from gemma_colab.errors import ModelError, SettingsError
+from gemma_colab.core.errors import ModelError, SettingsError
 from gemma_colab.export.stored import Tensor, stored_tensors
 
 KINDS = ("gemma3", "gemma3_text")  # with eyes, and without

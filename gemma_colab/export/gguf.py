@@ -14,11 +14,11 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from gemma_colab.errors import ModelError, SettingsError, WorkspaceError
+from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
+from gemma_colab.core.machine import GIB, free_gib, readable
+from gemma_colab.core.workspace import Workspace
 from gemma_colab.export.converter import fetch_converter, find_converter, watch
 from gemma_colab.export.folder import check_merged, refuse_to_overwrite, with_added_tokens
-from gemma_colab.hardware import GIB, free_gib, readable
-from gemma_colab.workspace import Workspace
 
 # Bytes of a weight. q8_0: 32 weights of a byte share a scale in float16. Norms stay in float32, and are few.
 OUTTYPES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "q8_0": 34 / 32}

@@ -24,13 +24,13 @@ from tqdm.auto import tqdm
 from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration, GenerationConfig, PretrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
-from gemma_colab.catalog import source_of
-from gemma_colab.chat import load_tokenizer, stop_token_ids
-from gemma_colab.errors import ModelError, WorkspaceError
+from gemma_colab.core.catalog import source_of
+from gemma_colab.core.chat import load_tokenizer, stop_token_ids
+from gemma_colab.core.errors import ModelError, WorkspaceError
+from gemma_colab.core.machine import GIB, free_gib, pass_over_old_torchao, readable
 from gemma_colab.export.adapter import check_adapter
 from gemma_colab.export.folder import SAMPLING, with_added_tokens
 from gemma_colab.export.stored import Tensor, base_folder, config_of, stored_tensors, text_name
-from gemma_colab.hardware import GIB, free_gib, pass_over_old_torchao, readable
 
 SMALLEST = (
     2**28

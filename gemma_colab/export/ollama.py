@@ -6,10 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
-from gemma_colab.errors import SettingsError, WorkspaceError
+from gemma_colab.core.errors import SettingsError, WorkspaceError
+from gemma_colab.core.machine import GIB, free_gib, readable
+from gemma_colab.core.workspace import Workspace
 from gemma_colab.export.folder import SAMPLING, STOPS, check_merged, refuse_to_overwrite
-from gemma_colab.hardware import GIB, free_gib, readable
-from gemma_colab.workspace import Workspace
 
 # Gemma's chat template in Go's template language. Ollama puts <bos> before it, and joins system texts into .System; they stay
 # among the messages too, where their role is "system". A blank line parts the system text from the first question.

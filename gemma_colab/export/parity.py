@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from gemma_colab.chat import tokenize_chat
+from gemma_colab.core.chat import tokenize_chat
 
 CLOSE = 0.02  # nats per token: below the spread of two runs that differ in their seed only
 

@@ -14,11 +14,11 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, Mo
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from gemma_colab.errors import ModelError, WorkspaceError
+from gemma_colab.core.errors import ModelError, WorkspaceError
+from gemma_colab.core.hub import BROKEN, BROKEN_TEXT, SITE, TOKEN, UNREACHABLE, token_source, where_to_store
 from gemma_colab.export.adapter import SETTINGS, check_adapter
 from gemma_colab.export.folder import check_weights
 from gemma_colab.export.parity import folder_mib
-from gemma_colab.hub import BROKEN, BROKEN_TEXT, SITE, TOKEN, UNREACHABLE, token_source, where_to_store
 
 WRITE_TOKEN = f"make a token of the type 'write' at {SITE}/settings/tokens"
 EMPTY = {".gitattributes"}  # what a repository holds that was made and never filled

@@ -11,10 +11,10 @@ from huggingface_hub import constants, is_offline_mode, snapshot_download
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PretrainedConfig
 
-from gemma_colab.catalog import known_shape, refuse_other_models, source_of
-from gemma_colab.errors import ModelError
-from gemma_colab.hardware import GIB, free_gib
-from gemma_colab.hub import explain, from_hub
+from gemma_colab.core.catalog import known_shape, refuse_other_models, source_of
+from gemma_colab.core.errors import ModelError
+from gemma_colab.core.hub import explain, from_hub
+from gemma_colab.core.machine import GIB, free_gib
 
 FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
 # How a checkpoint that sees images names its text part: as on the Hub, and as transformers 5 may save it.

@@ -8,11 +8,11 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from gemma_colab.catalog import CATALOG, GPUS, Shape, shape_of
-from gemma_colab.errors import SettingsError
-from gemma_colab.hardware import Machine, dtype_name
+from gemma_colab.core.catalog import CATALOG, GPUS, Shape, shape_of
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.machine import Machine, dtype_name
+from gemma_colab.core.settings import LoraSettings, TrainSettings, starting_point
 from gemma_colab.model.memory import memory_plan
-from gemma_colab.settings import LoraSettings, TrainSettings, starting_point
 
 IN_HAND = 0.15  # share of the GPU that a plan leaves free
 BATCHES = (1, 2, 4, 8, 16, 32, 64)

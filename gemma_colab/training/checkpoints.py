@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from gemma_colab.errors import WorkspaceError
-from gemma_colab.hardware import GIB, free_gib
-from gemma_colab.workspace import swap_in
+from gemma_colab.core.errors import WorkspaceError
+from gemma_colab.core.machine import GIB, free_gib
+from gemma_colab.core.workspace import swap_in
 
 WRITING, WHOLE = ".writing", "whole.json"
 KEPT = 2  # the newest ones; and the best

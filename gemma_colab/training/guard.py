@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from gemma_colab.hardware import GIB
-from gemma_colab.settings import TrainSettings
+from gemma_colab.core.machine import GIB
+from gemma_colab.core.settings import TrainSettings
 from gemma_colab.training.checkpoints import agreed
 
 SKIPPED = 12  # steps in a row that a GradScaler may skip: it starts at 65,536 and halves

@@ -10,7 +10,7 @@ import dataclasses
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from gemma_colab.errors import SettingsError
+from gemma_colab.core.errors import SettingsError
 
 if TYPE_CHECKING:
     from trl import SFTTrainer

@@ -12,9 +12,9 @@ import torch
 from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from gemma_colab.errors import SettingsError
-from gemma_colab.settings import TrainSettings
-from gemma_colab.training.history import smoothed
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.history import smoothed
+from gemma_colab.core.settings import TrainSettings
 from gemma_colab.training.short import short_run
 
 STOP = 1.5  # times the lowest smoothed loss: the run has broken

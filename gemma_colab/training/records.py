@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from gemma_colab.catalog import shown_name
-from gemma_colab.errors import SettingsError, WorkspaceError
-from gemma_colab.hardware import stack_versions
-from gemma_colab.hub import TOKEN
-from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings
-from gemma_colab.training.history import COLUMNS
+from gemma_colab.core.catalog import shown_name
+from gemma_colab.core.errors import SettingsError, WorkspaceError
+from gemma_colab.core.history import COLUMNS
+from gemma_colab.core.hub import TOKEN
+from gemma_colab.core.machine import stack_versions
+from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
+from gemma_colab.core.workspace import Workspace
 from gemma_colab.training.verdict import training_verdict
-from gemma_colab.workspace import Workspace
 
 FOLDER = "history"
 NEEDED = {"status", "verdict", "seconds", "data", "rows", "machine", "model", "lora", "train", "curves"}

@@ -17,15 +17,15 @@ from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTTrainer
 
-from gemma_colab.errors import TrainingError
-from gemma_colab.settings import TrainSettings
-from gemma_colab.training.callbacks import LiveHistory
+from gemma_colab.core.errors import TrainingError
+from gemma_colab.core.history import history_table
+from gemma_colab.core.live import LiveHistory
+from gemma_colab.core.settings import TrainSettings
+from gemma_colab.core.trainer import build_trainer, sft_config, take_off_adapters
 from gemma_colab.training.checkpoints import WRITING, Checkpoint, KeepCheckpoints, put_aside, to_resume, whole_checkpoints
 from gemma_colab.training.guard import SKIPPED, Interrupt, Moment, StopEarly, Tripwire, step_down, what_took_memory
-from gemma_colab.training.history import history_table
 from gemma_colab.training.launch import prepare_sharding
 from gemma_colab.training.short import no_bars, remember
-from gemma_colab.training.trainer import build_trainer, sft_config, take_off_adapters
 from gemma_colab.training.verdict import Verdict, training_verdict
 
 FEW = 2000  # rows that are tokenised in a second or two

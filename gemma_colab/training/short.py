@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTTrainer
 
-from gemma_colab.errors import ModelError
-from gemma_colab.settings import TrainSettings
-from gemma_colab.training.history import history_table
-from gemma_colab.training.trainer import build_trainer, sft_config
+from gemma_colab.core.errors import ModelError
+from gemma_colab.core.history import history_table
+from gemma_colab.core.settings import TrainSettings
+from gemma_colab.core.trainer import build_trainer, sft_config
 
 
 class MovingBar(TrainerCallback):

@@ -13,10 +13,10 @@ from peft import LoraConfig
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from gemma_colab.chat import token_lengths
-from gemma_colab.errors import ModelError
-from gemma_colab.measure import PeakMemory, model_bytes
-from gemma_colab.settings import TrainSettings
+from gemma_colab.core.chat import token_lengths
+from gemma_colab.core.errors import ModelError
+from gemma_colab.core.settings import TrainSettings
+from gemma_colab.model.measure import PeakMemory, model_bytes
 from gemma_colab.training.short import MovingBar, short_trainer
 
 

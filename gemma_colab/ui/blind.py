@@ -10,11 +10,11 @@ import ipywidgets as widgets
 import pandas as pd
 from IPython.display import HTML, display
 
-from gemma_colab.errors import GemmaColabError
+from gemma_colab.core.errors import GemmaColabError
+from gemma_colab.core.html import ENVIRONMENT
+from gemma_colab.core.workspace import Workspace
 from gemma_colab.evaluation.blind import CHOICES, BlindReview, percent
 from gemma_colab.ui.entry import entry_line
-from gemma_colab.ui.html import ENVIRONMENT
-from gemma_colab.workspace import Workspace
 
 BUTTONS = dict(zip(CHOICES, ("1  Left is better", "2  Right is better", "3  The same", "4  Both bad"), strict=True))
 SAID = dict(zip(CHOICES, ("left is better", "right is better", "the same", "both bad"), strict=True))

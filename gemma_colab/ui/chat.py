@@ -12,9 +12,9 @@ from typing import NamedTuple
 import ipywidgets as widgets
 from IPython.display import display
 
-from gemma_colab.errors import SettingsError
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.html import ENVIRONMENT, LIGHTS
 from gemma_colab.ui.entry import entry_line
-from gemma_colab.ui.html import ENVIRONMENT, LIGHTS
 
 _LINE = ENVIRONMENT.from_string(
     '<div style="line-height:1.5">{% if bold %}<b{% if colour %} style="color:{{ colour }}"{% endif %}>{{ bold }}</b> {% endif %}{{ text }}</div>'

@@ -10,7 +10,7 @@ import ipywidgets as widgets
 import pandas as pd
 from IPython.display import HTML, display
 
-from gemma_colab.ui.html import ENVIRONMENT
+from gemma_colab.core.html import ENVIRONMENT
 
 GOOD, BAD, UNCLEAR = "#2e9d4e", "#d64545", "#8a8f98"
 ORDERS = ("worst", "random", "best", "as they come")

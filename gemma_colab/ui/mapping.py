@@ -11,11 +11,11 @@ import ipywidgets as widgets
 import pandas as pd
 from IPython.display import display
 
-from gemma_colab.chat import to_chat
+from gemma_colab.core.chat import to_chat
+from gemma_colab.core.errors import GemmaColabError
+from gemma_colab.core.html import ENVIRONMENT, text_table
 from gemma_colab.data.forms import NAMES, BadRow, normal, recognise
 from gemma_colab.data.reading import peek, read_rows
-from gemma_colab.errors import GemmaColabError
-from gemma_colab.ui.html import ENVIRONMENT, text_table
 
 FIELDS = {  # our name -> what it is for
     "instruction": "what is asked, or the situation",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from IPython.display import HTML
 
-from gemma_colab.catalog import CATALOG, GPUS, TINY, Shape, download_gib, known_shape, pick_model, shape_of
-from gemma_colab.hardware import Machine, dtype_name, free_gib
-from gemma_colab.hub import cached_gib, constants
+from gemma_colab.core.catalog import CATALOG, GPUS, TINY, Shape, download_gib, known_shape, pick_model, shape_of
+from gemma_colab.core.html import ENVIRONMENT, LIGHTS, memory_bar
+from gemma_colab.core.hub import cached_gib, constants
+from gemma_colab.core.machine import Machine, dtype_name, free_gib
+from gemma_colab.core.parameters import lora_parameters
+from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
+from gemma_colab.core.sliders import Controls, SettingsPanel
 from gemma_colab.model.memory import memory_plan
-from gemma_colab.model.parameters import lora_parameters
 from gemma_colab.model.planner import BATCHES, ladder, largest_batch, light
-from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
-from gemma_colab.ui.controls import Controls, SettingsPanel
-from gemma_colab.ui.html import ENVIRONMENT, LIGHTS, memory_bar
 
 MODEL_CONTROLS: Controls = {
     "model": ([TINY, *CATALOG], "larger ones know more, and need more memory and time"),

@@ -13,12 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from gemma_colab.catalog import Shape
-from gemma_colab.model.parameters import adapted_layers, lora_parameters
-from gemma_colab.settings import LoraSettings
-from gemma_colab.training.history import history_table, smoothed
+from gemma_colab.core.catalog import Shape
+from gemma_colab.core.history import history_table, smoothed
+from gemma_colab.core.html import PART_COLOURS
+from gemma_colab.core.parameters import adapted_layers, lora_parameters
+from gemma_colab.core.settings import LoraSettings
 from gemma_colab.training.records import histories, runs_table
-from gemma_colab.ui.html import PART_COLOURS
 
 if TYPE_CHECKING:
     from gemma_colab.training.learning_rate import LearningRates

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from gemma_colab.core.html import ENVIRONMENT
+from gemma_colab.core.workspace import ADAPTER_FILES, Workspace
 from gemma_colab.ui.blind import blind_result
 from gemma_colab.ui.evidence import comparison_table, pick, side_by_side
-from gemma_colab.ui.html import ENVIRONMENT
 from gemma_colab.ui.plots import save_loss_curve
-from gemma_colab.workspace import ADAPTER_FILES, Workspace
 
 SHIP = {
     "no": ("Do not ship it", "#c62828"),

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 import ipywidgets as widgets
 from IPython.display import display
 
+from gemma_colab.core.errors import GemmaColabError, SettingsError
+from gemma_colab.core.html import ENVIRONMENT, pieces
+from gemma_colab.core.rows import Row, answer, answer_field, fingerprint, place, texts
+from gemma_colab.core.workspace import Workspace
 from gemma_colab.data.finding import Hit
 from gemma_colab.data.report import FINDINGS, Report
 from gemma_colab.data.review import CHECKS, Case, Review, find_cases
-from gemma_colab.errors import GemmaColabError, SettingsError
-from gemma_colab.rows import Row, answer, answer_field, fingerprint, place, texts
-from gemma_colab.ui.html import ENVIRONMENT, pieces
-from gemma_colab.workspace import Workspace
 
 CONTEXT = 60  # characters shown on each side of a span in the answer
 ACTIONS = {"keep": ("Keep", "success"), "edit": ("Save edit", "info"), "drop": ("Drop", "danger")}

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 from IPython.display import HTML
 
-from gemma_colab.catalog import Shape
-from gemma_colab.errors import SettingsError
-from gemma_colab.hardware import Machine
+from gemma_colab.core.catalog import Shape
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.html import ENVIRONMENT, LIGHTS, PART_COLOURS
+from gemma_colab.core.machine import Machine
+from gemma_colab.core.settings import OPTIMIZERS, PRESETS, SCHEDULERS, LoraSettings, TrainSettings, preset
+from gemma_colab.core.sliders import Controls, SettingsPanel
 from gemma_colab.model.planner import cost
-from gemma_colab.settings import OPTIMIZERS, PRESETS, SCHEDULERS, LoraSettings, TrainSettings, preset
-from gemma_colab.ui.controls import Controls, SettingsPanel
-from gemma_colab.ui.html import ENVIRONMENT, LIGHTS, PART_COLOURS
 from gemma_colab.ui.panels import memory_note
 
 FIRST: Controls = {

@@ -18,7 +18,7 @@ import pandas as pd
 from gemma_colab.ui.blind import BlindPanel
 from gemma_colab.ui.chat import ChatPanel
 from gemma_colab.ui.evidence import ReadingPanel
-from gemma_colab.workspace import Workspace
+from gemma_colab.core.workspace import Workspace
 
 workspace = Workspace("work")
 EVIL = {evil!r}

@@ -17,10 +17,10 @@ from conftest import ROOT
 from lab import Notebook, running_browser, running_lab
 from test_panels import HANDLE, line, shows
 
-from gemma_colab.pipeline import save_rows
-from gemma_colab.settings import ModelSettings
+from gemma_colab.core.settings import ModelSettings
+from gemma_colab.core.workspace import Workspace
+from gemma_colab.handover.rows import save_rows
 from gemma_colab.training.checkpoints import whole_checkpoints
-from gemma_colab.workspace import Workspace
 
 PATIENCE = 240  # seconds for a run that takes half a minute on an idle machine
 pytestmark = pytest.mark.long

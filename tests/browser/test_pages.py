@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
+from gemma_colab.core.html import text_table
+from gemma_colab.data.page import report_page
 from gemma_colab.data.report import check_rows
-from gemma_colab.ui.html import text_table
-from gemma_colab.ui.report_page import report_page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (on Debian: apt install chromium)")

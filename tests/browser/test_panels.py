@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from lab import Notebook, running_browser, running_lab, write_notebook
 
-from gemma_colab.catalog import CATALOG
-from gemma_colab.model.parameters import lora_parameters
-from gemma_colab.settings import LoraSettings, TrainSettings, preset
+from gemma_colab.core.catalog import CATALOG
+from gemma_colab.core.parameters import lora_parameters
+from gemma_colab.core.settings import LoraSettings, TrainSettings, preset
 
 START = """
 import dataclasses, json
-from gemma_colab.catalog import CATALOG
-from gemma_colab.errors import SettingsError
-from gemma_colab.hardware import Machine
-from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings
+from gemma_colab.core.catalog import CATALOG
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.machine import Machine
+from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.ui.panels import lora_panel, model_panel
 from gemma_colab.ui.train_panel import train_panel
 

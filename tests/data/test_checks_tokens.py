@@ -2,7 +2,7 @@
 
 import pytest
 
-from gemma_colab.chat import to_chat, token_lengths, tokenize_chat
+from gemma_colab.core.chat import to_chat, token_lengths, tokenize_chat
 from gemma_colab.data.checks_tokens import beginnings, budget, dropped, end_untrained, nothing_trained, too_long
 from gemma_colab.data.finding import Look
 from gemma_colab.data.report import check_rows

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.rows import texts
 from gemma_colab.data.cleaning import CHANGES, COLUMNS, DROPPED, DROPS, STEPS, clean, undo
 from gemma_colab.data.report import check_rows
-from gemma_colab.errors import SettingsError
-from gemma_colab.rows import texts
 
 
 def row(instruction="Где заказ?", output="В пути.", input="", **more):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.rows import fingerprint
 from gemma_colab.data.report import EXIT_CODES, FINDINGS, Report, check_rows, parameters
-from gemma_colab.errors import SettingsError
-from gemma_colab.rows import fingerprint
 
 ASIDE = [{"line": 7, "problem": "not valid JSON", "content": "{"}, {"line": 30, "problem": "no answer", "content": "{}"}]
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.rows import fingerprint
 from gemma_colab.data.cleaning import COLUMNS, DROPPED, undo
 from gemma_colab.data.report import check_rows
 from gemma_colab.data.review import CHECKS, FILE, SIDE_BY_SIDE, Review, find_cases
-from gemma_colab.errors import SettingsError
-from gemma_colab.rows import fingerprint
 
 ONE = {"instruction": "Где заказ?", "input": "", "output": "В пути.", "line": 2}
 OTHER = {"instruction": "Когда привезут?", "input": "", "output": "Завтра.", "line": 3}

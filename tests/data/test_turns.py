@@ -2,11 +2,11 @@
 
 import pytest
 
-from gemma_colab.chat import to_chat, token_lengths
+from gemma_colab.core.chat import to_chat, token_lengths
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.settings import SplitSettings
 from gemma_colab.data.splitting import split_rows
 from gemma_colab.data.turns import fit, one_row_per_answer
-from gemma_colab.errors import SettingsError
-from gemma_colab.settings import SplitSettings
 
 
 def chat(*texts, system=None, **more):

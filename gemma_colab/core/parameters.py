@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from gemma_colab.catalog import Shape
-from gemma_colab.settings import ATTENTION, LINEAR, LoraSettings
+from gemma_colab.core.catalog import Shape
+from gemma_colab.core.settings import ATTENTION, LINEAR, LoraSettings
 
 
 def adapted_layers(shape: Shape, settings: LoraSettings) -> list[list[str]]:

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from trl import SFTConfig, SFTTrainer
 from trl.trainer import utils as trl_utils
 
-from gemma_colab.errors import SettingsError
-from gemma_colab.settings import CPU_TILE, TrainSettings
+from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.settings import CPU_TILE, TrainSettings
 
 _USE_TRITON = getattr(trl_utils, "_use_triton", None)  # TRL's own, before `score_answers_only`
 

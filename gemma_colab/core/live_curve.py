@@ -15,14 +15,14 @@ from IPython import get_ipython
 from IPython.display import HTML, Image, display
 from matplotlib.figure import Figure
 
-from gemma_colab.ui.html import ENVIRONMENT, LIGHTS
+from gemma_colab.core.html import ENVIRONMENT, LIGHTS
 from gemma_colab.ui.plots import VALIDATION, loss_curve
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from gemma_colab.training.callbacks import Progress
+    from gemma_colab.core.live import Progress
 
 COLOURS = {  # of the words of `training.verdict`
     "learning": LIGHTS["fits"],

@@ -10,10 +10,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import HTML
 
+from gemma_colab.core.html import ENVIRONMENT, pieces
+from gemma_colab.core.rows import answer, answer_field, place, question, texts
 from gemma_colab.data.finding import Finding, Hit
 from gemma_colab.data.report import Report
-from gemma_colab.rows import answer, answer_field, place, question, texts
-from gemma_colab.ui.html import ENVIRONMENT, pieces
 from gemma_colab.ui.plots import length_histogram
 
 COLOURS = {"ready": "#2e7d32", "fix first": "#b26a00", "blocked": "#c62828"}

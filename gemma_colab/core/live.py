@@ -12,8 +12,8 @@ import psutil
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from gemma_colab.hardware import GIB
-from gemma_colab.training.history import GrowingHistory
+from gemma_colab.core.history import GrowingHistory
+from gemma_colab.core.machine import GIB
 from gemma_colab.training.verdict import Verdict, training_verdict
 
 OFTEN = 0.5  # seconds: nothing is shown more often than this

@@ -8,7 +8,7 @@ import pandas as pd
 from IPython.display import HTML
 from jinja2 import Environment
 
-from gemma_colab.hardware import readable
+from gemma_colab.core.machine import readable
 
 ENVIRONMENT = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from peft import LoraConfig
 
-from gemma_colab.settings import ATTENTION, LoraSettings
+from gemma_colab.core.settings import ATTENTION, LoraSettings
 
 # Adapters belong to the language model only. In a whole multimodal model, "all-linear" would reach these two as well.
 NOT_ADAPTED = r".*(vision_tower|multi_modal_projector).*"

@@ -9,9 +9,12 @@ import random
 
 import pandas as pd
 
-from gemma_colab.catalog import shape_of, shown_name
+from gemma_colab.core.catalog import shape_of, shown_name
+from gemma_colab.core.errors import GemmaColabError, ModelError
+from gemma_colab.core.machine import Machine, describe_machine, dtype_name, pick_dtype, stack_versions
+from gemma_colab.core.settings import LoraSettings, ModelSettings, ShipSettings, TrainSettings
+from gemma_colab.core.workspace import ADAPTER_FILES, Workspace, read_sample
 from gemma_colab.data.replay import OWN
-from gemma_colab.errors import GemmaColabError, ModelError
 from gemma_colab.evaluation import contest
 from gemma_colab.evaluation.blind import BlindReview
 from gemma_colab.evaluation.contest import Contestant, comparison, few_shot_turns, play
@@ -23,11 +26,9 @@ from gemma_colab.evaluation.loss import answer_losses, mean_loss, perplexity
 from gemma_colab.evaluation.memorisation import loss_gap, memorisation
 from gemma_colab.evaluation.metrics import USUAL, Metric
 from gemma_colab.evaluation.verdict import verdict
-from gemma_colab.hardware import Machine, describe_machine, dtype_name, pick_dtype, stack_versions
-from gemma_colab.pipeline import ROW_FILES, ensure_adapter, ensure_rows
-from gemma_colab.settings import LoraSettings, ModelSettings, ShipSettings, TrainSettings
+from gemma_colab.handover.adapter import ensure_adapter
+from gemma_colab.handover.rows import ROW_FILES, ensure_rows
 from gemma_colab.ui.report import exports_of, write_report
-from gemma_colab.workspace import ADAPTER_FILES, Workspace, read_sample
 
 ANSWERS = "evaluation/answers.jsonl"  # every answer ever given, with a key of its prompt and its model
 COLUMNS = ("question", "wanted", "label", "signs")  # of `row_table`, beside the contestants
@@ -308,8 +309,8 @@ def assess(
 
 def load_tuned(workspace: Workspace, chosen: ModelSettings, machine: Machine) -> tuple:
     """The chosen model with the adapter of this workspace, and its tokenizer."""
+    from gemma_colab.core.loading import load_model, load_tokenizer, quantization_config
     from gemma_colab.export.adapter import load_adapter
-    from gemma_colab.model.loading import load_model, load_tokenizer, quantization_config
 
     dtype, _ = pick_dtype(machine, shape_of(chosen.model))
     base = load_model(chosen.model, dtype, quantization_config(dtype) if chosen.load_in_4bit else None)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from tqdm.auto import tqdm
 
-from gemma_colab.catalog import TINY, source_of
-from gemma_colab.errors import ModelError
-from gemma_colab.hub import from_hub
-from gemma_colab.rows import Row, answer, question
-from gemma_colab.workspace import samples
+from gemma_colab.core.catalog import TINY, source_of
+from gemma_colab.core.errors import ModelError
+from gemma_colab.core.hub import from_hub
+from gemma_colab.core.rows import Row, answer, question
+from gemma_colab.core.workspace import samples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,7 +7,7 @@ import os
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from gemma_colab.hardware import GIB
+from gemma_colab.core.machine import GIB
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

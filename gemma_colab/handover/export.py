@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from gemma_colab.catalog import shape_of, shown_name
-from gemma_colab.errors import ModelError, SettingsError, WorkspaceError
-from gemma_colab.hardware import GIB, describe_machine, free_gib, pick_dtype, readable, stack_versions
-from gemma_colab.settings import LoraSettings, ModelSettings, TrainSettings
-from gemma_colab.workspace import ADAPTER_FILES, Workspace
+from gemma_colab.core.catalog import shape_of, shown_name
+from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
+from gemma_colab.core.machine import GIB, describe_machine, free_gib, pick_dtype, readable, stack_versions
+from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
+from gemma_colab.core.workspace import ADAPTER_FILES, Workspace
 
 if TYPE_CHECKING:
     import torch
@@ -356,8 +356,8 @@ def compare_forms(
 ) -> dict[str, Measured]:
     """The first test rows, asked of the adapter on the base it was trained on, of the adapter on the 16-bit base, and of `merged/` in
     plain transformers. One after the other is loaded and let go; for `export.parity.parity`."""
+    from gemma_colab.core.loading import load_model, load_tokenizer, quantization_config
     from gemma_colab.export.adapter import load_adapter
-    from gemma_colab.model.loading import load_model, load_tokenizer, quantization_config
 
     chats = [{key: row[key] for key in ("prompt", "completion")} for row in workspace.read_jsonl("rows/test.jsonl")[:rows]]
     dtype, wide = _dtypes(workspace)

@@ -9,9 +9,10 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-from gemma_colab.errors import WorkspaceError
-from gemma_colab.lent import DRIVE, KAGGLE, on_kaggle
+from gemma_colab.core.errors import WorkspaceError
+from gemma_colab.core.lent import DRIVE, KAGGLE, on_kaggle
 
+PACKAGE = Path(__file__).resolve().parent.parent  # gemma_colab/
 ADAPTER_FILES = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
 MADE_IN = {  # which notebook writes what; used to say what is missing
     "rows/train.jsonl": "01_dataset_prep",
@@ -140,7 +141,7 @@ def open_workspace(path: str | Path | None = None) -> Workspace:
 
 def samples() -> Path:
     """The folder of sample data: inside the installed package, or `data_samples/` of the checkout."""
-    for folder in (Path(__file__).parent / "samples", Path(__file__).parent.parent / "data_samples"):
+    for folder in (PACKAGE / "samples", PACKAGE.parent / "data_samples"):
         if (folder / "support_ru.jsonl").exists():
             return folder
     raise WorkspaceError("the sample data is not installed; install gemma_colab from its repository")

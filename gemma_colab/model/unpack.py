@@ -19,10 +19,10 @@ from pathlib import Path
 
 import psutil
 
-from gemma_colab.catalog import INSTALL, PACKAGE, PACKAGED, READERS, installed, packaged_here
-from gemma_colab.errors import ModelError, WorkspaceError
-from gemma_colab.hardware import GIB, free_gib, readable
-from gemma_colab.workspace import Workspace
+from gemma_colab.core.catalog import INSTALL, PACKAGE, PACKAGED, READERS, installed, packaged_here
+from gemma_colab.core.errors import ModelError, WorkspaceError
+from gemma_colab.core.machine import GIB, free_gib, readable
+from gemma_colab.core.workspace import Workspace
 
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"  # of the whole file, checked here and not only there
 WHAT = "Google's pre-trained Gemma 3 270M, quantised to Q4_K_M by others and unpacked again: a little worse than the original, and not instruction-tuned"
@@ -129,7 +129,7 @@ def unpack_gguf(file: Path, folder: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
 
-    from gemma_colab.chat import stop_token_ids, with_template
+    from gemma_colab.core.chat import stop_token_ids, with_template
 
     fields, weights = _fields(file)
     _refuse_if_short(file.name, (2 * weights + 64 * 2**20) / GIB, folder)  # with the tokenizer

@@ -20,10 +20,20 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import GatedRepoError
 from jinja2 import Environment
 
-from gemma_colab.catalog import INSTALL, ON_A_CPU, PACKAGED, TINY, download_gib, known_shape, packaged_here, pick_model, source_of
-from gemma_colab.hardware import TESTED, Machine, describe_machine, existing, free_gib, pick_dtype, stack_versions
-from gemma_colab.hub import KAGGLES_SWITCH, NEW_TOKEN, SITE, cached_gib, explain, in_its_place, token_source, where_to_store
-from gemma_colab.lent import DRIVE, HIDDEN, KAGGLE, driver_gpus, on_colab, on_kaggle
+from gemma_colab.core.catalog import (
+    INSTALL,
+    ON_A_CPU,
+    PACKAGED,
+    TINY,
+    download_gib,
+    known_shape,
+    packaged_here,
+    pick_model,
+    source_of,
+)
+from gemma_colab.core.hub import KAGGLES_SWITCH, NEW_TOKEN, SITE, cached_gib, explain, in_its_place, token_source, where_to_store
+from gemma_colab.core.lent import DRIVE, HIDDEN, KAGGLE, driver_gpus, on_colab, on_kaggle
+from gemma_colab.core.machine import TESTED, Machine, describe_machine, existing, free_gib, pick_dtype, stack_versions
 from gemma_colab.model.planner import light, smallest_peak
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -270,7 +280,9 @@ def _no_token(name: str, needed: bool) -> Check:
     if not needed:
         return Check("token", "none; a public or downloaded model needs none")
     if on_colab() and "google.colab" not in sys.modules:
-        return Check("token", "a command can't see Colab's secrets", WARN, "run `preflight()` of gemma_colab.preflight in a cell")
+        return Check(
+            "token", "a command can't see Colab's secrets", WARN, "run `preflight()` of gemma_colab.model.preflight in a cell"
+        )
     return Check("token", "none", FAIL, f"{NEW_TOKEN}, and {where_to_store()}; or {in_its_place(name)}")
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, get_token, is_offline_mode
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-from gemma_colab.errors import ModelError
-from gemma_colab.hardware import GIB, free_gib
-from gemma_colab.lent import on_colab, on_kaggle
+from gemma_colab.core.errors import ModelError
+from gemma_colab.core.lent import on_colab, on_kaggle
+from gemma_colab.core.machine import GIB, free_gib
 
 SITE = "https://huggingface.co"
 TOKEN = re.compile(r"hf_\w{20,}|Bearer [^'\" ]+")

@@ -8,10 +8,10 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from gemma_colab.errors import SettingsError
+from gemma_colab.core.errors import SettingsError
 
 if TYPE_CHECKING:
-    from gemma_colab.workspace import Workspace
+    from gemma_colab.core.workspace import Workspace
 
 
 def _between(name: str, value, low, high, hint: str, kind: type = int) -> None:

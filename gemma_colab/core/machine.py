@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from gemma_colab.lent import on_colab, use_kaggles_token, use_one_gpu
+from gemma_colab.core.lent import on_colab, use_kaggles_token, use_one_gpu
 
 if TYPE_CHECKING:
     import torch
 
-    from gemma_colab.catalog import Shape
+    from gemma_colab.core.catalog import Shape
 
 GIB = 2**30
 LARGE = 50_000_000  # weights in linear layers from which bfloat16 is worth it on a CPU: 270M has twice as many

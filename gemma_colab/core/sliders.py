@@ -13,9 +13,9 @@ from collections.abc import Callable
 import ipywidgets as widgets
 from IPython.display import HTML, display
 
-from gemma_colab.errors import GemmaColabError, SettingsError
-from gemma_colab.settings import Settings
-from gemma_colab.ui.html import ENVIRONMENT, LIGHTS
+from gemma_colab.core.errors import GemmaColabError, SettingsError
+from gemma_colab.core.html import ENVIRONMENT, LIGHTS
+from gemma_colab.core.settings import Settings
 
 # field -> (values, what it does). Numbers get a slider, on which None is "off"; texts and {label: value} a list; None a box to tick.
 Controls = dict[str, tuple[list | dict | None, str]]

@@ -1,0 +1,22 @@
+"""A room's door: the few names that the room hands out, each loaded when somebody asks for it (PEP 562)."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+
+def door(package: str, names: dict[str, str]):
+    """`__all__`, `__getattr__` and `__dir__` of a package. names: public name -> the module that defines it.
+
+    Nothing is imported before it is used, so a room whose modules need torch can be looked at without it.
+    """
+
+    def __getattr__(name: str):
+        if name not in names:
+            raise AttributeError(f"{package} has no {name!r}; it has {', '.join(names)}")
+        value = getattr(import_module(names[name]), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return sorted(names), __getattr__, lambda: sorted(names)

@@ -1,0 +1,101 @@
+"""Notebook 01 in one call: read, clean, check, split and save any dataset; and the rows for a notebook that starts alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from gemma_colab.core.chat import to_chat
+from gemma_colab.core.errors import BlockedError, DatasetError, SettingsError
+from gemma_colab.core.rows import EXTRAS, Row
+from gemma_colab.core.settings import SplitSettings
+from gemma_colab.core.workspace import Workspace, samples
+from gemma_colab.data.cleaning import STEPS, clean
+from gemma_colab.data.reading import read_rows
+from gemma_colab.data.report import Report, check_rows, with_split
+from gemma_colab.data.review import Review
+from gemma_colab.data.splitting import PARTS, check_split, split_rows
+from gemma_colab.data.turns import fit, one_row_per_answer
+
+ROW_FILES = [f"rows/{part}.jsonl" for part in PARTS]
+
+
+def prepare_rows(
+    source: str | Path,
+    workspace: Workspace,
+    *,
+    steps: tuple[str, ...] = STEPS,
+    split_settings: SplitSettings | None = None,
+    accept: Iterable[str] = (),
+    tokenizer=None,
+    max_length: int = 1024,
+    every_answer: bool = False,
+    too_long: str = "keep",
+    **reading,
+) -> tuple[Report, str]:
+    """Read, clean, apply the decisions of an earlier review, check, split and save. Returns the report after cleaning, and
+    a sentence on the split.
+
+    source and reading: as for `data.reading.read_rows`; rows that can't be read are put aside, and are an error of the report.
+    accept: findings you overrule, see `data.report.check_rows`. every_answer: train all answers of a
+    conversation, each as a row, and not only the last. too_long: "keep" rows beyond max_length (they will be cut), or
+    "drop" or "split" them as `data.turns.fit` does; that needs the tokenizer. Writes `rows/train.jsonl`, `rows/validation.jsonl`,
+    `rows/test.jsonl`, `rows/report.json`, and what was changed or left out: `rows/cleaning_log.jsonl`, `rows/review_log.jsonl`,
+    `rows/aside.jsonl`, `rows/too_long.jsonl`.
+    Raises `DatasetError` when the file can't be read, and `BlockedError` when the report is blocked or the rows can't be split:
+    then no rows are written, and the other files go to `blocked/`.
+    """
+    own = workspace.path / "rows"
+    if own in [path := Path(source).absolute().resolve(), *path.parents]:
+        raise SettingsError(f"source={str(source)!r} lies in {own}, which would be overwritten; copy it elsewhere first")
+    found = read_rows(source, on_bad="aside", **reading)
+    rows, log = clean(found.rows, steps)
+    review = Review(workspace)
+    rows, decided = review.apply(rows)
+    logs = {
+        "cleaning_log": log.to_dict("records"),
+        "review_log": decided.to_dict("records"),
+        "aside": json.loads(json.dumps(found.aside, default=str)),  # a bad row may hold dates
+        "too_long": [],
+    }
+    if every_answer and too_long != "split":  # pieces of a conversation are taken apart after it was cut
+        rows = one_row_per_answer(rows)
+    if too_long != "keep":
+        rows, fitted = fit(rows, tokenizer, max_length, too_long)
+        logs["too_long"] = fitted.to_dict("records")
+    rows = one_row_per_answer(rows) if every_answer and too_long == "split" else rows
+    report = check_rows(rows, tokenizer=tokenizer, max_length=max_length, aside=found.aside, accept=accept, kept=review.kept)
+    split_settings, parts, how = split_settings or SplitSettings(), None, report.reason
+    if report.verdict != "blocked":
+        try:
+            parts, how = split_rows(rows, split_settings)
+            report = with_split(report, check_split(parts), accept)
+        except DatasetError as e:
+            how = str(e)
+    folder = "rows" if parts else "blocked"  # never a report of one file beside the rows of another
+    workspace.write_json(f"{folder}/report.json", report.to_dict())
+    for name, lines in logs.items():
+        workspace.write_jsonl(f"{folder}/{name}.jsonl", lines)
+    if not parts:
+        remedy = f"mend that, or accept a finding by its name; {workspace.path / folder} lists what was put aside and changed"
+        raise BlockedError(f"{found.name}: {how}; {remedy}", report)
+    save_rows(parts, workspace)
+    split_settings.save(workspace)
+    return report, how
+
+
+def save_rows(parts: dict[str, list[Row]], workspace: Workspace) -> None:
+    """`rows/<part>.jsonl`: chat rows as TRL reads them, with the line of your file that each came from."""
+    for part, rows in parts.items():
+        lines = [to_chat(row) | {key: row[key] for key in EXTRAS if key in row} for row in rows]
+        workspace.write_jsonl(f"rows/{part}.jsonl", lines)
+
+
+def ensure_rows(workspace: Workspace) -> dict[str, list[dict]]:
+    """{"train", "validation", "test"} -> chat rows, as notebook 01 saved them; from `support_ru.jsonl` if it didn't run."""
+    if not any(map(workspace.has, ROW_FILES)):  # where one is there, the others must be too: never overwrite somebody's rows
+        print("Notebook 01 has not run in this workspace: making the rows from the sample support_ru.jsonl.")
+        prepare_rows(samples() / "support_ru.jsonl", workspace)
+    saved = {part: workspace.read_jsonl(f"rows/{part}.jsonl") for part in PARTS}
+    return {part: [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows] for part, rows in saved.items()}

@@ -1,9 +1,9 @@
-"""What a row is: one example to learn from, in one of two shapes, and the few words needed to look at either.
+"""What a row is: one example to learn from, and the few words needed to look at it.
 
-Single turn, as in the Alpaca dataset: `{"instruction": ..., "input": ..., "output": ...}`. More than one turn, or a system
-prompt: `{"messages": [{"role": "system" | "user" | "assistant", "content": ...}, ...]}`, ending with the assistant.
-Either may also carry `line` (where it began in its file, from 1), `item` (its number in a list on one line), `label` (a class, to stratify a split by) and `conversation`
-(rows with the same value belong together). All texts are strings.
+A row is `{"messages": [{"role": "system" | "user" | "assistant", "content": text}, ...]}`: perhaps a system prompt, then user and
+assistant in turn, the assistant last. It has this shape from the moment its file was read until TRL trains on it. Beside the messages
+it may carry `line` (where it began in its file, from 1), `item` (its number in a list that stands on one line), `label` (a class, to
+stratify a split by) and `conversation` (rows with the same value belong together).
 """
 
 from __future__ import annotations
@@ -12,47 +12,64 @@ import hashlib
 from typing import Any
 
 Row = dict[str, Any]
-FIELDS = ("instruction", "input", "output")
-EXTRAS = ("line", "item", "label", "conversation")
+Turn = dict[str, str]
 
 
-def place(row: Row, number: int) -> str:
-    """Where to look for the row: "line 17", or "item 17" of a list that stands on one line; else its number from 0."""
-    return next((f"{name} {row[name]}" for name in ("item", "line") if name in row), f"row {number}")
+def to_messages(record: dict) -> Row:
+    """Turn `{"instruction", "input", "output"}`, perhaps with a `system` prompt, into a row; the extras stay beside the messages.
+
+    Instruction and input become one user turn, with a blank line between them. TRL's `{"prompt": [...], "completion": [...]}` is
+    understood too (workspaces made before version 2 hold it), and a row is returned as it is.
+    """
+    if "messages" in record:
+        return record
+    parts = ("instruction", "input", "output", "system", "prompt", "completion")
+    extras = {key: value for key, value in record.items() if key not in parts}
+    if "prompt" in record:
+        return {"messages": [*record["prompt"], *record["completion"]]} | extras
+    asked = "\n\n".join(filter(None, (record["instruction"], record.get("input", ""))))
+    turns = [("system", record["system"])] if record.get("system") else []
+    turns += [("user", asked), ("assistant", record["output"])]
+    return {"messages": [{"role": role, "content": content} for role, content in turns]} | extras
 
 
-def texts(row: Row) -> dict[str, str]:
-    """Field -> text, in reading order. The fields of a conversation are called `messages[0]`, `messages[1]`, ..."""
-    if "messages" in row:
-        return {f"messages[{i}]": turn["content"] for i, turn in enumerate(row["messages"])}
-    return {field: row[field] for field in FIELDS}
-
-
-def with_texts(row: Row, new: dict[str, str]) -> Row:
-    """A copy of the row with these texts, named as `texts` names them."""
-    if "messages" in row:
-        turns = [turn | {"content": new.get(f"messages[{i}]", turn["content"])} for i, turn in enumerate(row["messages"])]
-        return row | {"messages": turns}
-    return row | new
-
-
-def answer_field(row: Row) -> str:
-    """The field that is trained on: `output`, or the last message."""
-    return f"messages[{len(row['messages']) - 1}]" if "messages" in row else "output"
+def prompt(row: Row) -> list[Turn]:
+    """Return the turns before the last answer: what the model is asked."""
+    return row["messages"][:-1]
 
 
 def answer(row: Row) -> str:
-    return row["messages"][-1]["content"] if "messages" in row else row["output"]
+    """Return the last answer: what the model should say."""
+    return row["messages"][-1]["content"]
 
 
 def question(row: Row) -> str:
-    """Everything before the answer: instruction and input, or all earlier messages, with a blank line between."""
-    parts = [turn["content"] for turn in row["messages"][:-1]] if "messages" in row else [row["instruction"], row["input"]]
-    return "\n\n".join(part for part in parts if part)
+    """Return everything before the last answer as one text, with a blank line between the turns."""
+    return "\n\n".join(turn["content"] for turn in prompt(row) if turn["content"])
+
+
+def texts(row: Row) -> dict[str, str]:
+    """Return the texts of a row by field, in reading order. The fields are called `messages[0]`, `messages[1]`, ..."""
+    return {f"messages[{i}]": turn["content"] for i, turn in enumerate(row["messages"])}
+
+
+def with_texts(row: Row, new: dict[str, str]) -> Row:
+    """Return a copy of the row with these texts, by field as in `texts`."""
+    turns = [turn | {"content": new.get(f"messages[{i}]", turn["content"])} for i, turn in enumerate(row["messages"])]
+    return row | {"messages": turns}
+
+
+def answer_field(row: Row) -> str:
+    """Return the field of the last answer."""
+    return f"messages[{len(row['messages']) - 1}]"
+
+
+def place(row: Row, number: int) -> str:
+    """Say where to look for a row: "line 17", or "item 17" of a list that stands on one line; else its number, from 0."""
+    return next((f"{name} {row[name]}" for name in ("item", "line") if name in row), f"row {number}")
 
 
 def fingerprint(row: Row) -> str:
-    """Sixteen digits that change when a text of the row does: by them a decision about a row finds it again."""
-    return hashlib.sha256("\x1f".join(f"{k}\x1e{v}" for k, v in texts(row).items()).encode("utf-8", "surrogatepass")).hexdigest()[
-        :16
-    ]
+    """Return sixteen digits that change when a text of the row does: by them a decision about a row finds it again."""
+    joined = "\x1f".join(f"{k}\x1e{v}" for k, v in texts(row).items())
+    return hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -61,6 +61,7 @@ class Settings:
     """What the kinds of settings share: exact saving and loading."""
 
     file: ClassVar[str]
+    of_then: ClassVar[dict] = {}  # what a file means that was written before these settings existed
 
     def save(self, workspace: Workspace):
         """Write these settings to the workspace; returns the path."""
@@ -74,8 +75,8 @@ class Settings:
             raise SettingsError(f"{cls.file} holds no settings; delete it and save them again")
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(saved) - known):
-            raise SettingsError(f"{cls.file} has unknown settings {unknown}; known are {sorted(known)}")
-        return cls(**saved)
+            print(f"{cls.file} has settings that this version doesn't know, and they are left out: {', '.join(unknown)}.")
+        return cls(**cls.of_then | {name: saved[name] for name in known & set(saved)})
 
     def replace(self, **changes):
         """A copy with some values changed, checked again."""
@@ -153,7 +154,7 @@ class LoraSettings(Settings):
 
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
 # Names that `SFTConfig` doesn't have: what is mixed in, how often this project looks and saves, and when it stops by itself.
-OUR_OWN = ("replay", "evals_per_epoch", "save_minutes", "early_stopping_patience")
+OUR_OWN = ("last_answer_only", "replay", "evals_per_epoch", "save_minutes", "early_stopping_patience")
 # Words of the vocabulary that TRL's fused loss scores at once on a CPU, see `trainer.score_answers_only`: so many fit its cache.
 CPU_TILE = 4096
 # Two numbers a trained weight in 32 bit; in 8 bit; in 8 bit, and moved to the CPU's memory when the GPU's runs out.
@@ -173,12 +174,13 @@ class TrainSettings(Settings):
     lr_scheduler_type: one of `SCHEDULERS`. neftune_noise_alpha: noise on the embeddings in training (arXiv 2310.05914), 0.1-50,
     None for none. seed: any whole number.
 
-    Four are this project's own (`OUR_OWN`). replay: general rows mixed in against forgetting, as a share of all rows, 0-0.5. evals_per_epoch: validation points in an epoch, 1-100; each also saves a checkpoint.
+    Five are this project's own (`OUR_OWN`). last_answer_only: of a conversation learn the last answer, and not all. replay: general rows mixed in against forgetting, as a share of all rows, 0-0.5. evals_per_epoch: validation points in an epoch, 1-100; each also saves a checkpoint.
     save_minutes: the longest time between two checkpoints, 0.02-1,440. early_stopping_patience: stop after so many validation
     points without a new best, 0-100; 0 never does.
     """
 
     file: ClassVar[str] = "train_settings.json"
+    of_then: ClassVar[dict] = {"last_answer_only": True}
     learning_rate: float = 2e-4
     per_device_train_batch_size: int = 4
     gradient_accumulation_steps: int = 2
@@ -190,6 +192,7 @@ class TrainSettings(Settings):
     max_length: int = 1024
     gradient_checkpointing: bool = True
     packing: bool = False
+    last_answer_only: bool = False
     optim: str = "adamw_torch_fused"
     neftune_noise_alpha: float | None = None
     seed: int = 0
@@ -216,6 +219,7 @@ class TrainSettings(Settings):
         _between("seed", self.seed, 0, 2**32 - 1, "try 0")
         _yes_or_no("gradient_checkpointing", self.gradient_checkpointing)
         _yes_or_no("packing", self.packing)
+        _yes_or_no("last_answer_only", self.last_answer_only)
         _one_of("optim", self.optim, OPTIMIZERS)
         _one_of("lr_scheduler_type", self.lr_scheduler_type, SCHEDULERS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -12,9 +13,10 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
+from trl.chat_template_utils import gemma3_chat_template, has_generation_markers
 from trl.trainer import utils as trl_utils
 
-from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.errors import ModelError, SettingsError
 from gemma_colab.core.settings import CPU_TILE, TrainSettings
 
 _USE_TRITON = getattr(trl_utils, "_use_triton", None)  # TRL's own, before `score_answers_only`
@@ -50,6 +52,7 @@ def sft_config(
         eval_steps=rhythm,
         save_strategy="steps",
         save_steps=rhythm,
+        assistant_only_loss=not settings.last_answer_only,
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
         logging_steps=1,  # no loss is lost between two logs when a run is resumed; TRL waits for each step anyway
@@ -79,7 +82,7 @@ def build_trainer(
     peft_config: LoraConfig,
     callbacks: list[TrainerCallback] | None = None,
 ) -> SFTTrainer:
-    """A `trl.SFTTrainer` on conversational prompt/completion rows: only the answers are learnt.
+    """A `trl.SFTTrainer` on rows: only the answers are learned, all of them, or the last ones with `args.assistant_only_loss` False.
 
     TRL casts the adapters of a 4-bit model to bf16, which CUDA's GradScaler can't unscale on a T4 and which rounds small
     updates away, so they are cast to float32 here. Adapters that an earlier run left on the model are taken off first.
@@ -93,15 +96,16 @@ def build_trainer(
     take_off_adapters(model)
     if args.use_cpu:
         score_answers_only()
-    trainer = SFTTrainer(
-        model=model,
-        args=args,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        processing_class=tokenizer,
-        peft_config=peft_config,
-        callbacks=callbacks,
-    )
+    with known_template(tokenizer) if args.assistant_only_loss else nullcontext():
+        trainer = SFTTrainer(
+            model=model,
+            args=args,
+            train_dataset=as_trl_reads(train_dataset, args),
+            eval_dataset=as_trl_reads(eval_dataset, args) if eval_dataset else None,
+            processing_class=tokenizer,
+            peft_config=peft_config,
+            callbacks=callbacks,
+        )
     if args.packing:  # fewer sequences than rows: validate and save as often in an epoch as before
         share = _updates(len(trainer.train_dataset), args) / _updates(len(train_dataset), args)
         for name in ("eval_steps", "save_steps"):
@@ -112,6 +116,36 @@ def build_trainer(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return trainer
+
+
+def as_trl_reads(rows: Dataset, args: SFTConfig) -> Dataset:
+    """The messages alone; where only the last answer is learned, in TRL's form of a prompt and its completion."""
+    rows = rows.select_columns("messages")
+    if args.assistant_only_loss:
+        return rows
+    return Dataset.from_list([{"prompt": messages[:-1], "completion": messages[-1:]} for messages in rows["messages"]])
+
+
+@contextmanager
+def known_template(tokenizer: PreTrainedTokenizerBase):
+    """In this block the tokenizer has Gemma 3's chat template to the letter: else TRL can't tell which tokens are answers.
+
+    Copies on the Hub write it in other ways. Raises `ModelError` for a template that writes other text.
+    """
+    own = tokenizer.chat_template
+    turns = [{"role": role, "content": role} for role in ("system", "user", "assistant", "user", "assistant")]
+    known = tokenizer.apply_chat_template(turns, chat_template=gemma3_chat_template, tokenize=False)
+    if not has_generation_markers(own) and tokenizer.apply_chat_template(turns, tokenize=False) != known:
+        raise ModelError(
+            f"the chat template of {tokenizer.name_or_path} writes other text than Gemma 3's, so it can't be told which tokens are answers; "
+            "set last_answer_only=True, or take a checkpoint with Gemma 3's own template"
+        )
+    if not has_generation_markers(own):
+        tokenizer.chat_template = gemma3_chat_template
+    try:
+        yield
+    finally:
+        tokenizer.chat_template = own
 
 
 def score_answers_only() -> bool:

@@ -6,9 +6,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from gemma_colab.core.chat import to_chat
 from gemma_colab.core.errors import BlockedError, DatasetError, SettingsError
-from gemma_colab.core.rows import EXTRAS, Row
+from gemma_colab.core.rows import Row, to_messages
 from gemma_colab.core.settings import SplitSettings
 from gemma_colab.core.workspace import Workspace, samples
 from gemma_colab.data.cleaning import STEPS, clean
@@ -86,10 +85,9 @@ def prepare_rows(
 
 
 def save_rows(parts: dict[str, list[Row]], workspace: Workspace) -> None:
-    """`rows/<part>.jsonl`: chat rows as TRL reads them, with the line of your file that each came from."""
+    """Write `rows/<split>.jsonl`: rows as TRL reads them, with the line of your file that each came from."""
     for part, rows in parts.items():
-        lines = [to_chat(row) | {key: row[key] for key in EXTRAS if key in row} for row in rows]
-        workspace.write_jsonl(f"rows/{part}.jsonl", lines)
+        workspace.write_jsonl(f"rows/{part}.jsonl", rows)
 
 
 def ensure_rows(workspace: Workspace) -> dict[str, list[dict]]:
@@ -97,5 +95,4 @@ def ensure_rows(workspace: Workspace) -> dict[str, list[dict]]:
     if not any(map(workspace.has, ROW_FILES)):  # where one is there, the others must be too: never overwrite somebody's rows
         print("Notebook 01 has not run in this workspace: making the rows from the sample support_ru.jsonl.")
         prepare_rows(samples() / "support_ru.jsonl", workspace)
-    saved = {part: workspace.read_jsonl(f"rows/{part}.jsonl") for part in PARTS}
-    return {part: [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows] for part, rows in saved.items()}
+    return {part: [to_messages(row) for row in workspace.read_jsonl(f"rows/{part}.jsonl")] for part in PARTS}

@@ -19,10 +19,10 @@ from trl.trainer import utils as trl_utils
 
 from gemma_colab.core import trainer as our_trainer
 from gemma_colab.core.catalog import PACKAGED, shape_of
-from gemma_colab.core.chat import to_chat
 from gemma_colab.core.loading import load_model, load_tokenizer
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.machine import describe_machine, pick_dtype, quiet_libraries, stack_versions
+from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import starting_point
 from gemma_colab.core.workspace import read_sample
 from gemma_colab.evaluation.generation import generate
@@ -80,8 +80,8 @@ def main() -> None:
     machine = describe_machine()
     dtype, why = pick_dtype(machine, shape_of(PACKAGED))
     print(f"{dtype}: {why}; {machine.cores} cores; {json.dumps(stack_versions())}")
-    rows = [to_chat(row) for row in read_sample("tickets_ru")[: 8 * STEPS]]
-    prompts = [to_chat(row)["prompt"] for row in read_sample("tickets_ru")[:32]]
+    rows = [to_messages(row) for row in read_sample("tickets_ru")[: 8 * STEPS]]
+    prompts = [to_messages(row)["messages"][:-1] for row in read_sample("tickets_ru")[:32]]
     tokenizer = load_tokenizer(PACKAGED)
     models = {kind: load_model(PACKAGED, kind) for kind in dict.fromkeys((torch.float32, dtype))}
     ways = {

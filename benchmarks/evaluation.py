@@ -35,7 +35,7 @@ def main() -> int:
     model, tokenizer = load_tuned(workspace, chosen, machine)
     rows = ensure_rows(workspace)
     chats = [*rows["test"], *rows["validation"], *rows["train"]][:100]
-    prompts = [chat["prompt"] for chat in chats]
+    prompts = [chat["messages"][:-1] for chat in chats]
     how = {"max_new_tokens": 144}
     generate(model, tokenizer, prompts[:4], **how)
 
@@ -61,7 +61,7 @@ def main() -> int:
     def whole():
         players = the_contestants(workspace, chosen, rows["train"])
         tables = contest.play(model, tokenizer, chats, players, max_length=512, **how)
-        scored = contest.scores(tables, [chat["completion"][0]["content"] for chat in chats], USUAL)
+        scored = contest.scores(tables, [chat["messages"][-1]["content"] for chat in chats], USUAL)
         for before in ("base", "few-shot"):
             contest.comparison(tables, scored, before)
 

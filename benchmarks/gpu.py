@@ -121,10 +121,11 @@ def measure(recipe: Recipe, folder: Path, dry: bool) -> dict:
     from steps import emulate_fp16
     from transformers import TrainerCallback
 
-    from gemma_colab.core.chat import load_tokenizer, to_chat, tokenize_chat
+    from gemma_colab.core.chat import load_tokenizer, tokenize_row
     from gemma_colab.core.loading import load_4bit, load_model
     from gemma_colab.core.lora import lora_config
     from gemma_colab.core.machine import quiet_libraries
+    from gemma_colab.core.rows import to_messages
     from gemma_colab.core.settings import starting_point
     from gemma_colab.core.trainer import build_trainer, sft_config
     from gemma_colab.core.workspace import read_sample
@@ -155,7 +156,7 @@ def measure(recipe: Recipe, folder: Path, dry: bool) -> dict:
             name = random_checkpoint(recipe.model, folder)
     if recipe.model == PACKAGED and not dry:
         tokenizer = load_tokenizer(PACKAGED)
-        rows = [tokenize_chat(to_chat(row), tokenizer) for row in read_sample("tickets_ru")[: steps * train.effective_batch]]
+        rows = [tokenize_row(to_messages(row), tokenizer) for row in read_sample("tickets_ru")[: steps * train.effective_batch]]
     else:
         tokenizer, rows = load_tokenizer(TINY), random_rows(*lengths, steps * train.effective_batch)
 

@@ -48,9 +48,10 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.utils.logging import disable_progress_bar
 
 from gemma_colab.core.catalog import TINY, source_of
-from gemma_colab.core.chat import to_chat, tokenize_chat
+from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.machine import quiet_libraries, stack_versions
+from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings, starting_point
 from gemma_colab.core.workspace import samples
 from gemma_colab.data.reading import read_rows
@@ -137,7 +138,7 @@ def table(title: str, contestants: list[Contestant], rows: Dataset) -> None:
 def support_rows(n: int | None = None) -> Dataset:
     """Rows of support_ru.jsonl (all but the first) as token ids, with the tokenizer of the tiny Gemma 3."""
     rows = read_rows(samples() / "support_ru.jsonl").rows[1:]
-    return Dataset.from_list([tokenize_chat(to_chat(row), tokenizer()) for row in rows[:n]])
+    return Dataset.from_list([tokenize_row(to_messages(row), tokenizer()) for row in rows[:n]])
 
 
 def long_rows(n: int) -> Dataset:

@@ -8,9 +8,9 @@ import torch
 from datasets import Dataset
 from peft import get_peft_model
 
-from gemma_colab.core.chat import to_chat
 from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.lora import lora_config
+from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, starting_point
 from gemma_colab.core.trainer import build_trainer, sft_config
 from gemma_colab.core.workspace import samples
@@ -30,7 +30,7 @@ LORA, TRAIN = starting_point("tiny-gemma3")
 
 def probe_chats():
     lines = (samples() / "general_probe.jsonl").read_text(encoding="utf-8").splitlines()
-    return [to_chat({"instruction": q["question"], "input": "", "output": q["answer"]}) for q in map(json.loads, lines)]
+    return [to_messages({"instruction": q["question"], "input": "", "output": q["answer"]}) for q in map(json.loads, lines)]
 
 
 def tuned_on(chats, tokenizer, folder, **changes):
@@ -94,7 +94,7 @@ def test_a_model_tuned_on_shuffled_answers_is_called_worse(tokenizer, tmp_path):
 
 
 def test_a_model_made_to_memorise_is_found_out(tokenizer, tmp_path, support_rows):
-    chats = [to_chat(row) for row in support_rows if len(row["output"]) < 140]
+    chats = [to_messages(row) for row in support_rows if len(row["output"]) < 140]
     train, test = chats[:8], chats[8:24]
     model = tuned_on(train, tokenizer, tmp_path, num_train_epochs=60, lr_scheduler_type="cosine", learning_rate=4e-3)
     parts = {"train": train, "test": test}

@@ -8,10 +8,11 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
-from gemma_colab.core.chat import to_chat, tokenize_chat
+from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.errors import WorkspaceError
 from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.lora import lora_config
+from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings
 from gemma_colab.core.workspace import samples
 from gemma_colab.evaluation.compare import worsened
@@ -36,10 +37,10 @@ def adapted(folder, seed=0):
 
 def test_answer_loss_is_the_cross_entropy_of_the_answer_tokens(random_gemma, tokenizer, support_rows):
     model = AutoModelForCausalLM.from_pretrained(random_gemma, dtype=torch.float32).eval()
-    chats = [to_chat(row) for row in support_rows[:7]]
+    chats = [to_messages(row) for row in support_rows[:7]]
     ours = answer_losses(model, tokenizer, chats, batch_size=3)
     for chat, (loss, tokens) in zip(chats, ours.to_numpy(), strict=True):
-        row = tokenize_chat(chat, tokenizer)
+        row = tokenize_row(chat, tokenizer)
         with torch.no_grad():
             reference = model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss
         assert loss / tokens == pytest.approx(reference.item(), rel=1e-4)
@@ -48,7 +49,7 @@ def test_answer_loss_is_the_cross_entropy_of_the_answer_tokens(random_gemma, tok
 
 
 def test_answer_loss_sees_the_adapter_and_its_absence(random_gemma, tokenizer, support_rows):
-    model, chats = adapted(random_gemma), [to_chat(row) for row in support_rows[:4]]
+    model, chats = adapted(random_gemma), [to_messages(row) for row in support_rows[:4]]
     with model.disable_adapter():
         base = mean_loss(answer_losses(model, tokenizer, chats))
     assert base == pytest.approx(mean_loss(answer_losses(load_4bit(random_gemma, torch.float32), tokenizer, chats)), rel=1e-5)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemma_colab.cli import main
-from gemma_colab.core.chat import tokenize_chat
+from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.hub import TOKEN
 from gemma_colab.core.loading import load_model, load_tokenizer
@@ -595,13 +595,13 @@ def test_plain_keeps_what_is_harmless():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, support_rows, tokenizer):
     """A workspace as notebooks 01 to 04 leave it, with an adapter on the tiny Gemma 3."""
-    from gemma_colab.core.chat import to_chat
+    from gemma_colab.core.rows import to_messages
     from gemma_colab.core.settings import TrainSettings
     from gemma_colab.handover.rows import ROW_FILES
 
     workspace = Workspace(tmp_path_factory.mktemp("trained") / "work")
     for part, rows in {"train": support_rows[:20], "validation": support_rows[20:26], "test": support_rows[26:34]}.items():
-        workspace.write_jsonl(f"rows/{part}.jsonl", [to_chat(row) for row in rows])
+        workspace.write_jsonl(f"rows/{part}.jsonl", [to_messages(row) for row in rows])
     ModelSettings(model="tiny-gemma3").save(workspace)
     LoraSettings(r=4, lora_alpha=8).save(workspace)
     TrainSettings().save(workspace)
@@ -707,7 +707,7 @@ def test_a_word_as_likely_as_the_models_own_is_rounding(random_gemma):
     prompt = [{"role": "user", "content": "Где мой заказ?"}]
 
     def ids(text):
-        return tokenize_chat({"prompt": prompt, "completion": [{"role": "assistant", "content": text}]}, tokenizer)["input_ids"]
+        return tokenize_row({"prompt": prompt, "completion": [{"role": "assistant", "content": text}]}, tokenizer)["input_ids"]
 
     own, other = ids("Он в пути."), ids("Он ждёт.")
     at = next(i for i, (a, b) in enumerate(zip(own, other, strict=False)) if a != b)

@@ -9,10 +9,11 @@ import pytest
 from gemma_colab.core import catalog
 from gemma_colab.core import workspace as workspace_module
 from gemma_colab.core.catalog import CATALOG, pick_model, shape_of
-from gemma_colab.core.chat import stop_token_ids, to_chat, token_lengths, tokenize_chat
+from gemma_colab.core.chat import stop_token_ids, token_lengths, tokenize_row
 from gemma_colab.core.errors import GemmaColabError, ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.hub import without_account
 from gemma_colab.core.machine import Machine, describe_machine, pick_dtype, stack_versions
+from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, SplitSettings, TrainSettings, starting_point
 from gemma_colab.core.workspace import Workspace, open_workspace
 
@@ -283,13 +284,13 @@ def test_errors_show_one_sentence_in_a_notebook():
 
 def test_chat_rows():
     row = {"instruction": "A", "input": "B", "output": "C"}
-    assert to_chat(row)["prompt"] == [{"role": "user", "content": "A\n\nB"}]
-    assert to_chat(row | {"input": ""})["prompt"][0]["content"] == "A"
+    assert to_messages(row)["prompt"] == [{"role": "user", "content": "A\n\nB"}]
+    assert to_messages(row | {"input": ""})["prompt"][0]["content"] == "A"
 
 
 def test_only_the_answer_and_its_end_are_trained(tokenizer, support_rows):
     for row in support_rows[:20]:
-        tokens = tokenize_chat(to_chat(row), tokenizer)
+        tokens = tokenize_row(to_messages(row), tokenizer)
         trained = [i for i in tokens["labels"] if i != -100]
         assert tokenizer.decode(trained) == row["output"] + "<end_of_turn>\n"
         assert tokens["input_ids"].count(tokenizer.bos_token_id) == 1
@@ -297,9 +298,9 @@ def test_only_the_answer_and_its_end_are_trained(tokenizer, support_rows):
 
 
 def test_token_lengths_count_the_part_of_the_answer_that_is_cut(tokenizer):
-    chat = to_chat({"instruction": "Вопрос", "input": "", "output": "Ответ"})
+    chat = to_messages({"instruction": "Вопрос", "input": "", "output": "Ответ"})
     whole = token_lengths([chat], tokenizer, 1000).iloc[0]
-    assert whole["prompt"] + whole["answer"] == whole["total"] == len(tokenize_chat(chat, tokenizer)["input_ids"])
+    assert whole["prompt"] + whole["answer"] == whole["total"] == len(tokenize_row(chat, tokenizer)["input_ids"])
     assert whole["answer_tokens_cut"] == 0
     assert token_lengths([chat], tokenizer, int(whole["total"]) - 2).iloc[0]["answer_tokens_cut"] == 2
     assert token_lengths([chat], tokenizer, 1).iloc[0]["answer_tokens_cut"] == whole["answer"]

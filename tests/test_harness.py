@@ -6,9 +6,9 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from gemma_colab.core.chat import to_chat
 from gemma_colab.core.loading import load_model
 from gemma_colab.core.lora import lora_config
+from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings
 from gemma_colab.core.workspace import samples
 from gemma_colab.evaluation.harness import TASK, write_task
@@ -40,7 +40,7 @@ def test_the_harness_comes_to_our_loss(tuned, tokenizer, support_rows, tmp_path,
     from lm_eval.tasks import TaskManager
 
     model, workspace = tuned
-    chats = [to_chat(row) for row in support_rows[:10]]
+    chats = [to_messages(row) for row in support_rows[:10]]
     yaml = write_task(chats, tokenizer, tmp_path / "task")
     assert json.loads(yaml.read_text())["task"] == TASK
     save_adapter(model, tokenizer, workspace)

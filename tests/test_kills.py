@@ -11,7 +11,7 @@ import time
 import pytest
 from safetensors.torch import load_file
 
-from gemma_colab.core.chat import to_chat
+from gemma_colab.core.rows import to_messages
 from gemma_colab.training.checkpoints import WRITING, whole_checkpoints
 
 PATIENCE = 120  # seconds for a run that takes a few on an idle machine
@@ -28,7 +28,7 @@ def start(tmp_path_factory, random_gemma, support_rows):
     warm.start()
     warm.join(PATIENCE)
     rows = tmp_path_factory.mktemp("rows") / "rows.json"
-    rows.write_text(json.dumps([to_chat(row) for row in support_rows[:30]], ensure_ascii=False), encoding="utf-8")
+    rows.write_text(json.dumps([to_messages(row) for row in support_rows[:30]], ensure_ascii=False), encoding="utf-8")
 
     def start(folder):
         (folder / "result").mkdir(parents=True, exist_ok=True)

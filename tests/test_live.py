@@ -11,12 +11,12 @@ from matplotlib import pyplot as plt
 from transformers import TrainerCallback
 
 from gemma_colab.core import live_curve as live
-from gemma_colab.core.chat import to_chat
 from gemma_colab.core.history import history_table
 from gemma_colab.core.live import OFTEN, LiveHistory
 from gemma_colab.core.live_curve import LiveCurve, TextProgress, clock, curve_axes, curve_png, live_view
 from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.lora import lora_config
+from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.training.short import short_trainer
 
@@ -159,7 +159,7 @@ class Tick(TrainerCallback):
 
 
 def test_a_real_run_is_shown_as_it_is(random_gemma, tokenizer, support_rows):
-    chats, view = [to_chat(row) for row in support_rows[1:29]], View()
+    chats, view = [to_messages(row) for row in support_rows[1:29]], View()
     settings = TrainSettings(
         per_device_train_batch_size=4,
         gradient_accumulation_steps=2,

@@ -20,12 +20,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM,
 
 from gemma_colab.core import loading
 from gemma_colab.core.catalog import CATALOG, shape_of
-from gemma_colab.core.chat import to_chat, tokenize_chat
+from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.float16 import keep_residual_in_float32
 from gemma_colab.core.loading import load_4bit, load_model, load_tokenizer, quantization_config
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.parameters import lora_parameters
+from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings
 from gemma_colab.core.workspace import samples
 from gemma_colab.evaluation.generation import generate_answers
@@ -404,8 +405,8 @@ def test_the_script_that_built_it_still_works(tmp_path, tokenizer):
     assert model.config.hidden_size == 64
     record = json.loads((out / "pretraining.json").read_text())
     assert record["steps"] == 2
-    row = to_chat({"instruction": "Привет", "input": "", "output": "Да"})
-    assert tokenize_chat(row, load_tokenizer(str(out)))["input_ids"][0] == 2
+    row = to_messages({"instruction": "Привет", "input": "", "output": "Да"})
+    assert tokenize_row(row, load_tokenizer(str(out)))["input_ids"][0] == 2
 
 
 BESIDE_TORCHAO = """

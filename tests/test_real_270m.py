@@ -13,9 +13,9 @@ from steps import training_peak
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gemma_colab.core.catalog import PACKAGED, packaged_here, shape_of, source_of
-from gemma_colab.core.chat import to_chat
 from gemma_colab.core.loading import load_4bit, load_model, load_tokenizer
 from gemma_colab.core.lora import lora_config
+from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.trainer import build_trainer, sft_config
 from gemma_colab.core.workspace import Workspace, read_sample
@@ -64,7 +64,7 @@ def model(folder):
 @pytest.fixture(scope="module")
 def chats():
     """20 to train on, 12 to measure the loss on, 20 to ask."""
-    rows = [to_chat(row) for row in read_sample("support_ru")[:52]]
+    rows = [to_messages(row) for row in read_sample("support_ru")[:52]]
     return rows[:20], rows[20:32], rows[32:]
 
 

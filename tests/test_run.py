@@ -13,10 +13,10 @@ from peft.tuners.lora import LoraLayer
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from gemma_colab.core.chat import to_chat
 from gemma_colab.core.errors import TrainingError, WorkspaceError
 from gemma_colab.core.loading import load_4bit, load_model
 from gemma_colab.core.lora import lora_config
+from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.training import run as run_module
 from gemma_colab.training.checkpoints import (
@@ -43,7 +43,7 @@ SETTINGS = TrainSettings(
 
 @pytest.fixture(scope="module")
 def data(support_rows):
-    chats = [to_chat(row) for row in support_rows[1:33]]
+    chats = [to_messages(row) for row in support_rows[1:33]]
     return Dataset.from_list(chats[:24]), Dataset.from_list(chats[24:])
 
 

@@ -11,11 +11,11 @@ from datasets.utils import are_progress_bars_disabled
 from transformers import TrainerControl
 from trl import SFTTrainer
 
-from gemma_colab.core.chat import to_chat
 from gemma_colab.core.errors import ModelError, SettingsError
 from gemma_colab.core.history import history_table
 from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.lora import lora_config
+from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.trainer import build_trainer, sft_config
 from gemma_colab.training.learning_rate import _StopWhenBroken, find_learning_rate, suggest
@@ -35,7 +35,7 @@ LORA = lora_config(LoraSettings(r=4))
 
 @pytest.fixture(scope="module")
 def chats(support_rows):
-    return [to_chat(row) for row in support_rows[1:29]]
+    return [to_messages(row) for row in support_rows[1:29]]
 
 
 @pytest.fixture(scope="module")

@@ -205,12 +205,13 @@ def test_steps_and_rates_are_those_of_a_real_run(random_gemma, tokenizer, suppor
     import torch
     from datasets import Dataset
 
-    from gemma_colab.core.chat import to_chat, token_lengths
+    from gemma_colab.core.chat import token_lengths
+from gemma_colab.core.rows import to_messages
     from gemma_colab.core.loading import load_model
     from gemma_colab.core.lora import lora_config
     from gemma_colab.core.trainer import build_trainer, sft_config
 
-    chats = [to_chat(row) for row in support_rows[:5]]
+    chats = [to_messages(row) for row in support_rows[:5]]
     settings = TrainSettings(
         per_device_train_batch_size=2,
         gradient_accumulation_steps=2,

@@ -9,10 +9,11 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer import utils as trl_utils
 
 from gemma_colab.core import trainer as trainer_module
-from gemma_colab.core.chat import to_chat, tokenize_chat
+from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.history import history_table
 from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.lora import lora_config
+from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.trainer import build_trainer, score_answers_only, sft_config
 from gemma_colab.evaluation.loss import answer_losses, mean_loss
@@ -24,7 +25,7 @@ SETTINGS = TrainSettings(
 
 @pytest.fixture(scope="module")
 def chats(support_rows):
-    return [to_chat(row) for row in support_rows[1:33]]
+    return [to_messages(row) for row in support_rows[1:33]]
 
 
 def make(folder, chats, tokenizer, output_dir, settings=SETTINGS, callbacks=None):
@@ -52,7 +53,7 @@ def test_the_trainer_is_native_and_moves_only_the_adapter(random_gemma, chats, t
 def test_only_answers_are_trained(random_gemma, chats, tokenizer, tmp_path):
     trainer = make(random_gemma, chats, tokenizer, tmp_path)
     for chat, fed in zip(chats, trainer.train_dataset, strict=False):
-        mine = tokenize_chat(chat, tokenizer)
+        mine = tokenize_row(chat, tokenizer)
         assert fed["input_ids"] == mine["input_ids"]
         assert fed["labels"] == mine["labels"]
 
@@ -179,7 +180,7 @@ def test_training_in_float16_follows_float32(hot_gemma, chats, tokenizer, tmp_pa
 
 
 def test_packed_rows_are_validated_as_often_in_an_epoch_and_apart(random_gemma, tokenizer, support_rows, tmp_path):
-    rows = Dataset.from_list([to_chat(row) for row in support_rows[:40]])
+    rows = Dataset.from_list([to_messages(row) for row in support_rows[:40]])
     settings = TrainSettings(
         packing=True,
         max_length=512,

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
-from gemma_colab.core.chat import to_chat
 from gemma_colab.core.history import COLUMNS, GrowingHistory, history_table, smoothed
 from gemma_colab.core.loading import load_model
 from gemma_colab.core.lora import lora_config
+from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import TrainSettings, starting_point
 from gemma_colab.training.short import short_run
 from gemma_colab.training.verdict import WORDS, training_verdict
@@ -267,7 +267,7 @@ def tiny():
 @pytest.fixture(scope="module")
 def real(tiny, tokenizer, support_rows):
     """(changes of the settings, rows, times) -> the history of a real run of the tiny Gemma 3, on its shortest rows."""
-    chats = sorted((to_chat(row) for row in support_rows[1:]), key=lambda chat: len(str(chat)))
+    chats = sorted((to_messages(row) for row in support_rows[1:]), key=lambda chat: len(str(chat)))
     lora, settings = starting_point("tiny-gemma3")
 
     def run(rows, **changes) -> pd.DataFrame:

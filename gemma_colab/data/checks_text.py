@@ -10,7 +10,7 @@ from html.entities import html5
 from ftfy import fix_encoding
 from ftfy.badness import BADNESS_RE
 
-from gemma_colab.core.rows import Row, answer, answer_field, question
+from gemma_colab.core.rows import Row, answer, answer_field, prompt, question
 from gemma_colab.data.finding import Hit, Look
 from gemma_colab.data.personal import MASKS, personal_data
 from gemma_colab.data.text import CODE, HIDDEN, INVISIBLE, TAG, normalise
@@ -94,13 +94,7 @@ def spans(look: Look, find, only_answers: bool = False) -> Iterator[Hit]:
 def empty_text(look: Look) -> Iterator[Hit]:
     """Nothing to see in the answer, in the whole question, or in a turn of a conversation."""
     for row, fields in enumerate(look.texts):
-        if "messages" in look.rows[row]:
-            yield from (Hit(row, field) for field, text in fields.items() if not visible(text))
-            continue
-        if not visible(question(look.rows[row])):
-            yield Hit(row, "instruction")
-        if not visible(fields["output"]):
-            yield Hit(row, "output")
+        yield from (Hit(row, field) for field, text in fields.items() if not visible(text))
 
 
 def html(look: Look) -> Iterator[Hit]:
@@ -135,8 +129,10 @@ def chat_markers(look: Look) -> Iterator[Hit]:
 
 def fake_input(look: Look) -> Iterator[Hit]:
     for row, one in enumerate(look.rows):
-        if is_fake(one.get("input", "")):
-            yield Hit(row, "input")
+        for i, turn in enumerate(prompt(one)):
+            before, _, last = turn["content"].rpartition("\n\n")
+            if before and is_fake(last):
+                yield Hit(row, f"messages[{i}]", len(turn["content"]) - len(last), len(turn["content"]))
         # "None" may be the right answer; "n/a" and "[no output]" are nobody's.
         if FAKE_ANSWER.fullmatch(answer(one)):
             yield Hit(row, answer_field(one))

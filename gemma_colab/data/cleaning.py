@@ -195,7 +195,7 @@ def _changing(step: str, kept: list[tuple[int, Row]], log: list) -> list[tuple[i
     for i, row in kept:
         old = texts(row)
         if step == "fake_input":
-            new = {field: "" if field == "input" and is_fake(text) else text for field, text in old.items()}
+            new = {field: without_fake_input(text) for field, text in old.items()}
         elif step in ("html_to_text", "entities") and about_markup(row):
             new = {}
         else:
@@ -212,6 +212,12 @@ def _dropping(step: str, kept: list[tuple[int, Row]], log: list) -> list[tuple[i
         i, row = kept[n]
         log.append((step, i, row.get("line"), "", json.dumps(row, ensure_ascii=False), f"{DROPPED} {why}"))
     return [pair for n, pair in enumerate(kept) if n not in drop]
+
+
+def without_fake_input(text: str) -> str:
+    """The text, without a last paragraph that stands for nothing, such as Alpaca's `<noinput>`."""
+    before, _, last = text.rpartition("\n\n")
+    return before if before and is_fake(last) else text
 
 
 def undo(rows: list[Row], log: pd.DataFrame) -> list[Row]:

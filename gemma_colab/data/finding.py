@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from gemma_colab.core.rows import Row, answer, question, texts
+from gemma_colab.core.rows import Row, answer, prompt, question, texts
 from gemma_colab.data.neighbours import Pair, near_pairs
 from gemma_colab.data.text import sameness, shingles
 
@@ -49,18 +49,14 @@ class Finding:
 def own_questions(rows: list[Row], common: int = 5) -> list[str]:
     """The questions by which rows can be told apart: without system messages, and without an instruction that stands over
     `common` different inputs or more. Else all rows of one prompt would look alike."""
+    asked = ["\n\n".join(turn["content"] for turn in prompt(row) if turn["role"] != "system") for row in rows]
     inputs: dict[str, set[str]] = {}
-    for row in rows:
-        if row.get("input"):
-            inputs.setdefault(row["instruction"], set()).add(row["input"])
-    return [_own_question(row, len(inputs.get(row.get("instruction"), ())) >= common) for row in rows]
-
-
-def _own_question(row: Row, template: bool) -> str:
-    if "messages" in row:
-        own = [turn["content"] for turn in row["messages"][:-1] if turn["role"] != "system"]
-        return "\n\n".join(own) or question(row)
-    return row["input"] if template and row["input"] else question(row)
+    for text in asked:
+        instruction, _, rest = text.partition("\n\n")
+        inputs.setdefault(instruction, set()).update([rest] * bool(rest))
+    repeated = {instruction for instruction, several in inputs.items() if len(several) >= common}
+    own = [text.partition("\n\n") for text in asked]
+    return [rest if rest and instruction in repeated else text for text, (instruction, _, rest) in zip(asked, own, strict=True)]
 
 
 @dataclass(frozen=True)

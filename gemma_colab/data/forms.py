@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.rows import FIELDS
+
+FIELDS = ("instruction", "input", "output")
+
 
 # What a column may be called; compared without regard to case, ё/е, and spaces, underscores or hyphens. The first is our own name.
 NAMES = {

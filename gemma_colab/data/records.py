@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from gemma_colab.core.rows import FIELDS, Row, question
+from gemma_colab.core.rows import Row, to_messages
 from gemma_colab.data.forms import EARLIER, NAMES, BadRow, Form, UnknownForm, mapped, normal, recognise, shown
 
 BROKEN = re.compile("[\ud800-\udfff]")  # no whole character lies there
@@ -44,13 +44,14 @@ class Recogniser:
             row = _row_of_turns([turn for column in columns for turn in _turns(record[column], column)], columns[0], system)
             _check_weight(record[columns[-1]], columns[-1])
         else:
-            row = {ours: self._text(record, form, ours) for ours in FIELDS}
+            row = {ours: self._text(record, form, ours) for ours in ("instruction", "input", "output")}
             earlier = _earlier(record[form.columns[EARLIER]], form.columns[EARLIER]) if EARLIER in form.columns else []
             if system or earlier:
                 turns = [("system", system)] * bool(system) + earlier
-                turns += [("user", question(row)), ("assistant", row["output"])]
+                turns += [(turn["role"], turn["content"]) for turn in to_messages(row)["messages"]]
                 row = {"messages": [{"role": role, "content": content} for role, content in turns]}
         extras = {ours: self._text(record, form, ours) for ours in GROUPS}
+        row = to_messages(row)
         return row | {ours: text for ours, text in extras.items() if text}, form
 
     def _form(self, record: dict) -> Form:
@@ -134,8 +135,6 @@ def _row_of_turns(turns: list[dict[str, str]], column: str, system: str) -> Row:
     elif system and turns[0]["content"] != system:
         raise BadRow("a second system prompt beside the column for it", "keep one of the two", f"{column}[0]")
     _check_order([turn["role"] for turn in turns], column)
-    if len(turns) == 2:
-        return {"instruction": turns[0]["content"], "input": "", "output": turns[1]["content"]}
     return {"messages": turns}
 
 

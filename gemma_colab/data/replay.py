@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 
-from gemma_colab.core.chat import to_chat
 from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.rows import to_messages
 from gemma_colab.core.workspace import Workspace, read_sample
 
-OWN = "rows/replay.jsonl"  # your own general chats, `{"prompt": [...], "completion": [...]}` on each line
+OWN = "rows/replay.jsonl"  # your own general rows, `{"messages": [...]}` on each line
 
 
 def general_chats(workspace: Workspace | None = None) -> list[dict]:
@@ -17,8 +17,8 @@ def general_chats(workspace: Workspace | None = None) -> list[dict]:
     The best ones for your model are questions that it must go on answering, with the answers that it gives before it is tuned.
     """
     if workspace is not None and workspace.has(OWN):
-        return [{"prompt": row["prompt"], "completion": row["completion"]} for row in workspace.read_jsonl(OWN)]
-    return [to_chat(row) for row in read_sample("general_rows")]
+        return [to_messages(row) for row in workspace.read_jsonl(OWN)]
+    return [to_messages(row) for row in read_sample("general_rows")]
 
 
 def mix_in(chats: list[dict], general: list[dict], share: float, seed: int = 0) -> list[dict]:

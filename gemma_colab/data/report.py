@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from tqdm.auto import tqdm
 
-from gemma_colab.core.chat import to_chat, token_lengths
+from gemma_colab.core.chat import token_lengths
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import Row, answer, fingerprint, place
 from gemma_colab.data.checks_set import SET_CHECKS, too_few
@@ -178,7 +178,7 @@ def check_rows(
         advice = f"not counted, so nothing is said about max_length={max_length}: give the tokenizer of your model"
         findings.append(Finding("lengths", "I", advice))
     if tokenizer is not None and rows:
-        lengths = token_lengths([to_chat(row) for row in rows], tokenizer, max_length)
+        lengths = token_lengths(rows, tokenizer, max_length)
         for function in TOKEN_CHECKS:
             findings += function(look, lengths, **thresholds.get(function.__name__, {}))
     findings = _accepted(_without_kept(findings, rows, kept or {}), list(accept))

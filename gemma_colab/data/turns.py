@@ -6,7 +6,7 @@ import json
 
 import pandas as pd
 
-from gemma_colab.core.chat import to_chat, token_lengths
+from gemma_colab.core.chat import token_lengths
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import Row, fingerprint
 
@@ -39,7 +39,7 @@ def fit(rows: list[Row], tokenizer, max_length: int, how: str) -> tuple[list[Row
         raise SettingsError(f"how={how!r} must be 'drop' or 'split'; try 'drop'")
     if tokenizer is None:
         raise SettingsError("tokenizer=None can't tell which rows are too long; give the tokenizer of your model")
-    totals = token_lengths([to_chat(row) for row in rows], tokenizer, max_length)["total"]
+    totals = token_lengths(rows, tokenizer, max_length)["total"]
     kept, log = [], []
     for row, total in zip(rows, totals, strict=True):
         if total <= max_length:

@@ -11,6 +11,7 @@ import pandas as pd
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from gemma_colab.core.rows import answer, prompt
 from gemma_colab.evaluation.compare import LOSS, compare
 from gemma_colab.evaluation.fields import schema_of, telling_examples
 from gemma_colab.evaluation.generation import generate
@@ -35,12 +36,12 @@ def few_shot_turns(chats: list[dict], examples: int = 3, seed: int = 0) -> Turns
 
     Their system prompts are left out: one can't stand in the middle of a conversation, and the question that follows has its own.
     """
-    answers = [chat["completion"][0]["content"] for chat in chats]
+    answers = [answer(chat) for chat in chats]
     if examples and schema_of(answers):
         drawn = [chats[i] for i in telling_examples(answers, examples, seed)]
     else:
         drawn = random.Random(seed).sample(chats, min(examples, len(chats)))
-    return [turn for chat in drawn for turn in [*chat["prompt"], *chat["completion"]] if turn["role"] != "system"]
+    return [turn for chat in drawn for turn in chat["messages"] if turn["role"] != "system"]
 
 
 def switched(model, contestant: Contestant):
@@ -69,14 +70,14 @@ def play(
     answer (as `loss.answer_losses`). save: a JSONL file that keeps the answers; run again, it goes on where it stopped."""
     tables = {}
     for name, contestant in contestants.items():
-        asked = [chat | {"prompt": in_front(contestant.examples, chat["prompt"])} for chat in chats]
+        asked = [chat | {"messages": [*in_front(contestant.examples, prompt(chat)), chat["messages"][-1]]} for chat in chats]
         shown = list(contestant.examples)
         extra = len(tokenizer.apply_chat_template(shown, return_dict=True)["input_ids"]) - 1 if shown else 0  # <bos> stands once
         with switched(model, contestant):
             answers = generate(
                 model,
                 tokenizer,
-                [chat["prompt"] for chat in asked],
+                [prompt(chat) for chat in asked],
                 max_new_tokens=max_new_tokens,
                 batch_size=batch_size,
                 save=save,

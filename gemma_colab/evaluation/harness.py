@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from gemma_colab.core.chat import tokenize_chat
+from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.workspace import Workspace
 
 TASK = "gemma_colab_test"
@@ -24,7 +24,7 @@ def write_task(chats: list[dict], tokenizer: PreTrainedTokenizerBase, folder: st
     """
     ws, lines = Workspace(folder), []
     for chat in chats:
-        row = tokenize_chat(chat, tokenizer)
+        row = tokenize_row(chat, tokenizer, last_answer_only=True)
         start = next(i for i, label in enumerate(row["labels"]) if label != -100)
         context, target = (tokenizer.decode(ids) for ids in (row["input_ids"][:start], row["input_ids"][start:]))
         lines.append({"context": context.removeprefix(tokenizer.bos_token), "target": target})

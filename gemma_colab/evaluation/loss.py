@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gemma_colab.core.chat import tokenize_chat
+from gemma_colab.core.chat import tokenize_row
 
 POSITIONS = 512  # answer tokens whose logits exist at the same time
 
@@ -28,7 +28,7 @@ def answer_losses(
 
     Only positions that predict an answer token go through the head, 512 at a time: at 262,144 words that is 0.5 GiB in float32.
     """
-    rows = [tokenize_chat(chat, tokenizer) for chat in chats]
+    rows = [tokenize_row(chat, tokenizer, last_answer_only=True) for chat in chats]
     return _losses(model, tokenizer, [{k: v[:max_length] for k, v in row.items()} for row in rows], batch_size, description)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from gemma_colab.core.chat import tokenize_chat
+from gemma_colab.core.chat import tokenize_row
 
 CLOSE = 0.02  # nats per token: below the spread of two runs that differ in their seed only
 
@@ -63,7 +63,7 @@ def behind(model, tokenizer, prompt: list[dict[str, str]], expected: str, answer
     if answer == expected:
         return 0.0
     mine, theirs = (
-        tokenize_chat({"prompt": prompt, "completion": [{"role": "assistant", "content": text}]}, tokenizer)["input_ids"]
+        tokenize_row({"messages": [*prompt, {"role": "assistant", "content": text}]}, tokenizer)["input_ids"]
         for text in (expected, answer)
     )
     at = next((i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), None)

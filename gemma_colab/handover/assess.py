@@ -12,6 +12,7 @@ import pandas as pd
 from gemma_colab.core.catalog import shape_of, shown_name
 from gemma_colab.core.errors import GemmaColabError, ModelError
 from gemma_colab.core.machine import Machine, describe_machine, dtype_name, pick_dtype, stack_versions
+from gemma_colab.core.rows import answer, prompt
 from gemma_colab.core.settings import LoraSettings, ModelSettings, ShipSettings, TrainSettings
 from gemma_colab.core.workspace import ADAPTER_FILES, Workspace, read_sample
 from gemma_colab.data.replay import OWN
@@ -56,7 +57,7 @@ def _computes_in(chosen: ModelSettings, machine: Machine) -> str:
 
 def enough_tokens(tokenizer, chats: list[dict], most: int = 1024) -> int:
     """Tokens that an answer may have: a third more than the longest right one, at most `most`."""
-    lengths = [len(tokenizer(chat["completion"][0]["content"])["input_ids"]) for chat in chats]
+    lengths = [len(tokenizer(answer(chat))["input_ids"]) for chat in chats]
     return min(most, int(max(lengths) * 4 / 3) + 8)
 
 
@@ -73,11 +74,11 @@ def neutral_texts() -> list[dict]:
 def row_table(chats: list[dict], tables: dict[str, pd.DataFrame], scored: dict, labels: list | None = None) -> pd.DataFrame:
     """One line a test row, to read: question, wanted, label, the answer of each contestant, the tuned model's scores, and the names
     of the signs of ill health that its answer shows."""
-    wanted = [chat["completion"][0]["content"] for chat in chats]
+    wanted = [answer(chat) for chat in chats]
     ill = signs(tables["tuned"], wanted)
     return pd.DataFrame(
         {
-            "question": [_question(chat["prompt"]) for chat in chats],
+            "question": [_question(prompt(chat)) for chat in chats],
             "wanted": wanted,
             **({"label": labels} if labels and any(labels) else {}),
             **{name: table["answer"] for name, table in tables.items()},
@@ -121,7 +122,7 @@ def summarise(
     made, such as max_new_tokens and examples. constant: an answer that reads no question (`fields.most_frequent`), scored like the
     others. A blind review of these answers, if the names were shown, is taken from `review/`.
     """
-    wanted = [chat["completion"][0]["content"] for chat in rows["test"]]
+    wanted = [answer(chat) for chat in rows["test"]]
     others = [name for name in ("base", "few-shot") if name in tables]
     against = {name: comparison(tables, scored, name, lower_is_better=lower_is_better) for name in others}
     ill = health(tables, wanted)
@@ -255,8 +256,8 @@ def assess(
     how = {"batch_size": batch_size, "save": workspace.path / ANSWERS}
     contestants = the_contestants(workspace, chosen, rows["train"], examples)
     tables = play(model, tokenizer, rows["test"], contestants, max_length=max_length, max_new_tokens=max_new_tokens, **how)
-    wanted = [chat["completion"][0]["content"] for chat in rows["test"]]
-    known_answers = [chat["completion"][0]["content"] for chat in rows["train"]]
+    wanted = [answer(chat) for chat in rows["test"]]
+    known_answers = [answer(chat) for chat in rows["train"]]
     form = schema_of(known_answers)
     # Likeness says nothing about a form that is filled in: there each field is right or wrong.
     metrics = (json_metrics(form) if form else USUAL) | (metrics or {})
@@ -279,7 +280,7 @@ def assess(
     again = generate_answers(
         model,
         tokenizer,
-        [chat["prompt"] for chat in known],
+        [prompt(chat) for chat in known],
         max_new_tokens=max_new_tokens,
         made_by=contestants["tuned"].made_by,
         description="training rows again",
@@ -287,7 +288,7 @@ def assess(
     )
     by_heart = memorisation(
         {"train": again, "test": list(tables["tuned"]["answer"])},
-        {"train": [chat["completion"][0]["content"] for chat in known], "test": wanted},
+        {"train": [answer(chat) for chat in known], "test": wanted},
     )
     return summarise(
         workspace,

@@ -18,6 +18,7 @@ import psutil
 from gemma_colab.core.catalog import shape_of, shown_name
 from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.machine import GIB, describe_machine, free_gib, pick_dtype, readable, stack_versions
+from gemma_colab.core.rows import prompt, to_messages
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import ADAPTER_FILES, Workspace
 
@@ -228,7 +229,7 @@ def _compare_gguf(workspace: Workspace, path: Path, rows: int, max_new_tokens: i
     from gemma_colab.export.gguf import check_gguf
     from gemma_colab.export.parity import behind
 
-    prompts = [row["prompt"] for row in workspace.read_jsonl("rows/test.jsonl")[:rows]]
+    prompts = [prompt(to_messages(row)) for row in workspace.read_jsonl("rows/test.jsonl")[:rows]]
     model, tokenizer = _plain(workspace.path / "merged", torch.float32)
     wanted = _answers(model, tokenizer, prompts, "merged", max_new_tokens)
     found = check_gguf(path, prompts, wanted, max_new_tokens=max_new_tokens)
@@ -359,7 +360,7 @@ def compare_forms(
     from gemma_colab.core.loading import load_model, load_tokenizer, quantization_config
     from gemma_colab.export.adapter import load_adapter
 
-    chats = [{key: row[key] for key in ("prompt", "completion")} for row in workspace.read_jsonl("rows/test.jsonl")[:rows]]
+    chats = [to_messages(row) for row in workspace.read_jsonl("rows/test.jsonl")[:rows]]
     dtype, wide = _dtypes(workspace)
     merged = workspace.path / "merged"
 
@@ -409,7 +410,7 @@ def _measure(model, tokenizer, chats: list[dict], folder: Path, name: str, max_n
 
     model.eval()
     start = time.monotonic()
-    answers = _answers(model, tokenizer, [chat["prompt"] for chat in chats], name, max_new_tokens)
+    answers = _answers(model, tokenizer, [prompt(chat) for chat in chats], name, max_new_tokens)
     seconds = time.monotonic() - start
     return Measured(answers, mean_loss(answer_losses(model, tokenizer, chats, description=name)), folder_mib(folder), seconds)
 

@@ -11,7 +11,6 @@ import ipywidgets as widgets
 import pandas as pd
 from IPython.display import display
 
-from gemma_colab.core.chat import to_chat
 from gemma_colab.core.errors import GemmaColabError
 from gemma_colab.core.html import ENVIRONMENT, text_table
 from gemma_colab.data.forms import NAMES, BadRow, normal, recognise
@@ -102,8 +101,7 @@ class MappingPanel:
         except GemmaColabError as e:
             self.preview.value = _ERROR.render(text=str(e))
             return
-        chats = [to_chat(row) for row in rows]
-        turns = [[(t, False) for t in chat["prompt"]] + [(t, True) for t in chat["completion"]] for chat in chats]
+        turns = [[(t, t is row["messages"][-1]) for t in row["messages"]] for row in rows]
         self.preview.value = _CHATS.render(chats=turns)
 
     def _ipython_display_(self):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from gemma_colab.core.chat import to_chat, token_lengths, tokenize_chat
+from gemma_colab.core.chat import token_lengths, tokenize_row
+from gemma_colab.core.rows import to_messages
 from gemma_colab.data.checks_tokens import beginnings, budget, dropped, end_untrained, nothing_trained, too_long
 from gemma_colab.data.finding import Look
 from gemma_colab.data.report import check_rows
@@ -13,7 +14,7 @@ QUESTION = SHORT | {"instruction": "Где мой заказ, который я 
 
 
 def counted(rows, tokenizer, max_length):
-    return Look(rows, max_length), token_lengths([to_chat(row) for row in rows], tokenizer, max_length)
+    return Look(rows, max_length), token_lengths([to_messages(row) for row in rows], tokenizer, max_length)
 
 
 def test_a_cut_answer_is_measured(tokenizer):
@@ -25,7 +26,7 @@ def test_a_cut_answer_is_measured(tokenizer):
     assert hit.note == f"{total} tokens, {total - 100} of {of} answer tokens are cut"
     assert f"max_length=100, {(total - 100) / of:.0%} of their answers" in finding.what_to_do
     assert f"the longest row has {total} tokens" in finding.what_to_do
-    ids = tokenize_chat(to_chat(ANSWER), tokenizer)
+    ids = tokenize_row(to_messages(ANSWER), tokenizer)
     assert sum(label != -100 for label in ids["labels"][:100]) == of - (total - 100)
     assert not list(nothing_trained(look, lengths))
 
@@ -60,7 +61,7 @@ def test_a_question_that_leaves_no_answer_token(tokenizer):
     look, lengths = counted([SHORT, QUESTION], tokenizer, 64)
     (finding,) = nothing_trained(look, lengths)
     assert (finding.severity, finding.rows) == ("E", [1])
-    assert all(label == -100 for label in tokenize_chat(to_chat(QUESTION), tokenizer)["labels"][:64])
+    assert all(label == -100 for label in tokenize_row(to_messages(QUESTION), tokenizer)["labels"][:64])
     prompt = int(lengths["prompt"][1])
     for limit, hit in ((prompt, 1), (prompt + 1, 0)):
         assert len(list(nothing_trained(*counted([QUESTION], tokenizer, limit)))) == hit

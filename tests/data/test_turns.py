@@ -2,8 +2,9 @@
 
 import pytest
 
-from gemma_colab.core.chat import to_chat, token_lengths
+from gemma_colab.core.chat import token_lengths
 from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import SplitSettings
 from gemma_colab.data.splitting import split_rows
 from gemma_colab.data.turns import fit, one_row_per_answer
@@ -31,7 +32,7 @@ def test_every_answer_becomes_a_row_with_what_was_said_before():
     assert [contents(row) for row in made[1:3]] == [["с", "а", "б"], ["с", "а", "б", "в", "г"]]
     assert all(row["line"] == 7 and row["label"] == "x" for row in made[1:3])
     assert made[1]["conversation"] == made[2]["conversation"]
-    assert [to_chat(row)["completion"][0]["content"] for row in made[1:3]] == ["б", "г"]
+    assert [to_messages(row)["completion"][0]["content"] for row in made[1:3]] == ["б", "г"]
 
 
 def test_the_name_of_a_conversation_is_kept_and_others_differ():
@@ -64,11 +65,11 @@ def test_dropping(tokenizer):
     kept, log = fit(rows, tokenizer, 64, "drop")
     assert kept == [rows[0], rows[2]]
     assert [(line.line, line.done) for line in log.itertuples()] == [(2, "dropped")]
-    assert log["tokens"][0] == token_lengths([to_chat(rows[1])], tokenizer, 64)["total"][0] > 64
+    assert log["tokens"][0] == token_lengths([to_messages(rows[1])], tokenizer, 64)["total"][0] > 64
 
 
 def test_the_limit_itself_fits(tokenizer):
-    total = int(token_lengths([to_chat(SINGLE)], tokenizer, 9999)["total"][0])
+    total = int(token_lengths([to_messages(SINGLE)], tokenizer, 9999)["total"][0])
     assert fit([SINGLE], tokenizer, total, "drop")[0] == [SINGLE]
     assert fit([SINGLE], tokenizer, total - 1, "drop")[0] == []
 
@@ -77,11 +78,11 @@ def test_the_limit_itself_fits(tokenizer):
 def test_splitting_between_exchanges(tokenizer, system):
     texts = [f"{'вопрос' if i % 2 == 0 else 'ответ'} номер {i}: где посылка и когда её ждать?" for i in range(12)]
     row = chat(*texts, system=system, line=5, label="x")
-    whole = int(token_lengths([to_chat(row)], tokenizer, 9999)["total"][0])
+    whole = int(token_lengths([to_messages(row)], tokenizer, 9999)["total"][0])
     pieces, log = fit([row], tokenizer, whole // 2, "split")
     assert log["done"].tolist() == [f"split into {len(pieces)}"]
     assert len(pieces) >= 2
-    assert (token_lengths([to_chat(piece) for piece in pieces], tokenizer, whole)["total"] <= whole // 2).all()
+    assert (token_lengths([to_messages(piece) for piece in pieces], tokenizer, whole)["total"] <= whole // 2).all()
     head = [system] if system else []
     assert all(contents(piece)[: len(head)] == head for piece in pieces)
     assert [text for piece in pieces for text in contents(piece)[len(head) :]] == texts  # nothing lost, in order

@@ -82,10 +82,9 @@ def make_rows(count: int, seed: int = 0) -> list[dict[str, str]]:
 
 def measure(path: str, with_tokens: bool) -> None:
     """One run in a process of its own, so that its peak memory is its own. Prints JSON."""
-    from gemma_colab.core.settings import SplitSettings
     from gemma_colab.data.reading import read_rows
     from gemma_colab.data.report import check_rows
-    from gemma_colab.data.splitting import split_rows
+    from gemma_colab.data.splitting import SplitSettings, split_rows
 
     tokenizer = None
     if with_tokens:

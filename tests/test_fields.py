@@ -10,14 +10,13 @@ from jsonschema import Draft202012Validator
 
 from gemma_colab.cli import main
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.settings import ShipSettings, SplitSettings
 from gemma_colab.core.workspace import read_rules, read_sample, samples
 from gemma_colab.data.reading import read_rows
-from gemma_colab.data.splitting import check_split, split_rows
+from gemma_colab.data.splitting import SplitSettings, check_split, split_rows
 from gemma_colab.evaluation.compare import compare
 from gemma_colab.evaluation.contest import few_shot_turns
 from gemma_colab.evaluation.fields import confusions, first_object, json_metrics, most_frequent, schema_of, telling_examples
-from gemma_colab.evaluation.verdict import verdict
+from gemma_colab.evaluation.verdict import ShipSettings, verdict
 from gemma_colab.ui.evidence import contestants_table
 from gemma_colab.ui.plots import confusion_picture
 

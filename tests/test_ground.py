@@ -14,8 +14,9 @@ from gemma_colab.core.errors import GemmaColabError, ModelError, SettingsError, 
 from gemma_colab.core.hub import without_account
 from gemma_colab.core.machine import Machine, describe_machine, pick_dtype, stack_versions
 from gemma_colab.core.rows import to_messages
-from gemma_colab.core.settings import LoraSettings, SplitSettings, TrainSettings, starting_point
+from gemma_colab.core.settings import LoraSettings, TrainSettings, starting_point
 from gemma_colab.core.workspace import Workspace, open_workspace
+from gemma_colab.data.splitting import SplitSettings
 
 CPU = Machine(False, None, None, 0.0, 12.0, 50.0, 2)
 T4 = Machine(True, "Tesla T4", (7, 5), 14.74, 12.7, 60.0, 2)
@@ -76,10 +77,12 @@ def test_a_settings_file_that_holds_none_is_refused(workspace):
         LoraSettings.load(workspace)
 
 
-def test_settings_with_unknown_names_are_refused(workspace):
-    workspace.write_json(LoraSettings.file, {"rank": 8})
-    with pytest.raises(SettingsError, match="rank"):
-        LoraSettings.load(workspace)
+def test_a_settings_file_of_another_version_means_what_it_meant(workspace, capsys):
+    workspace.write_json(LoraSettings.file, {"rank": 8, "r": 4})
+    assert LoraSettings.load(workspace) == LoraSettings(r=4)
+    assert "doesn't know, and they are left out: rank" in capsys.readouterr().out
+    workspace.write_json(TrainSettings.file, {"seed": 3})  # of a time when the last answer alone was trained
+    assert TrainSettings.load(workspace) == TrainSettings(seed=3, last_answer_only=True)
 
 
 def test_steps_per_epoch_counts_like_the_trainer():
@@ -284,15 +287,18 @@ def test_errors_show_one_sentence_in_a_notebook():
 
 def test_chat_rows():
     row = {"instruction": "A", "input": "B", "output": "C"}
-    assert to_messages(row)["prompt"] == [{"role": "user", "content": "A\n\nB"}]
-    assert to_messages(row | {"input": ""})["prompt"][0]["content"] == "A"
+    asked, said = {"role": "user", "content": "A\n\nB"}, {"role": "assistant", "content": "C"}
+    assert to_messages(row | {"line": 2}) == {"messages": [asked, said], "line": 2}
+    assert to_messages(row | {"input": ""})["messages"][0]["content"] == "A"
+    assert to_messages(row | {"system": "S"})["messages"] == [{"role": "system", "content": "S"}, asked, said]
+    assert to_messages({"prompt": [asked], "completion": [said]}) == {"messages": [asked, said]}  # of an older workspace
 
 
 def test_only_the_answer_and_its_end_are_trained(tokenizer, support_rows):
     for row in support_rows[:20]:
-        tokens = tokenize_row(to_messages(row), tokenizer)
+        tokens = tokenize_row(row, tokenizer)
         trained = [i for i in tokens["labels"] if i != -100]
-        assert tokenizer.decode(trained) == row["output"] + "<end_of_turn>\n"
+        assert tokenizer.decode(trained) == row["messages"][-1]["content"] + "<end_of_turn>\n"
         assert tokens["input_ids"].count(tokenizer.bos_token_id) == 1
     assert stop_token_ids(tokenizer) == [1, 106]
 

@@ -6,12 +6,11 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from gemma_colab.core.settings import SplitSettings
 from gemma_colab.core.workspace import samples
 from gemma_colab.data.cleaning import clean
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import check_rows
-from gemma_colab.data.splitting import leaks, split_rows
+from gemma_colab.data.splitting import SplitSettings, leaks, split_rows
 
 ORDER = {"ru": re.compile(r"№(\d+)"), "en": re.compile(r"#(\d+)")}
 # Kinds that a program can be sure of; style, language and refusals are for a person, and only inform.

@@ -13,10 +13,11 @@ from test_settings_panels import CPU, EVIL, FOUR, ODD, T4, plain, text_of
 from gemma_colab.core.catalog import TINY, shape_of
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.machine import Machine
-from gemma_colab.core.settings import PRESETS, SCHEDULERS, LoraSettings, TrainSettings, preset, starting_point
+from gemma_colab.core.settings import SCHEDULERS, LoraSettings, TrainSettings, starting_point
 from gemma_colab.core.sliders import OFF
 from gemma_colab.model.memory import memory_plan
 from gemma_colab.model.planner import cost, ladder
+from gemma_colab.ui.presets import PRESETS, preset
 from gemma_colab.ui.train_panel import FIRST, FOLDED, learning_rates, schedule_curve, sequences, train_panel
 
 LENGTHS = [40, 300, 1500, 90] * 30

@@ -1,5 +1,7 @@
 """A real SFTTrainer on a small real Gemma 3."""
 
+import copy
+
 import pandas as pd
 import pytest
 import torch
@@ -10,6 +12,7 @@ from trl.trainer import utils as trl_utils
 
 from gemma_colab.core import trainer as trainer_module
 from gemma_colab.core.chat import tokenize_row
+from gemma_colab.core.errors import ModelError
 from gemma_colab.core.history import history_table
 from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.lora import lora_config
@@ -56,6 +59,38 @@ def test_only_answers_are_trained(random_gemma, chats, tokenizer, tmp_path):
         mine = tokenize_row(chat, tokenizer)
         assert fed["input_ids"] == mine["input_ids"]
         assert fed["labels"] == mine["labels"]
+
+
+TALK = [
+    ("system", "Будь краток."),
+    ("user", "Где заказ?"),
+    ("assistant", "В пути 🙂"),
+    ("user", "Когда?"),
+    ("assistant", " Завтра.\n"),
+]
+
+
+@pytest.mark.parametrize("last_answer_only", [False, True])
+def test_all_answers_of_a_conversation_are_trained_unless_the_last_is_asked_for(
+    random_gemma, tokenizer, tmp_path, last_answer_only
+):
+    row = {"messages": [{"role": role, "content": text} for role, text in TALK], "line": 3, "label": "where"}
+    settings = SETTINGS.replace(last_answer_only=last_answer_only)
+    fed = make(random_gemma, [row] * 32, tokenizer, tmp_path, settings).train_dataset[0]
+    assert {"input_ids": fed["input_ids"], "labels": fed["labels"]} == tokenize_row(row, tokenizer, last_answer_only)
+    trained = tokenizer.decode([label for label in fed["labels"] if label != -100])
+    assert trained == "В пути 🙂<end_of_turn>\n" * (not last_answer_only) + "Завтра.<end_of_turn>\n"
+
+
+def test_another_spelling_of_the_template_is_trained_and_another_template_refused(random_gemma, chats, tokenizer, tmp_path):
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = spelt = "{# as somebody's copy has it #}" + tokenizer.chat_template
+    fed = make(random_gemma, chats, own, tmp_path).train_dataset[0]
+    assert fed["labels"] == tokenize_row(chats[0], tokenizer)["labels"]
+    assert own.chat_template == spelt
+    own.chat_template = tokenizer.chat_template.replace("<start_of_turn>", "<start_of_turn>the ")
+    with pytest.raises(ModelError, match="last_answer_only=True"):
+        make(random_gemma, chats, own, tmp_path)
 
 
 def as_trl_ships_it(monkeypatch):
@@ -106,6 +141,7 @@ def test_losses_equal_those_of_plain_trl(random_gemma, chats, tokenizer, tmp_pat
         load_4bit(random_gemma, torch.float32),
         SFTConfig(
             str(tmp_path / "plain"),
+            assistant_only_loss=True,
             learning_rate=5e-3,
             per_device_train_batch_size=4,
             num_train_epochs=1,

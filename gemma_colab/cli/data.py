@@ -8,11 +8,11 @@ import sys
 
 from gemma_colab.core.chat import load_tokenizer
 from gemma_colab.core.errors import BlockedError
-from gemma_colab.core.settings import SplitSettings
 from gemma_colab.core.workspace import open_workspace
 from gemma_colab.data.cleaning import STEPS
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import EXIT_CODES, Report, check_rows
+from gemma_colab.data.splitting import SplitSettings
 from gemma_colab.handover.rows import prepare_rows
 
 

@@ -9,8 +9,8 @@ import sys
 
 from gemma_colab.core.errors import WorkspaceError
 from gemma_colab.core.machine import describe_machine, quiet_libraries
-from gemma_colab.core.settings import ShipSettings
 from gemma_colab.core.workspace import open_workspace
+from gemma_colab.evaluation.verdict import ShipSettings
 from gemma_colab.handover.rows import ROW_FILES
 from gemma_colab.handover.settings import chosen_model
 

@@ -9,15 +9,28 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from gemma_colab.core.errors import DatasetError
 from gemma_colab.core.rows import Row, answer, question
-from gemma_colab.core.settings import SplitSettings
+from gemma_colab.core.settings import Settings, within
 from gemma_colab.data.finding import Finding, Hit, own_questions
 from gemma_colab.data.neighbours import clusters, near_pairs
 from gemma_colab.data.text import jaccard, normalise, sameness, shingles
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSettings(Settings):
+    """How rows are dealt out to train, validation and test. validation_size, test_size: shares of all rows."""
+
+    file: ClassVar[str] = "split_settings.json"
+    validation_size: float = within(0.1, 0.02, 0.4)
+    test_size: float = within(0.15, 0.02, 0.4)
+    seed: int = within(0, 0, 2**32 - 1)
+
 
 PARTS = ("train", "validation", "test")
 LONG = 60  # letters and digits; a shorter answer ("positive", "42") may well be right for many questions

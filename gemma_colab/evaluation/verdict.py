@@ -29,14 +29,36 @@ counts only if the settings say so. Bars on the form alone (`FORM`) don't do for
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pandas as pd
 
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.settings import ShipSettings
+from gemma_colab.core.settings import Settings, check_number
 from gemma_colab.evaluation.compare import FEW, LOSS, NO_NUMBER, QUESTIONS, improved, worsened
 from gemma_colab.evaluation.memorisation import learnt_by_heart
 from gemma_colab.evaluation.metrics import USUAL
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShipSettings(Settings):
+    """When figures alone may say "ship it": where right and wrong can be counted, as in answers that fill in a form.
+
+    bars: measure (as the report calls it) -> the least share of test rows, 0-1; none: a reader must judge. may_forget: whether what
+    got worse elsewhere is only told. An adapter that does one job is switched on for that job alone.
+    """
+
+    file: ClassVar[str] = "ship_settings.json"
+    bars: dict[str, float] = field(default_factory=dict)
+    may_forget: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.bars, dict) or not all(isinstance(name, str) for name in self.bars):
+            raise SettingsError(f"bars={self.bars!r} must name measures and shares; try bars={{'valid JSON': 0.95}}")
+        for name, share in self.bars.items():
+            check_number(f"bars[{name!r}]", share, 0, 1, 0.95)
+
 
 WORDS = ("too few rows", "better", "worse", "mixed", "no clear difference")
 ILL = {"empty": "empty", "hit the limit": "cut off", "repeating": "repeating themselves", "other language": "in another language"}

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from gemma_colab.core.errors import BlockedError, DatasetError, SettingsError
 from gemma_colab.core.rows import Row, to_messages
-from gemma_colab.core.settings import SplitSettings
 from gemma_colab.core.workspace import Workspace, samples
 from gemma_colab.data.cleaning import STEPS, clean
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import Report, check_rows, with_split
 from gemma_colab.data.review import Review
-from gemma_colab.data.splitting import PARTS, check_split, split_rows
+from gemma_colab.data.splitting import PARTS, SplitSettings, check_split, split_rows
 from gemma_colab.data.turns import fit, one_row_per_answer
 
 ROW_FILES = [f"rows/{part}.jsonl" for part in PARTS]

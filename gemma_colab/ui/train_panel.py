@@ -15,10 +15,11 @@ from gemma_colab.core.catalog import Shape
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.html import ENVIRONMENT, LIGHTS, PART_COLOURS
 from gemma_colab.core.machine import Machine
-from gemma_colab.core.settings import OPTIMIZERS, PRESETS, SCHEDULERS, LoraSettings, TrainSettings, preset
+from gemma_colab.core.settings import OPTIMIZERS, SCHEDULERS, LoraSettings, TrainSettings
 from gemma_colab.core.sliders import Controls, SettingsPanel
 from gemma_colab.model.planner import cost
 from gemma_colab.ui.panels import memory_note
+from gemma_colab.ui.presets import PRESETS, preset
 
 FIRST: Controls = {
     "learning_rate": (

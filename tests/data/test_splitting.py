@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from gemma_colab.core.errors import DatasetError
-from gemma_colab.core.settings import SplitSettings
-from gemma_colab.data.splitting import PARTS, alike, check_split, groups, leaks, split_rows, word_grams
+from gemma_colab.data.splitting import PARTS, SplitSettings, alike, check_split, groups, leaks, split_rows, word_grams
 
 WORDS = """дом река окно небо трава книга стол море город улица ветер камень лес поезд письмо чай сахар масло врач школа мост завод
 театр парк рынок песня зима лето утро ночь""".split()

@@ -5,8 +5,7 @@ import pytest
 from gemma_colab.core.chat import token_lengths
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import to_messages
-from gemma_colab.core.settings import SplitSettings
-from gemma_colab.data.splitting import split_rows
+from gemma_colab.data.splitting import SplitSettings, split_rows
 from gemma_colab.data.turns import fit, one_row_per_answer
 
 

@@ -11,11 +11,11 @@ from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
-from gemma_colab.data.replay import general_chats, mix_in
 from gemma_colab.evaluation import contest
 from gemma_colab.export.adapter import save_adapter
 from gemma_colab.handover.assess import assess, enough_tokens, the_contestants
 from gemma_colab.handover.rows import ROW_FILES, save_rows
+from gemma_colab.training.replay import general_chats, mix_in
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from gemma_colab.cli import main
+from gemma_colab.core.rows import answer, question, with_texts
 from gemma_colab.core.settings import ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace, samples
 from gemma_colab.handover.rows import ensure_rows, save_rows
@@ -30,7 +31,7 @@ def read(path):
 
 @pytest.fixture
 def good(tmp_path, support_rows):
-    return write(tmp_path / "good.jsonl", [{k: row[k] for k in ("instruction", "input", "output")} for row in support_rows])
+    return write(tmp_path / "good.jsonl", [{"messages": row["messages"]} for row in support_rows])
 
 
 def test_ready_warnings_blocked_unreadable_usage(good, tmp_path, support_rows, capsys):
@@ -38,7 +39,7 @@ def test_ready_warnings_blocked_unreadable_usage(good, tmp_path, support_rows, c
     assert main(["check", good]) == 0
     assert "ready: no errors, no warnings" in capsys.readouterr().out
     assert main(["check", write(tmp_path / "twice.jsonl", [*rows, rows[5]])]) == 1
-    assert main(["check", write(tmp_path / "empty.jsonl", [*rows, rows[5] | {"output": ""}])]) == 2
+    assert main(["check", write(tmp_path / "empty.jsonl", [*rows, with_texts(rows[5], {"messages[1]": ""})])]) == 2
     assert main(["check", str(tmp_path / "nothing.jsonl")]) == 3
     assert "is not there" in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:
@@ -72,7 +73,8 @@ def test_json_has_check_severity_and_rows_of_every_finding(capsys):
 
 
 def test_columns_can_be_named(tmp_path, support_rows, capsys):
-    table = "\n".join(["a;b;c", *(f'"{r["instruction"]}";"{r["input"]}";"{r["output"]}"' for r in support_rows[2:122])])
+    columns = [(*question(row).split("\n\n"), answer(row)) for row in support_rows[2:122]]
+    table = "\n".join(["a;b;c", *(f'"{asked}";"{more}";"{said}"' for asked, more, said in columns)])
     (tmp_path / "odd.csv").write_text(table, "utf-8")
     path = str(tmp_path / "odd.csv")
     assert main(["check", path]) == 3
@@ -100,7 +102,7 @@ def test_prepare_cleans_splits_and_saves(tmp_path, capsys):
     assert "cleaning_log.jsonl" in out
     rows = ensure_rows(Workspace(folder))
     assert sum(map(len, rows.values())) == 618
-    assert set(rows["train"][0]) == {"prompt", "completion"}
+    assert rows["train"][0].keys() >= {"messages", "line", "label"}
     log = [json.loads(line) for line in (folder / "rows" / "cleaning_log.jsonl").read_text("utf-8").splitlines()]
     assert {line["step"] for line in log} >= {"html_to_text", "drop_exact_duplicates", "mask_personal_data"}
     saved = [json.loads(line) for line in (folder / "rows" / "test.jsonl").read_text("utf-8").splitlines()]
@@ -156,24 +158,6 @@ def test_a_closed_pipe_is_no_error():
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.stdout == "{\n"
     assert done.stderr == ""
-
-
-def test_every_answer_of_a_conversation_may_be_trained(tmp_path, support_rows, capsys):
-    def talk(a, b):
-        turns = [("user", a["input"]), ("assistant", a["output"]), ("user", b["input"]), ("assistant", b["output"])]
-        return {"messages": [{"role": role, "content": content} for role, content in turns]}
-
-    path = write(
-        tmp_path / "talks.jsonl", [talk(a, b) for a, b in zip(support_rows[2:122:2], support_rows[3:123:2], strict=True)]
-    )
-    assert main(["check", path]) == 0
-    assert "earlier answers in 60 rows" in capsys.readouterr().out
-    for option, count in ([], 60), (["--every-answer"], 120):
-        assert main(["prepare", path, "--workspace", str(tmp_path / "ws"), *option, "--accept", "validation too small"]) == 0
-        parts = ensure_rows(Workspace(tmp_path / "ws"))
-        assert sum(map(len, parts.values())) == count
-    first = {part: {row["prompt"][0]["content"] for row in rows} for part, rows in parts.items()}
-    assert not first["train"] & (first["validation"] | first["test"])  # one conversation, one side
 
 
 def test_rows_of_the_workspace_are_never_their_own_source(good, tmp_path, capsys):

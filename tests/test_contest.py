@@ -14,7 +14,6 @@ from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, starting_point
 from gemma_colab.core.trainer import build_trainer, sft_config
 from gemma_colab.core.workspace import samples
-from gemma_colab.data.replay import general_chats
 from gemma_colab.evaluation import contest
 from gemma_colab.evaluation.compare import improved, worsened
 from gemma_colab.evaluation.contest import Contestant, comparison, few_shot_turns, in_front, play
@@ -23,6 +22,7 @@ from gemma_colab.evaluation.loss import answer_losses
 from gemma_colab.evaluation.memorisation import learnt_by_heart, loss_gap, memorisation
 from gemma_colab.evaluation.metrics import USUAL
 from gemma_colab.evaluation.verdict import verdict, word_for
+from gemma_colab.training.replay import general_chats
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 LORA, TRAIN = starting_point("tiny-gemma3")
@@ -94,7 +94,7 @@ def test_a_model_tuned_on_shuffled_answers_is_called_worse(tokenizer, tmp_path):
 
 
 def test_a_model_made_to_memorise_is_found_out(tokenizer, tmp_path, support_rows):
-    chats = [to_messages(row) for row in support_rows if len(row["output"]) < 140]
+    chats = [to_messages(row) for row in support_rows if len(row["messages"][-1]["content"]) < 140]
     train, test = chats[:8], chats[8:24]
     model = tuned_on(train, tokenizer, tmp_path, num_train_epochs=60, lr_scheduler_type="cosine", learning_rate=4e-3)
     parts = {"train": train, "test": test}

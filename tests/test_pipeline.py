@@ -11,6 +11,7 @@ from gemma_colab.core.chat import load_tokenizer
 from gemma_colab.core.errors import BlockedError, ModelError, TrainingError, WorkspaceError
 from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.machine import Machine
+from gemma_colab.core.rows import answer
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
 from gemma_colab.core.workspace import samples
 from gemma_colab.data.reading import read_rows
@@ -50,11 +51,11 @@ def test_decisions_of_a_review_are_applied(workspace):
     source = samples() / "support_en.jsonl"
     rows = read_rows(source).rows
     Review(workspace).decide(rows[10], "drop", why="test")
-    Review(workspace).decide(rows[11], "edit", {"output": "Edited by hand."})
+    Review(workspace).decide(rows[11], "edit", {"messages[1]": "Edited by hand."})
     prepare_rows(source, workspace)
     saved = sum(ensure_rows(workspace).values(), [])
     assert len(saved) == len(rows) - 1
-    assert sum(row["completion"][0]["content"] == "Edited by hand." for row in saved) == 1
+    assert sum(answer(row) == "Edited by hand." for row in saved) == 1
     log = workspace.read_jsonl("rows/review_log.jsonl")
     assert [line["line"] for line in log if line["step"] == "review"] == [11, 12]
 

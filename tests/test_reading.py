@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemma_colab.core.errors import DatasetError, SettingsError
-from gemma_colab.core.rows import texts
+from gemma_colab.core.rows import answer, question, texts, to_messages
 from gemma_colab.data import files
 from gemma_colab.data.files import text_kind
 from gemma_colab.data.forms import BadRow, UnknownForm, guess_mapping, recognise, shown
@@ -41,8 +41,11 @@ RECORDS = [
     },
     {"Тема": "Оплата", "Вопрос": "Можно ли картой?", "Ответ": "Да,\tможно.", "Категория": "деньги", "id": "3"},
 ]
-OURS = [{"instruction": r["Тема"], "input": r["Вопрос"], "output": r["Ответ"], "label": r["Категория"]} for r in RECORDS]
+OURS = [
+    to_messages({"instruction": r["Тема"], "input": r["Вопрос"], "output": r["Ответ"], "label": r["Категория"]}) for r in RECORDS
+]
 GOOD = {"instruction": "Вопрос?", "input": "", "output": "Ответ."}
+ROW = to_messages(GOOD)
 CHAT = [{"role": "user", "content": "раз"}, {"role": "assistant", "content": "два"}]
 LONG = [
     {"role": "system", "content": "вежливо"},
@@ -158,7 +161,7 @@ def test_an_english_table_in_windows_1252(tmp_path):
     text = "question,answer\n" + "What’s on the menu of the café?,“Crème brûlée” — £5\n" * 3
     source = read_rows(put(tmp_path, "a.csv", text.encode("cp1252")))
     assert source.details.endswith("Windows-1252")
-    assert source.rows[0]["output"] == "“Crème brûlée” — £5"
+    assert answer(source.rows[0]) == "“Crème brûlée” — £5"
 
 
 def test_cyrillic_that_begins_late_is_found(tmp_path, monkeypatch):
@@ -167,7 +170,7 @@ def test_cyrillic_that_begins_late_is_found(tmp_path, monkeypatch):
         *[{"question": "q" * 50, "answer": "a"}] * 100, {"question": "Как дела сегодня?", "answer": "Всё хорошо, спасибо"}
     )
     for codec in ("utf-8", "cp1251"):
-        assert read_rows(put(tmp_path, "a.jsonl", text.encode(codec))).rows[-1]["output"] == "Всё хорошо, спасибо"
+        assert read_rows(put(tmp_path, "a.jsonl", text.encode(codec))).rows[-1]["messages"][1]["content"] == "Всё хорошо, спасибо"
 
 
 def test_few_broken_bytes_spoil_their_own_line_only(tmp_path):
@@ -194,7 +197,7 @@ def test_few_broken_bytes_spoil_their_own_line_only(tmp_path):
 def test_a_row_carries_the_line_it_begins_in(tmp_path):
     text = 'question,answer\r\n"one\r\ntwo\r\n\r\nthree",a\r\n\r\nb,"c\r\nd"\r\ne,f\r\n'
     source = read_rows(put(tmp_path, "a.csv", text))
-    assert [(row["line"], row["instruction"]) for row in source.rows] == [(2, "one\r\ntwo\r\n\r\nthree"), (7, "b"), (9, "e")]
+    assert [(row["line"], question(row)) for row in source.rows] == [(2, "one\r\ntwo\r\n\r\nthree"), (7, "b"), (9, "e")]
     row = json.dumps(GOOD)
     assert [r["line"] for r in read_rows(put(tmp_path, "a.jsonl", f"\n{row}\n\n\n{row}")).rows] == [2, 5]
     assert [r["line"] for r in read_rows(put(tmp_path, "a.json", f"[{row}, {row},\n\n{row}\n,\n{row}]")).rows] == [1, 1, 3, 5]
@@ -222,9 +225,9 @@ def test_a_value_longer_than_the_window_is_read_once_it_is_whole(tmp_path, monke
         {"instruction": "a" * n, "output": '\\"\n€😀' * n, "number": 12345678901, "list": [1.5, True, None]} for n in range(60)
     ]
     source = read_rows(put(tmp_path, "a.json", json.dumps(records, indent=2, ensure_ascii=False)))
-    assert [row["output"] for row in source.rows] == [r["output"] for r in records]
+    assert [answer(row) for row in source.rows] == [r["output"] for r in records]
     assert [row["line"] for row in source.rows][:2] == [2, 12]
-    assert texts(source.rows[3])["instruction"] == "aaa"
+    assert question(source.rows[3]) == "aaa"
 
 
 def test_other_shapes_of_json(tmp_path):
@@ -233,14 +236,14 @@ def test_other_shapes_of_json(tmp_path):
         {"instruction": {"0": "a", "1": "b"}, "output": {"0": "c", "1": "d"}},  # pandas' to_json
     ):
         source = read_rows(put(tmp_path, "a.json", json.dumps(content)))
-        assert [(r["instruction"], r["output"]) for r in source.rows] == [("a", "c"), ("b", "d")]
+        assert [(question(r), answer(r)) for r in source.rows] == [("a", "c"), ("b", "d")]
         assert "columns turned into rows" in source.details
-    assert without_lines(read_rows(put(tmp_path, "a.json", json.dumps(GOOD, indent=2))).rows) == [GOOD]
-    assert without_lines(read_rows(put(tmp_path, "a.json", json.dumps(GOOD, indent=2) * 3)).rows) == [GOOD] * 3
+    assert without_lines(read_rows(put(tmp_path, "a.json", json.dumps(GOOD, indent=2))).rows) == [ROW]
+    assert without_lines(read_rows(put(tmp_path, "a.json", json.dumps(GOOD, indent=2) * 3)).rows) == [ROW] * 3
     tagged = json.dumps(GOOD | {"tags": [{"name": "x"}]}, indent=2)  # no list of rows, where several objects stand
-    assert without_lines(read_rows(put(tmp_path, "a.json", tagged * 2)).rows) == [GOOD] * 2
+    assert without_lines(read_rows(put(tmp_path, "a.json", tagged * 2)).rows) == [ROW] * 2
     assert without_lines(read_rows(put(tmp_path, "a.json", json.dumps({"messages": LONG}))).rows) == [{"messages": LONG}]
-    assert without_lines(read_rows(put(tmp_path, "a.json", f"[\n{json.dumps(GOOD)},\n]")).rows) == [GOOD]  # written by hand
+    assert without_lines(read_rows(put(tmp_path, "a.json", f"[\n{json.dumps(GOOD)},\n]")).rows) == [ROW]  # written by hand
     assert "several lists of rows: 'train', 'test'" in refusal(
         put(tmp_path, "a.json", '{"train": [{"a": 1}], "test": [{"a": 1}]}')
     )
@@ -276,6 +279,7 @@ def test_other_shapes_of_json(tmp_path):
 )  # fmt: skip
 def test_forms(tmp_path, record, row, form):
     source = read_rows(put(tmp_path, "a.jsonl", lines(record, record)))
+    row = to_messages(row)
     assert source.rows == [row | {"line": 1}, row | {"line": 2}]
     assert form is None or source.form == form
 
@@ -285,7 +289,7 @@ def test_a_history_becomes_earlier_turns(tmp_path):
     source = read_rows(
         put(tmp_path, "a.jsonl", lines(record, record | {"history": []}, record | {"history": None, "system": ""}))
     )
-    assert [row.get("messages") for row in source.rows] == [LONG, [LONG[0], *LONG[3:]], None]
+    assert [row.get("messages") for row in source.rows] == [LONG, [LONG[0], *LONG[3:]], LONG[3:]]
     assert "history -> earlier turns" in source.form
     assert "ignored" not in source.form
     source = read_rows(put(tmp_path, "a.jsonl", lines(record | {"system": "", "input": "и"})))
@@ -311,7 +315,6 @@ def test_a_weight_of_nothing(tmp_path):
 def test_mixed_forms_are_told_with_their_counts(tmp_path):
     source = read_rows(put(tmp_path, "a.jsonl", lines(GOOD, {"messages": LONG}, GOOD)))
     assert source.form == "Alpaca instruction/input/output (2 rows), OpenAI messages (1 rows)"
-    assert [("messages" in row) for row in source.rows] == [False, True, False]
     assert repr(source) == f"a.jsonl (JSON lines, UTF-8)\nForm: {source.form}\n3 rows"
 
 
@@ -337,7 +340,7 @@ def test_rows_with_other_keys_than_most_carry_them(tmp_path):
 
 def test_rows_of_parquet_keep_conversations(tmp_path):
     rows = read_rows(typed(tmp_path, "parquet", [{"messages": LONG, "n": 1}, {"messages": CHAT, "n": 2}])).rows
-    assert without_lines(rows) == [{"messages": LONG}, {"instruction": "раз", "input": "", "output": "два"}]
+    assert without_lines(rows) == [{"messages": LONG}, {"messages": CHAT}]
 
 
 def test_guess_mapping():
@@ -362,7 +365,7 @@ def test_unknown_columns_show_the_call_to_write(tmp_path):
     assert line == "--map instruction=frage --map output=antwort)"
     assert str(path) in call
     assert without_lines(read_rows(path, mapping={"instruction": "Frage", "output": "antwort", "label": "id"}).rows) == [
-        {"instruction": "a", "input": "", "output": "b", "label": "1"}
+        to_messages({"instruction": "a", "output": "b", "label": "1"})
     ]
     assert "first line of names" in refusal(put(tmp_path, "b.csv", "Где заказ?,В пути.\nКак?,Так.\n"))
 
@@ -370,16 +373,16 @@ def test_unknown_columns_show_the_call_to_write(tmp_path):
 def test_mapping(tmp_path):
     path = put(tmp_path, "a.jsonl", lines({"a": "x", "b": "y", "c": "z", "s": "sys", "n": 5}))
     assert read_rows(path, mapping={"input": "a", "output": "b", "conversation": "n"}).rows == [
-        {"instruction": "x", "input": "", "output": "y", "line": 1, "conversation": "5"}
+        to_messages({"instruction": "x", "output": "y", "line": 1, "conversation": "5"})
     ]
     assert [t["role"] for t in read_rows(path, mapping={"instruction": "a", "output": "b", "system": "s"}).rows[0]["messages"]] == [
         "system", "user", "assistant"]  # fmt: skip
     assert "field 'bb': missing; there are 'a', 'b'" in refusal(path, mapping={"instruction": "a", "output": "bb"})
     assert "no row has 'лабел'" in refusal(path, mapping={"instruction": "a", "output": "b", "label": "Лабел"})
     yo = put(tmp_path, "yo.csv", "Счёт-фактура,b\nx,y\n")
-    assert read_rows(yo, mapping={"instruction": "счет фактура", "output": "b"}).rows[0]["instruction"] == "x"
+    assert read_rows(yo, mapping={"instruction": "счет фактура", "output": "b"}).rows[0]["messages"][0]["content"] == "x"
     chats = put(tmp_path, "b.jsonl", lines({"talk": CHAT}))
-    assert read_rows(chats, mapping={"messages": "talk"}).rows[0]["output"] == "два"
+    assert read_rows(chats, mapping={"messages": "talk"}).rows[0]["messages"] == CHAT
     assert "the nearest is 'вопрос'" in refusal(
         put(tmp_path, "c.csv", "вопрос,b\n1,2\n"), mapping={"instruction": "вапрос", "output": "b"}
     )
@@ -407,9 +410,9 @@ def test_preference_data(tmp_path):
     path = put(tmp_path, "chats.jsonl", lines({"prompt": "раз", "chosen": CHAT, "rejected": CHAT}))
     assert "take the chosen answers: read_rows(" in refusal(path)
     assert "mapping={\"messages\": 'chosen'}" in refusal(path)
-    assert read_rows(path, mapping={"messages": "chosen"}).rows[0]["output"] == "два"
+    assert read_rows(path, mapping={"messages": "chosen"}).rows[0]["messages"] == CHAT
     path = put(tmp_path, "turns.jsonl", lines({"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]}))
-    assert read_rows(path, mapping={"instruction": "prompt", "output": "chosen"}).rows[0]["output"] == "два"
+    assert read_rows(path, mapping={"instruction": "prompt", "output": "chosen"}).rows[0]["messages"] == CHAT
     assert "rejected" not in remedy(tmp_path, {"frage": "a", "rejected": "b", "n": 1})
 
 
@@ -429,7 +432,7 @@ def test_a_suggested_mapping_can_be_used(tmp_path, record, mapping, line):
     call = refusal(path).partition("mapping=")[2]
     assert ast.literal_eval(call[: call.index("}") + 1]) == mapping
     assert f"(on the command line: {line})" in call
-    assert read_rows(path, mapping=mapping).rows[0]["output"] == record[mapping["output"]]
+    assert read_rows(path, mapping=mapping).rows[0]["messages"][1]["content"] == record[mapping["output"]]
 
 
 def test_no_mapping_is_suggested_where_none_fits(tmp_path):
@@ -450,7 +453,7 @@ def test_documents_and_their_summaries(tmp_path):
         ({"question": "q", "text": "d", "answer": "a"}, {"instruction": "q", "input": "", "output": "a"}),
         ({"instruction": "q", "input": "", "output": "a", "text": "all"}, {"instruction": "q", "input": "", "output": "a"}),
     ):
-        assert without_lines(read_rows(typed(tmp_path, "parquet", [record])).rows) == [row]
+        assert without_lines(read_rows(typed(tmp_path, "parquet", [record])).rows) == [to_messages(row)]
     path = typed(tmp_path, "parquet", [{"document": 5, "summary": "s"}])
     assert "5, not a text; choose a column of texts, or make texts of this one" in refusal(path)
     assert "in quotes" not in refusal(path)
@@ -557,7 +560,7 @@ def test_csv_rows_with_other_numbers_of_cells(tmp_path):
         (4, "',' expected after '\"'"),
         (6, "',' expected after '\"'"),
     ]
-    assert [(row["line"], row["output"]) for row in source.rows] == [(5, "h"), (7, "m")]
+    assert [(row["line"], answer(row)) for row in source.rows] == [(5, "h"), (7, "m")]
     source = read_rows(put(tmp_path, "a.csv", 'question,answer\na,"b\nc,d\ne,f\n'), on_bad="aside")
     assert source.aside[0]["problem"] == "a quotation mark is opened and never closed"
     assert [row["line"] for row in source.rows] == [3, 4]
@@ -569,7 +572,7 @@ def test_a_json_list_that_breaks_off(tmp_path):
     whole = json.dumps([GOOD, GOOD], indent=1)
     for text in (whole[:-20], whole[:-2], '{"data": ' + whole[:-20]):
         source = read_rows(put(tmp_path, "a.json", text), on_bad="aside")
-        assert without_lines(source.rows) == [GOOD] * (2 if text == whole[:-2] else 1)
+        assert without_lines(source.rows) == [ROW] * (2 if text == whole[:-2] else 1)
         assert "everything from here on can't be read" in source.aside[0]["problem"]
         assert "a.json, line" in refusal(tmp_path / "a.json")
     assert "text behind the end of the JSON" in refusal(put(tmp_path, "a.json", whole + "x"))
@@ -588,7 +591,7 @@ def test_huge_lines(tmp_path, monkeypatch):
 
 def test_empty_cells_and_numbers_of_tables(tmp_path):
     records = [{"question": "a", "context": None, "answer": 5}, {"question": None, "context": 2.5, "answer": 7.0}]
-    expected = [("a", "", "5"), ("", "2.5", "7")]
+    expected = [("a", "5"), ("2.5", "7")]
     rows = read_rows(typed(tmp_path, "xlsx", records)).rows
     assert [tuple(texts(row).values()) for row in rows] == expected
     rows = read_rows(put(tmp_path, "a.csv", "question,context,answer\na,,5\n,2.5,7\n")).rows
@@ -598,7 +601,7 @@ def test_empty_cells_and_numbers_of_tables(tmp_path):
         "parquet",
         [{"question": "a", "context": None, "answer": "b"}, {"question": None, "context": None, "answer": "c"}],
     )
-    assert [tuple(texts(row).values()) for row in read_rows(path).rows] == [("a", "", "b"), ("", "", "c")]
+    assert [tuple(texts(row).values()) for row in read_rows(path).rows] == [("a", "b"), ("", "c")]
     assert "row 1, field 'answer': 5, not a text" in refusal(typed(tmp_path, "parquet", [{"question": "a", "answer": 5}]))
 
 
@@ -628,12 +631,12 @@ def sheet_of(tmp_path, *rows, **others) -> Path:
 def test_a_title_above_the_header(tmp_path):
     title, header, row = "База знаний, редакция 2", ["Вопрос", "Ответ", "Кто"], ["a", "b", "c"]
     source = read_rows(sheet_of(tmp_path, [title], header, row, row))
-    assert [(r["line"], r["instruction"], r["output"]) for r in source.rows] == [(3, "a", "b"), (4, "a", "b")]
+    assert [(r["line"], question(r), answer(r)) for r in source.rows] == [(3, "a", "b"), (4, "a", "b")]
     assert "header in row 2, under a title" in source.details
     for above in (f"{title}\n", f"{title};;\n", f"{title}\n\nот;12;марта\n"):
         source = read_rows(put(tmp_path, "a.csv", f"{above}Вопрос;Ответ;Кто\na;b;c\n"))
         line = above.count("\n") + 1
-        assert without_lines(source.rows) == [{"instruction": "a", "input": "", "output": "b"}]
+        assert without_lines(source.rows) == [to_messages({"instruction": "a", "output": "b"})]
         assert source.rows[0]["line"] == line + 1
         assert f"delimiter ';', header in line {line}, under a title" in source.details
     message = refusal(sheet_of(tmp_path, [title], ["Frage", "Antwort"], ["a", "b"]))
@@ -665,7 +668,7 @@ def test_formulas_and_dates_of_excel(tmp_path):
         tmp_path, ["Вопрос", "Ответ", "x"], ["a", "=1+1"], ["b", day], ["=2", hour, "=3"], ["c", "d", "=4"], ["e", None]
     )
     source = read_rows(path, on_bad="aside")
-    assert [(r["instruction"], r["output"]) for r in source.rows] == [("b", "2026-03-05"), ("c", "d"), ("e", "")]
+    assert [(question(r), answer(r)) for r in source.rows] == [("b", "2026-03-05"), ("c", "d"), ("e", "")]
     assert [(bad["line"], bad["field"]) for bad in source.aside] == [(2, "Ответ"), (4, "Вопрос")]
     assert source.aside[0]["sentence"].endswith(
         "field 'Ответ': a formula without a stored value; open the file in Excel and save it again"
@@ -725,9 +728,9 @@ def test_refusals(tmp_path, name, content, words):
 
 
 def test_a_nul_byte_and_excels_own_first_line(tmp_path):
-    assert read_rows(put(tmp_path, "a.csv", "question,answer\na,b\0c\n")).rows[0]["output"] == "b\0c"
+    assert read_rows(put(tmp_path, "a.csv", "question,answer\na,b\0c\n")).rows[0]["messages"][1]["content"] == "b\0c"
     source = read_rows(put(tmp_path, "a.csv", "sep=;\r\nquestion;answer\r\na, b, c;d\r\n"))
-    assert (source.rows[0]["line"], source.rows[0]["instruction"]) == (3, "a, b, c")
+    assert (source.rows[0]["line"], question(source.rows[0])) == (3, "a, b, c")
     assert find_delimiter("question;answer\na, b, c;d\na, b, c;d\n") == ";"
     assert find_delimiter("вопрос;ответ\n") == ";"
 
@@ -857,7 +860,7 @@ def test_a_big_file_is_read_in_a_stream(tmp_path, kind, capsys):
 
 def test_the_first_rows_come_without_reading_to_the_end(tmp_path):
     path = put(tmp_path, "a.json", "[" + json.dumps(GOOD) + "," * 1_000_000)
-    assert next(iter_rows(path)) == GOOD | {"line": 1}
+    assert next(iter_rows(path)) == ROW | {"line": 1}
 
 
 # --- datasets
@@ -886,7 +889,7 @@ def test_a_folder_is_read_by_load_dataset(folder):
 
 def test_a_folder_of_csv_and_jsonl(tmp_path):
     put(tmp_path, "train.jsonl", lines({"messages": LONG}, {"messages": CHAT}))
-    assert without_lines(read_rows(tmp_path).rows) == [{"messages": LONG}, {"instruction": "раз", "input": "", "output": "два"}]
+    assert without_lines(read_rows(tmp_path).rows) == [{"messages": LONG}, {"messages": CHAT}]
     (tmp_path / "train.jsonl").unlink()
     put(tmp_path, "train.csv", table())
     assert without_lines(read_rows(tmp_path).rows) == OURS
@@ -999,7 +1002,7 @@ def never_crashes(content: bytes, name: str, **options) -> None:
                 assert repr(source).startswith(name)
                 for row in source.rows:
                     assert row["line"] >= 1
-                    assert {"instruction", "input", "output"} <= set(row) or row["messages"][-1]["role"] == "assistant"
+                    assert row["messages"][-1]["role"] == "assistant"
                     for text in texts(row).values():
                         text.encode()
                 assert on_bad == "aside" or not source.aside
@@ -1063,7 +1066,7 @@ def test_what_csv_writes_is_read_back(cells, delimiter, codec):
     if expected:
         with tempfile.TemporaryDirectory() as folder:
             read = read_rows(put(Path(folder), "a.csv", content)).rows
-            assert [(row["instruction"], row["output"]) for row in read] == expected
+            assert [(question(row), answer(row)) for row in read] == expected
 
 
 @PROPERTY
@@ -1073,7 +1076,7 @@ def test_what_json_writes_is_read_back(records, indent):
     for name, text in (("a.jsonl", lines(*records)), ("a.json", json.dumps(records, indent=indent))):
         with tempfile.TemporaryDirectory() as folder:
             rows = read_rows(put(Path(folder), name, text)).rows
-            assert [{k: row[k] for k in ("instruction", "output")} for row in rows] == records
+            assert [(question(row), answer(row)) for row in rows] == [(r["instruction"], r["output"]) for r in records]
 
 
 def test_bad_rows_stay_inside():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gemma_colab.core.errors import SettingsError, WorkspaceError
-from gemma_colab.core.rows import fingerprint
+from gemma_colab.core.rows import fingerprint, to_messages, with_texts
 from gemma_colab.data.report import check_rows
 from gemma_colab.data.review import FILE, SIDE_BY_SIDE
 from gemma_colab.ui.review import ReviewPanel
@@ -21,7 +21,7 @@ WRONG = {"instruction": "сколько идёт посылка", "input": "", "
 
 
 def numbered(*rows):
-    return [row | {"line": i + 2} for i, row in enumerate(rows)]
+    return [to_messages(row) | {"line": i + 2} for i, row in enumerate(rows)]
 
 
 def saved(workspace):
@@ -70,9 +70,9 @@ def test_an_edit_changes_the_answer_and_nothing_else(workspace):
     panel = panel_of(rows, workspace, ["contradiction"])
     shown(panel)[1].answer.value = "За три рабочих дня."
     click(panel, 1, "edit")
-    assert saved(workspace)[fingerprint(rows[13])]["new"] == {"output": "За три рабочих дня."}
+    assert saved(workspace)[fingerprint(rows[13])]["new"] == {"messages[1]": "За три рабочих дня."}
     assert "edited" in shown(panel)[1].head.value
-    assert panel.review.apply(rows)[0] == [*rows[:13], rows[13] | {"output": "За три рабочих дня."}]
+    assert panel.review.apply(rows)[0] == [*rows[:13], with_texts(rows[13], {"messages[1]": "За три рабочих дня."})]
     # taken back: the text is typed as it was, then kept
     shown(panel)[1].answer.value = WRONG["output"]
     click(panel, 1, "keep")
@@ -168,7 +168,7 @@ def test_look_alikes_stand_beside_their_twin(workspace):
 
 def test_a_card_names_the_place_as_its_notes_do(workspace):
     """Rows of a JSON list on one line have an item, others nothing but their number."""
-    bare = [RIGHT, *USUAL, WRONG, RIGHT]
+    bare = [to_messages(row) for row in (RIGHT, *USUAL, WRONG, RIGHT)]
     for rows, places in (
         ([row | {"line": 1, "item": i + 1} for i, row in enumerate(bare)], ("item 1", "item 14", "item 15")),
         (bare, ("row 0", "row 13", "row 14")),

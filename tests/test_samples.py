@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
+from gemma_colab.core.rows import answer, question, texts
 from gemma_colab.core.workspace import samples
 from gemma_colab.data.cleaning import clean
 from gemma_colab.data.reading import read_rows
@@ -27,9 +28,13 @@ def test_size_and_first_row(support_rows):
     assert len(support_rows) >= 500
     assert len(read_rows(samples() / "support_en.jsonl").rows) >= 200
     assert support_rows[0] == {
-        "instruction": "Клиент спрашивает, как отследить свой заказ.",
-        "input": "Заказ №12345, где он сейчас?",
-        "output": "Ваш заказ №12345 передан в службу доставки и прибудет в течение 3 дней. Отследить его можно по ссылке: [ссылка]",
+        "messages": [
+            {"role": "user", "content": "Клиент спрашивает, как отследить свой заказ.\n\nЗаказ №12345, где он сейчас?"},
+            {
+                "role": "assistant",
+                "content": "Ваш заказ №12345 передан в службу доставки и прибудет в течение 3 дней. Отследить его можно по ссылке: [ссылка]",
+            },
+        ],
         "line": 1,
     }
 
@@ -39,16 +44,16 @@ def test_nothing_to_complain_about(sample):
     report = check_rows(rows)
     assert report.verdict == "ready"
     assert clean(rows)[0] == rows
-    for field in ("instruction", "input", "output"):
-        assert len({row[field] for row in rows}) == len(rows)
+    for field in (lambda row: question(row).split("\n\n")[0], lambda row: question(row).split("\n\n")[1], answer):
+        assert len(set(map(field, rows))) == len(rows)
 
 
 def test_every_order_number_is_repeated_and_only_that(sample):
     language, rows = sample
-    numbers = [ORDER[language].findall(row["input"]) for row in rows]
+    numbers = [ORDER[language].findall(question(row)) for row in rows]
     for row, asked in zip(rows, numbers, strict=True):
-        assert set(ORDER[language].findall(row["output"])) == set(asked), row
-        first_sentence = re.split(r"(?<=[.?])\s", row["output"])[0]
+        assert set(ORDER[language].findall(answer(row))) == set(asked), row
+        first_sentence = re.split(r"(?<=[.?])\s", answer(row))[0]
         assert all(number in first_sentence for number in asked), row
     flat = sum(numbers, [])
     assert len(flat) == len(set(flat)) > 90
@@ -57,13 +62,12 @@ def test_every_order_number_is_repeated_and_only_that(sample):
 
 def test_one_tone(sample):
     language, rows = sample
-    for row in rows:
-        answer = row["output"]
-        assert answer.endswith((".", "[ссылка]", "[link]")), answer
-        assert "!" not in answer
-        assert len(answer) <= (230 if language == "ru" else 250), answer
-        assert not re.search(r"(?<![.?»] )(?<!^)\b(Вы|Вас|Вам|Ваш\w*|Вами)\b", answer), answer  # «вы» in small letters
-        assert not re.search(r"здравствуйте|добрый день|с уважением|hello|regards|dear ", answer.lower()), answer
+    for text in map(answer, rows):
+        assert text.endswith((".", "[ссылка]", "[link]")), text
+        assert "!" not in text
+        assert len(text) <= (230 if language == "ru" else 250), text
+        assert not re.search(r"(?<![.?»] )(?<!^)\b(Вы|Вас|Вам|Ваш\w*|Вами)\b", text), text  # «вы» in small letters
+        assert not re.search(r"здравствуйте|добрый день|с уважением|hello|regards|dear ", text.lower()), text
 
 
 def test_no_twins_across_any_split(sample):
@@ -121,7 +125,7 @@ def test_cleaning_brings_the_good_rows_back(raw, support_rows):
     cleaned, log = clean(raw[0].rows)
 
     def plain(row):
-        return tuple(" ".join(row[field].split()) for field in ("instruction", "input", "output"))
+        return tuple(" ".join(text.split()) for text in texts(row).values())
 
     back = {plain(row) for row in cleaned} & {plain(row) for row in support_rows}
     lost = len(support_rows) - len(back)

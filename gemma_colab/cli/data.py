@@ -45,7 +45,7 @@ def add_commands(commands) -> None:
     prepare = commands.add_parser("prepare", parents=[shared], help="clean, split and save it in a workspace")
     prepare.set_defaults(run=_prepare)
     prepare.add_argument("--workspace", required=True, metavar="DIR", help="where the rows go")
-    prepare.add_argument("--every-answer", action="store_true", help="train all answers of a conversation, not only the last")
+    prepare.add_argument("--every-answer", action="store_true", help=argparse.SUPPRESS)  # all are trained since version 2
     prepare.add_argument(
         "--too-long", choices=("keep", "drop", "split"), default="keep", help="rows beyond --max-length; needs --model"
     )
@@ -94,7 +94,6 @@ def _prepare(args: argparse.Namespace) -> int:
             split_settings=split,
             accept=args.accept,
             too_long=args.too_long,
-            every_answer=args.every_answer,
             **_counting(args),
             **_reading(args),
         )

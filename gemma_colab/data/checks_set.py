@@ -226,14 +226,6 @@ def diversity(look: Look, cluster: float = 0.05, prompts: float = 0.8, opening: 
         yield Finding("diversity", "I", f"{count} answers ({count / n:.0%}) open with “{text}”; the model will too")
 
 
-def earlier_answers(look: Look) -> Iterator[Finding]:
-    """Conversations with more than one answer: only the last is trained."""
-    hits = [Hit(row) for row, one in enumerate(look.rows) if sum(t["role"] == "assistant" for t in one.get("messages", [])) > 1]
-    if hits:
-        advice = "only the last answer of a row is trained; `one_row_per_answer` (on the command line: --every-answer) makes rows of all"
-        yield Finding("earlier answers", "I", advice, hits)
-
-
 def _name(look: Look, row: int) -> str:
     return place(look.rows[row], row)
 
@@ -252,5 +244,4 @@ SET_CHECKS = [
     language,
     style,
     diversity,
-    earlier_answers,
 ]

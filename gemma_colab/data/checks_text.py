@@ -10,7 +10,7 @@ from html.entities import html5
 from ftfy import fix_encoding
 from ftfy.badness import BADNESS_RE
 
-from gemma_colab.core.rows import Row, answer, answer_field, prompt, question
+from gemma_colab.core.rows import Row, answer, answer_field, question, texts
 from gemma_colab.data.finding import Hit, Look
 from gemma_colab.data.personal import MASKS, personal_data
 from gemma_colab.data.text import CODE, HIDDEN, INVISIBLE, TAG, normalise
@@ -129,18 +129,23 @@ def chat_markers(look: Look) -> Iterator[Hit]:
 
 def fake_input(look: Look) -> Iterator[Hit]:
     for row, one in enumerate(look.rows):
-        for i, turn in enumerate(prompt(one)):
-            before, _, last = turn["content"].rpartition("\n\n")
-            if before and is_fake(last):
-                yield Hit(row, f"messages[{i}]", len(turn["content"]) - len(last), len(turn["content"]))
+        field, text = asked(one)
+        if (start := fake_input_start(text)) < len(text):
+            yield Hit(row, field, start + 2, len(text))
         # "None" may be the right answer; "n/a" and "[no output]" are nobody's.
         if FAKE_ANSWER.fullmatch(answer(one)):
             yield Hit(row, answer_field(one))
 
 
-def is_fake(text: str) -> bool:
-    """Words that stand for nothing, as in Alpaca: the whole text is one of them."""
-    return len(text) < 30 and bool(FAKE.fullmatch(text))
+def asked(row: Row) -> tuple[str, str]:
+    """Field and text of the turn before the answer; instruction and input of a file are its paragraphs."""
+    return list(texts(row).items())[-2]
+
+
+def fake_input_start(text: str) -> int:
+    """Where a last paragraph begins that stands for nothing, as Alpaca's `<noinput>` does; else the text's end."""
+    head, gap, last = text.rpartition("\n\n")
+    return len(head) if gap and len(last) < 30 and FAKE.fullmatch(last) else len(text)
 
 
 def merged_examples(look: Look) -> Iterator[Hit]:

@@ -16,7 +16,17 @@ from ftfy import fix_encoding
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import Row, texts, with_texts
 from gemma_colab.data.checks_set import exact_duplicates, near_twins
-from gemma_colab.data.checks_text import CONTROL, ENTITY, ESCAPE, MARKDOWN_IMAGE, about_markup, empty_text, is_entity, is_fake
+from gemma_colab.data.checks_text import (
+    CONTROL,
+    ENTITY,
+    ESCAPE,
+    MARKDOWN_IMAGE,
+    about_markup,
+    asked,
+    empty_text,
+    fake_input_start,
+    is_entity,
+)
 from gemma_colab.data.finding import Look
 from gemma_colab.data.personal import mask
 from gemma_colab.data.text import CODE, HIDDEN, TAG, normalise
@@ -195,7 +205,8 @@ def _changing(step: str, kept: list[tuple[int, Row]], log: list) -> list[tuple[i
     for i, row in kept:
         old = texts(row)
         if step == "fake_input":
-            new = {field: without_fake_input(text) for field, text in old.items()}
+            field, text = asked(row)
+            new = {field: text[: fake_input_start(text)]}
         elif step in ("html_to_text", "entities") and about_markup(row):
             new = {}
         else:
@@ -212,12 +223,6 @@ def _dropping(step: str, kept: list[tuple[int, Row]], log: list) -> list[tuple[i
         i, row = kept[n]
         log.append((step, i, row.get("line"), "", json.dumps(row, ensure_ascii=False), f"{DROPPED} {why}"))
     return [pair for n, pair in enumerate(kept) if n not in drop]
-
-
-def without_fake_input(text: str) -> str:
-    """The text, without a last paragraph that stands for nothing, such as Alpaca's `<noinput>`."""
-    before, _, last = text.rpartition("\n\n")
-    return before if before and is_fake(last) else text
 
 
 def undo(rows: list[Row], log: pd.DataFrame) -> list[Row]:

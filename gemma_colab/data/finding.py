@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from gemma_colab.core.rows import Row, answer, prompt, question, texts
+from gemma_colab.core.rows import Row, answer, question, texts
 from gemma_colab.data.neighbours import Pair, near_pairs
 from gemma_colab.data.text import sameness, shingles
 
@@ -47,16 +49,19 @@ class Finding:
 
 
 def own_questions(rows: list[Row], common: int = 5) -> list[str]:
-    """The questions by which rows can be told apart: without system messages, and without an instruction that stands over
-    `common` different inputs or more. Else all rows of one prompt would look alike."""
-    asked = ["\n\n".join(turn["content"] for turn in prompt(row) if turn["role"] != "system") for row in rows]
-    inputs: dict[str, set[str]] = {}
-    for text in asked:
-        instruction, _, rest = text.partition("\n\n")
-        inputs.setdefault(instruction, set()).update([rest] * bool(rest))
-    repeated = {instruction for instruction, several in inputs.items() if len(several) >= common}
-    own = [text.partition("\n\n") for text in asked]
-    return [rest if rest and instruction in repeated else text for text, (instruction, _, rest) in zip(asked, own, strict=True)]
+    """The questions by which rows can be told apart: without system messages, and without an opening (an instruction) that
+    stands over `common` different texts or more. Else all rows of one prompt would look alike."""
+    asked = [question(row | {"messages": [turn for turn in row["messages"] if turn["role"] != "system"]}) for row in rows]
+    seen = Counter(key for text in set(asked) for key, _ in _openings(text))
+    return [text[max((end for key, end in _openings(text) if seen[key] >= common), default=0) :] for text in asked]
+
+
+def _openings(text: str) -> Iterator[tuple[int, int]]:
+    """A key of the text before each blank line, and where the text goes on behind it."""
+    key = end = 0
+    for paragraph in text.split("\n\n")[:-1]:
+        key, end = hash((key, paragraph)), end + len(paragraph) + 2
+        yield key, end
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from gemma_colab.core.rows import Row, to_messages
-from gemma_colab.data.forms import EARLIER, NAMES, BadRow, Form, UnknownForm, mapped, normal, recognise, shown
+from gemma_colab.core.rows import Row
+from gemma_colab.data.forms import EARLIER, FIELDS, NAMES, BadRow, Form, UnknownForm, mapped, normal, recognise, shown
 
 BROKEN = re.compile("[\ud800-\udfff]")  # no whole character lies there
 ROLES = {"user": "user", "human": "user", "system": "system", "developer": "system"}
@@ -41,18 +41,17 @@ class Recogniser:
         system = self._text(record, form, "system")
         if form.kind != "texts":
             columns = [form.columns[ours] for ours in ("messages", "instruction", "output") if ours in form.columns]
-            row = _row_of_turns([turn for column in columns for turn in _turns(record[column], column)], columns[0], system)
+            turns = [turn for column in columns for turn in _turns(record[column], column)]
+            turns = _with_system(turns, columns[0], system)
             _check_weight(record[columns[-1]], columns[-1])
         else:
-            row = {ours: self._text(record, form, ours) for ours in ("instruction", "input", "output")}
+            instruction, more, output = (self._text(record, form, ours) for ours in FIELDS)
             earlier = _earlier(record[form.columns[EARLIER]], form.columns[EARLIER]) if EARLIER in form.columns else []
-            if system or earlier:
-                turns = [("system", system)] * bool(system) + earlier
-                turns += [(turn["role"], turn["content"]) for turn in to_messages(row)["messages"]]
-                row = {"messages": [{"role": role, "content": content} for role, content in turns]}
+            pairs = [("system", system)] * bool(system) + earlier
+            pairs += [("user", "\n\n".join(filter(None, (instruction, more)))), ("assistant", output)]
+            turns = [{"role": role, "content": content} for role, content in pairs]
         extras = {ours: self._text(record, form, ours) for ours in GROUPS}
-        row = to_messages(row)
-        return row | {ours: text for ours, text in extras.items() if text}, form
+        return {"messages": turns} | {ours: text for ours, text in extras.items() if text}, form
 
     def _form(self, record: dict) -> Form:
         columns = list(record)
@@ -129,13 +128,13 @@ def _check_weight(turns: list, column: str) -> None:
         raise BadRow(what, "end the conversation with an answer to learn, or drop it", f"{column}[{len(turns) - 1}].weight")
 
 
-def _row_of_turns(turns: list[dict[str, str]], column: str, system: str) -> Row:
+def _with_system(turns: list[dict[str, str]], column: str, system: str) -> list[dict[str, str]]:
     if system and turns[0]["role"] != "system":
         turns = [{"role": "system", "content": system}, *turns]
     elif system and turns[0]["content"] != system:
         raise BadRow("a second system prompt beside the column for it", "keep one of the two", f"{column}[0]")
     _check_order([turn["role"] for turn in turns], column)
-    return {"messages": turns}
+    return turns
 
 
 def _check_order(roles: list[str], column: str) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # Every name a finding may have: the names of checks on texts, and those that the others give.
 OTHERS = """unreadable row|too few rows|mixed schemas|exact duplicate|near duplicate|contradiction|placeholder|placeholder in use
 language|style: address|style: greeting|style: ending|style: length|diversity|too long|nothing trained|too many dropped
-end not trained|not one <bos>|budget|lengths|earlier answers|look-alike|reviewed|leak|validation too small"""
+end not trained|not one <bos>|budget|lengths|look-alike|reviewed|leak|validation too small"""
 FINDINGS = frozenset([check[0] for check in TEXT_CHECKS] + OTHERS.replace("\n", "|").split("|"))
 WORDS = {"E": "blocked", "W": "fix first", "I": "ready"}
 EXIT_CODES = {"ready": 0, "fix first": 1, "blocked": 2}

@@ -11,24 +11,6 @@ from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import Row, fingerprint
 
 
-def one_row_per_answer(rows: list[Row]) -> list[Row]:
-    """Every answer of a conversation as a row of its own, with the turns before it as the question.
-
-    Only the last answer of a row is trained. The rows made of one conversation share `conversation`, so that a split keeps
-    them together.
-    """
-    made = []
-    for row in rows:
-        turns = row.get("messages", [])
-        ends = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
-        if len(ends) < 2:
-            made.append(row)
-            continue
-        name = row.get("conversation", fingerprint(row))
-        made += [row | {"messages": turns[: end + 1], "conversation": name} for end in ends]
-    return made
-
-
 def fit(rows: list[Row], tokenizer, max_length: int, how: str) -> tuple[list[Row], pd.DataFrame]:
     """Rows that fit into `max_length` tokens, and a log: line, the row before as JSON, its tokens, what was done.
 

@@ -13,10 +13,10 @@ from gemma_colab.core.errors import TrainingError, WorkspaceError
 from gemma_colab.core.machine import Machine
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace
-from gemma_colab.data.replay import OWN, general_chats, mix_in
 from gemma_colab.handover.rows import ROW_FILES, ensure_rows
 from gemma_colab.handover.settings import ensure_lora, ensure_train, save_settings
 from gemma_colab.model.memory import memory_plan
+from gemma_colab.training.replay import OWN, general_chats, mix_in
 
 
 def ensure_adapter(workspace: Workspace, chosen: ModelSettings) -> dict:

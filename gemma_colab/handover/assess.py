@@ -15,7 +15,6 @@ from gemma_colab.core.machine import Machine, describe_machine, dtype_name, pick
 from gemma_colab.core.rows import answer, prompt
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import ADAPTER_FILES, Workspace, read_sample
-from gemma_colab.data.replay import OWN
 from gemma_colab.evaluation import contest
 from gemma_colab.evaluation.blind import BlindReview
 from gemma_colab.evaluation.contest import Contestant, comparison, few_shot_turns, play
@@ -29,6 +28,7 @@ from gemma_colab.evaluation.metrics import USUAL, Metric
 from gemma_colab.evaluation.verdict import ShipSettings, verdict
 from gemma_colab.handover.adapter import ensure_adapter
 from gemma_colab.handover.rows import ROW_FILES, ensure_rows
+from gemma_colab.training.replay import OWN
 from gemma_colab.ui.report import exports_of, write_report
 
 ANSWERS = "evaluation/answers.jsonl"  # every answer ever given, with a key of its prompt and its model

@@ -14,7 +14,7 @@ from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import Report, check_rows, with_split
 from gemma_colab.data.review import Review
 from gemma_colab.data.splitting import PARTS, SplitSettings, check_split, split_rows
-from gemma_colab.data.turns import fit, one_row_per_answer
+from gemma_colab.data.turns import fit
 
 ROW_FILES = [f"rows/{part}.jsonl" for part in PARTS]
 
@@ -28,7 +28,6 @@ def prepare_rows(
     accept: Iterable[str] = (),
     tokenizer=None,
     max_length: int = 1024,
-    every_answer: bool = False,
     too_long: str = "keep",
     **reading,
 ) -> tuple[Report, str]:
@@ -36,8 +35,7 @@ def prepare_rows(
     a sentence on the split.
 
     source and reading: as for `data.reading.read_rows`; rows that can't be read are put aside, and are an error of the report.
-    accept: findings you overrule, see `data.report.check_rows`. every_answer: train all answers of a
-    conversation, each as a row, and not only the last. too_long: "keep" rows beyond max_length (they will be cut), or
+    accept: findings you overrule, see `data.report.check_rows`. too_long: "keep" rows beyond max_length (they will be cut), or
     "drop" or "split" them as `data.turns.fit` does; that needs the tokenizer. Writes `rows/train.jsonl`, `rows/validation.jsonl`,
     `rows/test.jsonl`, `rows/report.json`, and what was changed or left out: `rows/cleaning_log.jsonl`, `rows/review_log.jsonl`,
     `rows/aside.jsonl`, `rows/too_long.jsonl`.
@@ -57,12 +55,9 @@ def prepare_rows(
         "aside": json.loads(json.dumps(found.aside, default=str)),  # a bad row may hold dates
         "too_long": [],
     }
-    if every_answer and too_long != "split":  # pieces of a conversation are taken apart after it was cut
-        rows = one_row_per_answer(rows)
     if too_long != "keep":
         rows, fitted = fit(rows, tokenizer, max_length, too_long)
         logs["too_long"] = fitted.to_dict("records")
-    rows = one_row_per_answer(rows) if every_answer and too_long == "split" else rows
     report = check_rows(rows, tokenizer=tokenizer, max_length=max_length, aside=found.aside, accept=accept, kept=review.kept)
     split_settings, parts, how = split_settings or SplitSettings(), None, report.reason
     if report.verdict != "blocked":

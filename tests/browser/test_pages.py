@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from gemma_colab.core.html import text_table
+from gemma_colab.core.rows import to_messages, with_texts
 from gemma_colab.data.page import report_page
 from gemma_colab.data.report import check_rows
 
@@ -30,9 +31,8 @@ def browser():
 
 @pytest.fixture
 def page(browser, support_rows):
-    rows = [dict(row) for row in support_rows[:60]]
-    rows[7] |= EVIL
-    rows.append(rows[7] | {"output": "<i>другой</i> ответ " + EVIL["output"]})
+    rows = [*support_rows[:7], to_messages(EVIL), *support_rows[8:60]]
+    rows.append(with_texts(rows[7], {"messages[1]": "<i>другой</i> ответ " + EVIL["output"]}))
     report = check_rows(
         rows, aside=[{"line": 9, "field": "<b>", "problem": "<script>window.hacked = 4</script>", "content": "</td>"}]
     )

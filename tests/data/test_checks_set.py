@@ -2,6 +2,7 @@
 
 import pytest
 
+from gemma_colab.core.rows import answer, question, to_messages
 from gemma_colab.data.checks_set import (
     INFORMAL,
     contradictions,
@@ -18,11 +19,13 @@ from gemma_colab.data.finding import Hit, Look
 from gemma_colab.data.text import jaccard, shingles
 
 WORDS = "оплата доставка возврат гарантия обмен сертификат адрес размер посылка скидка курьер самовывоз чек бонус подарок".split()
-USUAL = [{"instruction": f"Что такое {word}?", "input": "", "output": f"Раздел «{word}» есть в кабинете."} for word in WORDS]
 
 
 def row(instruction="Где заказ?", output="В пути.", input="", **more):
-    return {"instruction": instruction, "input": input, "output": output} | more
+    return to_messages({"instruction": instruction, "input": input, "output": output}) | more
+
+
+USUAL = [row(f"Что такое {word}?", f"Раздел «{word}» есть в кабинете.") for word in WORDS]
 
 
 def chat(*texts, system=None, **more):
@@ -99,7 +102,7 @@ def test_near_duplicates_name_their_twin_and_how_near():
     rows[0]["line"] = 3
     look = Look(rows[:-1])
     (finding,) = near_duplicates(look)
-    near = jaccard(*(shingles(f"{r['instruction']} {r['output']}") for r in (rows[0], rows[-2])))
+    near = jaccard(*(shingles(f"{question(r)} {answer(r)}") for r in (rows[0], rows[-2])))
     assert finding.severity == "W"
     assert finding.hits == [Hit(16, note=f"{near:.2f} like line 3", twin=0)]
     for threshold, found in ((near - 0.001, 1), (near + 0.001, 0)):
@@ -153,7 +156,7 @@ def test_one_question_two_answers():
     (finding,) = contradictions(Look(rows))
     note = f"asked in line 2, line 9, row {len(rows) - 1}"
     assert finding.severity == "W"
-    assert finding.hits == [Hit(0, "output", note=note), Hit(1, "output", note=note), Hit(17, "messages[1]", note=note)]
+    assert finding.hits == [Hit(0, "messages[1]", note=note), Hit(1, "messages[1]", note=note), Hit(17, "messages[1]", note=note)]
 
 
 @pytest.mark.parametrize(
@@ -198,13 +201,13 @@ def test_another_language_stands_out():
     (finding,) = language(Look([*RUSSIAN, row(output=ENGLISH), row(output=UKRAINIAN)]))
     assert finding.severity == "I"
     assert finding.hits == [
-        Hit(15, "output", note="looks like 'en', most answers are 'ru'"),
-        Hit(16, "output", note="looks like 'uk', most answers are 'ru'"),
+        Hit(15, "messages[1]", note="looks like 'en', most answers are 'ru'"),
+        Hit(16, "messages[1]", note="looks like 'uk', most answers are 'ru'"),
     ]
 
 
 def test_short_answers_and_words_of_another_language_do_not():
-    spoilt = RUSSIAN[0]["output"].encode().decode("latin-1")
+    spoilt = answer(RUSSIAN[0]).encode().decode("latin-1")
     odd = [
         "OK",
         "iPhone 15 Pro Max",
@@ -257,7 +260,7 @@ def test_what_stands_out_from_the_others(check, text, piece):
     found = style_hits(text)
     assert list(found) == [check]
     (hit,) = found[check]
-    assert (hit.row, hit.field, text[hit.start : hit.end]) == (15, "output", piece)
+    assert (hit.row, hit.field, text[hit.start : hit.end]) == (15, "messages[1]", piece)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +309,7 @@ def test_length_is_counted_in_medians():
     longer = Look([*answers, row(output="а" * 41)])
     assert not [f for f in style(longer, length=5) if f.check == "style: length"]
     (finding,) = (f for f in style(longer) if f.check == "style: length")
-    assert finding.hits == [Hit(10, "output", note="41 characters")]
+    assert finding.hits == [Hit(10, "messages[1]", note="41 characters")]
     assert "median answer has 10 characters" in finding.what_to_do
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from gemma_colab.core.rows import to_messages
 from gemma_colab.data.checks_text import GOPHER, TEXT_CHECKS, placeholders
 from gemma_colab.data.finding import Hit, Look
 
@@ -11,10 +12,14 @@ CHECKS = {name: function for name, _, function, _ in TEXT_CHECKS}
 PLAIN = {"instruction": "Где мой заказ?", "input": "", "output": "Заказ уже в пути."}
 
 
+def look_at(records):
+    return Look([to_messages(record) for record in records])
+
+
 def found(check, text, **thresholds):
     """What a check hits in an answer that stands in the second row: the pieces of text, in order."""
-    hits = list(CHECKS[check](Look([PLAIN, PLAIN | {"output": text}]), **thresholds))
-    assert {(hit.row, hit.field) for hit in hits} <= {(1, "output")}
+    hits = list(CHECKS[check](look_at([PLAIN, PLAIN | {"output": text}]), **thresholds))
+    assert {(hit.row, hit.field) for hit in hits} <= {(1, "messages[1]")}
     return [text[hit.start : hit.end] for hit in sorted(hits)]
 
 
@@ -118,9 +123,9 @@ def test_how_bad_each_is(check, severity):
 @pytest.mark.parametrize("nothing", ["", " ", "\n\t ", "\ufeff", "\u200b\u200c\u200d\u2060", " \u00ad\u00a0"])
 def test_empty_and_invisible_texts(nothing):
     rows = [PLAIN, PLAIN | {"instruction": nothing}, PLAIN | {"output": nothing}, PLAIN | {"input": nothing}]
-    assert list(CHECKS["empty text"](Look(rows))) == [Hit(1, "instruction"), Hit(2, "output")]
+    assert list(CHECKS["empty text"](look_at(rows))) == [Hit(1, "messages[0]"), Hit(2, "messages[1]")]
     chats = [talk("Привет", "Да"), talk("Привет", nothing), talk("Привет", "Да", nothing, "Да")]
-    assert list(CHECKS["empty text"](Look(chats))) == [Hit(1, "messages[1]"), Hit(2, "messages[2]")]
+    assert list(CHECKS["empty text"](look_at(chats))) == [Hit(1, "messages[1]"), Hit(2, "messages[2]")]
 
 
 @pytest.mark.parametrize("text", [".", "0", "👍", "нет", "None", "N/A"])
@@ -134,25 +139,29 @@ def test_a_short_answer_is_not_empty(text):
 )
 def test_words_that_stand_for_nothing(text):
     rows = [PLAIN, PLAIN | {"input": text}, PLAIN | {"output": text}, PLAIN | {"instruction": text}, talk(text, text)]
-    answers = [Hit(2, "output"), Hit(4, "messages[1]")] if text in ("N/A", "n/a", "<No Output>") else []
-    assert list(CHECKS["fake input"](Look(rows))) == [Hit(1, "input"), *answers]  # as an answer, "None" may well be right
+    asked = PLAIN["instruction"]
+    answers = [Hit(2, "messages[1]"), Hit(4, "messages[1]")] if text in ("N/A", "n/a", "<No Output>") else []
+    assert list(CHECKS["fake input"](look_at(rows))) == [
+        Hit(1, "messages[0]", len(asked) + 2, len(asked) + 2 + len(text)),
+        *answers,
+    ]  # as an answer, "None" may well be right
 
 
 @pytest.mark.parametrize(
     "text", ["", "нет", "No input device is found", "none of them", "0", "Nancy", "n", "Нет данных о заказе"]
 )
 def test_inputs_that_mean_something(text):
-    assert list(CHECKS["fake input"](Look([PLAIN | {"input": text}]))) == []
+    assert list(CHECKS["fake input"](look_at([PLAIN | {"input": text}]))) == []
 
 
 # ---------------------------------------------------------------------------------------------------- fields
 def test_every_field_is_looked_at_but_answers_alone_where_only_they_are_learnt():
     bad = "<b>As an AI, I</b> can't"
     row = {"instruction": bad, "input": bad, "output": bad}
-    assert [hit.field for hit in CHECKS["HTML"](Look([row]))] == ["instruction"] * 2 + ["input"] * 2 + ["output"] * 2
-    assert [hit.field for hit in CHECKS["refusal"](Look([row, talk(bad, bad, bad, bad)]))] == ["output", "messages[3]"]
+    assert [hit.field for hit in CHECKS["HTML"](look_at([row]))] == ["messages[0]"] * 4 + ["messages[1]"] * 2
+    assert [hit.field for hit in CHECKS["refusal"](look_at([row, talk(bad, bad, bad, bad)]))] == ["messages[1]", "messages[3]"]
     chat = talk("<i>раз</i>", "два", "три<br>", "четыре", system="<p>")
-    assert [(hit.field, hit.start, hit.end) for hit in CHECKS["HTML"](Look([chat]))] == [
+    assert [(hit.field, hit.start, hit.end) for hit in CHECKS["HTML"](look_at([chat]))] == [
         ("messages[0]", 0, 3), ("messages[1]", 0, 3), ("messages[1]", 6, 10), ("messages[3]", 3, 7),
     ]  # fmt: skip
 
@@ -161,11 +170,11 @@ def test_mojibake_is_shown_mended():
     text = "Да: " + "Привет, клиент".encode().decode("cp1252", "ignore")
     good = "Привет".encode().decode("cp1251")
     for spoilt, mended in [(good, "Привет"), ("cafÃ© ouvert", "café ouvert")]:
-        hit = next(CHECKS["mojibake"](Look([PLAIN, PLAIN | {"output": spoilt}])))
-        assert (hit.row, hit.field, hit.note) == (1, "output", f"probably: {mended}")
+        hit = next(CHECKS["mojibake"](look_at([PLAIN, PLAIN | {"output": spoilt}])))
+        assert (hit.row, hit.field, hit.note) == (1, "messages[1]", f"probably: {mended}")
         assert 0 <= hit.start < hit.end <= len(spoilt)
     assert text  # undecodable remains are no reason to stop
-    list(CHECKS["mojibake"](Look([PLAIN | {"output": text}])))
+    list(CHECKS["mojibake"](look_at([PLAIN | {"output": text}])))
 
 
 # ---------------------------------------------------------------------------------------------------- placeholders
@@ -187,14 +196,14 @@ PLACES = [
 
 @pytest.mark.parametrize(("text", "pieces"), PLACES)
 def test_placeholders(text, pieces):
-    hits = placeholders(Look([PLAIN, PLAIN | {"output": text}, talk("а", text), PLAIN | {"instruction": text, "input": text}]))
+    hits = placeholders(look_at([PLAIN, PLAIN | {"output": text}, talk("а", text), PLAIN | {"instruction": text, "input": text}]))
     assert [(hit.row, hit.field, text[hit.start : hit.end], hit.note) for hit in hits] == [
-        (row, field, piece, piece) for row, field in ((1, "output"), (2, "messages[1]")) for piece in pieces
+        (row, field, piece, piece) for row, field in ((1, "messages[1]"), (2, "messages[1]")) for piece in pieces
     ]
 
 
 def test_placeholders_of_your_own_program_are_allowed():
-    look = Look([PLAIN | {"output": "Привет, {{NAME}}: [ссылка]"}])
+    look = look_at([PLAIN | {"output": "Привет, {{NAME}}: [ссылка]"}])
     assert [hit.note for hit in placeholders(look, ("{{name}}",))] == ["[ссылка]"]
     assert placeholders(look, ("{{name}}", "[ссылка]")) == []
 
@@ -206,25 +215,25 @@ COUNTING = " ".join(f"слово{chr(1072 + i)}" for i in range(30))
 
 def test_loops_are_found_and_named():
     rows = [PLAIN | {"output": COUNTING}, PLAIN | {"output": LOOP * 6}, talk("что?", "очень быстро " * 8)]
-    hits = list(CHECKS["repetition"](Look(rows)))
-    assert [(hit.row, hit.field, hit.end) for hit in hits] == [(1, "output", 0), (2, "messages[1]", 0)]
+    hits = list(CHECKS["repetition"](look_at(rows)))
+    assert [(hit.row, hit.field, hit.end) for hit in hits] == [(1, "messages[1]", 0), (2, "messages[1]", 0)]
     assert hits[0].note == "5 words in a row are repeated"
 
 
 def test_two_words_again_and_again():
     text = "очень быстро едет машина очень быстро летит птица очень быстро плывёт рыба очень быстро ползёт змея"
-    (hit,) = CHECKS["repetition"](Look([PLAIN | {"output": text}]))
+    (hit,) = CHECKS["repetition"](look_at([PLAIN | {"output": text}]))
     assert hit.note == "two words again and again"
     share = 4 * len("оченьбыстро") / len(text.replace(" ", ""))
-    assert not list(CHECKS["repetition"](Look([PLAIN | {"output": text}]), top_2gram=share + 0.001))
-    assert list(CHECKS["repetition"](Look([PLAIN | {"output": text}]), top_2gram=share - 0.001))
+    assert not list(CHECKS["repetition"](look_at([PLAIN | {"output": text}]), top_2gram=share + 0.001))
+    assert list(CHECKS["repetition"](look_at([PLAIN | {"output": text}]), top_2gram=share - 0.001))
 
 
 def test_the_share_of_repeated_runs_decides():
     gram = "один вдруг прочёл другую книгу"
     text = f"{gram} {COUNTING} {gram}"
     share = len(gram.replace(" ", "")) / len(text.replace(" ", ""))
-    look = Look([PLAIN | {"output": text}])
+    look = look_at([PLAIN | {"output": text}])
     assert list(CHECKS["repetition"](look, duplicate={5: share - 0.001}))
     assert not list(CHECKS["repetition"](look, duplicate={5: share + 0.001}))
     assert GOPHER == {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
@@ -232,9 +241,9 @@ def test_the_share_of_repeated_runs_decides():
 
 def test_short_answers_may_repeat():
     text = "очень быстро " * 5
-    assert not list(CHECKS["repetition"](Look([PLAIN | {"output": text}])))
-    assert list(CHECKS["repetition"](Look([PLAIN | {"output": text}]), words=10))
-    assert not list(CHECKS["repetition"](Look([PLAIN | {"output": text}]), words=11))
+    assert not list(CHECKS["repetition"](look_at([PLAIN | {"output": text}])))
+    assert list(CHECKS["repetition"](look_at([PLAIN | {"output": text}]), words=10))
+    assert not list(CHECKS["repetition"](look_at([PLAIN | {"output": text}]), words=11))
 
 
 def test_regions_decide_which_national_phones_are_known():
@@ -263,7 +272,7 @@ def test_nasty_texts_stop_no_check():
     ]
     for text in [*nasty, "".join(nasty)]:
         for check in CHECKS.values():
-            json.dumps(list(check(Look([PLAIN | {"input": text, "output": text}, talk(text, text)]))))
+            json.dumps(list(check(look_at([PLAIN | {"input": text, "output": text}, talk(text, text)]))))
 
 
 def test_markup_that_is_the_lesson_is_no_left_over():
@@ -272,21 +281,21 @@ def test_markup_that_is_the_lesson_is_no_left_over():
         {"instruction": "What does this tag do?", "input": "", "output": "<b> makes text bold"},
         {"instruction": "Make a logo", "input": "", "output": "<svg><title>x</title></svg>"},
     ]
-    assert list(CHECKS["HTML"](Look(about))) == []
-    assert {hit.row for hit in CHECKS["markup kept"](Look(about))} == {0, 1, 2}
-    assert CHECKS["HTML"](Look([PLAIN | {"output": "<p>Да</p>"}])).__next__().row == 0
+    assert list(CHECKS["HTML"](look_at(about))) == []
+    assert {hit.row for hit in CHECKS["markup kept"](look_at(about))} == {0, 1, 2}
+    assert CHECKS["HTML"](look_at([PLAIN | {"output": "<p>Да</p>"}])).__next__().row == 0
 
 
 def test_a_refrain_is_no_loop():
     line = "Откройте раздел «Мои заказы» и выберите возврат.\n"
-    assert [hit.row for hit in CHECKS["repetition"](Look([PLAIN | {"output": (line.strip() + " ") * 5}]))] == [0]
+    assert [hit.row for hit in CHECKS["repetition"](look_at([PLAIN | {"output": (line.strip() + " ") * 5}]))] == [0]
     verse = "".join(f"Строка номер {word}\n{line}" for word in ("раз", "два", "три", "четыре"))
-    assert list(CHECKS["repetition"](Look([PLAIN | {"output": verse}]))) == []
-    assert [hit.row for hit in CHECKS["refrain"](Look([PLAIN | {"output": verse}]))] == [0]
+    assert list(CHECKS["repetition"](look_at([PLAIN | {"output": verse}]))) == []
+    assert [hit.row for hit in CHECKS["refrain"](look_at([PLAIN | {"output": verse}]))] == [0]
 
 
 @pytest.mark.parametrize("text", ["[смех в зале]", "TODO-лист на завтра", "[1]", "[пауза]"])
 def test_brackets_that_wait_for_nothing(text):
-    assert placeholders(Look([PLAIN | {"output": f"Вот: {text}."}])) == []
+    assert placeholders(look_at([PLAIN | {"output": f"Вот: {text}."}])) == []
     asked = PLAIN | {"instruction": "Добавь TODO", "output": "# TODO: проверить"}
-    assert placeholders(Look([asked])) == []
+    assert placeholders(look_at([asked])) == []

@@ -14,7 +14,8 @@ QUESTION = SHORT | {"instruction": "Где мой заказ, который я 
 
 
 def counted(rows, tokenizer, max_length):
-    return Look(rows, max_length), token_lengths([to_messages(row) for row in rows], tokenizer, max_length)
+    rows = [to_messages(row) for row in rows]
+    return Look(rows, max_length), token_lengths(rows, tokenizer, max_length)
 
 
 def test_a_cut_answer_is_measured(tokenizer):
@@ -22,7 +23,7 @@ def test_a_cut_answer_is_measured(tokenizer):
     (finding,) = too_long(look, lengths)
     (hit,) = finding.hits
     total, of = lengths["total"][1], lengths["answer"][1]
-    assert (hit.row, hit.field) == (1, "output")
+    assert (hit.row, hit.field) == (1, "messages[1]")
     assert hit.note == f"{total} tokens, {total - 100} of {of} answer tokens are cut"
     assert f"max_length=100, {(total - 100) / of:.0%} of their answers" in finding.what_to_do
     assert f"the longest row has {total} tokens" in finding.what_to_do
@@ -118,7 +119,7 @@ def test_budget(tokenizer):
 
 
 def test_in_a_report(tokenizer, support_rows):
-    rows = [*support_rows[:60], QUESTION]
+    rows = [*support_rows[:60], to_messages(QUESTION)]
     checks = {f.check: f.severity for f in check_rows(rows, tokenizer=tokenizer, max_length=256).findings}
     assert checks["too long"] == "W"
     assert checks["nothing trained"] == "E"

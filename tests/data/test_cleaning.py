@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.rows import texts
+from gemma_colab.core.rows import answer, question, texts, to_messages
 from gemma_colab.data.cleaning import CHANGES, COLUMNS, DROPPED, DROPS, STEPS, clean, undo
 from gemma_colab.data.report import check_rows
 
 
 def row(instruction="Где заказ?", output="В пути.", input="", **more):
-    return {"instruction": instruction, "input": input, "output": output} | more
+    return to_messages({"instruction": instruction, "input": input, "output": output} | more)
 
 
 def chat(*contents, **more):
@@ -48,7 +48,7 @@ def test_what_a_step_changes_and_logs(step, before, after):
     assert rows == [row(), row(output=after, line=7), chat("да", after)]
     assert list(log.columns) == COLUMNS == ["step", "row", "line", "field", "before", "after"]
     assert log.astype(object).where(log.notna(), None).values.tolist() == [
-        [step, 1, 7, "output", before, after],
+        [step, 1, 7, "messages[1]", before, after],
         [step, 2, None, "messages[1]", before, after],
     ]
     assert clean(rows, (step,))[0] == rows  # once is enough
@@ -84,8 +84,8 @@ def test_what_a_step_leaves_alone(step, text):
 
 def test_fake_inputs_go_and_answers_of_that_kind_stay():
     rows = [row(input="<noinput>"), row(input="N/A", output="None"), row(input="No entry?")]
-    assert [(r["input"], r["output"]) for r in clean(rows, ("fake_input",))[0]] == [
-        ("", "В пути."), ("", "None"), ("No entry?", "В пути."),
+    assert [(question(r), answer(r)) for r in clean(rows, ("fake_input",))[0]] == [
+        ("Где заказ?", "В пути."), ("Где заказ?", "None"), ("Где заказ?\n\nNo entry?", "В пути."),
     ]  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def test_near_rows_that_say_something_else_stay(question, answer):
 def test_near_questions_with_other_short_answers_stay(one, other):
     rows = [row(ASKED, one), row(ASKED + " мне", other)]
     assert clean(rows, ("drop_near_duplicates",))[0] == rows
-    assert clean([rows[0], rows[1] | {"output": one}], ("drop_near_duplicates",))[0] == rows[:1]
+    assert clean([rows[0], row(ASKED + " мне", one)], ("drop_near_duplicates",))[0] == rows[:1]
 
 
 @pytest.mark.parametrize(
@@ -158,14 +158,14 @@ def test_rows_under_one_prompt_are_not_twins():
     prompt = "Определи тональность отзыва и ответь одним словом, позитив или негатив, без пояснений и знаков препинания. " * 3
     words = "дом река окно небо трава книга стол море город улица".split()
     rows = [row(prompt, ("позитив", "негатив")[i % 2], f"{word} мне очень нравится") for i, word in enumerate(words)]
-    assert clean(rows)[0] == [r | {"instruction": prompt.strip()} for r in rows]
+    assert clean(rows)[0] == [row(prompt.strip(), answer(r), question(r).removeprefix(prompt + "\n\n")) for r in rows]
 
 
 def test_contradictions_are_never_dropped(support_rows):
     rng = random.Random(5)
-    rows = [row(r["instruction"], r["output"]) for r in support_rows[:60]]
+    rows = [row(question(r), answer(r)) for r in support_rows[:60]]
     other = [
-        r | {"output": rng.choice([f"{r['output']} Да.", "Нет.", r["output"].replace("заказ", "товар") + " Вот."])} for r in rows
+        row(question(r), rng.choice([f"{answer(r)} Да.", "Нет.", answer(r).replace("заказ", "товар") + " Вот."])) for r in rows
     ]
     mixed = rows + other
     rng.shuffle(mixed)
@@ -176,8 +176,8 @@ def test_contradictions_are_never_dropped(support_rows):
 def test_only_the_steps_asked_for_in_that_order():
     rows = [row(output="<b> </b>"), row(output="  да  ")]
     assert clean(rows, ())[0] == rows
-    assert [r["output"] for r in clean(rows, ("drop_empty", "html_to_text"))[0]] == [" ", "  да  "]
-    assert [r["output"] for r in clean(rows, ("html_to_text", "drop_empty"))[0]] == ["  да  "]
+    assert [answer(r) for r in clean(rows, ("drop_empty", "html_to_text"))[0]] == [" ", "  да  "]
+    assert [answer(r) for r in clean(rows, ("html_to_text", "drop_empty"))[0]] == ["  да  "]
     assert set(clean(rows)[1]["step"]) == {"html_to_text", "white_space", "drop_empty"}
     with pytest.raises(
         SettingsError, match=r"step='magic' is not a cleaning step; choose from html_to_text, .*drop_near_duplicates"
@@ -217,7 +217,7 @@ text = st.lists(st.one_of(st.sampled_from(NASTY), st.text(max_size=4)), max_size
 single = st.fixed_dictionaries(
     {"instruction": text, "input": text, "output": text},
     optional={"line": st.integers(1, 99), "label": text, "conversation": text},
-)
+).map(to_messages)
 talk = st.lists(text, min_size=2, max_size=5).map(lambda contents: chat(*contents, line=3))
 some_rows = st.lists(st.one_of(single, talk), max_size=8).flatmap(
     lambda rows: st.permutations(rows + rows[:2])  # with duplicates

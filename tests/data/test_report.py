@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.rows import fingerprint
+from gemma_colab.core.rows import answer, fingerprint, question, to_messages
 from gemma_colab.data.report import EXIT_CODES, FINDINGS, Report, check_rows, parameters
 
 ASIDE = [{"line": 7, "problem": "not valid JSON", "content": "{"}, {"line": 30, "problem": "no answer", "content": "{}"}]
@@ -14,11 +14,15 @@ ASIDE = [{"line": 7, "problem": "not valid JSON", "content": "{"}, {"line": 30, 
 @pytest.fixture
 def good(support_rows):
     """Without placeholders, of which a part of the sample would have too few to be meant."""
-    return [row for row in support_rows if "[" not in row["output"]][:120]
+    return [row for row in support_rows if "[" not in answer(row)][:120]
 
 
 def bad(line=900, **changes):
-    return {"instruction": "Вопрос о погоде.", "input": "", "output": "Сегодня ясно.", "line": line} | changes
+    return to_messages({"instruction": "Вопрос о погоде.", "input": "", "output": "Сегодня ясно.", "line": line} | changes)
+
+
+def like(row, asked="", answered=""):
+    return to_messages({"instruction": question(row) + asked, "output": answered or answer(row)})
 
 
 EMPTY, HTML = bad(901, output=" "), bad(902, instruction="Вопрос о ценах.", output="Цена&nbsp;<b>100</b>")
@@ -29,10 +33,10 @@ def planted(good):
     rows = list(good[:100])
     defects = {
         "exact duplicate": rows[0] | {"line": 801},
-        "near duplicate": rows[1] | {"output": rows[1]["output"] + " Да.", "input": rows[1]["input"] + " Жду."},
+        "near duplicate": like(rows[1], " Жду.", answer(rows[1]) + " Да."),
         "HTML": HTML,
         "empty text": EMPTY,
-        "contradiction": rows[3] | {"output": "Совсем другой ответ, которого не было."},
+        "contradiction": like(rows[3], "", "Совсем другой ответ, которого не было."),
         "personal data": bad(instruction="Клиент дал телефон.", input="Звоните +7 912 345-67-89"),
         "placeholder": bad(instruction="Где посылка?", output="Смотрите {{link}}"),
         "fake input": bad(instruction="Назови цвет неба.", input="<noinput>"),
@@ -132,11 +136,13 @@ def test_every_threshold_is_listed_with_its_default():
 
 def test_the_near_threshold_reaches_the_search_itself(good):
     base = good[0]
-    twin = base | {
-        "output": base["output"]
-        + " Если посылка задержится, мы обязательно напишем вам об этом письмом, а вы сможете отменить его или оставить: как вам удобнее."
-    }
-    rows = [*good, twin | {"input": base["input"] + " Скажите?"}]
+    twin = like(
+        base,
+        " Скажите?",
+        answer(base)
+        + " Если посылка задержится, мы обязательно напишем вам об этом письмом, а вы сможете отменить его или оставить: как вам удобнее.",
+    )
+    rows = [*good, twin]
 
     def found(threshold):
         near = (f for f in check_rows(rows, near_duplicates={"threshold": threshold}).findings if f.check == "near duplicate")
@@ -249,15 +255,7 @@ def test_counts(good, tokenizer):
 
 
 def test_conversations_are_checked_like_any_row(good):
-    talks = [
-        {
-            "messages": [
-                {"role": "user", "content": f"{r['instruction']} {r['input']}"},
-                {"role": "assistant", "content": r["output"]},
-            ]
-        }
-        for r in good
-    ]
+    talks = [like(r) for r in good]
     assert check_rows(talks).verdict == "ready"
     talks[5]["messages"][1]["content"] += "<br>"
     (finding,) = (f for f in check_rows(talks).findings if f.severity == "W")

@@ -5,13 +5,13 @@ import json
 import pytest
 
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.rows import fingerprint
+from gemma_colab.core.rows import fingerprint, to_messages, with_texts
 from gemma_colab.data.cleaning import COLUMNS, DROPPED, undo
 from gemma_colab.data.report import check_rows
 from gemma_colab.data.review import CHECKS, FILE, SIDE_BY_SIDE, Review, find_cases
 
-ONE = {"instruction": "Где заказ?", "input": "", "output": "В пути.", "line": 2}
-OTHER = {"instruction": "Когда привезут?", "input": "", "output": "Завтра.", "line": 3}
+ONE = to_messages({"instruction": "Где заказ?", "output": "В пути.", "line": 2})
+OTHER = to_messages({"instruction": "Когда привезут?", "output": "Завтра.", "line": 3})
 CHAT = {"messages": [{"role": "user", "content": "Привет"}, {"role": "assistant", "content": "Да?"}], "line": 4}
 ROWS = [ONE, OTHER, CHAT]
 
@@ -32,8 +32,8 @@ def test_decisions_are_found_again_after_a_restart_by_the_text_of_the_row(worksp
     Review(workspace).decide(CHAT, "edit", {"messages[1]": "Слушаю."})
     again = Review(workspace)
     assert again.of(ONE | {"line": 99, "label": "x"})["action"] == "keep"  # it may have moved
-    assert again.of(ONE | {"output": "Потерян."}) is None  # but not have changed
-    assert again.of(ONE | {"input": "№1"}) is None
+    assert again.of(with_texts(ONE, {"messages[1]": "Потерян."})) is None  # but not have changed
+    assert again.of(with_texts(ONE, {"messages[0]": "№1"})) is None
     assert again.of(CHAT) == {"action": "edit", "why": "", "checks": [], "new": {"messages[1]": "Слушаю."}}
     assert again.kept == {fingerprint(ONE): set()}
 
@@ -47,18 +47,18 @@ def test_two_sessions_do_not_overwrite_each_other(workspace):
 
 def test_edits_and_drops_are_made_and_logged(workspace):
     review = Review(workspace)
-    review.decide(ONE, "edit", {"output": "Уже у вас.", "input": "№12"}, why="style")
+    review.decide(ONE, "edit", {"messages[1]": "Уже у вас.", "messages[0]": "№12"}, why="style")
     review.decide(OTHER, "drop", why="contradiction")
     review.decide(CHAT, "keep")
     done, log = review.apply(ROWS)
-    assert done == [ONE | {"output": "Уже у вас.", "input": "№12"}, CHAT]
+    assert done == [with_texts(ONE, {"messages[1]": "Уже у вас.", "messages[0]": "№12"}), CHAT]
     assert list(log.columns) == COLUMNS
     assert log.values.tolist() == [
-        ["review", 0, 2, "output", "В пути.", "Уже у вас."],
-        ["review", 0, 2, "input", "", "№12"],
+        ["review", 0, 2, "messages[1]", "В пути.", "Уже у вас."],
+        ["review", 0, 2, "messages[0]", "Где заказ?", "№12"],
         ["review", 1, 3, "", json.dumps(OTHER, ensure_ascii=False), f"{DROPPED} contradiction"],
     ]
-    assert ROWS[0]["output"] == "В пути."
+    assert ROWS[0]["messages"][1]["content"] == "В пути."
     assert undo(done, log) == ROWS
 
 
@@ -85,8 +85,8 @@ def test_without_decisions_nothing_changes(workspace):
         ("edit", None, r"an edit names the fields it changes"),
         ("edit", {}, r"an edit names the fields it changes"),
         ("drop", {"output": "x"}, r"nothing else does"),
-        ("edit", {"answer": "x"}, r"new='answer' is not a field of this row; it has instruction, input, output"),
-        ("edit", {"messages[0]": "x"}, r"is not a field of this row"),
+        ("edit", {"answer": "x"}, r"new='answer' is not a field of this row; it has messages\[0\], messages\[1\]"),
+        ("edit", {"output": "x"}, r"is not a field of this row"),
     ],
 )
 def test_what_cannot_be_decided(workspace, action, new, message):
@@ -99,7 +99,7 @@ def test_what_cannot_be_decided(workspace, action, new, message):
 
 # ---------------------------------------------------------------------------------------------------- cases
 def numbered(*pairs):
-    return [{"instruction": q, "input": "", "output": a, "line": i + 2} for i, (q, a) in enumerate(pairs)]
+    return [to_messages({"instruction": q, "output": a, "line": i + 2}) for i, (q, a) in enumerate(pairs)]
 
 
 def cases_of(rows, **kept):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gemma_colab.core.errors import DatasetError
+from gemma_colab.core.rows import answer, question, to_messages
 from gemma_colab.data.splitting import PARTS, SplitSettings, alike, check_split, groups, leaks, split_rows, word_grams
 
 WORDS = """дом река окно небо трава книга стол море город улица ветер камень лес поезд письмо чай сахар масло врач школа мост завод
@@ -14,7 +15,7 @@ WORDS = """дом река окно небо трава книга стол мо
 
 
 def row(instruction, output, input="", **more):
-    return {"instruction": instruction, "input": input, "output": output} | more
+    return to_messages({"instruction": instruction, "input": input, "output": output} | more)
 
 
 def different(n, seed=0, **more):
@@ -70,7 +71,7 @@ def test_fewer_than_three_groups_cannot_be_split(rows):
 
 def test_small_sets_keep_twins_together_too():
     rows = different(5)
-    rows.append(row(rows[0]["instruction"] + " сегодня", rows[0]["output"] + " да"))
+    rows.append(row(question(rows[0]) + " сегодня", answer(rows[0]) + " да"))
     for seed in range(20):
         parts = split_rows(rows, SplitSettings(seed=seed))[0]
         assert where(parts)[str(rows[0])] == where(parts)[str(rows[5])]
@@ -80,10 +81,10 @@ def test_small_sets_keep_twins_together_too():
 LONG = "Ваш заказ передан в службу доставки и прибудет в течение трёх рабочих дней, отследить его можно в личном кабинете"
 A, B = different(2, seed=99)
 TWINS = {
-    "question": (row(A["instruction"], A["output"]), row(A["instruction"] + " скорее", B["output"])),
-    "long answer": (row(A["instruction"], LONG + "."), row(B["instruction"], LONG + " на сайте.")),
-    "13 words": (row(A["instruction"], f"{A['output']} {LONG}"), row(B["instruction"], f"{LONG} {' '.join(WORDS[:20])}")),
-    "input": (row("Ответь", A["output"], input=A["instruction"]), row("Ответь", B["output"], input=A["instruction"] + " да")),
+    "question": (row(question(A), answer(A)), row(question(A) + " скорее", answer(B))),
+    "long answer": (row(question(A), LONG + "."), row(question(B), LONG + " на сайте.")),
+    "13 words": (row(question(A), f"{answer(A)} {LONG}"), row(question(B), f"{LONG} {' '.join(WORDS[:20])}")),
+    "input": (row("Ответь", answer(A), input=question(A)), row("Ответь", answer(B), input=question(A) + " да")),
     "conversation": (A | {"conversation": "c"}, B | {"conversation": "c"}),
 }
 
@@ -112,7 +113,7 @@ def test_the_threshold_of_a_group():
 
 
 def test_every_group_of_many_stays_whole(support_rows):
-    twins = [r | {"instruction": r["instruction"] + " Срочно.", "output": r["output"] + " Ждём."} for r in support_rows[:100]]
+    twins = [row(question(r) + " Срочно.", answer(r) + " Ждём.") for r in support_rows[:100]]
     parts, _ = split_rows(support_rows[:100] + twins, SplitSettings(seed=1))
     assert leaks(parts) == []
     assert [f.check for f in check_split(parts)] == []
@@ -122,7 +123,7 @@ def test_every_group_of_many_stays_whole(support_rows):
 
 @pytest.mark.parametrize("labels", [("positive", "negative"), ("да", "нет"), ("спам", "не спам")])
 def test_equal_short_answers_do_not_tie(labels):
-    rows = [r | {"output": labels[i % 2]} for i, r in enumerate(different(60))]
+    rows = [row(question(r), labels[i % 2]) for i, r in enumerate(different(60))]
     found, why = groups(rows)
     assert len(found) == 60
     assert why == "rows alike in question, answer or as a whole stay together"
@@ -135,13 +136,9 @@ PROMPT = "Определи тональность отзыва и ответь �
 def test_a_shared_prompt_does_not_tie(shape):
     rows = different(40)
     if shape == "instruction":
-        rows = [row(PROMPT * 3, r["output"], r["instruction"]) for r in rows]
+        rows = [row(PROMPT * 3, answer(r), question(r)) for r in rows]
     else:
-        roles = ("system", "user", "assistant")
-        rows = [
-            {"messages": [{"role": a, "content": b} for a, b in zip(roles, (PROMPT * 3, *list(r.values())[::2]), strict=True)]}
-            for r in rows
-        ]
+        rows = [row(question(r), answer(r), system=PROMPT * 3) for r in rows]
     assert len(groups(rows)[0]) == 40
     parts, _ = split_rows(rows, SplitSettings())
     assert sizes(parts) == {"train": 30, "validation": 4, "test": 6}
@@ -149,7 +146,7 @@ def test_a_shared_prompt_does_not_tie(shape):
 
 
 def test_canned_answers_that_tie_everything_are_left_out():
-    rows = [row(r["instruction"], LONG) for r in different(40)]
+    rows = [row(question(r), LONG) for r in different(40)]
     found, why = groups(rows)
     assert len(found) == 40
     assert why == "40 of 40 rows have answers alike, so only rows alike in question or as a whole stay together"
@@ -164,9 +161,9 @@ def test_questions_of_one_form_are_told_apart_by_their_numbers():
     rows = [row(f"What is {rng.randint(10, 99)} + {rng.randint(10, 99)}?", str(i)) for i in range(60)] * 2
     found, why = groups(rows)
     assert why == "120 of 120 rows are alike, so only rows with the same question stay together"
-    assert len(found) == len({r["instruction"] for r in rows})
+    assert len(found) == len({question(r) for r in rows})
     parts, _ = split_rows(rows, SplitSettings())
-    questions = {part: {r["instruction"] for r in parts[part]} for part in parts}
+    questions = {part: {question(r) for r in parts[part]} for part in parts}
     assert not questions["train"] & (questions["test"] | questions["validation"])
 
 
@@ -175,17 +172,19 @@ TEMPLATE = "Сколько стоит доставка товара из гор�
 
 def template_rows(n, answers):
     rng = random.Random(7)
-    return [row(TEMPLATE.format(*rng.sample(WORDS, 2)), answers[i]["output"]) for i in range(n)]
+    return [row(TEMPLATE.format(*rng.sample(WORDS, 2)), answers[i]) for i in range(n)]
 
 
 def near_twin(one):
-    return row(one["instruction"] + " да", one["output"] + " но")
+    return row(question(one) + " да", answer(one) + " но")
 
 
 @pytest.mark.parametrize("answers", ["other", "number"])
 def test_near_duplicates_outside_a_chain_stay_together(answers):
     ones = different(60, seed=8)
-    chain = template_rows(120, different(120, seed=9) if answers == "other" else [{"output": str(i)} for i in range(120)])
+    chain = template_rows(
+        120, [answer(r) for r in different(120, seed=9)] if answers == "other" else [str(i) for i in range(120)]
+    )
     rows = [*chain, *ones, *map(near_twin, ones)]
     found, _ = groups(rows)
     whose = {i: number for number, group in enumerate(found) for i in group}
@@ -199,8 +198,8 @@ def test_near_duplicates_outside_a_chain_stay_together(answers):
 
 
 def test_near_duplicates_inside_a_chain_stay_together():
-    chain = template_rows(120, different(120, seed=9))
-    twins = [row(r["instruction"] + " сегодня", r["output"] + " но") for r in chain[:10]]
+    chain = template_rows(120, [answer(r) for r in different(120, seed=9)])
+    twins = [row(question(r) + " сегодня", answer(r) + " но") for r in chain[:10]]
     found, why = groups([*chain, *twins])
     assert why.endswith("so only rows with the same question, or near as a whole, stay together")
     whose = {i: number for number, group in enumerate(found) for i in group}
@@ -296,7 +295,7 @@ def test_a_clean_split_says_nothing():
 
 
 def test_an_exact_leak_is_an_error():
-    parts = split_of([B, row(A["instruction"].upper() + "?", A["output"] + ".")], train=[A])
+    parts = split_of([B, row(question(A).upper() + "?", answer(A) + ".")], train=[A])
     assert said(parts) == [("leak", "E", [21])]
     assert check_split(parts)[0].hits[0].note == "test row 1"
     parts = split_of([A], "validation", train=[A])
@@ -328,7 +327,7 @@ def test_another_sign_is_another_row():
 
 
 def test_a_row_of_validation_in_test_is_an_error():
-    parts = split_of([B, A | {"output": A["output"] + "!"}])
+    parts = split_of([B, row(question(A), answer(A) + "!")])
     parts["validation"].append(A)
     (finding,) = check_split(parts)
     assert (finding.check, finding.severity, finding.rows) == ("leak", "E", [22])

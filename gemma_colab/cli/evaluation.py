@@ -8,11 +8,12 @@ import json
 import sys
 
 from gemma_colab.core.errors import WorkspaceError
-from gemma_colab.core.machine import describe_machine, quiet_libraries
+from gemma_colab.core.machine import quiet_libraries
 from gemma_colab.core.workspace import open_workspace
 from gemma_colab.evaluation.verdict import ShipSettings
 from gemma_colab.handover.rows import ROW_FILES
 from gemma_colab.handover.settings import chosen_model
+from gemma_colab.model.lent import describe_machine
 
 MAY_SHIP, NOT_YET, NO = 0, 1, 2
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from gemma_colab.core.catalog import pick_model
 from gemma_colab.core.chat import load_tokenizer, token_lengths
 from gemma_colab.core.errors import SettingsError, WorkspaceError
-from gemma_colab.core.lent import use_one_gpu
-from gemma_colab.core.machine import describe_machine, quiet_libraries
+from gemma_colab.core.machine import quiet_libraries
 from gemma_colab.core.settings import ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace, open_workspace
 from gemma_colab.handover.adapter import train_adapter
 from gemma_colab.handover.rows import ROW_FILES, ensure_rows
 from gemma_colab.handover.settings import chosen_model, ensure_train
+from gemma_colab.model.lent import describe_machine, use_one_gpu
 from gemma_colab.training.launch import KINDS, launch_config
 
 TRAINED, WARNS, STOPPED = 0, 1, 2

@@ -49,7 +49,7 @@ def pieces(text: str, spans: list[tuple[int, int]], start: int, stop: int) -> li
 
 
 # --------------------------------------------------------------------------------------------- memory
-LIGHTS = {"fits": "#2e9d4e", "tight": "#d99a00", "no": "#d64545"}  # the words of `planner.light`; read on white and on black
+LIGHTS = {"fits": "#2e9d4e", "tight": "#d99a00", "no": "#d64545"}  # the words of `planner.fits`; read on white and on black
 PART_COLOURS = {  # of `memory_plan`: what is frozen in blue, what is trained in green, what passes through in orange
     "weights": "#3f78b5",
     "embeddings": "#8ab8e6",
@@ -85,7 +85,7 @@ _MEMORY_BAR = ENVIRONMENT.from_string(
 
 
 def memory_bar(plan: pd.Series, limit: float, device: str, word: str) -> HTML:
-    """A `memory_plan` as one stacked bar against the `limit` in GiB of a device, with a legend; word: of `planner.light`.
+    """A `memory_plan` as one stacked bar against the `limit` in GiB of a device, with a legend; word: of `planner.fits`.
 
     A plan that takes less than a twentieth of the limit would be a thin line: its bar shows the plan alone.
     """

@@ -86,7 +86,7 @@ def build_trainer(
 
     TRL casts the adapters of a 4-bit model to bf16, which CUDA's GradScaler can't unscale on a T4 and which rounds small
     updates away, so they are cast to float32 here. Adapters that an earlier run left on the model are taken off first.
-    Raises `SettingsError` where this process sees several GPUs: see `lent.use_one_gpu`.
+    Raises `SettingsError` where this process sees several GPUs: see `model.lent.use_one_gpu`.
     """
     if args.n_gpu > 1:
         raise SettingsError(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gemma_colab.core.errors import WorkspaceError
-from gemma_colab.core.lent import DRIVE, KAGGLE, on_kaggle
+from gemma_colab.core.machine import DRIVE, KAGGLE, on_kaggle
 
 PACKAGE = Path(__file__).resolve().parent.parent  # gemma_colab/
 ADAPTER_FILES = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")

@@ -15,6 +15,7 @@ from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.handover.rows import ROW_FILES, ensure_rows
 from gemma_colab.handover.settings import ensure_lora, ensure_train, save_settings
+from gemma_colab.model.lent import describe_machine
 from gemma_colab.model.memory import memory_plan
 from gemma_colab.training.replay import OWN, general_chats, mix_in
 
@@ -71,7 +72,7 @@ def train_adapter(
     from gemma_colab.core.history import history_table
     from gemma_colab.core.loading import load_model, load_tokenizer, quantization_config
     from gemma_colab.core.lora import lora_config
-    from gemma_colab.core.machine import describe_machine, pick_dtype
+    from gemma_colab.core.machine import pick_dtype
     from gemma_colab.training.launch import whole_adapter
     from gemma_colab.training.records import record_run
     from gemma_colab.training.run import train

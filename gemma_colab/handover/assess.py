@@ -11,7 +11,7 @@ import pandas as pd
 
 from gemma_colab.core.catalog import shape_of, shown_name
 from gemma_colab.core.errors import GemmaColabError, ModelError
-from gemma_colab.core.machine import Machine, describe_machine, dtype_name, pick_dtype, stack_versions
+from gemma_colab.core.machine import Machine, dtype_name, pick_dtype, stack_versions
 from gemma_colab.core.rows import answer, prompt
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import ADAPTER_FILES, Workspace, read_sample
@@ -28,6 +28,7 @@ from gemma_colab.evaluation.metrics import USUAL, Metric
 from gemma_colab.evaluation.verdict import ShipSettings, verdict
 from gemma_colab.handover.adapter import ensure_adapter
 from gemma_colab.handover.rows import ROW_FILES, ensure_rows
+from gemma_colab.model.lent import describe_machine
 from gemma_colab.training.replay import OWN
 from gemma_colab.ui.report import exports_of, write_report
 

@@ -17,10 +17,11 @@ import psutil
 
 from gemma_colab.core.catalog import shape_of, shown_name
 from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
-from gemma_colab.core.machine import GIB, describe_machine, free_gib, pick_dtype, readable, stack_versions
+from gemma_colab.core.machine import GIB, free_gib, pick_dtype, readable, stack_versions
 from gemma_colab.core.rows import prompt, to_messages
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import ADAPTER_FILES, Workspace
+from gemma_colab.model.lent import describe_machine
 
 if TYPE_CHECKING:
     import torch

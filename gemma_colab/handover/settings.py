@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gemma_colab.core.catalog import ON_A_CPU, known_shape, pick_model, shape_of
-from gemma_colab.core.errors import ModelError
+from gemma_colab.core.errors import ModelError, SettingsError
 from gemma_colab.core.machine import Machine, dtype_name
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
 from gemma_colab.core.workspace import Workspace
@@ -112,4 +112,11 @@ def ensure_train(workspace: Workspace, chosen: ModelSettings, machine: Machine, 
         return train
     how = {"dtype": dtype_name(machine, shape_of(chosen.model))[0], "load_in_4bit": chosen.load_in_4bit}
     how |= _correction(workspace, now)
-    return plan_training(shape_of(chosen.model), lora, train, lengths, machine.gpu_gib, fixed=["packing"], **how)[0]
+    fixed = ["packing", "load_in_4bit", "r"]  # the first is the learner's, the others were chosen already
+    planned, steps = plan_training(shape_of(chosen.model), lora, train, lengths, machine.gpu_gib, fixed=fixed, **how)
+    if steps["GiB"].isna().any():
+        raise SettingsError(
+            f"{chosen.model} can't be trained within {machine.gpu_gib:g} GiB, 15 % to spare; choose a smaller model or a larger GPU, or "
+            "set max_length and r yourself"
+        )
+    return planned

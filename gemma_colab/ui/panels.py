@@ -6,13 +6,13 @@ from IPython.display import HTML
 
 from gemma_colab.core.catalog import CATALOG, GPUS, TINY, Shape, download_gib, known_shape, pick_model, shape_of
 from gemma_colab.core.html import ENVIRONMENT, LIGHTS, memory_bar
-from gemma_colab.core.hub import cached_gib, constants
 from gemma_colab.core.machine import Machine, dtype_name, free_gib
 from gemma_colab.core.parameters import lora_parameters
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
 from gemma_colab.core.sliders import Controls, SettingsPanel
 from gemma_colab.model.memory import memory_plan
-from gemma_colab.model.planner import BATCHES, ladder, largest_batch, light
+from gemma_colab.model.planner import BATCHES, fits, largest_batch, plan_training
+from gemma_colab.model.preflight import cached_gib, constants
 
 MODEL_CONTROLS: Controls = {
     "model": ([TINY, *CATALOG], "larger ones know more, and need more memory and time"),
@@ -97,27 +97,27 @@ def memory_note(shape: Shape, machine: Machine, lora: LoraSettings, train: Train
     """
     plan = {"tokens": tokens, "dtype": dtype_name(machine, shape)[0], "gpu": machine.gpu is not None} | plan
     limit, parts = machine.gpu_gib if machine.gpu else machine.ram_gib, memory_plan(shape, lora, train, **plan)
-    word = light(parts.sum(), limit)
+    word = fits(parts.sum(), limit)
     text = _MEMORY.render(
         bar=memory_bar(parts, limit, machine.gpu or "this machine's memory", word),
         task=_task(train, tokens),
         tight=word == "tight",
-        first=_first_rung(ladder(shape, lora, train, limit, **plan)),
+        first=_first_rung(plan_training(shape, lora, train, [plan.pop("tokens")], limit, **plan)[1]),
     )
     return HTML(text)
 
 
 def _first_rung(rungs) -> str:
-    """The first change of a `planner.ladder` that saves something, and how far it leads; "" if nothing need change."""
-    if len(rungs) == 1:
+    """The first change of `plan_training` that saves something, and how far it leads; "" if nothing need change."""
+    if rungs["fits"].iloc[0] == "fits":
         return ""
     if rungs["GiB"].isna().any():
         return f"{rungs['change'].iloc[-1]}. With all that can be saved here, it still takes {rungs['GiB'].min():.1f} GiB."
     helps = rungs[rungs["GiB"] < rungs["GiB"].iloc[0] - 0.05]
     rung = helps.iloc[0] if len(helps) else rungs.iloc[-1]
     more = len(rungs) - 1 - rung.name
-    then = f" {more} more such change{'s' * (more > 1)}, and it fits: see planner.ladder." if more else ""
-    return f"{rung['change']}. That makes {rung['GiB']:.1f} GiB: {rung['fits']}.{then}"
+    then = f" {more} more such change{'s' * (more > 1)}, and it fits: see plan_training." if more else ""
+    return f"{rung['change']}: {rung['why']}. That makes {rung['GiB']:.1f} GiB: {rung['fits']}.{then}"
 
 
 def model_panel(
@@ -162,7 +162,7 @@ def _model_note(
             {
                 "gpu": place,
                 "here": "this machine" in place,
-                "word": light(gib, limit),
+                "word": fits(gib, limit),
                 "share": round(min(100, 100 * gib / limit), 1),
                 "gib": gib,
                 "limit": limit,
@@ -214,7 +214,7 @@ def _advice(s: ModelSettings, name: str, shape: Shape, machine: Machine, lora: L
     limit, dtype = (machine.gpu_gib, dtype_name(machine)[0]) if machine.gpu else GPUS["T4"]
     plans = [memory_plan(shape, lora, train, tokens=tokens, dtype=dtype, load_in_4bit=b) for b in (True, False)]
     (small, large), (total, total_16) = [p["weights"] for p in plans], [p.sum() for p in plans]
-    if s.load_in_4bit and shape.linear_parameters > SMALL and large - small < 0.1 * limit and light(total_16, limit) == "fits":
+    if s.load_in_4bit and shape.linear_parameters > SMALL and large - small < 0.1 * limit and fits(total_16, limit) == "fits":
         yield (
             f"4 bit saves little here: the weights of the linear layers take {small:.2f} GiB in 4 bit and {large:.2f} GiB in "
             f"16 bit, of {total:.1f} and {total_16:.1f} GiB in all on a {machine.gpu or 'T4'}. "

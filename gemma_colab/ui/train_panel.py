@@ -17,7 +17,6 @@ from gemma_colab.core.html import ENVIRONMENT, LIGHTS, PART_COLOURS
 from gemma_colab.core.machine import Machine
 from gemma_colab.core.settings import OPTIMIZERS, SCHEDULERS, LoraSettings, TrainSettings
 from gemma_colab.core.sliders import Controls, SettingsPanel
-from gemma_colab.model.planner import cost
 from gemma_colab.ui.panels import memory_note
 from gemma_colab.ui.presets import PRESETS, preset
 
@@ -240,8 +239,9 @@ def _steps(s: TrainSettings, lengths: np.ndarray) -> tuple[int, int]:
 
 
 def _step_cost(s: TrainSettings, lengths: np.ndarray) -> float:
-    """What one update costs, for comparison: `planner.cost` counts padding and checkpointing too."""
-    return cost(s, lengths) / _steps(s, lengths)[0]
+    """What one update costs, for comparison: its tokens, and half as many again with checkpointing."""
+    tokens = s.max_length if s.packing else np.minimum(lengths, s.max_length).mean()
+    return s.effective_batch * tokens * (1.5 if s.gradient_checkpointing else 1)
 
 
 def _rows(s: TrainSettings) -> str:

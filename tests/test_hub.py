@@ -18,7 +18,8 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from fake_hub import DELETED, EXPIRED, NARROW, READER, STRANGER, FakeHub, Repo, put_colab
+import torch
+from fake_hub import DELETED, EXPIRED, NARROW, READER, STRANGER, FakeHub, Repo
 
 NAME = "google/gemma-3-1b-it"
 WEIGHTS = "model.safetensors"
@@ -34,6 +35,7 @@ def meet_them_all(good: Path, folder: Path) -> dict[str, dict]:
         from transformers import AutoConfig, Gemma3ForCausalLM
 
         from gemma_colab.core.chat import load_tokenizer
+        from gemma_colab.core.errors import ModelError
         from gemma_colab.core.hub import from_hub
 
         time.sleep = lambda seconds: None  # huggingface_hub waits half a minute before it gives up
@@ -155,7 +157,9 @@ def told(output):
     return json.loads(output.splitlines()[0])
 
 
-TOKEN_PAGE = "make a token of the type 'read' at https://huggingface.co/settings/tokens, and store it as HF_TOKEN (Colab: a secret"
+TOKEN_PAGE = (
+    "make a token of the type 'read' at https://huggingface.co/settings/tokens, and store it as HF_TOKEN (Colab: a secret"
+)
 LICENCE = f"accept its licence at https://huggingface.co/{NAME}, make a token"
 REFUSED = ("refused your token", TOKEN_PAGE)
 EXPECTED = {  # case -> words that its sentence must hold: what is wrong, and what to do
@@ -259,6 +263,9 @@ def test_no_token_is_ever_shown(output):
 
 # --------------------------------------------------------------------------------------------- in this process
 def test_hf_hub_offline_is_named():
+    from gemma_colab.core.chat import load_tokenizer
+    from gemma_colab.core.errors import ModelError
+
     with pytest.raises(ModelError, match=r"HF_HUB_OFFLINE is set"):
         load_tokenizer(NAME)
 
@@ -272,10 +279,15 @@ def test_hf_hub_offline_is_named():
         (RuntimeError("Data processing error: CAS service error : Request failed after 5 retries"), "or it broke"),
         (OSError("Error no file named model.safetensors found in directory"), "no weights as safetensors"),
         (ValueError(f"cannot send 'Authorization: Bearer {READER}'"), "ValueError: cannot send 'Authorization: ***"),
-        (torch.OutOfMemoryError("CUDA out of memory."), f"does not fit into the GPU's memory; restart; `gemma-colab plan {NAME}`"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory."),
+            f"does not fit into the GPU's memory; restart; `gemma-colab plan {NAME}`",
+        ),
     ],
 )
 def test_what_can_not_be_met_here_is_known_by_its_text(error, words):
+    from gemma_colab.core.hub import explain
+
     sentence = "; ".join(explain(NAME, error))
     assert words in sentence
     assert READER not in sentence

@@ -17,7 +17,7 @@ from gemma_colab.core.parameters import lora_parameters
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
 from gemma_colab.core.sliders import OFF
 from gemma_colab.model.memory import memory_plan
-from gemma_colab.model.planner import ladder, largest_batch, light
+from gemma_colab.model.planner import fits, largest_batch, plan_training
 from gemma_colab.ui.panels import lora_panel, model_panel
 from gemma_colab.ui.train_panel import train_panel
 
@@ -180,11 +180,14 @@ def test_what_does_not_fit_is_said_with_what_to_change_first():
     assert "hange first" not in fits
     assert "To have" not in fits
     large = TrainSettings(gradient_checkpointing=False, per_device_train_batch_size=16)
-    rungs = ladder(FOUR, LoraSettings(), large, 14.74, tokens=1024, dtype="float16")
+    _, rungs = plan_training(FOUR, LoraSettings(), large, [1024], 14.74, dtype="float16")
     text, more = text_of(a_lora_panel(LoraSettings(), train=large)), len(rungs) - 2
     assert "● no: " in text
     assert "GiB too much" in text
-    assert f"Change first: {rungs['change'][1]}. That makes {rungs['GiB'][1]:.1f} GiB: {rungs['fits'][1]}." in text
+    assert (
+        f"Change first: {rungs['change'][1]}: {rungs['why'][1]}. That makes {rungs['GiB'][1]:.1f} GiB: {rungs['fits'][1]}."
+        in text
+    )
     assert (f"{more} more such change" in text) == (more > 0)
     assert "Change first: a smaller model, or a larger GPU. With all that" in text_of(a_lora_panel(LoraSettings(), a_gpu(3)))
     as_it_is = memory_plan(FOUR, LoraSettings(), TrainSettings(), tokens=1024, dtype="float16").sum()
@@ -197,7 +200,7 @@ def test_a_remedy_that_saves_nothing_is_passed_over():
     small = LoraSettings(r=1, target_modules=r".*\.q_proj")  # so few weights that Adam in 8 bit saves next to nothing
     train = TrainSettings(per_device_train_batch_size=1, max_length=4096)
     limit = memory_plan(FOUR, small, train, tokens=4096, dtype="float16").sum()
-    assert ladder(FOUR, small, train, limit, tokens=4096, dtype="float16")["change"][1].startswith("optim")
+    assert plan_training(FOUR, small, train, [4096], limit, dtype="float16")[1]["change"][1].startswith("optim")
     assert "To have 15 % free: max_length=2048" in text_of(a_lora_panel(small, a_gpu(limit), train=train, tokens=4096))
 
 
@@ -229,7 +232,7 @@ def test_a_line_for_each_gpu_says_what_the_planner_says():
         for limit, dtype in [(14.74, "float16"), (22.16, "bfloat16"), (39.4, "bfloat16")]:
             plan = {"tokens": 800, "dtype": dtype, "load_in_4bit": load_in_4bit}
             gib, batch = memory_plan(shape, lora, train, **plan).sum(), largest_batch(shape, lora, train, limit, **plan)
-            expected.append([f"● {light(gib, limit)}", f"{gib:.1f} of {limit:.1f} GiB", str(batch or "none")])
+            expected.append([f"● {fits(gib, limit)}", f"{gib:.1f} of {limit:.1f} GiB", str(batch or "none")])
         assert [line[1:] for line in rows_of(panel)] == expected
     assert expected[0][0] == "● no"
     assert "batches of 2 rows of 800 tokens, LoRA of r=8 on all-linear" in text_of(panel)

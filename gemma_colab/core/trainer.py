@@ -120,6 +120,8 @@ def build_trainer(
 
 def as_trl_reads(rows: Dataset, args: SFTConfig) -> Dataset:
     """The messages alone; where only the last answer is learned, in TRL's form of a prompt and its completion."""
+    if "input_ids" in rows.column_names:  # tokenized already
+        return rows
     rows = rows.select_columns("messages")
     if args.assistant_only_loss:
         return rows

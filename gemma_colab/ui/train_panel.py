@@ -239,9 +239,11 @@ def _steps(s: TrainSettings, lengths: np.ndarray) -> tuple[int, int]:
 
 
 def _step_cost(s: TrainSettings, lengths: np.ndarray) -> float:
-    """What one update costs, for comparison: its tokens, and half as many again with checkpointing."""
-    tokens = s.max_length if s.packing else np.minimum(lengths, s.max_length).mean()
-    return s.effective_batch * tokens * (1.5 if s.gradient_checkpointing else 1)
+    """Tokens computed for one update, padding too; with checkpointing a step makes three passes through the model, not two."""
+    shuffled = np.random.default_rng(0).permutation(np.minimum(lengths, s.max_length))
+    batches = np.array_split(shuffled, -(-len(shuffled) // s.per_device_train_batch_size))
+    tokens = sequences(lengths, s.max_length) * s.max_length if s.packing else sum(b.max() * len(b) for b in batches)
+    return tokens / _steps(s, lengths)[0] * (1.5 if s.gradient_checkpointing else 1)
 
 
 def _rows(s: TrainSettings) -> str:

@@ -597,7 +597,7 @@ def trained(tmp_path_factory, support_rows, tokenizer):
     """A workspace as notebooks 01 to 04 leave it, with an adapter on the tiny Gemma 3."""
     from gemma_colab.core.rows import to_messages
     from gemma_colab.core.settings import TrainSettings
-    from gemma_colab.handover.rows import ROW_FILES
+    from gemma_colab.core.workspace import SPLIT_FILES
 
     workspace = Workspace(tmp_path_factory.mktemp("trained") / "work")
     for part, rows in {"train": support_rows[:20], "validation": support_rows[20:26], "test": support_rows[26:34]}.items():
@@ -607,7 +607,7 @@ def trained(tmp_path_factory, support_rows, tokenizer):
     TrainSettings().save(workspace)
     save_adapter(adapt(load_model("tiny-gemma3", torch.float32)), tokenizer, workspace)
     log = [{"step": step, "epoch": step / 4, "loss": 8 - step, "learning_rate": 1e-3, "grad_norm": 1.0} for step in range(1, 5)]
-    record = {"model": "tiny-gemma3", "load_in_4bit": True, "rows": workspace.fingerprint(*ROW_FILES), "status": "finished"}
+    record = {"model": "tiny-gemma3", "load_in_4bit": True, "rows": workspace.fingerprint(*SPLIT_FILES), "status": "finished"}
     record |= {"verdict": "learning", "seconds": 3.0, "steps": 4, "best_step": 4, "best_eval_loss": 3.25, "log_history": log}
     workspace.write_json("training.json", record)
     return workspace

@@ -12,8 +12,8 @@ import pytest
 
 from gemma_colab.core.catalog import CATALOG, TINY, shape_of
 from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.lora import lora_parameters
 from gemma_colab.core.machine import Machine, readable
-from gemma_colab.core.parameters import lora_parameters
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
 from gemma_colab.core.sliders import OFF
 from gemma_colab.model.memory import memory_plan

@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 
 from gemma_colab.core.catalog import CATALOG
 from gemma_colab.core.html import text_table, trained_tokens
-from gemma_colab.core.parameters import lora_parameters
+from gemma_colab.core.lora import lora_parameters
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.model.memory import memory_plan
 from gemma_colab.ui import plots

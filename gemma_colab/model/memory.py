@@ -9,8 +9,8 @@ from __future__ import annotations
 import pandas as pd
 
 from gemma_colab.core.catalog import Shape
+from gemma_colab.core.lora import adapted_layers, lora_parameters
 from gemma_colab.core.machine import GIB, readable
-from gemma_colab.core.parameters import adapted_layers, lora_parameters
 from gemma_colab.core.settings import CPU_TILE, LoraSettings, TrainSettings
 
 NF4_BYTES = 0.51587  # per weight: 4 bits, an 8-bit scale for 64 of them, a 32-bit scale for 256 scales (bitsandbytes 0.50)

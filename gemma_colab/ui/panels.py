@@ -6,8 +6,8 @@ from IPython.display import HTML
 
 from gemma_colab.core.catalog import CATALOG, GPUS, TINY, Shape, download_gib, known_shape, pick_model, shape_of
 from gemma_colab.core.html import ENVIRONMENT, LIGHTS, memory_bar
+from gemma_colab.core.lora import lora_parameters
 from gemma_colab.core.machine import Machine, dtype_name, free_gib
-from gemma_colab.core.parameters import lora_parameters
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
 from gemma_colab.core.sliders import Controls, SettingsPanel
 from gemma_colab.model.memory import memory_plan

@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from gemma_colab.core.catalog import Shape
 from gemma_colab.core.history import history_table, smoothed
 from gemma_colab.core.html import PART_COLOURS
-from gemma_colab.core.parameters import adapted_layers, lora_parameters
+from gemma_colab.core.lora import adapted_layers, lora_parameters
 from gemma_colab.core.settings import LoraSettings
 from gemma_colab.training.records import histories, runs_table
 

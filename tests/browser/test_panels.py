@@ -11,7 +11,7 @@ import pytest
 from lab import Notebook, running_browser, running_lab, write_notebook
 
 from gemma_colab.core.catalog import CATALOG
-from gemma_colab.core.parameters import lora_parameters
+from gemma_colab.core.lora import lora_parameters
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.ui.presets import preset
 

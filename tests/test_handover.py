@@ -206,7 +206,7 @@ def test_settings_are_used_for_what_they_were_made_for_and_planned_anew_for_anyt
     tiny = settings_for(workspace, ModelSettings(model="tiny-gemma3"), CPU, lengths)
     assert (tiny.lora, tiny.train) == starting_point("tiny-gemma3")
     save_rows({"train": support_rows[:20], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
-    assert saved(lengths=[900] * 28).train.max_length == 900  # longer rows are not cut by an older plan
+    assert saved(lengths=[900] * 28).train.max_length >= 900  # longer rows are not cut by an older plan
 
 
 def test_a_workspace_says_its_version_and_a_newer_one_is_refused(workspace):

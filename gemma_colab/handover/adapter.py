@@ -71,6 +71,7 @@ def train_adapter(
     from gemma_colab.training.launch import whole_adapter
     from gemma_colab.training.records import record_run
     from gemma_colab.training.run import train
+    from gemma_colab.training.verdict import training_verdict
 
     rows, machine, dimensions = ensure_rows(workspace), describe_machine(str(workspace.path)), shape_of(chosen.model)
     dtype, _ = pick_dtype(machine, dimensions)
@@ -106,7 +107,7 @@ def train_adapter(
             resume=resume,
             anyway=anyway,
             shorter_rows=shorter_rows,
-            show=live_view() if show == "live" else show,
+            show=live_view(training_verdict) if show == "live" else show,
             plan=lambda settings: memory_plan(dimensions, saved.lora, settings, **how),
             report_to=report_to,
         )

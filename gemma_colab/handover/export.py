@@ -301,7 +301,7 @@ def _card(form: str, facts: dict, folder: Path):
 
 def _draw_curve(workspace: Workspace, path: Path) -> None:
     """From the log of the run itself, so that it is never the curve of another."""
-    from gemma_colab.ui.plots import save_loss_curve
+    from gemma_colab.core.live_curve import save_loss_curve
 
     save_loss_curve(workspace.read_json("training.json")["log_history"], path, dpi=120)
 

@@ -16,7 +16,6 @@ from gemma_colab.core.machine import Machine
 from gemma_colab.core.settings import OPTIMIZERS, SCHEDULERS, LoraSettings, TrainSettings
 from gemma_colab.core.sliders import Controls, SettingsPanel
 from gemma_colab.ui.memory_note import memory_note
-from gemma_colab.ui.presets import PRESETS, preset
 
 FIRST = ("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs")
 VALUES = {  # None: a box to tick
@@ -62,6 +61,8 @@ HINTS = {
     "early_stopping_patience": "looks without a new best before it stops; 1: a chance bump ends it; too many: time wasted; 0: never stops",
 }
 CONTROLS: Controls = {field: (VALUES[field], HINTS[field]) for field in VALUES}
+# What a preset does to a starting point: (times the learning rate, times the epochs).
+PRESETS = {"cautious": (0.25, 2 / 3), "normal": (1.0, 1.0), "strong": (2.5, 5 / 3)}
 PRESETS_HINT = "for rate and epochs at once; cautious: forgets little, learns little; strong: learns fast, may overfit"
 CURVE_POINTS = 200  # at most: more than the curve's pixels would show
 TEMPLATE = "ui/templates/panels.html"
@@ -86,14 +87,10 @@ def train_panel(
     if not len(lengths):
         raise SettingsError("lengths is empty: there is no row to train on; take token_lengths of the training rows")
     total, answers = lengths["total"].to_numpy(), int(lengths["answer"].sum())
-    presets = {}
-    for name in PRESETS:
-        chosen = preset(start or settings, name)
-        presets[name] = {field: getattr(chosen, field) for field in ("learning_rate", "num_train_epochs")}
-    first = {field: CONTROLS[field] for field in FIRST}
-    for field in presets["normal"]:
+    offered, first = presets(start or settings), {field: CONTROLS[field] for field in FIRST}
+    for field in offered["normal"]:
         values, hint = first[field]
-        first[field] = [*values, *(changes[field] for changes in presets.values())], hint
+        first[field] = [*values, *(changes[field] for changes in offered.values())], hint
     plan = {"tokens": int(total.max())} | plan
     measured_cost = _step_cost(settings, total)
 
@@ -101,10 +98,11 @@ def train_panel(
         per_epoch, steps = _steps(s, total)
         seconds = None if seconds_per_step is None else seconds_per_step * steps * _step_cost(s, total) / measured_cost
         cut = int((total > s.max_length).sum())
+        about = "about " * (s.packing or cut > 0)
         text = macros(TEMPLATE).train(
             batch=s.effective_batch,
             what=_behind_a_step(s, total),
-            steps="about " * (s.packing or cut > 0) + f"{per_epoch:,} step{'s' * (per_epoch != 1)} an epoch, {steps:,} in all",
+            steps=f"{about}{per_epoch:,} step{'s' * (per_epoch != 1)} an epoch, {about}{steps:,} in all",
             tokens=_tokens(s, total, answers),
             cut=f"{cut} of {len(total)} rows" if cut else "",
             time=seconds and _duration(seconds),
@@ -115,7 +113,18 @@ def train_panel(
         return HTML(text)
 
     folded = {field: control for field, control in CONTROLS.items() if field not in first}
-    return SettingsPanel(settings, first, note, folded=folded, presets=presets, presets_hint=PRESETS_HINT)
+    return SettingsPanel(settings, first, note, folded=folded, presets=offered, presets_hint=PRESETS_HINT)
+
+
+def presets(start: TrainSettings) -> dict[str, dict]:
+    """Learning rate and epochs of each preset, within their limits; "normal" are those of `start`."""
+    made = {}
+    for name, (rate, epochs) in PRESETS.items():
+        made[name] = {
+            "learning_rate": float(f"{min(0.1, max(1e-6, start.learning_rate * rate)):.3g}"),
+            "num_train_epochs": min(100.0, max(0.01, round(start.num_train_epochs * epochs, 2))),
+        }
+    return made | {"normal": {field: getattr(start, field) for field in made["normal"]}}
 
 
 def learning_rates(settings: TrainSettings, steps: int) -> np.ndarray:

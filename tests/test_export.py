@@ -9,13 +9,14 @@ import sys
 import types
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
 from checkpoints import TOKENIZER_FILES, save_random_gemma, save_random_multimodal
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemma3TextConfig
 
 from gemma_colab.cli import main
 from gemma_colab.core.chat import tokenize_row
@@ -23,17 +24,19 @@ from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.hub import TOKEN
 from gemma_colab.core.loading import load_model, load_tokenizer
 from gemma_colab.core.lora import lora_config
-from gemma_colab.core.settings import LoraSettings, ModelSettings
+from gemma_colab.core.rows import question
+from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace, samples
+from gemma_colab.export import checkpoint, converter, export_workspace, exported, load_adapter, merge, save_adapter
 from gemma_colab.export import merged as merging
-from gemma_colab.export import stored
-from gemma_colab.export.adapter import check_adapter, load_adapter, save_adapter
+from gemma_colab.export.adapter import check_adapter
 from gemma_colab.export.card import model_card, plain
-from gemma_colab.export.folder import missing_stops
-from gemma_colab.export.merged import merge
-from gemma_colab.export.parity import CLOSE, Measured, behind, folder_mib, parity, same_model
-from gemma_colab.export.stored import text_name
-from gemma_colab.handover.export import export_workspace, exported, run_facts
+from gemma_colab.export.checkpoint import missing_stops, text_name
+from gemma_colab.export.parity import CLOSE, Measured, behind, parity, same_model
+from gemma_colab.export.record import mib
+from gemma_colab.handover import export as steps
+from gemma_colab.handover.export import run_facts
+from gemma_colab.handover.rows import ROW_FILES
 
 TINY = samples() / "tiny-gemma3"
 PLANTED = "hf_" + 17 * "Zz"
@@ -42,7 +45,8 @@ PLANTED = "hf_" + 17 * "Zz"
 def adapt(model, seed=0, std=0.02, **settings):
     """The model with an adapter that changes something: a fresh one changes nothing. At std=0.2 the tiny Gemma 3 answers otherwise."""
     torch.manual_seed(seed)
-    adapted = get_peft_model(model, lora_config(LoraSettings(**{"r": 4, "lora_alpha": 8} | settings)))
+    config = settings.pop("config", None) or lora_config(LoraSettings(**{"r": 4, "lora_alpha": 8} | settings))
+    adapted = get_peft_model(model, config)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=std)
@@ -64,6 +68,10 @@ def load(folder, dtype=torch.float32):
     return model.eval()
 
 
+def weights(folder) -> dict[str, torch.Tensor]:
+    return {name: tensor for path in Path(folder).glob("*.safetensors") for name, tensor in load_file(path).items()}
+
+
 def logits(model):
     with torch.no_grad():
         return model(input_ids=torch.arange(10, 60)[None]).logits
@@ -73,10 +81,29 @@ def snapshot(folder):
     return {path.relative_to(folder): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
+def rewrite(path, **changes):
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | changes))
+
+
+def in_plain(code, *arguments):
+    """What a process prints that never sees this package."""
+    code += "\nassert not [name for name in sys.modules if name.split('.')[0] == 'gemma_colab']"
+    command = [sys.executable, "-c", "import json, sys, torch\n" + code, *map(str, arguments)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=samples())
+    assert run.returncode == 0, run.stderr[-2000:]
+    return run.stdout
+
+
 @pytest.fixture(scope="module")
 def base32(tmp_path_factory):
     """A random base that is stored in float32."""
     return str(save_random_gemma(tmp_path_factory.mktemp("base32")))
+
+
+@pytest.fixture(scope="module")
+def adapter(base32, tmp_path_factory):
+    """The folder of an adapter for it."""
+    return save(adapt(load(base32)), tmp_path_factory.mktemp("adapter"))
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +112,11 @@ def multimodal(tmp_path_factory):
     folder = tmp_path_factory.mktemp("multimodal")
     save_random_gemma(folder / "text")
     save_random_multimodal(folder / "hub")
-    weights = load_file(folder / "hub" / "model.safetensors")
-    assert "language_model.model.norm.weight" in weights
+    stored = load_file(folder / "hub" / "model.safetensors")
+    assert "language_model.model.norm.weight" in stored
     (folder / "hub" / "preprocessor_config.json").write_text("{}")
     shutil.copytree(folder / "hub", folder / "new")
-    new = {re.sub(r"^language_model\.model", "model.language_model", name): weight for name, weight in weights.items()}
+    new = {re.sub(r"^language_model\.model", "model.language_model", name): weight for name, weight in stored.items()}
     new = {name if name.startswith("model.") else f"model.{name}": weight for name, weight in new.items()}
     save_file(new, folder / "new" / "model.safetensors", metadata={"format": "pt"})
     return folder
@@ -102,113 +129,90 @@ KINDS = {"LoRA": {}, "rsLoRA": {"use_rslora": True}, "DoRA": {"use_dora": True},
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_what_peft_merges(base32, tmp_path, kind):
     adapted = adapt(load(base32), **KINDS[kind])
-    adapter = save(adapted, tmp_path / "adapter")
-    merge(base32, adapter, tmp_path / "merged")
+    merge(base32, save(adapted, tmp_path / "adapter"), tmp_path / "merged")
     got, expected = load(tmp_path / "merged").state_dict(), adapted.merge_and_unload().state_dict()
     assert got.keys() == expected.keys()
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], msg=name)
     before = load(base32).state_dict()
-    assert {name for name in got if not torch.equal(got[name], before[name])} == {
-        name for name in got if re.search(r"(q|k|v|o)_proj" if kind == "attention" else r"_proj", name)
-    }
+    changed = {name for name in got if not torch.equal(got[name], before[name])}
+    assert changed == {name for name in got if re.search(r"(q|k|v|o)_proj" if kind == "attention" else r"_proj", name)}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sixteen_bit_is_saved_as_bfloat16_rounded_once(base32, tmp_path, dtype):
-    half = load(base32, dtype)
-    half.save_pretrained(tmp_path / "base")
+    load(base32, dtype).save_pretrained(tmp_path / "base")
     for name in TOKENIZER_FILES:
         shutil.copy(TINY / name, tmp_path / "base")
     wide = adapt(load(tmp_path / "base"))
     merge(str(tmp_path / "base"), save(wide, tmp_path / "adapter"), tmp_path / "merged")
-    stored_weights = load_file(tmp_path / "merged" / "model.safetensors")
-    assert {weight.dtype for weight in stored_weights.values()} == {torch.bfloat16}
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["dtype"] == "bfloat16"
     expected = wide.merge_and_unload().state_dict()  # in float32
-    for name, weight in stored_weights.items():
+    for name, weight in weights(tmp_path / "merged").items():
+        assert weight.dtype == torch.bfloat16
         assert torch.equal(weight, expected[name].bfloat16()), name
 
 
-def test_float32_stays_float32(base32, tmp_path):
-    merge(base32, save(adapt(load(base32)), tmp_path / "adapter"), tmp_path / "merged")
-    assert {w.dtype for w in load_file(tmp_path / "merged" / "model.safetensors").values()} == {torch.float32}
-    assert json.loads((tmp_path / "merged" / "config.json").read_text())["dtype"] == "float32"
-
-
-def test_in_shards_it_is_the_same(base32, tmp_path):
-    adapter = save(adapt(load(base32)), tmp_path / "adapter")
+def test_in_shards_it_is_the_same_and_the_base_is_left_as_it_was(base32, adapter, tmp_path):
+    before = snapshot(base32)
     merge(base32, adapter, tmp_path / "one")
     merge(base32, adapter, tmp_path / "many", max_shard_bytes=1_100_000)
+    assert snapshot(base32) == before
     files = sorted(path.name for path in (tmp_path / "many").glob("*.safetensors"))
-    assert len(files) >= 2
     index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())
-    assert set(index["weight_map"].values()) == set(files)
+    assert len(set(index["weight_map"].values())) >= 2
+    assert sorted(set(index["weight_map"].values())) == files
     assert not (tmp_path / "one" / "model.safetensors.index.json").exists()
-    one, many = load(tmp_path / "one").state_dict(), load(tmp_path / "many").state_dict()
-    assert all(torch.equal(one[name], many[name]) for name in one)
-    # And of a base in shards.
     load(base32).save_pretrained(tmp_path / "sharded", max_shard_size="1MB")
     for name in TOKENIZER_FILES:
         shutil.copy(TINY / name, tmp_path / "sharded")
     merge(str(tmp_path / "sharded"), adapter, tmp_path / "again")
-    again = load(tmp_path / "again").state_dict()
-    assert all(torch.equal(one[name], again[name]) for name in one)
+    one = weights(tmp_path / "one")
+    assert {weight.dtype for weight in one.values()} == {torch.float32}  # as the base is stored
+    assert json.loads((tmp_path / "one" / "config.json").read_text())["dtype"] == "float32"
+    for other in (load(tmp_path / "many").state_dict(), weights(tmp_path / "again")):
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_the_base_is_left_as_it_was(base32, tmp_path):
-    before = snapshot(base32)
-    merge(base32, save(adapt(load(base32)), tmp_path / "adapter"), tmp_path / "merged")
-    assert snapshot(base32) == before
-
-
-IN_PLAIN = """
-import json, sys, torch
+LOGITS = """
 from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32).eval()
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-chat = [{"role": "user", "content": "Where is my order?"}]
-ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-with torch.no_grad():
-    logits = model(**ids).logits[0, -1]
-print(json.dumps({"class": type(model).__name__, "ids": ids["input_ids"][0].tolist(), "logits": logits.tolist(),
-    "stops": model.generation_config.eos_token_id, "pad": model.generation_config.pad_token_id,
-    "config": model.config.eos_token_id, "ours": [name for name in sys.modules if name.split(".")[0] == "gemma_colab"]}))
+found = []
+for folder in sys.argv[1:]:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    chat = [{"role": "user", "content": "Where is my order?"}]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    with torch.no_grad():
+        logits = model(**ids).logits[0, -1].tolist()
+    told = {"class": type(model).__name__, "ids": ids["input_ids"][0].tolist(), "logits": logits, "config": model.config.eos_token_id}
+    found.append(told | {"stops": model.generation_config.eos_token_id, "pad": model.generation_config.pad_token_id})
+print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize(
-    ("kind", "text_only", "cls"),
-    [
-        ("text", True, "Gemma3ForCausalLM"),
-        ("hub", True, "Gemma3ForCausalLM"),
-        ("new", True, "Gemma3ForCausalLM"),
-        ("hub", False, "Gemma3ForConditionalGeneration"),
-        ("new", False, "Gemma3ForConditionalGeneration"),
-    ],
-)
-def test_plain_transformers_gives_the_adapters_logits(multimodal, tmp_path, kind, text_only, cls):
-    """In a process that never sees this package, of bases of every kind."""
-    base = str(multimodal / kind)
-    adapted = adapt(load_model(str(multimodal / ("text" if kind == "text" else "hub")), torch.float32))
-    merge(base, save(adapted, tmp_path / "adapter"), tmp_path / "merged", text_only=text_only)
-    run = subprocess.run(
-        [sys.executable, "-c", IN_PLAIN, tmp_path / "merged"], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    found = json.loads(run.stdout)
-    tokenizer = load_tokenizer(base)
+def test_plain_transformers_gives_the_adapters_logits(multimodal, tmp_path):
+    """Of bases of every kind."""
+    cases = [("text", True), ("hub", True), ("new", True), ("hub", False), ("new", False)]
+    adapted = {kind: adapt(load_model(str(multimodal / kind), torch.float32)) for kind in ("text", "hub")}
+    for kind, model in adapted.items():
+        save(model, tmp_path / f"adapter {kind}")
+    for kind, text_only in cases:
+        of = tmp_path / f"adapter {'text' if kind == 'text' else 'hub'}"
+        merge(str(multimodal / kind), of, tmp_path / f"{kind} {text_only}", text_only=text_only)
+    found = json.loads(in_plain(LOGITS, *(tmp_path / f"{kind} {text_only}" for kind, text_only in cases)))
     chat = [{"role": "user", "content": "Where is my order?"}]
+    tokenizer = load_tokenizer(str(multimodal / "text"))
     ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
-    with torch.no_grad():
-        expected = adapted(input_ids=torch.tensor([ids])).logits[0, -1]
-    assert (found["class"], found["ids"], found["ours"]) == (cls, ids, [])
-    torch.testing.assert_close(torch.tensor(found["logits"]), expected, atol=1e-4, rtol=1e-4)
-    assert (found["stops"], found["pad"]) == ([1, 106], 0)
-    assert text_only is False or found["config"] == [1, 106]
+    for (kind, text_only), told in zip(cases, found, strict=True):
+        with torch.no_grad():
+            expected = adapted["text" if kind == "text" else "hub"](input_ids=torch.tensor([ids])).logits[0, -1]
+        torch.testing.assert_close(torch.tensor(told["logits"]), expected, atol=1e-4, rtol=1e-4)
+        assert told["class"] == ("Gemma3ForCausalLM" if text_only else "Gemma3ForConditionalGeneration")
+        assert (told["ids"], told["stops"], told["pad"]) == (ids, [1, 106], 0)
+        assert text_only is False or told["config"] == [1, 106]
 
 
-ANSWERS_IN_PLAIN = """
-import json, sys, torch
+ANSWERS = """
 from transformers import AutoModelForCausalLM, AutoTokenizer
 model, tokenizer = AutoModelForCausalLM.from_pretrained(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[1])
 answers = []
@@ -221,8 +225,8 @@ print(json.dumps([str(model.dtype), answers]))
 """
 
 
-def test_plain_transformers_gives_the_adapters_answers(tmp_path):
-    """And ends them where they end: with the generation config that was stored, in a process of its own."""
+def test_plain_transformers_gives_the_adapters_answers(tmp_path, support_rows):
+    """And ends them where they end: with the generation config that was stored."""
     base = tmp_path / "base"
     load(TINY).save_pretrained(base)
     for name in (*TOKENIZER_FILES, "generation_config.json"):
@@ -230,44 +234,36 @@ def test_plain_transformers_gives_the_adapters_answers(tmp_path):
     adapted, tokenizer = adapt(load(base), std=0.2), load_tokenizer(str(base))
     merge(str(base), save(adapted, tmp_path / "adapter"), tmp_path / "merged")
     known = (samples() / "general_probe.jsonl").read_text(encoding="utf-8").splitlines()[:60:10]
-    shop = (samples() / "support_ru.jsonl").read_text(encoding="utf-8").splitlines()[20:80:10]
-    questions = [json.loads(line)["question"] for line in known] + [json.loads(line)["instruction"] for line in shop]
-    command = [sys.executable, "-c", ANSWERS_IN_PLAIN, tmp_path / "merged", json.dumps(questions)]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    dtype, answers = json.loads(run.stdout)
-    expected, unadapted = [], []
-    for question in questions:
-        chat = [{"role": "user", "content": question}]
+    questions = [json.loads(line)["question"] for line in known] + [question(row) for row in support_rows[20:80:10]]
+    dtype, answers = json.loads(in_plain(ANSWERS, tmp_path / "merged", json.dumps(questions)))
+
+    def ask(text):
+        chat = [{"role": "user", "content": text}]
         ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-        ask = lambda: adapted.generate(**ids, do_sample=False, max_new_tokens=24, eos_token_id=[1, 106], pad_token_id=0)  # noqa: B023, E731
-        expected.append(tokenizer.decode(ask()[0, ids["input_ids"].shape[1] :]))
-        with adapted.disable_adapter():
-            unadapted.append(tokenizer.decode(ask()[0, ids["input_ids"].shape[1] :]))
+        out = adapted.generate(**ids, do_sample=False, max_new_tokens=24, eos_token_id=[1, 106], pad_token_id=0)
+        return tokenizer.decode(out[0, ids["input_ids"].shape[1] :])
+
     assert dtype == "torch.float32"
-    assert answers == expected
+    assert answers == list(map(ask, questions))
     assert sum(answer.endswith("<end_of_turn>") for answer in answers) >= 6
-    assert sum(a != b for a, b in zip(expected, unadapted, strict=True)) >= 3  # the adapter does something
+    with adapted.disable_adapter():
+        assert sum(a != b for a, b in zip(answers, map(ask, questions), strict=True)) >= 3  # the adapter does something
 
 
 def test_an_adapter_that_was_trained_on_the_whole_model_fits_too(multimodal, tmp_path):
-    """Its tensors are called model.language_model.layers…, as other tools train what sees images."""
-    from transformers import Gemma3ForConditionalGeneration
-
+    """Its tensors are called model.language_model.layers…, as other tools train multimodal models."""
     whole = Gemma3ForConditionalGeneration.from_pretrained(multimodal / "hub", dtype=torch.float32)
-    torch.manual_seed(0)
-    adapted = get_peft_model(whole, LoraConfig(r=4, target_modules=r".*language_model.*\.(q_proj|down_proj)"))
-    for name, parameter in adapted.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.02)
+    adapted = adapt(whole, config=LoraConfig(r=4, target_modules=r".*language_model.*\.(q_proj|down_proj)"))
     adapter = save(adapted, tmp_path / "adapter")
     assert all(".language_model.layers." in name for name in load_file(adapter / "adapter_model.safetensors"))
-    expected = adapted.merge_and_unload().state_dict()
-    expected = {text_name(name): weight for name, weight in expected.items() if text_name(name)}
-    before = {text_name(name): w for name, w in load_file(multimodal / "hub" / "model.safetensors").items() if text_name(name)}
+
+    def text(named):
+        return {text_name(name): weight for name, weight in named.items() if text_name(name)}
+
+    expected, before = text(adapted.merge_and_unload().state_dict()), text(weights(multimodal / "hub"))
     for text_only in (True, False):
         merge(str(multimodal / "hub"), adapter, tmp_path / f"merged {text_only}", text_only=text_only)
-        got = load_file(tmp_path / f"merged {text_only}" / "model.safetensors")
-        got = {text_name(name): weight for name, weight in got.items() if text_name(name)}
+        got = text(weights(tmp_path / f"merged {text_only}"))
         for name in got:
             torch.testing.assert_close(got[name], expected[name], msg=name)
         changed = {name for name in got if not torch.equal(got[name], before[name])}
@@ -279,8 +275,7 @@ def test_the_names_are_those_of_the_kind(multimodal, tmp_path):
     adapter = save(adapt(load_model(str(multimodal / "hub"), torch.float32)), tmp_path / "adapter")
     merge(str(multimodal / "hub"), adapter, tmp_path / "text")
     merge(str(multimodal / "hub"), adapter, tmp_path / "whole", text_only=False)
-    text, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("text", "whole"))
-    before = load_file(multimodal / "hub" / "model.safetensors")
+    text, whole, before = map(weights, (tmp_path / "text", tmp_path / "whole", multimodal / "hub"))
     assert all(name.startswith("model.") for name in text)
     assert whole.keys() == before.keys()
     untouched = {name for name in whole if torch.equal(whole[name], before[name])}
@@ -289,14 +284,12 @@ def test_the_names_are_those_of_the_kind(multimodal, tmp_path):
     assert (tmp_path / "whole" / "preprocessor_config.json").exists()
 
 
-def test_everything_another_program_needs_is_there(base32, tmp_path):
-    base = shutil.copytree(base32, tmp_path / "base")
+def test_everything_another_program_needs_is_there(base32, adapter, tmp_path):
+    base, out = shutil.copytree(base32, tmp_path / "base"), tmp_path / "merged"
     (base / "chat_template.jinja").unlink()  # as in a base without instruction tuning, which stops at <eos> only
-    config = json.loads((base / "config.json").read_text())
-    (base / "config.json").write_text(json.dumps(config | {"eos_token_id": 1}))
-    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": 1, "bos_token_id": 2, "pad_token_id": 0}))
-    merge(str(base), save(adapt(load(base)), tmp_path / "adapter"), tmp_path / "merged")
-    out = tmp_path / "merged"
+    rewrite(base / "config.json", eos_token_id=1)
+    rewrite(base / "generation_config.json", eos_token_id=1, bos_token_id=2, pad_token_id=0)
+    merge(str(base), adapter, out)
     assert (out / "tokenizer.model").read_bytes() == (TINY / "tokenizer.model").read_bytes()
     assert (out / "chat_template.jinja").read_text().strip() == (TINY / "chat_template.jinja").read_text().strip()
     for name in ("config.json", "generation_config.json"):
@@ -306,66 +299,51 @@ def test_everything_another_program_needs_is_there(base32, tmp_path):
         assert str(tmp_path) not in path.read_text(), path.name
 
 
-def test_sampling_of_the_base_is_kept(base32, tmp_path):
-    merge("tiny-gemma3", save(adapt(load(TINY)), tmp_path / "adapter"), tmp_path / "merged")
-    told = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
+def test_sampling_of_the_base_is_kept_unless_it_contradicts_itself(base32, adapter, tmp_path, capsys, monkeypatch):
+    merge("tiny-gemma3", save(adapt(load(TINY)), tmp_path / "tiny adapter"), tmp_path / "tiny")
+    told = json.loads((tmp_path / "tiny" / "generation_config.json").read_text())
     assert (told["do_sample"], told["top_k"], told["top_p"], told["eos_token_id"]) == (True, 64, 0.95, [1, 106])
-
-
-def test_a_generation_config_that_contradicts_itself_is_replaced_before_the_work(base32, tmp_path, capsys, monkeypatch):
     base = shutil.copytree(base32, tmp_path / "base")
-    sloppy = {"temperature": 0.1, "top_p": 0.9, "eos_token_id": 1}  # as some published models have it: sampling that is off
-    (base / "generation_config.json").write_text(json.dumps(sloppy))
-    written = []
-    real = merging._write_weights
+    rewrite(base / "generation_config.json", temperature=0.1, top_p=0.9, eos_token_id=1)  # sampling that is off, as some have it
+    written, real = [], merging._write_weights
     monkeypatch.setattr(merging, "_write_weights", lambda *a: written.extend(p.name for p in a[-1].iterdir()) or real(*a))
-    merge(str(base), save(adapt(load(base)), tmp_path / "adapter"), tmp_path / "merged")
+    merge(str(base), adapter, tmp_path / "merged")
     told = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
     assert (told["do_sample"], told["temperature"], told["top_k"], told["top_p"]) == (True, 1.0, 64, 0.95)
     assert (told["eos_token_id"], told["pad_token_id"], told["bos_token_id"]) == ([1, 106], 0, 2)
     assert "contradicts itself" in capsys.readouterr().out
-    assert {"generation_config.json", "config.json", "tokenizer.json"} <= set(written)
+    assert {"generation_config.json", "config.json", "tokenizer.json"} <= set(written)  # before the work
     load(tmp_path / "merged")
 
 
 # --------------------------------------------------------------------------------------------- bad input
 def refused(error, match, *arguments, **options):
     """The call raises one sentence, and writes nothing."""
-    out = Path(arguments[2])
     with pytest.raises(error, match=match) as caught:
         merge(*arguments, **options)
     assert "\n" not in str(caught.value)
-    assert not out.exists()
+    assert not Path(arguments[2]).exists()
 
 
 def test_an_adapter_of_another_base_is_refused(base32, tmp_path):
-    other = save_random_gemma(tmp_path / "other", hidden_size=64)
-    adapter = save(adapt(load(other)), tmp_path / "adapter")
-    refused(
-        WorkspaceError,
-        "doesn't fit .* in the adapter and .* in the base, .* the base it was trained on",
-        base32,
-        adapter,
-        tmp_path / "m",
-    )
+    other = save(adapt(load(save_random_gemma(tmp_path / "other", hidden_size=64))), tmp_path / "other adapter")
+    words = r"doesn't fit .*size mismatch for .*the base it was trained on"
+    refused(WorkspaceError, words, base32, other, tmp_path / "m")
     deeper = save_random_gemma(tmp_path / "deeper", num_hidden_layers=3, layer_types=["full_attention"] * 3)
-    adapter = save(adapt(load(deeper)), tmp_path / "deep adapter")
-    refused(WorkspaceError, "doesn't fit .*layers.2.* in the adapter and absent in the base", base32, adapter, tmp_path / "m")
+    deep = save(adapt(load(deeper)), tmp_path / "deep adapter")
+    refused(WorkspaceError, "doesn't fit .*layers.2.* is absent in the base", base32, deep, tmp_path / "m")
     shallow = save(adapt(load(base32), target_modules="attention"), tmp_path / "shallow adapter")
     refused(WorkspaceError, "doesn't fit .*layers.2.* is absent in the adapter", str(deeper), shallow, tmp_path / "m")
 
 
-def test_an_adapter_of_another_id_is_refused_before_any_download(base32, tmp_path, monkeypatch):
-    adapter = save(adapt(load(base32)), tmp_path / "adapter")
-    settings = json.loads((adapter / "adapter_config.json").read_text())
-    settings["base_model_name_or_path"] = "google/gemma-3-1b-it"
-    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+def test_an_adapter_of_another_id_is_refused_before_any_download(base32, adapter, tmp_path, monkeypatch):
+    adapter = shutil.copytree(adapter, tmp_path / "adapter")
+    rewrite(adapter / "adapter_config.json", base_model_name_or_path="google/gemma-3-1b-it")
     config = Gemma3TextConfig.from_pretrained(base32)
     monkeypatch.setattr(merging, "config_of", lambda base: config)
     monkeypatch.setattr(merging, "base_folder", lambda base: pytest.fail("downloaded"))
-    refused(
-        WorkspaceError, "trained on google/gemma-3-1b-it, not on google/gemma-3-1b-pt", "gemma-3-1b-pt", adapter, tmp_path / "m"
-    )
+    words = "trained on google/gemma-3-1b-it, not on google/gemma-3-1b-pt"
+    refused(WorkspaceError, words, "gemma-3-1b-pt", adapter, tmp_path / "m")
 
 
 def test_an_adapter_that_does_more_is_refused(base32, tmp_path):
@@ -374,51 +352,39 @@ def test_an_adapter_that_does_more_is_refused(base32, tmp_path):
     refused(WorkspaceError, "changes more than the linear layers.*merge_and_unload", base32, adapter, tmp_path / "m")
 
 
-def test_a_half_written_adapter_is_refused(base32, tmp_path):
-    whole = save(adapt(load(base32)), tmp_path / "whole")
-    check_adapter(whole)
-    for name, content in {
-        "adapter_model.safetensors": b"cut off",
-        "adapter_config.json": b'{"peft_type": "LO',
-    }.items():
-        broken = shutil.copytree(whole, tmp_path / name)
+def test_a_half_written_adapter_is_refused(base32, adapter, tmp_path):
+    check_adapter(adapter)
+    for name, content in {"adapter_model.safetensors": b"cut off", "adapter_config.json": b'{"peft_type": "LO'}.items():
+        broken = shutil.copytree(adapter, tmp_path / name)
         (broken / name).write_bytes(content)
         refused(WorkspaceError, "not a whole adapter", base32, broken, tmp_path / "m")
         (broken / name).unlink()
         refused(WorkspaceError, f"{name} is missing", base32, broken, tmp_path / "m")
-    weights = load_file(whole / "adapter_model.safetensors")
-    fewer = shutil.copytree(whole, tmp_path / "fewer")
-    save_file(dict(list(weights.items())[1:]), fewer / "adapter_model.safetensors")
+    whole = load_file(adapter / "adapter_model.safetensors")
+    fewer, nan = shutil.copytree(adapter, tmp_path / "fewer"), shutil.copytree(adapter, tmp_path / "nan")
+    save_file(dict(list(whole.items())[1:]), fewer / "adapter_model.safetensors")
     refused(WorkspaceError, "absent in the adapter", base32, fewer, tmp_path / "m")
-    nan = shutil.copytree(whole, tmp_path / "nan")
-    save_file({name: weight * float("nan") for name, weight in weights.items()}, nan / "adapter_model.safetensors")
+    save_file({name: weight * float("nan") for name, weight in whole.items()}, nan / "adapter_model.safetensors")
     with pytest.raises(WorkspaceError, match="infinite or not a number"), Workspace(tmp_path / "w").writing("merged") as part:
         merge(base32, nan, part)
     assert not list((tmp_path / "w").iterdir())
 
 
-def test_a_base_that_is_not_whole_or_quantised_or_gone_is_refused(base32, tmp_path):
-    adapter = save(adapt(load(base32)), tmp_path / "adapter")
-    weights = load_file(Path(base32) / "model.safetensors")
-    lacking = shutil.copytree(base32, tmp_path / "lacking")
-    save_file({n: w for n, w in weights.items() if n != "model.norm.weight"}, lacking / "model.safetensors", {"format": "pt"})
+def test_a_base_that_is_not_whole_or_quantized_or_gone_is_refused(base32, adapter, tmp_path):
+    lacking, cut, four = (shutil.copytree(base32, tmp_path / name) for name in ("lacking", "cut", "four"))
+    kept = {name: weight for name, weight in weights(base32).items() if name != "model.norm.weight"}
+    save_file(kept, lacking / "model.safetensors", {"format": "pt"})
     refused(ModelError, "lacks 1 of its weights.*model.norm.weight", str(lacking), adapter, tmp_path / "m")
-    cut = shutil.copytree(base32, tmp_path / "cut")
     (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:-1000])
     refused(ModelError, "not whole.*download or save", str(cut), adapter, tmp_path / "m")
     (cut / "model.safetensors").unlink()
     refused(ModelError, "no weights in the safetensors format", str(cut), adapter, tmp_path / "m")
-    four = shutil.copytree(base32, tmp_path / "four")
-    config = json.loads((four / "config.json").read_text())
-    (four / "config.json").write_text(
-        json.dumps(config | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}})
-    )
-    refused(ModelError, "stored quantised.*16-bit", str(four), adapter, tmp_path / "m")
+    rewrite(four / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    refused(ModelError, "stored quantized.*16-bit", str(four), adapter, tmp_path / "m")
     refused(ModelError, "no longer there", str(tmp_path / "gone"), adapter, tmp_path / "m")
 
 
-def test_too_little_memory_or_disk_is_said_before(base32, tmp_path, monkeypatch):
-    adapter = save(adapt(load(base32)), tmp_path / "adapter")
+def test_too_little_memory_or_disk_is_said_before(base32, adapter, tmp_path, monkeypatch):
     monkeypatch.setattr(merging.psutil, "virtual_memory", lambda: types.SimpleNamespace(available=2**20))
     refused(ModelError, r"takes [\d.]+ .iB of memory.*1.0 MiB of memory is free; close", base32, adapter, tmp_path / "m")
     monkeypatch.undo()
@@ -433,25 +399,21 @@ def test_a_download_that_finds_no_room_is_not_begun(monkeypatch):
         asked.append(options)
         return [types.SimpleNamespace(file_size=8 * 2**30, will_download=True)]
 
-    monkeypatch.setattr(stored, "snapshot_download", snapshot_download)
-    monkeypatch.setattr(stored, "is_offline_mode", lambda: False)
-    monkeypatch.setattr(stored, "free_gib", lambda path: 5.0)
+    monkeypatch.setattr(checkpoint, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(checkpoint, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(checkpoint, "free_gib", lambda path: 5.0)
     with pytest.raises(ModelError, match=r"google/gemma-3-4b-it take 8.0 GiB more, and 5.0 GiB are free.*HF_HOME"):
-        stored.base_folder("google/gemma-3-4b-it")
+        checkpoint.base_folder("google/gemma-3-4b-it")
     assert [options.get("dry_run") for options in asked] == [True]
 
 
 # --------------------------------------------------------------------------------------------- the comparison
 def test_parity_counts_equal_answers_and_shows_the_difference():
-    forms = {
-        "adapter": Measured(["a", "b", "c", "d"], 2.0, 3.0, 2.0),
-        "merged": Measured(["a", "b", "c", "x"], 2.5, 9.0, 1.0),
-    }
+    forms = {"adapter": Measured(list("abcd"), 2.0, 3.0, 2.0), "merged": Measured(list("abcx"), 2.5, 9.0, 1.0)}
     table = parity(forms)
     assert list(table["answers equal"]) == [1.0, 0.75]
     assert list(table["difference"]) == [0.0, 0.5]
     assert list(table["s per answer"]) == [0.5, 0.25]
-    assert list(parity(forms, "merged")["difference"]) == [-0.5, 0.0]
     same, sentence = same_model(forms, "merged", "adapter")
     assert not same
     assert "+0.5000, 3 of 4 answers equal" in sentence
@@ -459,6 +421,33 @@ def test_parity_counts_equal_answers_and_shows_the_difference():
         assert same_model(forms | {"merged": Measured(["a"] * 4, loss, 1, 1)}, "merged", "adapter")[0] is expected
     with pytest.raises(ValueError, match="argument 2"):
         parity(forms | {"cut": Measured(["a"], 2.0, 1.0, 1.0)})
+
+
+def test_a_word_as_likely_as_the_models_own_is_rounding(random_gemma):
+    model, tokenizer = load_model(random_gemma, torch.float32).eval(), load_tokenizer(random_gemma)
+    prompt = [{"role": "user", "content": "Где мой заказ?"}]
+
+    def ids(text):
+        return tokenize_row({"messages": [*prompt, {"role": "assistant", "content": text}]}, tokenizer)["input_ids"]
+
+    own, other = ids("Он в пути."), ids("Он ждёт.")
+    at = next(i for i, (a, b) in enumerate(zip(own, other, strict=False)) if a != b)
+    with torch.no_grad():
+        chances = model(torch.tensor([own[:at]])).logits[0, -1].log_softmax(-1)
+    off = behind(model, tokenizer, prompt, "Он в пути.", "Он ждёт.")
+    assert off == pytest.approx(float(chances.max() - chances[other[at]]), abs=1e-4)
+    assert off > 0
+    assert behind(model, tokenizer, prompt, "Он в пути.", "Он в пути.") == 0
+    assert behind(model, tokenizer, prompt, "Он в пути.", "Он") > 0  # it stopped too early
+
+
+def test_missing_stop_tokens_are_found(base32, tmp_path):
+    folder = shutil.copytree(base32, tmp_path / "model")
+    for stops, missing in (([1, 106], []), ([106], ["<eos>"]), (1, ["<end_of_turn>"]), (None, ["<end_of_turn>", "<eos>"])):
+        rewrite(folder / "generation_config.json", eos_token_id=stops)
+        assert missing_stops(folder) == missing
+    (folder / "generation_config.json").unlink()  # transformers then asks config.json, which names both
+    assert missing_stops(folder) == []
 
 
 # --------------------------------------------------------------------------------------------- the card
@@ -506,15 +495,10 @@ def test_the_card_of_a_merged_model_says_what_its_figures_are_of():
     assert words not in str(model_card("merged", RUN | {"load_in_4bit": False}))
 
 
-def test_the_card_of_a_run_that_nobody_evaluated_says_so():
+def test_the_card_of_a_run_that_nobody_evaluated_says_so_and_the_tiny_model_is_not_googles():
     text = str(model_card("adapter", {"model": "google/gemma-3-1b-it"}))
     assert "Not evaluated" in text
-    assert "None" not in text
-    assert "loss_curve" not in text
-    assert "Undefined" not in text
-
-
-def test_the_tiny_model_is_not_googles():
+    assert not re.search("None|loss_curve|Undefined", text)
     card = model_card("merged", {"model": "tiny-gemma3"})
     assert (card.data.license, card.data.base_model) == ("apache-2.0", None)
     assert "no use for anything else" in str(card)
@@ -531,19 +515,16 @@ NASTY = [
 
 @pytest.mark.parametrize("text", NASTY)
 def test_every_text_is_only_text(text):
+    parts = (RUN, RUN["training"], RUN["verdict"], RUN["loss"]["test"], RUN["export"][0], RUN["forgetting"][0])
+    keys = {key for part in parts for key in part} | {"lora", "train"}
+
     def spoilt(value):
         if isinstance(value, dict):
-            return {spoilt(key) if key not in KEYS else key: spoilt(inner) for key, inner in value.items()}
+            return {spoilt(key) if key not in keys else key: spoilt(inner) for key, inner in value.items()}
         if isinstance(value, list):
             return [spoilt(inner) for inner in value]
         return text if isinstance(value, str) else value
 
-    KEYS = {
-        key
-        for part in (RUN, RUN["training"], RUN["verdict"], RUN["loss"]["test"], RUN["export"][0], RUN["forgetting"][0])
-        for key in part
-    }
-    KEYS |= {"lora", "train"}
     for run in (spoilt(RUN), spoilt(RUN) | {"model": "google/gemma-3-1b-it"}):
         card = str(model_card("adapter", run, curve=True))
         head, _, body = card.removeprefix("---\n").partition("\n---\n")
@@ -564,9 +545,14 @@ def test_every_text_is_only_text(text):
                 assert len(re.findall(r"(?<!\\)\|", line)) == 8
 
 
+def test_plain_keeps_what_is_harmless():
+    for text in ("general questions, ru (60 %): +0.5; learning rate 2e-4", "заказ №12345", "and/or 1/2"):
+        assert plain(text) == text
+
+
 @pytest.mark.plain_peft
 def test_the_code_in_the_cards_runs(multimodal, tmp_path):
-    """Copied out, with the true places put in, in a process without this package."""
+    """Copied out, with the true places put in."""
     code = []
     for base, sees in (("tiny-gemma3", False), (str(multimodal / "hub"), True)):
         adapter = save(adapt(load_model(base, torch.float32)), tmp_path / f"adapter {sees}")
@@ -576,41 +562,26 @@ def test_the_code_in_the_cards_runs(multimodal, tmp_path):
             block = re.search(r"```python\n(.*?)```", str(model_card(form, {"model": base}, multimodal=sees)), re.DOTALL)[1]
             block = re.sub(r"path/to/[\w.-]+", str(TINY) if base == "tiny-gemma3" else base, block)
             code.append(re.sub(r"path/or/id/of/this/\w+", str(folder), block).replace("max_new_tokens=128", "max_new_tokens=4"))
-    code.append("import sys; assert not [n for n in sys.modules if n.split('.')[0] == 'gemma_colab']; print('all four ran')")
-    run = subprocess.run([sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert "all four ran" in run.stdout
-
-
-def test_plain_keeps_what_is_harmless():
-    assert (
-        plain("general questions, ru (60 %): +0.5; learning rate 2e-4")
-        == "general questions, ru (60 %): +0.5; learning rate 2e-4"
-    )
-    assert plain("заказ №12345") == "заказ №12345"
-    assert plain("and/or 1/2") == "and/or 1/2"
+    assert "all four ran" in in_plain("\n".join([*code, "print('all four ran')"]))
 
 
 # --------------------------------------------------------------------------------------------- a whole workspace
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, support_rows, tokenizer):
     """A workspace as notebooks 01 to 04 leave it, with an adapter on the tiny Gemma 3."""
-    from gemma_colab.core.rows import to_messages
-    from gemma_colab.core.settings import TrainSettings
-    from gemma_colab.core.workspace import SPLIT_FILES
-
     workspace = Workspace(tmp_path_factory.mktemp("trained") / "work")
-    for part, rows in {"train": support_rows[:20], "validation": support_rows[20:26], "test": support_rows[26:34]}.items():
-        workspace.write_jsonl(f"rows/{part}.jsonl", [to_messages(row) for row in rows])
-    ModelSettings(model="tiny-gemma3").save(workspace)
-    LoraSettings(r=4, lora_alpha=8).save(workspace)
-    TrainSettings().save(workspace)
+    for split, rows in {"train": support_rows[:20], "validation": support_rows[20:26], "test": support_rows[26:34]}.items():
+        workspace.write_jsonl(f"rows/{split}.jsonl", rows)
+    for settings in (ModelSettings(model="tiny-gemma3"), LoraSettings(r=4, lora_alpha=8), TrainSettings()):
+        settings.save(workspace)
     save_adapter(adapt(load_model("tiny-gemma3", torch.float32)), tokenizer, workspace)
     log = [{"step": step, "epoch": step / 4, "loss": 8 - step, "learning_rate": 1e-3, "grad_norm": 1.0} for step in range(1, 5)]
-    record = {"model": "tiny-gemma3", "load_in_4bit": True, "rows": workspace.fingerprint(*SPLIT_FILES), "status": "finished"}
-    record |= {"verdict": "learning", "seconds": 3.0, "steps": 4, "best_step": 4, "best_eval_loss": 3.25, "log_history": log}
-    workspace.write_json("training.json", record)
+    record = {"model": "tiny-gemma3", "load_in_4bit": True, "rows": workspace.fingerprint(*ROW_FILES), "status": "finished"}
+    workspace.write_json("training.json", record | {"verdict": "learning", "seconds": 3.0, "log_history": log} | MINE)
     return workspace
+
+
+MINE = {"steps": 4, "best_step": 4, "best_eval_loss": 3.25}
 
 
 @pytest.fixture
@@ -618,114 +589,35 @@ def work(trained, tmp_path):
     return Workspace(shutil.copytree(trained.path, tmp_path / "work"))
 
 
-def test_the_command_writes_the_merged_model_and_proves_it(work, capsys):
-    assert main(["export", "--workspace", str(work.path), "--to", "merged", "--rows", "4", "--json"]) == 0
-    told = capsys.readouterr()
-    found = json.loads(told.out)
-    assert "merging takes" in told.err
-    assert found == exported(work)
-    lines = {line["form"]: line for line in found["parity"]}
-    assert list(lines) == ["adapter on the 4-bit base", "adapter on the 16-bit base", "merged"]
-    assert [line["rows"] for line in found["parity"]] == [4, 4, 4]
-    assert found["same"]
-    assert abs(lines["merged"]["loss"] - lines["adapter on the 16-bit base"]["loss"]) < CLOSE
-    assert lines["merged"]["MiB"] == pytest.approx(folder_mib(work.path / "merged"), rel=0.02)
-    card = (work.path / "merged" / "README.md").read_text()
-    assert "| merged |" in card
-    assert found["sentence"] in card
-    assert "loss_curve.png" in card
-    assert (work.path / "merged" / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
-    assert not [path for path in work.path.iterdir() if path.name.startswith(".")]
-    assert main(["export", "--workspace", str(work.path), "--to", "merged", "--rows", "2"]) == 0
-    told = capsys.readouterr().out
-    assert "answers equal" in told
-    assert "merged against adapter on the 16-bit base" in told
+def export(work, to, *options):
+    """The exit status of the command."""
+    return main(["export", "--workspace", str(work.path), "--to", to, *map(str, options)])
 
 
-def test_a_merged_model_that_differs_is_said_with_status_1(work, monkeypatch, capsys):
-    import gemma_colab.handover.export as steps
-
-    def other(folder, dtype):
-        model, tokenizer = load_model("tiny-gemma3", dtype), load_tokenizer("tiny-gemma3")
-        torch.nn.init.normal_(model.model.layers[0].mlp.down_proj.weight)
-        return model, tokenizer
-
-    monkeypatch.setattr(steps, "_plain", other)
-    assert main(["export", "--workspace", str(work.path), "--to", "merged", "--rows", "2"]) == 1
-    assert "too much for rounding" in capsys.readouterr().out
+def another_adapter(work, tokenizer):
+    save_adapter(adapt(load_model("tiny-gemma3", torch.float32), seed=1), tokenizer, work)
 
 
-def test_a_merged_model_that_would_not_stop_is_said_with_status_1(work, monkeypatch, capsys):
-    monkeypatch.setattr(merging, "stop_token_ids", lambda tokenizer: 1)
-    assert main(["export", "--workspace", str(work.path), "--to", "merged", "--rows", "2"]) == 1
-    assert "generation_config.json lacks <end_of_turn>, where its answers should end: export it again" in capsys.readouterr().out
-    assert exported(work)["same"] is False
-    monkeypatch.undo()
-    assert main(["export", "--workspace", str(work.path), "--to", "merged", "--rows", "2"]) == 0
+@pytest.fixture
+def merges(monkeypatch):
+    """The options of each merge."""
+    calls = []
+    monkeypatch.setattr(steps, "merge", lambda *args, **options: calls.append(options) or merge(*args, **options))
+    return calls
 
 
-def test_missing_stop_tokens_are_found(base32, tmp_path):
-    folder = shutil.copytree(base32, tmp_path / "model")
-    for stops, missing in (([1, 106], []), ([106], ["<eos>"]), (1, ["<end_of_turn>"]), (None, ["<end_of_turn>", "<eos>"])):
-        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stops}))
-        assert missing_stops(folder) == missing
-    (folder / "generation_config.json").unlink()  # transformers then asks config.json, which names both
-    assert missing_stops(folder) == []
-
-
-def test_a_gpu_that_is_full_ends_the_comparison_not_the_export(work, monkeypatch, capsys):
-    import gemma_colab.handover.export as steps
-
-    def full(*args, **options):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(steps, "compare_forms", full)
-    assert main(["export", "--workspace", str(work.path), "--to", "merged"]) == 0
-    assert "not compared: the GPU's memory was full" in capsys.readouterr().out
-    assert "parity" not in exported(work)
-    monkeypatch.setattr(steps, "_plain", full)
-    stand_in_for_llama_cpp(monkeypatch)
-    assert main(["export", "--workspace", str(work.path), "--to", "gguf"]) == 0
-    assert "not compared: the GPU's memory was full" in capsys.readouterr().out
-    assert exported(work)["gguf"]["file"] == "model-q8_0.gguf"
-
-
-def test_the_room_for_a_comparison_is_that_of_the_weights_as_they_are_loaded(work, monkeypatch):
-    import gemma_colab.handover.export as steps
-
-    export_workspace(work, "merged", rows=0)
-    stored = folder_mib(work.path / "merged") / 1024  # bfloat16
-    for free, half, single in ((0.5 + 1.2 * stored, True, False), (0.5 + 2.3 * stored, True, True)):
-        memory = types.SimpleNamespace(available=free * 2**30)
-        monkeypatch.setattr(steps.psutil, "virtual_memory", lambda memory=memory: memory)
-        assert (not steps._no_room(work, torch.bfloat16)) is half
-        assert (not steps._no_room(work, torch.float32)) is single
-
-
-def test_a_word_as_likely_as_the_models_own_is_rounding(random_gemma):
-    model, tokenizer = load_model(random_gemma, torch.float32).eval(), load_tokenizer(random_gemma)
-    prompt = [{"role": "user", "content": "Где мой заказ?"}]
-
-    def ids(text):
-        return tokenize_row({"prompt": prompt, "completion": [{"role": "assistant", "content": text}]}, tokenizer)["input_ids"]
-
-    own, other = ids("Он в пути."), ids("Он ждёт.")
-    at = next(i for i, (a, b) in enumerate(zip(own, other, strict=False)) if a != b)
-    with torch.no_grad():
-        chances = model(torch.tensor([own[:at]])).logits[0, -1].log_softmax(-1)
-    off = behind(model, tokenizer, prompt, "Он в пути.", "Он ждёт.")
-    assert off == pytest.approx(float(chances.max() - chances[other[at]]), abs=1e-4)
-    assert off > 0
-    assert behind(model, tokenizer, prompt, "Он в пути.", "Он в пути.") == 0
-    assert behind(model, tokenizer, prompt, "Он в пути.", "Он") > 0  # it stopped too early
+@pytest.fixture
+def ollama(monkeypatch):
+    """The arguments with which an Ollama folder is written."""
+    calls = []
+    monkeypatch.setattr(
+        steps, "write_ollama", lambda merged, out, system: calls.append((merged, system)) or out.mkdir(exist_ok=True)
+    )
+    return calls
 
 
 def stand_in_for_llama_cpp(monkeypatch, equal=()):
     """Instead of llama.cpp, which few have: a file of 1 MiB, and answers that are equal or nonsense."""
-    import pandas as pd
-
-    import gemma_colab.export.gguf as gguf
-    import gemma_colab.handover.export as steps
 
     def write(merged, out, *, outtype):
         out.parent.mkdir(exist_ok=True)
@@ -736,189 +628,231 @@ def stand_in_for_llama_cpp(monkeypatch, equal=()):
         answers = [right if same else "zzz 0 zzz" for right, same in zip(expected, equal, strict=True)]
         return pd.DataFrame({"expected": expected, "answer": answers, "equal": list(equal)})
 
-    monkeypatch.setattr(gguf, "ready_converter", lambda: None)
-    monkeypatch.setattr(gguf, "write_gguf", write)
-    monkeypatch.setattr(gguf, "check_gguf", check)
-    monkeypatch.setattr(steps, "find_spec", lambda name: True)
+    for name, stand_in in {
+        "ready_converter": lambda: None,
+        "write_gguf": write,
+        "check_gguf": check,
+        "can_run": lambda: True,
+    }.items():
+        monkeypatch.setattr(steps, name, stand_in)
+
+
+def test_the_command_writes_the_merged_model_and_proves_it(work, capsys):
+    assert export(work, "merged", "--rows", 4, "--json") == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert "merging takes" in told.err
+    assert found == exported(work)
+    lines = {line["form"]: line for line in found["parity"]}
+    assert list(lines) == ["adapter on the 4-bit base", "adapter on the 16-bit base", "merged"]
+    assert [line["rows"] for line in found["parity"]] == [4, 4, 4]
+    assert found["same"]
+    assert abs(lines["merged"]["loss"] - lines["adapter on the 16-bit base"]["loss"]) < CLOSE
+    assert lines["merged"]["MiB"] == pytest.approx(mib(work.path / "merged"), rel=0.02)
+    card = (work.path / "merged" / "README.md").read_text()
+    for words in ("| merged |", found["sentence"], "loss_curve.png"):
+        assert words in card
+    assert (work.path / "merged" / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert not [path for path in work.path.iterdir() if path.name.startswith(".")]
+    for path in (work.path / "merged").iterdir():  # no folder of this machine gets into what is given away
+        if path.suffix in (".md", ".json", ".jinja"):
+            assert str(work.path.parent) not in path.read_text(), path.name
+            assert str(samples()) not in path.read_text(), path.name
+    assert export(work, "merged", "--rows", 2) == 0
+    told = capsys.readouterr().out
+    assert "answers equal" in told
+    assert "merged against adapter on the 16-bit base" in told
+
+
+def test_a_merged_model_that_differs_or_would_not_stop_is_said_with_status_1(work, monkeypatch, capsys):
+    def other(folder, dtype):
+        model, tokenizer = load_model("tiny-gemma3", dtype), load_tokenizer("tiny-gemma3")
+        torch.nn.init.normal_(model.model.layers[0].mlp.down_proj.weight)
+        return model, tokenizer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(steps, "_plain", other)
+        assert export(work, "merged", "--rows", 2) == 1
+        assert "too much for rounding" in capsys.readouterr().out
+    with monkeypatch.context() as patched:
+        patched.setattr(merging, "stop_token_ids", lambda tokenizer: 1)
+        assert export(work, "merged", "--rows", 2) == 1
+    lacks = "generation_config.json lacks <end_of_turn>, where its answers should end: export it again"
+    assert lacks in capsys.readouterr().out
+    assert exported(work)["same"] is False
+    assert export(work, "merged", "--rows", 2) == 0
+
+
+def test_a_model_too_large_to_run_is_exported_and_not_compared(work, monkeypatch, capsys):
+    def full(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(steps, "_no_room", lambda merged, dtype: "running it takes 9 GiB")
+        assert export(work, "merged") == 0
+    assert "not compared: running it takes 9 GiB" in capsys.readouterr().out
+    load(work.path / "merged")
+    stand_in_for_llama_cpp(monkeypatch)
+    monkeypatch.setattr(steps, "compare_forms", full)
+    monkeypatch.setattr(steps, "_plain", full)
+    for to in ("merged", "gguf"):
+        assert export(work, to) == 0
+        assert "not compared: the GPU's memory was full" in capsys.readouterr().out
+    assert "parity" not in exported(work)
+    assert exported(work)["gguf"]["file"] == "model-q8_0.gguf"
+    (work.path / "rows" / "test.jsonl").unlink()
+    for to in ("merged", "gguf"):
+        assert export(work, to) == 0
+        assert "not compared: there are no test rows" in capsys.readouterr().out
+
+
+def test_the_room_for_a_comparison_is_that_of_the_weights_as_they_are_loaded(work, monkeypatch):
+    export_workspace(work, "merged", rows=0)
+    stored = mib(work.path / "merged") / 1024  # bfloat16
+    for free, half, single in ((0.5 + 1.2 * stored, True, False), (0.5 + 2.3 * stored, True, True)):
+        memory = types.SimpleNamespace(available=free * 2**30)
+        monkeypatch.setattr(steps.psutil, "virtual_memory", lambda memory=memory: memory)
+        assert (not steps._no_room(work.path / "merged", torch.bfloat16)) is half
+        assert (not steps._no_room(work.path / "merged", torch.float32)) is single
 
 
 def test_a_gguf_file_that_talks_nonsense_is_said_with_status_1(work, monkeypatch, capsys):
-    command = ["export", "--workspace", str(work.path), "--to", "gguf", "--rows", "4", "--outtype", "f16"]
     stand_in_for_llama_cpp(monkeypatch, [True, True, True, False])
-    assert main(command) == 1
+    assert export(work, "gguf", "--rows", 4, "--outtype", "f16") == 1
     told = capsys.readouterr().out
     assert "looks broken: llama.cpp gives the answers of the merged model to 75% of 4 test rows" in told
     assert "with those that part at a word nearly as likely, which is rounding, it is 75%; a sound file has 80% or more" in told
-    assert exported(work)["gguf"] | {"adapter": ""} == {
-        "MiB": 1.0, "adapter": "", "file": "model-f16.gguf", "answers equal": 0.75, "nearly": 0.75, "rows": 4, "same": False
+    assert "export it again with outtype f16" in told
+    made = exported(work)["gguf"]
+    assert made | {"adapter": "", "sentence": ""} == {
+        "MiB": 1.0, "adapter": "", "file": "model-f16.gguf", "answers equal": 0.75, "nearly": 0.75, "rows": 4, "same": False, "sentence": ""
     }  # fmt: skip
     stand_in_for_llama_cpp(monkeypatch, [True] * 4)
-    assert main([*command[:-1], "q8_0"]) == 0
+    assert export(work, "gguf", "--rows", 4) == 0
     assert "broken:" not in capsys.readouterr().out
     assert exported(work)["gguf"]["MiB"] == 1.0  # of the one file, not of both
 
 
-def test_what_is_exported_next_leaves_a_whole_model_as_it_is(work, monkeypatch):
-    import gemma_colab.export.ollama as ollama
-
-    folders = []
-    monkeypatch.setattr(
-        ollama, "write_ollama", lambda merged, out, system: folders.append((merged, system)) or out.mkdir(exist_ok=True)
-    )
-    assert main(["export", "--workspace", str(work.path), "--to", "merged", "--whole", "--rows", "2"]) == 0
+def test_what_is_exported_next_leaves_a_whole_model_as_it_is(work, merges, ollama):
+    assert export(work, "merged", "--whole", "--rows", 2) == 0
     before = exported(work)
-    monkeypatch.setattr(merging, "merge", lambda *args, **options: pytest.fail("merged again"))
-    assert main(["export", "--workspace", str(work.path), "--to", "ollama", "--system", "Отвечай кратко."]) == 0
-    assert folders == [(work.path / "merged", "Отвечай кратко.")]
     assert before["merged"]["text_only"] is False
+    assert export(work, "ollama", "--system", "Отвечай кратко.") == 0
+    assert ollama == [(work.path / "merged", "Отвечай кратко.")]
     assert {name: exported(work)[name] for name in before} == before
-    monkeypatch.setattr(merging, "merge", lambda *args, **options: calls.append(options) or real(*args, **options))
-    calls, real = [], merge
     export_workspace(work, "ollama", text_only=True)  # when it is asked for
     export_workspace(work, "merged", rows=0)
-    assert [options["text_only"] for options in calls] == [True, True]
+    assert [options["text_only"] for options in merges] == [False, True, True]
 
 
-def test_the_card_that_is_pushed_has_what_was_measured_since(work, monkeypatch):
-    import gemma_colab.export.push as pushing
+def test_merged_again_only_for_another_adapter_and_what_is_of_the_old_one_is_forgotten(
+    work, merges, ollama, monkeypatch, tokenizer
+):
+    stand_in_for_llama_cpp(monkeypatch, [True])
+    for to in ("merged", "gguf", "adapter", "ollama"):
+        export_workspace(work, to, rows=1)
+    assert len(merges) == 1
+    assert {"merged", "parity", "sentence", "gguf", "adapter", "ollama"} <= exported(work).keys()
+    assert run_facts(work)["export"]
+    another_adapter(work, tokenizer)
+    assert exported(work) == {}
+    assert not run_facts(work)["export"]
+    export_workspace(work, "adapter")
+    assert set(exported(work)) == {"adapter"}
+    export_workspace(work, "ollama")
+    assert len(merges) == 2
+    assert set(work.read_json("export.json")) == {"adapter", "merged", "ollama"}
 
+
+def test_an_export_of_yesterday_is_taken_for_what_it_is(work, merges, ollama):
+    """With its rows as prompt and completion, and an `export.json` that knows no sentence of a GGUF file."""
     export_workspace(work, "merged", rows=0)
+    today = work.fingerprint("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
+    merged = {"MiB": 7.5, "adapter": today, "text_only": True}
+    compared = {"parity": [{"form": "merged", "MiB": 7.5, "loss": 3.0}], "same": True, "sentence": "merged against adapter"}
+    gguf = {
+        "MiB": 4.0,
+        "adapter": today,
+        "file": "model-q8_0.gguf",
+        "answers equal": 1.0,
+        "nearly": 1.0,
+        "rows": 20,
+        "same": True,
+    }
+    old = {"merged": merged, "gguf": gguf, "hub": {"repo": "https://h/me/mine", "form": "adapter", "private": True}} | compared
+    work.write_json("export.json", old)
+    rows = work.read_jsonl("rows/test.jsonl")
+    work.write_jsonl("rows/test.jsonl", [{"prompt": r["messages"][:-1], "completion": r["messages"][-1:]} for r in rows])
+    export_workspace(work, "ollama")
+    assert len(merges) == 1
+    assert {name: made for name, made in exported(work).items() if name != "ollama"} == old
+    assert export_workspace(work, "merged", rows=2)["same"]
+
+
+def test_the_report_and_the_card_that_is_pushed_have_what_was_measured_since(work, monkeypatch):
+    seen, reports = [], []
+    monkeypatch.setattr(steps, "write_report", reports.append)
+    monkeypatch.setattr(steps, "check_push", lambda repo_id, **options: (f"me/{repo_id}", True))
+    monkeypatch.setattr(steps, "push", lambda folder, *a, **o: seen.append((folder / "README.md").read_text()) or "address")
+    export_workspace(work, "merged", rows=1)
     assert "Not evaluated" in (work.path / "merged" / "README.md").read_text()
-    training = {"steps": 4, "best_step": 4, "best_eval_loss": 3.25}
-    work.write_json(
-        "summary.json", {"model": "tiny-gemma3", "training": training, "loss": {"test": {"base": 8.25, "tuned": 3.5}}}
-    )
-    seen = []
-    monkeypatch.setattr(pushing, "check_push", lambda repo_id, **options: (f"me/{repo_id}", True))
-    monkeypatch.setattr(pushing, "push", lambda folder, *a, **o: seen.append((folder / "README.md").read_text()) or "address")
+    assert not work.has("summary.json")
+    work.write_json("summary.json", {"model": "tiny-gemma3", "training": MINE, "loss": {"test": {"base": 8.25, "tuned": 3.5}}})
+    for name in ("report.html", "evaluation/rows.jsonl"):
+        work.write_text(name, "")
     for form in ("merged", "adapter"):
         found = export_workspace(work, "hub", repo_id="mine", form=form, private=False)
         assert "| test | 8.25 | 3.50 |" in seen[-1]
         assert found["hub"] == {"repo": "address", "form": form, "private": True}  # as the repository is
+    assert work.read_json("summary.json")["export"] == found["parity"]
+    assert reports == [work, work]
 
 
-def test_what_is_of_another_adapter_is_forgotten(work, monkeypatch, tokenizer):
-    stand_in_for_llama_cpp(monkeypatch, [True])
-    export_workspace(work, "merged", rows=1)
-    export_workspace(work, "gguf", rows=1)
-    export_workspace(work, "adapter")
-    assert {"merged", "parity", "sentence", "gguf", "adapter"} <= exported(work).keys()
-    assert run_facts(work)["export"]
-    save_adapter(adapt(load_model("tiny-gemma3", torch.float32), seed=1), tokenizer, work)
-    assert not run_facts(work)["export"]
-    export_workspace(work, "adapter")
-    assert set(exported(work)) == {"adapter"}
-
-
-def test_leftovers_of_killed_exports_are_removed(work):
-    export_workspace(work, "adapter")
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    (work.path / "gguf").mkdir()
-    alive = work.path / "gguf" / f".gguf.{os.getppid()}.abc"
-    whole = work.path / f".ollama.{dead.pid}.old"
-    names = (f"gguf/.gguf.{dead.pid}.abc", f".merged.{dead.pid}.old", f".ollama.{dead.pid}.part")
-    for folder in (alive, whole, *(work.path / name for name in names)):
-        folder.mkdir()
-        (folder / "model").write_text("")
-    (work.path / "gguf" / f".model-f16.gguf.{dead.pid}.part").write_text("half")
-    (work.path / "merged").mkdir()
-    export_workspace(work, "adapter")
-    assert list((work.path / "gguf").iterdir()) == [alive]
-    assert not list((work.path / "merged").iterdir())
-    assert [path.name for path in (work.path / "ollama").iterdir()] == ["model"]  # the last whole one, moved aside
-    assert not [path for path in work.path.iterdir() if path.name.startswith(".")]
-
-
-def test_what_a_gguf_file_needs_is_checked_before_the_merge(work, base32, tmp_path, monkeypatch, capsys):
-    import gemma_colab.export.gguf as gguf
-    import gemma_colab.handover.export as steps
-
-    monkeypatch.setattr(merging, "merge", lambda *args, **options: pytest.fail("merged"))
-    gguf_command = ["export", "--workspace", str(work.path), "--to", "gguf"]
-
-    def said(command, words):
-        assert main(command) == 4
-        assert re.search(words, capsys.readouterr().err)
-
-    real = gguf.importlib.util.find_spec
-    with monkeypatch.context() as patched:
-        patched.setattr(gguf.importlib.util, "find_spec", lambda name: None if name == "sentencepiece" else real(name))
-        said(gguf_command, "pip install sentencepiece")
-    with monkeypatch.context() as patched:
-        patched.setenv("LLAMA_CPP", str(tmp_path))
-        said(gguf_command, "has no convert_hf_to_gguf.py")
-    monkeypatch.setattr(gguf, "ready_converter", lambda: None)
-    with monkeypatch.context() as patched:
-        patched.setattr(steps, "free_gib", lambda path: 0.01)
-        said(gguf_command, "merged/ and the GGUF file take .* and 10.2 MiB is free in .*make room there")
-    base = shutil.copytree(base32, tmp_path / "base")
-    (base / "tokenizer.model").unlink()
-    work.write_json("training.json", work.read_json("training.json") | {"model": str(base)})
-    said(gguf_command, r"tokenizer.model is missing in .*base, .*the model's original repository")
-    said([*gguf_command[:-1], "ollama"], r"tokenizer.model is missing in .*base")
-    said([*gguf_command[:-1], "ollama", "--system", '"""'], "take other quotes")
-    said([*gguf_command, "--system", "Be brief."], "is for Ollama only")
-
-
-@pytest.mark.plain_peft
-def test_the_adapter_comes_back_from_its_folder_in_plain_peft(work):
-    before = logits(load_adapter(load(TINY), work).eval())
-    found = export_workspace(work, "adapter")
-    assert found["adapter"]["MiB"] == pytest.approx(folder_mib(work.path / "adapter"), abs=0.01)
-    code = (
-        "import sys, torch; from peft import PeftModel; from transformers import Gemma3ForCausalLM;"
-        "m = PeftModel.from_pretrained(Gemma3ForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32), sys.argv[2]).eval();"
-        "torch.save(m(input_ids=torch.arange(10, 60)[None]).logits.detach(), sys.argv[3])"
-    )
-    out = work.path.parent / "logits.pt"
-    subprocess.run([sys.executable, "-c", code, TINY, work.path / "adapter", out], check=True, capture_output=True)
-    torch.testing.assert_close(torch.load(out), before)
-    assert "Not evaluated" in (work.path / "adapter" / "README.md").read_text()
-
-
-def test_an_evaluation_of_another_run_does_not_get_into_the_card(work, capsys):
-    mine = {"steps": 4, "best_step": 4, "best_eval_loss": 3.25}
+def test_an_evaluation_of_another_run_gets_neither_into_the_card_nor_told(work, capsys):
     summary = {
         "model": "tiny-gemma3",
         "fingerprint": run_facts(work)["fingerprint"],
         "loss": {"test": {"base": 8.0, "tuned": 3.0}},
     }
-    work.write_json("summary.json", summary | {"training": mine})
+    work.write_json("summary.json", summary | {"training": MINE})
     assert run_facts(work)["loss"] == summary["loss"]
-    for changed in ({"training": mine | {"best_eval_loss": 3.5}}, {"model": "google/gemma-3-1b-it"}, {"fingerprint": "0"}):
-        work.write_json("summary.json", summary | {"training": mine} | changed)
-        assert "loss" not in run_facts(work)
+    for changed in ({"training": MINE | {"best_eval_loss": 3.5}}, {"model": "google/gemma-3-1b-it"}, {"fingerprint": "0"}):
+        work.write_json("summary.json", summary | {"training": MINE} | changed)
+        export_workspace(work, "adapter")
         assert "of another training run" in capsys.readouterr().out
+        assert "Not evaluated" in (work.path / "adapter" / "README.md").read_text()
+        assert "export" not in work.read_json("summary.json")
 
 
-def test_merged_again_only_for_another_adapter(work, monkeypatch, tokenizer):
-    import gemma_colab.export.ollama as ollama
-
-    monkeypatch.setattr(ollama, "write_ollama", lambda merged, out, system: out.mkdir(exist_ok=True))
-    calls = []
-    real = merging.merge
-    monkeypatch.setattr(merging, "merge", lambda *args, **options: calls.append(args) or real(*args, **options))
-    export_workspace(work, "merged", rows=0)
-    export_workspace(work, "ollama")
-    assert len(calls) == 1
-    save_adapter(adapt(load_model("tiny-gemma3", torch.float32), seed=1), tokenizer, work)
-    export_workspace(work, "ollama")
-    assert len(calls) == 2
-    assert "parity" not in exported(work)
+@pytest.fixture
+def dead():
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
 
 
-def test_nothing_half_written_stays(work, monkeypatch):
+def test_leftovers_of_killed_exports_are_removed(work, dead):
+    alive = work.path / "gguf" / f".model-f16.gguf.{os.getppid()}.part"
+    names = (f".merged.{dead}.old", f".ollama.{dead}.part", f".ollama.{dead}.old", f"gguf/.model-q8_0.gguf.{dead}.part")
+    for folder in (alive, work.path / "merged", *(work.path / name for name in names)):
+        folder.mkdir(parents=True)
+        (folder / "model").write_text("")
+    export_workspace(work, "adapter")
+    assert list((work.path / "gguf").iterdir()) == [alive]
+    assert [path.name for path in (work.path / "ollama").iterdir()] == ["model"]  # the last whole one, moved aside
+    assert not [path for path in work.path.iterdir() if path.name.startswith(".")]
+
+
+def test_nothing_half_written_stays(work, monkeypatch, dead):
     export_workspace(work, "merged", rows=0)
     before = snapshot(work.path)
 
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(merging, "GenerationConfig", full)
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    left, living = work.path / f".merged.{dead.pid}.part", work.path / f".merged.{os.getppid()}.part"
+    monkeypatch.setattr(merging, "save_file", full)
+    left, living = work.path / f".merged.{dead}.part", work.path / f".merged.{os.getppid()}.part"
     left.mkdir()
     living.mkdir()
     with pytest.raises(WorkspaceError, match=r"can't be written .No space left.*make room"):
@@ -929,40 +863,64 @@ def test_nothing_half_written_stays(work, monkeypatch):
     assert not left.exists()
 
 
+def test_what_a_gguf_file_needs_is_checked_before_the_merge(work, base32, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(steps, "merge", lambda *args, **options: pytest.fail("merged"))
+
+    def said(words, *arguments):
+        assert export(work, *arguments) == 4
+        assert re.search(words, capsys.readouterr().err)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(converter, "find_spec", lambda name: None)
+        said("pip install sentencepiece", "gguf")
+    with monkeypatch.context() as patched:
+        patched.setenv("LLAMA_CPP", str(tmp_path))
+        said("has no convert_hf_to_gguf.py", "gguf")
+    monkeypatch.setattr(steps, "ready_converter", lambda: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(steps, "free_gib", lambda path: 0.01)
+        said("merged/ and the GGUF file take .* and 10.2 MiB is free in .*make room there", "gguf")
+    base = shutil.copytree(base32, tmp_path / "base")
+    (base / "tokenizer.model").unlink()
+    work.write_json("training.json", work.read_json("training.json") | {"model": str(base)})
+    said(r"tokenizer.model is missing in .*base, .*the model's original repository", "gguf")
+    said(r"tokenizer.model is missing in .*base", "ollama")
+    said("take other quotes", "ollama", "--system", '"""')
+    said("is for Ollama only", "gguf", "--system", "Be brief.")
+
+
+@pytest.mark.plain_peft
+def test_the_adapter_comes_back_from_its_folder_in_plain_peft(work):
+    before = logits(load_adapter(load(TINY), work).eval())
+    found = export_workspace(work, "adapter")
+    assert found["adapter"]["MiB"] == pytest.approx(mib(work.path / "adapter"), abs=0.01)
+    code = """
+from peft import PeftModel
+from transformers import Gemma3ForCausalLM
+model = PeftModel.from_pretrained(Gemma3ForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32), sys.argv[2]).eval()
+torch.save(model(input_ids=torch.arange(10, 60)[None]).logits.detach(), sys.argv[3])
+"""
+    out = work.path.parent / "logits.pt"
+    in_plain(code, TINY, work.path / "adapter", out)
+    torch.testing.assert_close(torch.load(out), before)
+    assert "Not evaluated" in (work.path / "adapter" / "README.md").read_text()
+
+
 def test_wrong_input_of_the_command(work, workspace, capsys):
-    assert main(["export", "--workspace", str(workspace.path), "--to", "merged"]) == 4
-    assert "run notebook 04_train first" in capsys.readouterr().err
-    assert main(["export", "--workspace", str(work.path), "--to", "hub"]) == 4
-    assert "--repo" in capsys.readouterr().err
-    assert main(["export", "--workspace", str(work.path), "--to", "merged", "--rows", "-1"]) == 4
+    for folder, to, options, words in (
+        (workspace, "merged", [], "run notebook 04_train first"),
+        (work, "hub", [], "--repo"),
+        (work, "merged", ["--rows", -1], "rows=-1 must be from 0"),
+    ):
+        assert export(folder, to, *options) == 4
+        assert words in capsys.readouterr().err
     with pytest.raises(SettingsError, match="must be one of adapter, merged"):
         export_workspace(work, "onnx")
+    with pytest.raises(SettingsError, match=r"outtype='q4_0' must be one of"):
+        export_workspace(work, "gguf", outtype="q4_0")
     with pytest.raises(SystemExit):
-        main(["export", "--workspace", str(work.path), "--to", "onnx"])
+        export(work, "onnx")
     (work.path / "adapter" / "adapter_model.safetensors").unlink()
-    assert main(["export", "--workspace", str(work.path), "--to", "merged"]) == 4
+    assert export(work, "merged") == 4
     assert "not a whole adapter" in capsys.readouterr().err
     assert not (work.path / "merged").exists()
-
-
-def test_a_model_too_large_to_run_is_merged_and_not_compared(work, monkeypatch, capsys):
-    import gemma_colab.handover.export as steps
-
-    monkeypatch.setattr(steps, "_no_room", lambda workspace, dtype: "running it takes 9 GiB")
-    assert main(["export", "--workspace", str(work.path), "--to", "merged"]) == 0
-    assert "not compared: running it takes 9 GiB" in capsys.readouterr().out
-    assert "parity" not in exported(work)
-    load(work.path / "merged")
-
-
-def test_no_folder_of_this_machine_gets_into_what_is_given_away(work):
-    export_workspace(work, "merged", rows=0)
-    for path in (work.path / "merged").iterdir():
-        if path.suffix in (".md", ".json", ".jinja"):
-            assert str(work.path.parent) not in path.read_text(), path.name
-            assert str(samples()) not in path.read_text(), path.name
-
-
-def test_peft_still_reads_the_adapter_with_its_card(work):
-    export_workspace(work, "adapter")
-    assert isinstance(PeftModel.from_pretrained(load(TINY), work.path / "adapter"), PeftModel)

@@ -30,7 +30,7 @@ def push_them_all(adapter: Path, merged: Path, home: Path) -> dict:
 
         from gemma_colab.cli import main
         from gemma_colab.core.errors import GemmaColabError
-        from gemma_colab.export.push import check_push, push
+        from gemma_colab.export.hub import check_push, push
 
         time.sleep = lambda seconds: None  # huggingface_hub waits before it tries again
         told = {}

@@ -125,15 +125,15 @@ SPOILT = {
     "nothing there": (shutil.rmtree, "is no merged model: config.json is missing; merge the adapter"),
     "an adapter": (lambda m: (m / "adapter_config.json").write_text("{}"), "is an adapter, not a whole model; merge it"),
     "cut config": (lambda m: (m / "config.json").write_text('{"model_'), "half written: config.json is not valid JSON; delete"),
-    "another model": (lambda m: rewrite(m / "config.json", model_type="llama"), "is a 'llama', and this project exports Gemma 3"),
-    "4 bit": (lambda m: rewrite(m / "config.json", quantization_config={"load_in_4bit": True}), "holds quantised weights"),
+    "another model": (lambda m: rewrite(m / "config.json", model_type="llama"), "is a 'llama' model; this project loads Gemma 3"),
+    "4 bit": (lambda m: rewrite(m / "config.json", quantization_config={"load_in_4bit": True}), "holds quantized weights"),
     "cut weights": (lambda m: os.truncate(m / "model.safetensors", 3_000_000), "model.safetensors is not whole"),
     "a file missing": (without_second, r"half written: model-00002-of-00002.safetensors is missing; delete"),
     "no index": (without_index, r"half written: model.safetensors.index.json is missing; delete"),
     "float16": (half, r"in float16, in which Gemma 3 overflows; merge again"),
     "no tokenizer.model": (
         lambda m: (m / "tokenizer.model").unlink(),
-        "tokenizer.model is missing .* copy it there from the base",
+        "tokenizer.model is missing .*need it; copy it from the base",
     ),
     "no chat tokens": (lambda m: rewrite(m / "tokenizer.json", added_tokens=[]), "doesn't mark <start_of_turn> as a token"),
 }

@@ -1,0 +1,22 @@
+"""Take a trained model home: the adapter, the merged model, an Ollama folder, a GGUF file, or a repository on the Hub.
+
+`export_workspace` writes any of these from a workspace, compares what can be compared with the model that was trained, and notes
+it in `export.json`, which `exported` reads. The others are its parts: they take a model or a folder instead of a workspace.
+"""
+
+from gemma_colab.core.door import door
+
+__all__, __getattr__, __dir__ = door(
+    __name__,
+    {
+        "export_workspace": "gemma_colab.handover.export",
+        "exported": "gemma_colab.export.record",
+        "save_adapter": "gemma_colab.export.adapter",
+        "load_adapter": "gemma_colab.export.adapter",
+        "merge": "gemma_colab.export.merged",
+        "write_ollama": "gemma_colab.export.ollama",
+        "write_gguf": "gemma_colab.export.gguf",
+        "check_gguf": "gemma_colab.export.gguf",
+        "push": "gemma_colab.export.hub",
+    },
+)

@@ -1,4 +1,4 @@
-"""Save the adapter, load it again on a fresh base."""
+"""Save the adapter, and load it again on a fresh base."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gemma_colab.core.errors import WorkspaceError
 from gemma_colab.core.workspace import Workspace
 
-WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"  # as peft names them
+SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # as peft names them
 
 
 def save_adapter(
     model: PeftModel, tokenizer: PreTrainedTokenizerBase, workspace: Workspace, state_dict: dict | None = None
 ) -> Path:
-    """Write adapter and tokenizer to `workspace/adapter` (safetensors); an older one is replaced when the new one is whole.
+    """Write adapter and tokenizer to `workspace/adapter`; an older one is replaced when the new one is whole.
 
-    state_dict: the weights, where the model itself holds a part of them only.
+    state_dict: the weights, where the model itself holds only a part of them (FSDP).
     """
     with workspace.writing("adapter") as part:
         model.save_pretrained(part, state_dict=state_dict)
@@ -29,11 +29,11 @@ def save_adapter(
     return workspace.path / "adapter"
 
 
-def load_adapter(base: PreTrainedModel, workspace: Workspace) -> PeftModel:
-    """The saved adapter on `base`. Raises `WorkspaceError` if there is none, or if it was made for another shape."""
+def load_adapter(model: PreTrainedModel, workspace: Workspace) -> PeftModel:
+    """Put the saved adapter on a base model. Raises `WorkspaceError` if there is none, or if it is of a model of other dimensions."""
     path = workspace.need("adapter")
     try:
-        return PeftModel.from_pretrained(base, path)
+        return PeftModel.from_pretrained(model, path)
     except (RuntimeError, ValueError) as e:
         raise WorkspaceError(
             f"{path} doesn't fit this base model ({str(e).splitlines()[0][:120]}); load the base it was trained on"
@@ -41,7 +41,7 @@ def load_adapter(base: PreTrainedModel, workspace: Workspace) -> PeftModel:
 
 
 def check_adapter(folder: str | Path) -> dict:
-    """The adapter's settings as peft saved them. Raises `WorkspaceError` if the folder is not a whole LoRA adapter."""
+    """Return the settings of an adapter as peft saved them. Raises `WorkspaceError` unless the folder is a whole LoRA adapter."""
     folder = Path(folder)
     again = "save it again (notebook 04, or gemma-colab train)"
     for name in (SETTINGS, WEIGHTS):

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -24,22 +25,30 @@ SCRIPT = "convert_hf_to_gguf.py"
 SOURCE = "llama-cpp-python==0.3.36"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 SOURCE_BYTES = 76_589_250
-PARTS = ("convert_hf_to_gguf.py", "LICENSE", "conversion/", "gguf-py/gguf/")  # 2 MB of its 217
+PARTS = (SCRIPT, "LICENSE", "conversion/", "gguf-py/gguf/")  # 2 MB of its 217
 CACHE = Path("~/.cache/gemma_colab") / SOURCE.replace("==", "-")
 
 
-def find_converter(folder: str | Path | None = None) -> Path | None:
-    """The path of convert_hf_to_gguf.py, or None if there is none.
+def ready_converter() -> Path:
+    """Return the path of the converter, downloaded if there is none, once it is clear that it can run. Raises `WorkspaceError`."""
+    if find_spec("sentencepiece") is None:
+        raise WorkspaceError(
+            "llama.cpp's converter needs sentencepiece, which isn't installed; install it: pip install sentencepiece"
+        )
+    return find_converter() or fetch_converter()
 
-    folder: of your llama.cpp. Left out, these are tried: LLAMA_CPP in the environment, PATH (where Homebrew puts it), llama.cpp
-    here or in your home folder, and what `fetch_converter` got. Raises `WorkspaceError` when a folder was named and it isn't there.
+
+def find_converter() -> Path | None:
+    """Return the path of convert_hf_to_gguf.py, or None if there is none.
+
+    Where LLAMA_CPP in the environment names a folder, it must be there, or `WorkspaceError` is raised. Else these are tried: PATH
+    (where Homebrew puts it), llama.cpp here or in your home folder, and what `fetch_converter` got.
     """
-    if named := folder or os.environ.get("LLAMA_CPP"):
+    if named := os.environ.get("LLAMA_CPP"):
         script = Path(named).expanduser().absolute() / SCRIPT
         if not script.is_file():
-            which = f"folder={str(folder)!r}" if folder else f"LLAMA_CPP={named!r}"
             raise WorkspaceError(
-                f"{which} has no {SCRIPT}; name the folder of llama.cpp's sources, or leave it out to fetch them"
+                f"LLAMA_CPP={named!r} has no {SCRIPT}; name the folder of llama.cpp's sources, or unset it to fetch them"
             )
         return script
     places = [shutil.which(SCRIPT), Path("llama.cpp") / SCRIPT, Path("~/llama.cpp") / SCRIPT, CACHE / SCRIPT]
@@ -48,7 +57,7 @@ def find_converter(folder: str | Path | None = None) -> Path | None:
 
 
 def fetch_converter(into: str | Path = CACHE) -> Path:
-    """Download llama.cpp's converter (77 MB, of which 2 MB stay) into a folder; returns the path of convert_hf_to_gguf.py.
+    """Download llama.cpp's converter (77 MB, of which 2 MB stay) into a folder; return the path of convert_hf_to_gguf.py.
 
     It comes from the source package of llama-cpp-python, which pip downloads and checks; nothing is compiled.
     Raises `WorkspaceError` when it can't be had.
@@ -65,33 +74,23 @@ def fetch_converter(into: str | Path = CACHE) -> Path:
         # pip asks a source package for its metadata; that takes a build tool of its own for a moment, and builds nothing.
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-input", "--disable-pip-version-check", "--no-cache-dir"]
         command += ["--no-deps", "--no-binary", SOURCE.split("==")[0], "--require-hashes", "-r", str(wanted), "-d", folder]
-        code, last = watch(
-            command,
-            "fetching",
-            lambda: sum(path.stat().st_size for path in Path(folder).rglob("*.tar.gz")),
-            SOURCE_BYTES,
-            env=os.environ | {"TMPDIR": folder},
-        )
+        done = lambda: sum(path.stat().st_size for path in Path(folder).rglob("*.tar.gz"))  # noqa: E731
+        code, last = watch(command, "fetching", done, SOURCE_BYTES, os.environ | {"TMPDIR": folder})
         if code:
             raise WorkspaceError(
                 f"pip can't download {SOURCE} ({last}); check the network, or fetch llama.cpp's sources yourself and name their "
                 "folder in LLAMA_CPP"
             )
         with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
-            _unpack(archive, part)
+            for member in archive:
+                name = member.name.partition("/vendor/llama.cpp/")[2]
+                if member.isfile() and name.startswith(PARTS):
+                    (part / name).parent.mkdir(parents=True, exist_ok=True)
+                    (part / name).write_bytes(archive.extractfile(member).read())
     return into / SCRIPT
 
 
-def _unpack(archive: tarfile.TarFile, part: Path) -> None:
-    """The parts that the converter needs, from <package>/vendor/llama.cpp/."""
-    for member in archive:
-        name = member.name.partition("/vendor/llama.cpp/")[2]
-        if name and member.isfile() and name.startswith(PARTS):
-            (part / name).parent.mkdir(parents=True, exist_ok=True)
-            (part / name).write_bytes(archive.extractfile(member).read())
-
-
-def watch(command: list[str], description: str, done: Callable[[], int], total: int, env: dict | None = None) -> tuple[int, str]:
+def watch(command: list[str], description: str, done: Callable[[], int], total: int, env: dict) -> tuple[int, str]:
     """Run a command behind a progress bar; (exit status, the last line it wrote). done, total: bytes. Stops it if interrupted."""
     with tempfile.TemporaryFile() as output, tqdm(total=total, desc=description, unit="B", unit_scale=True, leave=False) as bar:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env)
@@ -101,8 +100,7 @@ def watch(command: list[str], description: str, done: Callable[[], int], total: 
                     bar.update(min(done(), total) - bar.n)
                 time.sleep(0.1)
         finally:
-            if process.poll() is None:
-                process.kill()
+            process.kill()  # does nothing to one that has ended
             process.wait()
         output.seek(0)
         lines = [line.strip() for line in output.read().decode("utf-8", errors="replace").splitlines() if line.strip()]

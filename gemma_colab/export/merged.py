@@ -16,29 +16,34 @@ from pathlib import Path
 import psutil
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration, GenerationConfig, PretrainedConfig
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from gemma_colab.core.catalog import source_of
 from gemma_colab.core.chat import load_tokenizer, stop_token_ids
 from gemma_colab.core.errors import ModelError, WorkspaceError
 from gemma_colab.core.machine import GIB, free_gib, pass_over_old_torchao, readable
-from gemma_colab.export.adapter import check_adapter
-from gemma_colab.export.folder import SAMPLING, with_added_tokens
-from gemma_colab.export.stored import Tensor, base_folder, config_of, stored_tensors, text_name
+from gemma_colab.export.adapter import WEIGHTS, check_adapter
+from gemma_colab.export.checkpoint import (
+    INDEX,
+    SAMPLING,
+    Tensor,
+    base_folder,
+    config_of,
+    stored_tensors,
+    text_name,
+    with_added_tokens,
+)
 
-SMALLEST = (
-    2**28
-)  # bytes; files of weights are as large as the largest tensor, which sets the peak anyway, but no smaller than this
-KINDS = ("lora_A", "lora_B", "lora_magnitude_vector")  # the tensors of LoRA; the last one of DoRA only
-# What peft calls them in its file, for a layer of a block. A head that is the embedding too can't take a change of its own.
-LORA = re.compile(rf"base_model\.model\.model\.(?:language_model\.)?layers\..+\.({'|'.join(KINDS)})(\.weight)?")
-PICTURES = ("preprocessor_config.json", "processor_config.json")
+SMALLEST_SHARD = 2**28  # bytes; a shard is as large as the largest tensor, which sets the peak anyway, but no smaller than this
+KIND = r"(lora_A|lora_B|lora_magnitude_vector)(\.weight)?$"  # the tensors of LoRA; the last one of DoRA only
+# What peft calls them in its file, in a layer of a block. A head that is also the embedding can't take a change of its own.
+LORA_TENSOR = re.compile(rf"base_model\.model\.model\.(?:language_model\.)?layers\..+\.{KIND}")
+VISION_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,11 @@ class Needs:
 def merge(
     base: str, adapter: str | Path, out: str | Path, *, text_only: bool = True, max_shard_bytes: int | None = None
 ) -> Needs:
-    """Write base + adapter to the folder `out` as a checkpoint of plain transformers; returns what it took.
+    """Write base + adapter to the folder `out` as a checkpoint of plain transformers; return what it took.
 
     base: a Hub id or a folder, in 16 or 32 bit; saved in bfloat16, or in float32 if it is stored so. adapter: a folder with LoRA,
-    rsLoRA or DoRA. text_only: of a base that sees images, write the text part, as `Gemma3ForCausalLM`: nothing else was trained,
-    it is 0.8 GB smaller, and every program that reads Gemma 3 reads it. False keeps the whole model and the base's names.
+    rsLoRA or DoRA. text_only: of a multimodal base, write the text part, as `Gemma3ForCausalLM`: nothing else was trained, it is
+    0.8 GB smaller, and every program that reads Gemma 3 reads it. False keeps the whole model and the base's names.
     Raises `ModelError` or `WorkspaceError` before anything is written if the adapter is not whole or of another base, if the
     base can't be had, or if memory or disk don't suffice. Write to a folder of `Workspace.writing`, which removes what is half done.
     """
@@ -69,12 +74,12 @@ def merge(
     layers = _adapted_layers(base, config, adapter)
     folder = base_folder(base)
     stored = stored_tensors(base, folder)
-    dtype = torch.float32 if _is_float32(config, stored) else torch.bfloat16  # never float16, whatever the base has
+    dtype = _dtype(config, stored)
     plan = _output(base, config, stored, text_only)
     shapes = {name: torch.empty(tensor.shape, dtype=dtype, device="meta") for name, tensor in plan.items()}
-    max_shard_bytes = max_shard_bytes or max(SMALLEST, *(shape.nbytes for shape in shapes.values()))
-    files = split_torch_state_dict_into_shards(shapes, max_shard_size=max_shard_bytes)
-    needs = _needs(plan, dtype, list(files.filename_to_tensors.values()), layers)
+    max_shard_bytes = max_shard_bytes or max(SMALLEST_SHARD, *(shape.nbytes for shape in shapes.values()))
+    shards = split_torch_state_dict_into_shards(shapes, max_shard_size=max_shard_bytes)
+    needs = _needs(plan, dtype, list(shards.filename_to_tensors.values()), layers)
     _refuse_if_short(needs, out)
     print(needs)
     try:
@@ -82,10 +87,10 @@ def merge(
             base, folder, config, dtype, out, text_only
         )  # the small files first: what is wrong with them shows at once
         _give_back_memory()
-        _write_weights(plan, files.filename_to_tensors, layers, dtype, out)
-        if files.is_sharded:
-            index = {"metadata": files.metadata, "weight_map": files.tensor_to_filename}
-            (out / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        _write_weights(plan, shards.filename_to_tensors, layers, dtype, out)
+        if shards.is_sharded:
+            index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
+            (out / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as e:  # the disk, which others fill too
         reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)[:120]
         raise WorkspaceError(
@@ -95,9 +100,8 @@ def merge(
 
 
 # --------------------------------------------------------------------------------------------- the adapter
-@torch.no_grad()
 def _adapted_layers(base: str, config: PretrainedConfig, adapter: Path) -> dict[str, LoraLayer]:
-    """Name of a weight, as `text_name` has it -> peft's layer for it, with the adapter's tensors and, so far, without the base's weight.
+    """Return peft's layer for each adapted weight, by `text_name`: with the adapter's tensors, and so far without the base's weight.
 
     The model around them is built without memory (on the "meta" device). Raises `WorkspaceError` unless every tensor of the
     adapter finds its place in this base, and every place its tensor.
@@ -105,44 +109,28 @@ def _adapted_layers(base: str, config: PretrainedConfig, adapter: Path) -> dict[
     pass_over_old_torchao()
     settings = LoraConfig.from_pretrained(adapter)
     _refuse_other_base(base, settings, adapter)
-    tensors = load_file(adapter / "adapter_model.safetensors")
-    if other := sorted(name for name in tensors if not LORA.fullmatch(name)):
+    tensors = load_file(adapter / WEIGHTS)
+    if other := sorted(name for name in tensors if not LORA_TENSOR.fullmatch(name)):
         raise WorkspaceError(
             f"{adapter} changes more than the linear layers of the text model, such as {other[0]}; merge it with peft's own "
             "merge_and_unload, which loads the whole model"
         )
-    # One that was trained on the whole of a model with eyes has other names: so the model around its layers is of that kind too.
-    whole = _sees(config) and any(".language_model." in name for name in tensors)
+    # One that was trained on the whole of a multimodal model has other names: so the model around its layers is of that kind too.
+    whole = _is_multimodal(config) and any(".language_model." in name for name in tensors)
+    named = {re.sub(KIND, r"\1.default.weight", name): tensor.float() for name, tensor in tensors.items()}
     try:
         with torch.device("meta"):
             around = Gemma3ForConditionalGeneration(config) if whole else Gemma3ForCausalLM(config.get_text_config())
             model = PeftModel(around, settings, low_cpu_mem_usage=True)
-        places = {name: tuple(t.shape) for name, t in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
-    except (RuntimeError, ValueError) as e:  # peft found no layer of the name
-        raise WorkspaceError(
-            f"{adapter} doesn't fit {base} ({str(e).splitlines()[0][:120]}); merge it into the base it was trained on"
-        ) from None
-    wrong = sorted(name for name in places | tensors if name not in tensors or places.get(name) != tuple(tensors[name].shape))
+        found = model.load_state_dict(named, strict=False, assign=True)
+        wrong = [f"{name} is absent in the base" for name in found.unexpected_keys]
+        wrong += [f"{name} is absent in the adapter" for name in found.missing_keys if "lora_" in name]
+    except (RuntimeError, ValueError) as e:  # another shape; or peft found no layer of the name
+        wrong = [line.strip() for line in str(e).splitlines()[-1:]]
     if wrong:
-        raise WorkspaceError(
-            f"{adapter} doesn't fit {base}: {wrong[0]} is {_shape(tensors, wrong[0])} in the adapter and {places.get(wrong[0], 'absent')} "
-            f"in the base, and {len(wrong) - 1} more differ; merge it into the base it was trained on"
-        )
-    layers = {}
-    for name, layer in model.get_base_model().named_modules():
-        if not isinstance(layer, LoraLayer):
-            continue
-        for kind in KINDS:
-            if (tensor := tensors.get(f"base_model.model.{name}.{kind}.weight")) is None:
-                tensor = tensors.get(f"base_model.model.{name}.{kind}")  # DoRA's
-            if tensor is not None:
-                getattr(layer, kind)["default"].weight = torch.nn.Parameter(tensor.float(), requires_grad=False)
-        layers[text_name(f"{name}.weight")] = layer
-    return layers
-
-
-def _shape(tensors: dict[str, torch.Tensor], name: str) -> str:
-    return str(tuple(tensors[name].shape)) if name in tensors else "absent"
+        raise WorkspaceError(f"{adapter} doesn't fit {base} ({wrong[0][:300]}); merge it into the base it was trained on")
+    modules = model.get_base_model().named_modules()
+    return {text_name(f"{name}.weight"): layer for name, layer in modules if isinstance(layer, LoraLayer)}
 
 
 def _refuse_other_base(base: str, settings: LoraConfig, adapter: Path) -> None:
@@ -157,14 +145,15 @@ def _is_id(name: str) -> bool:
 
 
 # --------------------------------------------------------------------------------------------- the weights
-def _is_float32(config: PretrainedConfig, stored: dict[str, Tensor]) -> bool:
-    """As transformers decides it: what the config says, else what most of the weights are."""
+def _dtype(config: PretrainedConfig, stored: dict[str, Tensor]) -> torch.dtype:
+    """float32 if the base is stored so, by its config or else by its weights; never float16, whatever the base has."""
     said = getattr(config, "dtype", None)
-    return said == torch.float32 if said is not None else all(t.dtype == torch.float32 for t in stored.values())
+    single = said == torch.float32 if said is not None else all(t.dtype == torch.float32 for t in stored.values())
+    return torch.float32 if single else torch.bfloat16
 
 
 def _output(base: str, config: PretrainedConfig, stored: dict[str, Tensor], text_only: bool) -> dict[str, Tensor]:
-    """Name in the merged checkpoint -> the base's tensor. Raises `ModelError` where the base lacks one of the text model's."""
+    """Map names in the merged checkpoint to the base's tensors. Raises `ModelError` where the base lacks one of the text model's."""
     with torch.device("meta"):
         text = Gemma3ForCausalLM(config.get_text_config())
     wanted = {name: tuple(parameter.shape) for name, parameter in text.named_parameters()}  # a tied head is not among them
@@ -173,19 +162,19 @@ def _output(base: str, config: PretrainedConfig, stored: dict[str, Tensor], text
         raise ModelError(
             f"{base} lacks {len(wrong)} of its weights, or has them in another shape, such as {wrong[0]}; take a whole checkpoint"
         )
-    return {name: mine[name] for name in wanted} if text_only or not _sees(config) else stored
+    return {name: mine[name] for name in wanted} if text_only or not _is_multimodal(config) else stored
 
 
-def _sees(config: PretrainedConfig) -> bool:
-    return config.model_type == "gemma3"  # gemma3_text has no eyes
+def _is_multimodal(config: PretrainedConfig) -> bool:
+    return config.model_type == "gemma3"  # gemma3_text sees no images
 
 
 def _write_weights(
-    plan: dict[str, Tensor], files: dict[str, list[str]], layers: dict[str, LoraLayer], dtype: torch.dtype, out: Path
+    plan: dict[str, Tensor], shards: dict[str, list[str]], layers: dict[str, LoraLayer], dtype: torch.dtype, out: Path
 ) -> None:
-    """One file after the other; in memory there is one file's worth."""
+    """Write one shard after the other; in memory there is one shard's worth."""
     with tqdm(total=len(plan), desc="merging", unit=" tensors", leave=False) as bar:
-        for file, names in files.items():
+        for file, names in shards.items():
             shard = {}
             for name in names:
                 if layer := layers.get(text_name(plan[name].name)):
@@ -199,7 +188,7 @@ def _write_weights(
 
 @torch.no_grad()
 def _merged(tensor: Tensor, layer: LoraLayer) -> torch.Tensor:
-    """One weight with its change, in float32: the sum is rounded once, when it is stored."""
+    """Add its change to one weight, in float32: the sum is rounded once, when it is stored."""
     linear = layer.get_base_layer()
     empty, linear.weight = linear.weight, torch.nn.Parameter(tensor.read().float(), requires_grad=False)
     try:
@@ -219,13 +208,13 @@ def _give_back_memory() -> None:
 
 
 def _needs(plan: dict[str, Tensor], dtype: torch.dtype, shards: list[list[str]], layers: dict[str, LoraLayer]) -> Needs:
-    numbers = {name: torch.Size(tensor.shape).numel() for name, tensor in plan.items()}
-    shard = max(sum(numbers[name] for name in names) for names in shards) * dtype.itemsize
+    shard = max(sum(plan[name].numel for name in names) for names in shards) * dtype.itemsize
     # Beside them a tensor that is read and changes its type; or a layer in float32: weight, copy, change and their sum.
-    largest = max((tensor.bytes for tensor in plan.values() if tensor.dtype != dtype), default=0)
+    read = max((tensor.numel * tensor.dtype.itemsize for tensor in plan.values() if tensor.dtype != dtype), default=0)
     layer = max((4 * 4 * layer.get_base_layer().weight.numel() for layer in layers.values()), default=0)
-    memory = shard + max(largest, layer) + 128 * 2**20  # and what Python and the libraries take along the way
-    return Needs(memory / GIB, (sum(numbers.values()) * dtype.itemsize + 32 * 2**20) / GIB)  # with the tokenizer
+    memory = shard + max(read, layer) + 128 * 2**20  # and what Python and the libraries take along the way
+    disk = sum(tensor.numel for tensor in plan.values()) * dtype.itemsize + 32 * 2**20  # with the tokenizer
+    return Needs(memory / GIB, disk / GIB)
 
 
 def _refuse_if_short(needs: Needs, out: Path) -> None:
@@ -243,37 +232,41 @@ def _refuse_if_short(needs: Needs, out: Path) -> None:
 
 # --------------------------------------------------------------------------------------------- what belongs to them
 def _save_the_rest(base: str, folder: Path, config: PretrainedConfig, dtype: torch.dtype, out: Path, text_only: bool) -> None:
-    """Config, generation config, tokenizer and chat template, with both stop tokens wherever a program may look for them."""
+    """Write config, generation config, tokenizer and chat template, with both stop tokens wherever a program may look for them."""
     tokenizer = load_tokenizer(base)
     stops = stop_token_ids(tokenizer)
     out.mkdir(parents=True, exist_ok=True)
-    if _sees(config) and text_only:
+    copied = ["tokenizer.model"]  # transformers no longer writes it, and llama.cpp prefers it
+    if _is_multimodal(config) and text_only:
         config = config.get_text_config()
         config.architectures = [Gemma3ForCausalLM.__name__]
-    config.dtype, config.eos_token_id = dtype, stops
-    if _sees(config):
+    elif _is_multimodal(config):
         config.get_text_config().dtype = dtype
-        for name in PICTURES:
-            if (folder / name).is_file():
-                (out / name).write_bytes((folder / name).read_bytes())
+        copied += VISION_FILES
+    config.dtype, config.eos_token_id = dtype, stops
     config.save_pretrained(out)
-    generation = GenerationConfig()
-    if (folder / "generation_config.json").is_file():
-        generation = GenerationConfig.from_pretrained(folder)
     ids = {"eos_token_id": stops, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id}
-    generation.update(**ids)
-    try:
-        generation.save_pretrained(out)
-    except ValueError:  # transformers reads them, and won't write them
-        print(
-            f"generation_config.json of {base} contradicts itself, such as by a temperature without do_sample; the merged model gets the "
-            f"sampling that Google recommends: {', '.join(f'{name} {value}' for name, value in SAMPLING.items())}"
-        )
-        GenerationConfig(do_sample=True, **SAMPLING, **ids).save_pretrained(out)
+    _save_generation_config(base, folder, ids, out)
     for name in ("is_local", "local_files_only"):  # true of this machine only
         tokenizer.init_kwargs.pop(name, None)
     tokenizer.save_pretrained(out)
     settings = json.dumps(with_added_tokens(out), ensure_ascii=False, indent=2)
     (out / "tokenizer_config.json").write_text(settings + "\n", encoding="utf-8")
-    if (folder / "tokenizer.model").is_file():  # transformers no longer writes it, and llama.cpp prefers it
-        (out / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
+    for name in copied:
+        if (folder / name).is_file():
+            (out / name).write_bytes((folder / name).read_bytes())
+
+
+def _save_generation_config(base: str, folder: Path, ids: dict, out: Path) -> None:
+    """Write the base's generation config with our stop tokens; Google's sampling where the base's own can't be written."""
+    there = (folder / "generation_config.json").is_file()
+    generation = GenerationConfig.from_pretrained(folder) if there else GenerationConfig()
+    generation.update(**ids)
+    try:
+        generation.save_pretrained(out)
+    except ValueError:  # transformers reads such a one, and won't write it
+        print(
+            f"generation_config.json of {base} contradicts itself, such as by a temperature without do_sample; the merged model gets the "
+            f"sampling that Google recommends: {', '.join(f'{name} {value}' for name, value in SAMPLING.items())}"
+        )
+        GenerationConfig(do_sample=True, **SAMPLING, **ids).save_pretrained(out)

@@ -9,7 +9,7 @@ from pathlib import Path
 from gemma_colab.core.errors import SettingsError, WorkspaceError
 from gemma_colab.core.machine import GIB, free_gib, readable
 from gemma_colab.core.workspace import Workspace
-from gemma_colab.export.folder import SAMPLING, STOPS, check_merged, refuse_to_overwrite
+from gemma_colab.export.checkpoint import SAMPLING, STOPS, check_merged, refuse_to_overwrite
 
 # Gemma's chat template in Go's template language. Ollama puts <bos> before it, and joins system texts into .System; they stay
 # among the messages too, where their role is "system". A blank line parts the system text from the first question.
@@ -29,7 +29,7 @@ TEMPLATE = """\
 
 
 def modelfile(weights: str, system: str | None = None) -> str:
-    """The Modelfile for weights at a path seen from its own folder, such as "." or "./model.gguf".
+    """Return the Modelfile for weights at a path seen from its own folder, such as "." or "./model.gguf".
 
     system: a text before the first question of every conversation. Raises `SettingsError` where Ollama would read it differently.
     """
@@ -47,7 +47,7 @@ def modelfile(weights: str, system: str | None = None) -> str:
 
 
 def write_ollama(merged: str | Path, out: str | Path, *, system: str | None = None) -> Path:
-    """Write the folder `out`; there, `ollama create NAME` and `ollama run NAME`. Returns `out`; an earlier one is replaced.
+    """Write the folder `out`; there, `ollama create NAME` and `ollama run NAME`. Return `out`; an earlier one is replaced.
 
     merged: the folder of a merged model, which Ollama converts itself; or a .gguf file from `write_gguf`, which it takes as it
     is. Its files are linked (no room needed) or, on another disk, copied. system: see `modelfile`.
@@ -76,7 +76,7 @@ def write_ollama(merged: str | Path, out: str | Path, *, system: str | None = No
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name for the same file; a copy where the disk can't. Never a symbolic link, which Ollama refuses."""
+    """Give the same file a second name; copy it where the disk can't. Never a symbolic link, which Ollama refuses."""
     try:
         os.link(source, target)
     except OSError:  # another disk, or one without links, such as Google Drive

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -24,26 +23,24 @@ class Measured:
     seconds: float
 
 
-def parity(forms: dict[str, Measured], reference: str | None = None) -> pd.DataFrame:
-    """One line a form: MiB, answers equal (the share that is, letter by letter, what the reference answered), rows, loss,
-    difference (to the reference's loss), s per answer.
+def parity(forms: dict[str, Measured]) -> pd.DataFrame:
+    """Compare forms of a model with the first of them. One line a form: MiB, answers equal (the share that is, letter by letter, what
+    the first answered), rows, loss, difference (to the loss of the first), s per answer.
 
-    reference: a name in `forms`; left out, the first. Expect differences: a merged model stands on the 16-bit base, and its
-    adapter was trained on the 4-bit one. The table is there to show how large they are.
+    Expect differences: a merged model stands on the 16-bit base, and its adapter was trained on the 4-bit one. The table is there to
+    show how large they are.
     """
-    reference = next(iter(forms)) if reference is None else reference
-    wanted = forms[reference]
-    lines = []
+    first, lines = next(iter(forms.values())), []
     for name, one in forms.items():
-        equal = [mine == theirs for mine, theirs in zip(one.answers, wanted.answers, strict=True)]
-        rows = len(equal)
-        share, pace = sum(equal) / max(1, rows), one.seconds / max(1, rows)
-        lines.append((name, one.mib, share, rows, one.loss, one.loss - wanted.loss, pace))
+        rows = len(one.answers)
+        equal = sum(mine == theirs for mine, theirs in zip(one.answers, first.answers, strict=True))
+        share, pace = equal / max(1, rows), one.seconds / max(1, rows)
+        lines.append((name, one.mib, share, rows, one.loss, one.loss - first.loss, pace))
     return pd.DataFrame(lines, columns=["form", "MiB", "answers equal", "rows", "loss", "difference", "s per answer"])
 
 
 def same_model(forms: dict[str, Measured], one: str, other: str) -> tuple[bool, str]:
-    """Whether two forms are the same model, as far as the loss shows, and a sentence that says so.
+    """Return whether two forms are the same model, as far as the loss shows, and a sentence that says so.
 
     Equal answers are shown, and are no measure: where two words are nearly as likely, the last digit decides between them, and the
     rest of the answer follows.
@@ -58,8 +55,8 @@ def same_model(forms: dict[str, Measured], one: str, other: str) -> tuple[bool, 
 
 @torch.inference_mode()
 def behind(model, tokenizer, prompt: list[dict[str, str]], expected: str, answer: str) -> float:
-    """How much less likely, in nats, `model` holds the first token in which `answer` parts from `expected`, its own, than the likeliest
-    one: near 0 where rounding decided. 0 where the answers are the same."""
+    """Return how much less likely, in nats, `model` holds the first token in which `answer` parts from `expected`, its own, than the
+    likeliest one: near 0 where rounding decided, and 0 where the answers are the same."""
     if answer == expected:
         return 0.0
     mine, theirs = (
@@ -71,10 +68,3 @@ def behind(model, tokenizer, prompt: list[dict[str, str]], expected: str, answer
         return 0.0
     logits = model(input_ids=torch.tensor([theirs[:at]], device=model.device), logits_to_keep=1).logits[0, -1]
     return float(logits.max() - logits[theirs[at]])
-
-
-def folder_mib(folder: str | Path) -> float:
-    """MiB of the files in a folder, or of one file."""
-    folder = Path(folder)
-    files = folder.rglob("*") if folder.is_dir() else [folder]
-    return sum(file.stat().st_size for file in files if file.is_file()) / 2**20

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, get_token, is_offline_mode
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from gemma_colab.core.errors import ModelError, WorkspaceError
-from gemma_colab.core.hub import LOST, SITE, STORE, TOKEN, trace
+from gemma_colab.core.hub import BROKEN, BROKEN_TEXT, SITE, TOKEN, UNREACHABLE, token_source, where_to_store
 from gemma_colab.export.adapter import SETTINGS, check_adapter
-from gemma_colab.export.folder import check_weights
-from gemma_colab.export.parity import folder_mib
-from gemma_colab.model.preflight import token_source
+from gemma_colab.export.checkpoint import check_merged
+from gemma_colab.export.record import mib
 
-WRITE_TOKEN = f"make a token of the type 'write' at {SITE}/settings/tokens"
 EMPTY = {".gitattributes"}  # what a repository holds that was made and never filled
 CARD = "README.md"
 PLACE = re.compile(r"path/or/id/of/this/(?:adapter|model)")  # in the code of the card
@@ -30,82 +29,72 @@ SEARCHED = 50 * 2**20  # bytes; Gemma's tokenizer.json has 33 million
 
 
 def push(folder: str | Path, repo_id: str, *, private: bool = True, exist_ok: bool = False, message: str | None = None) -> str:
-    """Upload an adapter or a merged model, with its card, as one commit; returns its address.
+    """Upload an adapter or a merged model, with its card, as one commit; return its address.
 
-    repo_id: "owner/name", or a name alone for your own account. private: only you, or your organisation, can see it. exist_ok:
+    repo_id: "owner/name", or a name alone for your own account. private: only you, or your organization, can see it. exist_ok:
     write a new version into a repository that is there already: its files become those of the folder, older versions stay in its
     history, and it stays as private as it is. message: of the commit.
     Raises `WorkspaceError` or `ModelError` if the folder is not whole, and `ModelError` for a name that can't be, a missing or weak
     token, a repository that is there, or no network. A commit is there as a whole or not at all; should the upload break, run it again.
     """
-    folder = Path(folder)
+    folder, api = Path(folder), HfApi()
     files = _files(folder)
-    api = HfApi()
-    try:
-        repo_id, before = _checked(api, repo_id, private, exist_ok)
-        files[CARD] = PLACE.sub(lambda _: repo_id, (folder / CARD).read_text(encoding="utf-8", errors="replace")).encode()
+    repo_id, before = _explained(repo_id, lambda: _checked(api, repo_id, private, exist_ok))
+    files[CARD] = PLACE.sub(lambda _: repo_id, (folder / CARD).read_text(encoding="utf-8", errors="replace")).encode()
+    old = {sibling.rfilename for sibling in before.siblings or []} if before else set()
+    operations = [CommitOperationAdd(file, content) for file, content in files.items()]
+    operations += [CommitOperationDelete(file) for file in sorted(old - files.keys() - EMPTY)]
+    will_be = _is_private(before, private)
+    how = ("private" if will_be else "public") + ("" if will_be == private else ", as it is already")
+
+    def upload() -> None:
         if before is None:
             api.create_repo(repo_id, private=private)
-        old = {sibling.rfilename for sibling in before.siblings or []} if before else set()
-        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
-        operations += [CommitOperationDelete(name) for name in sorted(old - files.keys() - EMPTY)]
-        will_be = _is_private(before, private)
-        how = ("private" if will_be else "public") + ("" if will_be == private else ", as it is already")
-        print(f"{folder_mib(folder):,.1f} MiB to {repo_id}, {how}")
+        print(f"{mib(folder):,.1f} MiB to {repo_id}, {how}")
         api.create_commit(repo_id, operations, commit_message=message or f"{folder.name} of gemma_colab")
-        return f"{api.endpoint}/{repo_id}"
-    except ModelError:
-        raise
-    except Exception as e:  # huggingface_hub, httpx and hf_xet raise here
-        error = e
-    raise _told(repo_id, error)
+
+    _explained(repo_id, upload)
+    return f"{api.endpoint}/{repo_id}"
 
 
 def check_push(repo_id: str, *, private: bool = True, exist_ok: bool = False) -> tuple[str, bool]:
-    """(the whole name to push to, whether it will be private), once name, network, token, right to write and repository are checked;
-    changes nothing there."""
-    try:
-        repo_id, before = _checked(HfApi(), repo_id, private, exist_ok)
-        return repo_id, _is_private(before, private)
-    except ModelError:
-        raise
-    except Exception as e:
-        error = e
-    raise _told(repo_id, error)
+    """Check name, network, token, right to write and repository, and change nothing; return (the whole name, whether it will be private)."""
+    repo_id, before = _explained(repo_id, lambda: _checked(HfApi(), repo_id, private, exist_ok))
+    return repo_id, _is_private(before, private)
+
+
+def _is_private(before: ModelInfo | None, private: bool) -> bool:
+    """A repository that is there already stays what it is."""
+    return private if before is None else bool(before.private)
 
 
 # --------------------------------------------------------------------------------------------- the folder
 def _files(folder: Path) -> dict[str, str | bytes]:
-    """Name -> path or content of each file. Raises `WorkspaceError` if they are no whole model, or one holds a token."""
-    if adapter := (folder / SETTINGS).is_file():
+    """Map name to path or content of each file. Raises `WorkspaceError` if they are no whole model, or one is a link or holds a token."""
+    is_adapter = (folder / SETTINGS).is_file()
+    if is_adapter:
         check_adapter(folder)
     else:
-        check_weights(folder)
+        check_merged(folder, llama_cpp=False)
     if not (folder / CARD).is_file():
-        to = "adapter" if adapter else "merged"
-        raise WorkspaceError(f"{folder} has no {CARD}, the card; gemma-colab export --to {to} writes it")
+        form = "adapter" if is_adapter else "merged"
+        raise WorkspaceError(f"{folder} has no {CARD}, the card; gemma-colab export --to {form} writes it")
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if not any(part.startswith(".") for part in name.split("/")):
-            files[name] = str(path)
-            if not path.resolve().is_relative_to(folder.resolve()):
-                raise WorkspaceError(
-                    f"{path} is a link to {path.resolve()}, outside the folder; copy that file here, or delete the link"
-                )
-            if _holds_token(path):
-                raise WorkspaceError(
-                    f"{path} holds what looks like a token; take it out, and delete it at {SITE}/settings/tokens"
-                )
-    if SETTINGS in files:
+        name = path.relative_to(folder)
+        if any(part.startswith(".") for part in name.parts):
+            continue
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise WorkspaceError(
+                f"{path} is a link to {path.resolve()}, outside the folder; copy that file here, or delete the link"
+            )
+        searched = path.suffix not in NO_TEXT and path.stat().st_size <= SEARCHED
+        if searched and TOKEN.search(path.read_text(encoding="utf-8", errors="replace")):
+            raise WorkspaceError(f"{path} holds what looks like a token; take it out, and delete it at {SITE}/settings/tokens")
+        files[name.as_posix()] = str(path)
+    if is_adapter:
         files[SETTINGS] = _without_folders(folder / SETTINGS)
     return files
-
-
-def _holds_token(path: Path) -> bool:
-    if path.suffix in NO_TEXT or path.stat().st_size > SEARCHED:
-        return False
-    return TOKEN.search(path.read_text(encoding="utf-8", errors="replace")) is not None
 
 
 def _without_folders(path: Path) -> bytes:
@@ -119,13 +108,7 @@ def _without_folders(path: Path) -> bytes:
 
 # --------------------------------------------------------------------------------------------- the repository
 def _checked(api: HfApi, repo_id: str, private: bool, exist_ok: bool) -> tuple[str, ModelInfo | None]:
-    """The whole name, and what is there under it; None if nothing is."""
-    repo_id = _target(api, repo_id)
-    return repo_id, _refuse_wrong_repo(api, repo_id, private, exist_ok)
-
-
-def _target(api: HfApi, repo_id: str) -> str:
-    """The whole name, once it is clear that it can be one, and that there is a token that may write there."""
+    """Return the whole name, once it is clear that it can be written to, and what is there under it; None if nothing is."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError:
@@ -145,14 +128,11 @@ def _target(api: HfApi, repo_id: str) -> str:
         raise ModelError(
             f"{me['name']} has no right to write to {owner!r}; take one of: {', '.join(f'{one}/{name}' for one in mine)}"
         )
-    return repo_id if owner else f"{me['name']}/{name}"
-
-
-def _refuse_wrong_repo(api: HfApi, repo_id: str, private: bool, exist_ok: bool) -> ModelInfo | None:
+    repo_id = repo_id if owner else f"{me['name']}/{name}"
     try:
         there = api.model_info(repo_id)
     except RepositoryNotFoundError:
-        return None
+        return repo_id, None
     filled = {sibling.rfilename for sibling in there.siblings or []} - EMPTY
     if filled and not exist_ok:
         raise ModelError(
@@ -164,27 +144,33 @@ def _refuse_wrong_repo(api: HfApi, repo_id: str, private: bool, exist_ok: bool) 
             f"{repo_id} is public, and this would be seen by everybody; make it private in its settings, take another name, or say "
             "private=False (--public)"
         )
-    return there
-
-
-def _is_private(before: ModelInfo | None, private: bool) -> bool:
-    """A repository that is there already stays what it is."""
-    return private if before is None else bool(before.private)
+    return repo_id, there
 
 
 def _new_token() -> str:
-    return f"{WRITE_TOKEN}, and {STORE}"
+    return f"make a token of the type 'write' at {SITE}/settings/tokens, and {where_to_store()}"
 
 
-def _told(repo_id: str, error: BaseException) -> ModelError:
-    return ModelError(TOKEN.sub("***", "; ".join(_why_not(repo_id, error))))
+def _explained(repo_id: str, ask: Callable):
+    """Ask the Hub; what goes wrong becomes one sentence of a `ModelError`, which never holds a token."""
+    try:
+        return ask()
+    except ModelError:
+        raise
+    except Exception as e:  # huggingface_hub, httpx and hf_xet raise here
+        sentence = TOKEN.sub("***", "; ".join(_why_not(repo_id, e)))
+    raise ModelError(sentence)
 
 
 def _why_not(repo_id: str, error: BaseException) -> tuple[str, str]:
-    """What went wrong, and the next step."""
-    first_line, text = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}", trace(error)
-    status = int(found[1]) if (found := re.search(r"HTTP (\d+) with", text)) else 0
-    if status == 401 or "'ascii' codec" in text:  # a letter of another alphabet can't be sent
+    """Return what went wrong, and the next step."""
+    first_line, chain = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}", []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    kinds = {kind.__name__ for e in chain for kind in type(e).__mro__}
+    status = next((e.response.status_code for e in chain if isinstance(e, HfHubHTTPError)), None)
+    if status == 401 or ("UnicodeEncodeError" in kinds and not (get_token() or "").isascii()):
         return f"the Hugging Face Hub refused your token, from {token_source()}: mistyped, deleted or expired", _new_token()
     if status in (403, 404):
         return (
@@ -195,14 +181,13 @@ def _why_not(repo_id: str, error: BaseException) -> tuple[str, str]:
         return f"{repo_id} was written to by somebody else just now", "look at it, and run this again"
     if status == 429:
         return f"{repo_id}: the Hugging Face Hub had too many requests from here", "run this again in five minutes"
-    if status >= 500:
+    if status and status >= 500:
         return (
             f"{repo_id}: the Hugging Face Hub itself has a problem (HTTP {status})",
             "run this again in a few minutes; https://status.huggingface.co tells when it is over",
         )
-    if re.search(LOST, text):
-        return (
-            f"{repo_id}: no connection to the Hugging Face Hub, or the upload broke off, and nothing of it is visible there",
-            "check the network, and run this again",
-        )
+    if (UNREACHABLE | {"TimeoutError"}) & kinds:
+        return f"{repo_id}: no connection to the Hugging Face Hub", "check the network, and run this again"
+    if BROKEN & kinds or BROKEN_TEXT.search("\n".join(map(str, chain))):
+        return f"the upload of {repo_id} broke off, and nothing of it is visible there", "run this again"
     return f"{repo_id} can't be pushed: {first_line}", "if the next try fails too, report it with this sentence"

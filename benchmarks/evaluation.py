@@ -15,7 +15,7 @@ from gemma_colab.evaluation.generation import generate
 from gemma_colab.evaluation.metrics import USUAL
 from gemma_colab.handover.assess import load_tuned, the_contestants
 from gemma_colab.handover.rows import ensure_rows
-from gemma_colab.handover.settings import chosen_model
+from gemma_colab.handover.settings import choose_model
 
 SINGLE = 16  # rows that are asked one by one
 ROUNDS = 3
@@ -31,7 +31,7 @@ def main() -> int:
     quiet_libraries()
     workspace = Workspace(sys.argv[1] if len(sys.argv) > 1 else "runs/demo")
     machine = describe_machine()
-    chosen, _ = chosen_model(workspace, machine)
+    chosen, _ = choose_model(workspace, machine)
     model, tokenizer = load_tuned(workspace, chosen, machine)
     rows = ensure_rows(workspace)
     chats = [*rows["test"], *rows["validation"], *rows["train"]][:100]

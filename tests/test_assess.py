@@ -11,10 +11,11 @@ from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
+from gemma_colab.core.workspace import SPLIT_FILES
 from gemma_colab.evaluation import contest
 from gemma_colab.export.adapter import save_adapter
 from gemma_colab.handover.assess import assess, enough_tokens, the_contestants
-from gemma_colab.handover.rows import ROW_FILES, save_rows
+from gemma_colab.handover.rows import save_rows
 from gemma_colab.training.replay import general_chats, mix_in
 
 
@@ -32,7 +33,7 @@ def tuned_workspace(workspace, support_rows, tokenizer):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.03)
     save_adapter(model, tokenizer, workspace)
-    record = {"model": "tiny-gemma3", "load_in_4bit": True, "rows": workspace.fingerprint(*ROW_FILES)}
+    record = {"model": "tiny-gemma3", "load_in_4bit": True, "rows": workspace.fingerprint(*SPLIT_FILES)}
     workspace.write_json("training.json", record | {"status": "finished", "verdict": "learning", "steps": 1, "log_history": []})
     return workspace
 

@@ -34,14 +34,14 @@ def test_each_contestant_has_its_own_history():
     assert [turn["content"] for turn in panel.turns("base")] == ["привет", "base 1", "как дела", "base 3"]
     assert "base 3" in panel.columns["base"].value
     assert "tuned" not in panel.columns["base"].value
-    assert "answered in: base" in panel.busy.value
+    assert "answered in: base" in panel.message.value
 
 
 def test_it_says_whom_it_is_asking_and_shows_answers_as_they_come():
     seen = []
 
     def watch(turns):
-        seen.append((panel.busy.value, panel.columns["base"].value, panel.line.value))
+        seen.append((panel.message.value, panel.columns["base"].value, panel.line.value))
         return "да"
 
     panel = ChatPanel({"base": watch, "tuned": watch})
@@ -80,7 +80,7 @@ def test_the_stop_button_stops_the_round():
 
     panel = ChatPanel({"base": stop, "tuned": counting("tuned")})
     panel.ask("долго?")
-    assert "base, tuned did not answer" in panel.busy.value
+    assert "base, tuned did not answer" in panel.message.value
     assert panel.turns("tuned") == []
     assert "stopped" in panel.columns["tuned"].value
 
@@ -88,7 +88,7 @@ def test_the_stop_button_stops_the_round():
 def test_texts_are_shown_and_never_run():
     panel = ChatPanel({EVIL: lambda turns: EVIL, "tuned": lambda turns: ""})
     panel.ask(EVIL)
-    html = panel.columns[EVIL].value + panel.busy.value
+    html = panel.columns[EVIL].value + panel.message.value
     assert "<img" not in html
     assert "<b>жирный" not in html
     assert html.count("**звёзды** {{ 7 * 7 }}") == 4  # name, question, answer, and the time it took
@@ -98,11 +98,11 @@ def test_texts_are_shown_and_never_run():
 def test_clear_and_nothing_to_send():
     panel = ChatPanel({"base": counting("base")})
     panel.send.click()
-    assert "Nothing to send:" in panel.busy.value
+    assert "Nothing to send:" in panel.message.value
     panel.ask("раз")
     panel.line.value = "недописанное"
     panel.clear.click()
-    assert (panel.turns("base"), panel.line.value, panel.busy.value) == ([], "", "")
+    assert (panel.turns("base"), panel.line.value, panel.message.value) == ([], "", "")
     assert "Nothing said yet" in panel.columns["base"].value
     with pytest.raises(SettingsError, match="at least one"):
         ChatPanel({})

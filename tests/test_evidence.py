@@ -16,7 +16,8 @@ from gemma_colab.evaluation.metrics import USUAL
 from gemma_colab.evaluation.verdict import verdict
 from gemma_colab.handover.assess import summarise
 from gemma_colab.handover.rows import save_rows
-from gemma_colab.ui.evidence import ReadingPanel, comparison_table, pick, shared_words, side_by_side
+from gemma_colab.ui import ReadingPanel, comparison_table, side_by_side
+from gemma_colab.ui.evidence import in_order, shared_words
 from gemma_colab.ui.report import write_report
 
 EVIL = "</td><script>alert(1)</script>"
@@ -130,25 +131,26 @@ def test_answers_side_by_side_are_escaped():
     page = side_by_side(ROWS).data
     assert "<script>" not in page
     assert page.count("<tr>") == 4
+    assert side_by_side(ROWS, "worst", 2, names=["tuned"]).data.count("<th ") == 3
     assert '<span style="background:#2e9d4e55; border-radius:2px">может</span>' in page
 
 
 def test_reading_panel_orders_and_filters():
     panel = ReadingPanel(ROWS, n=2)
     assert list(panel.chosen()["token F1"]) == [0.0, 0.5, 1.0]
-    assert "1–2 of 3" in panel.count.value
+    assert "1–2 of 3" in panel.message.value
     panel.more.click()
-    assert "3–3 of 3" in panel.count.value
+    assert "3–3 of 3" in panel.message.value
     panel.order.value = "best"
-    assert "1–2 of 3" in panel.count.value
+    assert "1–2 of 3" in panel.message.value
     panel.label.value = "x"
     assert list(panel.chosen()["question"]) == ["q1", "q3"]
     panel.label.value, panel.sign.value = "all", "repeating"
     assert list(panel.chosen()["question"]) == [EVIL]
     assert "<script>" not in panel.shown.value
     panel.label.value = "x"
-    assert "0–0 of 0" in panel.count.value
-    assert len(pick(ROWS, "random", 2)) == 2
+    assert "0–0 of 0" in panel.message.value
+    assert sorted(in_order(ROWS, "random")["question"]) == sorted(ROWS["question"])
 
 
 @pytest.fixture
@@ -159,7 +161,7 @@ def evaluated(workspace, support_rows):
     TrainSettings().save(workspace)
     workspace.write_json("training.json", {"model": "m", "rows": "r", "verdict": "learning", "steps": 3, "log_history": []})
     rows = {part: workspace.read_jsonl(f"rows/{part}.jsonl") for part in ("train", "validation", "test")}
-    wanted = [chat["completion"][0]["content"] for chat in rows["test"]]
+    wanted = [row["messages"][-1]["content"] for row in rows["test"]]
     answers = {"base": [EVIL] * 12, "few-shot": ["да"] * 12, "tuned": wanted}
     tables = {
         name: pd.DataFrame({"answer": a, "tokens": 9, "finished": True, "loss": 30.0 - 20 * (name == "tuned"), "loss_tokens": 10})

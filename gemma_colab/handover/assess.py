@@ -11,10 +11,10 @@ import pandas as pd
 
 from gemma_colab.core.catalog import shape_of, shown_name
 from gemma_colab.core.errors import GemmaColabError, ModelError
-from gemma_colab.core.machine import Machine, describe_machine, dtype_name, pick_dtype, stack_versions
+from gemma_colab.core.machine import Machine, dtype_name, pick_dtype, stack_versions
 from gemma_colab.core.rows import answer, prompt
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
-from gemma_colab.core.workspace import ADAPTER_FILES, Workspace, read_sample
+from gemma_colab.core.workspace import ADAPTER_FILES, SPLIT_FILES, Workspace, read_sample
 from gemma_colab.evaluation import contest
 from gemma_colab.evaluation.blind import BlindReview
 from gemma_colab.evaluation.contest import Contestant, comparison, few_shot_turns, play
@@ -28,7 +28,8 @@ from gemma_colab.evaluation.metrics import USUAL, Metric
 from gemma_colab.evaluation.verdict import ShipSettings, verdict
 from gemma_colab.export.record import exported
 from gemma_colab.handover.adapter import ensure_adapter
-from gemma_colab.handover.rows import ROW_FILES, ensure_rows
+from gemma_colab.handover.rows import ensure_rows
+from gemma_colab.model.lent import describe_machine
 from gemma_colab.training.replay import OWN
 from gemma_colab.ui.report import write_report
 
@@ -158,7 +159,7 @@ def summarise(
         "seed": seed,
         "versions": stack_versions(),
         "rows": {part: len(rows[part]) for part in rows},
-        "fingerprint": workspace.fingerprint(*ROW_FILES),
+        "fingerprint": workspace.fingerprint(*SPLIT_FILES),
         "settings": settings | {"generation": generation or {}},
         "training": {k: v for k, v in training.items() if k not in ("log_history", "rows", "model", "load_in_4bit")},
         "verdict": {"word": said.word, "ship": said.ship, "against": said.against, "lines": said.lines, "next": said.next_steps},

@@ -10,11 +10,12 @@ from jsonschema import Draft202012Validator
 
 from gemma_colab.cli import main
 from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.rows import to_messages
 from gemma_colab.core.workspace import read_rules, read_sample, samples
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.splitting import SplitSettings, check_split, split_rows
+from gemma_colab.evaluation.candidates import few_shot_turns
 from gemma_colab.evaluation.compare import compare
-from gemma_colab.evaluation.contest import few_shot_turns
 from gemma_colab.evaluation.fields import confusions, first_object, json_metrics, most_frequent, schema_of, telling_examples
 from gemma_colab.evaluation.verdict import ShipSettings, verdict
 from gemma_colab.ui import comparison_table
@@ -107,11 +108,8 @@ def test_few_shot_examples_of_a_form_show_what_it_can_hold():
     assert 50 in telling_examples(rare, 2)
     assert telling_examples(rare, 2) == telling_examples(rare, 2)
     assert len(telling_examples(rare[:2], 5)) == 2
-    chats = [
-        {"prompt": [{"role": "user", "content": str(i)}], "completion": [{"role": "assistant", "content": a}]}
-        for i, a in enumerate(rare)
-    ]
-    assert TICKET in [turn["content"] for turn in few_shot_turns(chats, 2)]
+    rows = [to_messages({"instruction": str(i), "output": text}) for i, text in enumerate(rare)]
+    assert TICKET in [turn["content"] for turn in few_shot_turns(rows, 2)]
 
 
 def test_a_missing_key_is_not_the_same_as_null():
@@ -188,7 +186,7 @@ def test_figures_alone_may_say_ship_it_where_bars_are_set():
 def test_with_bars_likeness_and_reciting_do_not_count_and_forgetting_if_you_say_so():
     by_heart = pd.DataFrame({"word for word": [0.9, 0.4]}, index=["train", "test"])
     lost = compare({"general questions right, ru": ([1.0] * 50, [0.0] * 50)})
-    how = {"alike": 0.1, "memorised": by_heart, "forgotten": lost}
+    how = {"alike": 0.1, "memorized": by_heart, "general": lost}
     bars = {"order": 0.95}
     said = verdict(compared(0.97), **how, ship_by=ShipSettings(bars=bars))
     assert said.ship == "yes"

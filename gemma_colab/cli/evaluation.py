@@ -11,8 +11,6 @@ from gemma_colab.core.errors import WorkspaceError
 from gemma_colab.core.machine import quiet_libraries
 from gemma_colab.core.workspace import SPLIT_FILES, open_workspace
 from gemma_colab.evaluation.verdict import ShipSettings
-from gemma_colab.handover.settings import choose_model
-from gemma_colab.model.lent import describe_machine
 
 MAY_SHIP, NOT_YET, NO = 0, 1, 2
 
@@ -68,10 +66,9 @@ def _evaluate(args: argparse.Namespace) -> int:
         quiet_libraries()
         if args.bar:
             ShipSettings(bars=dict(args.bar)).save(workspace)
-        chosen, _ = choose_model(workspace, describe_machine(), anyway=args.anyway)
         summary = assess(
             workspace,
-            chosen,
+            anyway=args.anyway,
             examples=args.examples,
             max_new_tokens=args.max_new_tokens,
             batch_size=args.batch,

@@ -24,16 +24,16 @@ class Turn(NamedTuple):
 class ChatPanel(Panel):
     """One line to type in, and below what the base model and the tuned one answer. `turns(name)` is a talk so far.
 
-    model: with its adapter, which is off for the base. generation: arguments of `evaluation.chatting.contestants`, such as
+    model: with its adapter, which is off for the base. generation: arguments of `evaluation.generation.chat_candidates`, such as
     do_sample=False. Or, instead of model and tokenizer: a dictionary of names and functions from chat turns ({"role", "content"})
     to an answer. height: of the talks, in CSS. Raises `SettingsError` if there is nobody to talk to.
     """
 
     def __init__(self, model, tokenizer=None, *, max_new_tokens: int = 96, height: str = "22em", **generation):
         if not isinstance(model, dict):
-            from gemma_colab.evaluation.chatting import contestants  # torch
+            from gemma_colab.evaluation.generation import chat_candidates  # torch
 
-            model = contestants(model, tokenizer, max_new_tokens=max_new_tokens, **generation)
+            model = chat_candidates(model, tokenizer, max_new_tokens=max_new_tokens, **generation)
         if not model:
             raise SettingsError("model={} must name at least one function; try ChatPanel(model, tokenizer)")
         self.answer: dict[str, Callable[[list[dict[str, str]]], str]] = dict(model)

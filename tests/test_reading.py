@@ -1,4 +1,4 @@
-"""Reading: every format, encoding and form gives the same rows; whatever is wrong is said in one sentence, and nothing crashes."""
+"""Reading: every format, encoding and schema gives the same rows; whatever is wrong is said in one sentence, and nothing crashes."""
 
 import ast
 import contextlib
@@ -7,12 +7,11 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import pickle
+import re
 import subprocess
 import sys
 import tempfile
-import tracemalloc
 import zipfile
 from datetime import datetime
 from pathlib import Path
@@ -24,21 +23,15 @@ from hypothesis import strategies as st
 
 from gemma_colab.core.errors import DatasetError, SettingsError
 from gemma_colab.core.rows import answer, question, texts, to_messages
-from gemma_colab.data import files
-from gemma_colab.data.files import text_kind
-from gemma_colab.data.forms import BadRow, UnknownForm, guess_mapping, recognise, shown
-from gemma_colab.data.reading import Source, iter_rows, peek, read_rows
+from gemma_colab.data import sources
+from gemma_colab.data.reading import peek, read_rows
+from gemma_colab.data.schema import BadRow, shown
+from gemma_colab.data.sources import text_kind
 from gemma_colab.data.tables import find_delimiter
 
 RECORDS = [
     {"Тема": "Доставка", "Вопрос": "Где мой\nзаказ, и когда?", "Ответ": 'Он "в пути"; ждите.', "Категория": "путь", "id": "1"},
-    {
-        "Тема": "Возврат",
-        "Вопрос": "Как вернуть товар | деньги?",
-        "Ответ": "Напишите нам в чат.",
-        "Категория": "деньги",
-        "id": "2",
-    },
+    {"Тема": "Возврат", "Вопрос": "Вернуть товар | деньги?", "Ответ": "Напишите нам в чат.", "Категория": "деньги", "id": "2"},
     {"Тема": "Оплата", "Вопрос": "Можно ли картой?", "Ответ": "Да,\tможно.", "Категория": "деньги", "id": "3"},
 ]
 OURS = [
@@ -47,12 +40,12 @@ OURS = [
 GOOD = {"instruction": "Вопрос?", "input": "", "output": "Ответ."}
 ROW = to_messages(GOOD)
 CHAT = [{"role": "user", "content": "раз"}, {"role": "assistant", "content": "два"}]
-LONG = [
-    {"role": "system", "content": "вежливо"},
-    *CHAT,
-    {"role": "user", "content": "три"},
-    {"role": "assistant", "content": "четыре"},
-]
+SYSTEM = {"role": "system", "content": "вежливо"}
+LONG = [SYSTEM, *CHAT, {"role": "user", "content": "три"}, {"role": "assistant", "content": "четыре"}]
+
+
+def pair(asked, said, **extras):
+    return to_messages({"instruction": asked, "output": said}) | extras
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -84,8 +77,20 @@ def table(delimiter=",", records=RECORDS) -> str:
     return out.getvalue()
 
 
-def without_lines(rows):
-    return [{k: v for k, v in row.items() if k not in ("line", "item")} for row in rows]
+def typed(tmp_path, kind, records) -> Path:
+    path = tmp_path / f"rows.{kind}"
+    frame = pd.DataFrame(records)
+    frame.to_excel(path, index=False) if kind == "xlsx" else frame.to_parquet(path)
+    return path
+
+
+def plain(path, **options):
+    """The rows without their places."""
+    return [{k: v for k, v in row.items() if k not in ("line", "item")} for row in read_rows(path, **options).rows]
+
+
+def pairs(source):
+    return [(row["line"], question(row), answer(row)) for row in source.rows]
 
 
 def refusal(source, **options) -> str:
@@ -100,10 +105,10 @@ def refusal(source, **options) -> str:
 TEXTS = {
     "jsonl": (lines(*RECORDS), "JSON lines"),
     "json": (json.dumps(RECORDS, ensure_ascii=False, indent=2), "JSON"),
-    **{
-        f"{name}.csv": (table(d), f"CSV, delimiter {said}")
-        for name, d, said in [("comma", ",", "','"), ("semicolon", ";", "';'"), ("tab", "\t", "tab"), ("bar", "|", "'|'")]
-    },
+    "comma.csv": (table(","), "CSV, delimiter ','"),
+    "semicolon.csv": (table(";"), "CSV, delimiter ';'"),
+    "tab.csv": (table("\t"), "CSV, delimiter tab"),
+    "bar.csv": (table("|"), "CSV, delimiter '|'"),
 }
 CODECS = {
     "utf-8": "UTF-8", "utf-8-sig": "UTF-8 with a byte order mark", "utf-16": "UTF-16", "utf-16-le": "UTF-16 (little-endian)",
@@ -118,19 +123,12 @@ def test_text_formats_in_all_encodings(tmp_path, name, codec, packed):
     text, said = TEXTS[name]
     content = text.encode(codec)
     path = put(tmp_path, f"rows.{name}" + ".gz" * packed, gzip.compress(content) if packed else content)
+    assert plain(path) == OURS
     source = read_rows(path)
-    assert without_lines(source.rows) == OURS
     assert source.details == f"{said}, {CODECS[codec]}" + ", gzip" * packed
-    assert source.form == (
+    assert source.schema == (
         "question/answer columns: Тема -> instruction, Вопрос -> input, Ответ -> output, Категория -> label; ignored: id"
     )
-
-
-def typed(tmp_path, kind, records) -> Path:
-    path = tmp_path / f"rows.{kind}"
-    frame = pd.DataFrame(records)
-    frame.to_excel(path, index=False) if kind == "xlsx" else frame.to_parquet(path)
-    return path
 
 
 @pytest.mark.parametrize("kind", ["xlsx", "parquet"])
@@ -139,19 +137,18 @@ def test_excel_and_parquet(tmp_path, kind, packed):
     path = typed(tmp_path, kind, RECORDS)
     if packed:
         path = put(tmp_path, f"{kind}.gz", gzip.compress(path.read_bytes()))
+    assert plain(path) == OURS
     source = read_rows(path)
-    assert without_lines(source.rows) == OURS
     assert [row["line"] for row in source.rows] == ([2, 3, 4] if kind == "xlsx" else [1, 2, 3])
-    assert source.details.startswith("Excel, sheet 'Sheet1'" if kind == "xlsx" else "Parquet")
-    assert source.details.endswith("gzip") == packed
+    assert source.details == ("Excel, sheet 'Sheet1'" if kind == "xlsx" else "Parquet") + ", gzip" * packed
 
 
 def test_the_content_counts_more_than_the_name(tmp_path):
     for name in ("a.json", "a.jsonl", "a.csv", "a.txt", "a"):
-        assert without_lines(read_rows(put(tmp_path, name, lines(*RECORDS))).rows) == OURS
-        assert without_lines(read_rows(put(tmp_path, name, json.dumps(RECORDS, indent=1))).rows) == OURS
-    for name in ("a.json.gz", "a.tsv", "a.data"):
-        assert without_lines(read_rows(put(tmp_path, name, table() if "gz" not in name else lines(*RECORDS))).rows) == OURS
+        assert plain(put(tmp_path, name, lines(*RECORDS))) == OURS
+        assert plain(put(tmp_path, name, json.dumps(RECORDS, indent=1))) == OURS
+    for name, text in (("a.json.gz", lines(*RECORDS)), ("a.tsv", table()), ("a.data", table())):
+        assert plain(put(tmp_path, name, text)) == OURS
     assert text_kind('{"data": [\n{"a": 1}', ".jsonl") == "lines"  # a first line that breaks off
     assert text_kind('{"data": [\n{"a": 1}', ".json") == "json"
     assert text_kind('{"a": "b\n{"a": 1}\n', ".json") == "lines"
@@ -164,31 +161,34 @@ def test_an_english_table_in_windows_1252(tmp_path):
     assert answer(source.rows[0]) == "“Crème brûlée” — £5"
 
 
-def test_cyrillic_that_begins_late_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "CHUNK", 1024)
-    text = lines(
-        *[{"question": "q" * 50, "answer": "a"}] * 100, {"question": "Как дела сегодня?", "answer": "Всё хорошо, спасибо"}
-    )
-    for codec in ("utf-8", "cp1251"):
-        assert read_rows(put(tmp_path, "a.jsonl", text.encode(codec))).rows[-1]["messages"][1]["content"] == "Всё хорошо, спасибо"
+@pytest.mark.parametrize("codec", ["utf-8", "cp1251"])
+def test_cyrillic_that_begins_late_is_found(tmp_path, monkeypatch, codec):
+    monkeypatch.setattr(sources, "CHUNK", 1024)
+    late = {"question": "Как дела сегодня?", "answer": "Всё хорошо, спасибо"}
+    text = lines(*[{"question": "q" * 50, "answer": "a"}] * 100, late)
+    assert answer(read_rows(put(tmp_path, "a.jsonl", text.encode(codec))).rows[-1]) == "Всё хорошо, спасибо"
 
 
-def test_few_broken_bytes_spoil_their_own_line_only(tmp_path):
-    good = lines(*[{"question": "Здравствуйте, где заказ?", "answer": "В пути, ждите завтра."}] * 20).encode()
-    path = put(tmp_path, "a.jsonl", good + b'{"question": "\xe9", "answer": "b"}\n' + good)
-    source = read_rows(path, on_bad="aside")
-    assert len(source.rows) == 40
-    assert [(bad["line"], bad["problem"]) for bad in source.aside] == [
-        (21, "byte 0xE9 at character 15 does not fit the file's encoding")
-    ]
+@pytest.mark.parametrize(
+    ("name", "before", "bad", "after", "line"),
+    [
+        (
+            "a.jsonl",
+            lines(*[{"question": "Где заказ?", "answer": "В пути."}] * 20),
+            '{"question": "a", "answer": "\xe9"}\n',
+            "",
+            21,
+        ),
+        ("a.csv", "вопрос,ответ\n" + "Где мой заказ?,Уже в пути\n" * 20, "b,\xe9\n", "b,c\n", 22),
+        ("a.json", '[\n{"question": "Привет", "answer": "' + "да" * 30, '"},\n{"question": "b", "answer": "\xe9"}', "]", 3),
+    ],
+)
+def test_a_broken_byte_spoils_its_own_row_only(tmp_path, name, before, bad, after, line):
+    source = read_rows(put(tmp_path, name, before.encode() + bad.encode("latin-1") + after.encode()), on_bad="aside")
     assert "UTF-8" in source.details
-    assert "line 21: byte 0xE9" in refusal(path)
-    cells = "вопрос,ответ\n" + "Где мой заказ?,Уже в пути\n" * 20
-    source = read_rows(put(tmp_path, "a.csv", cells.encode() + b"\xe9,b\n"), on_bad="aside")
-    assert [bad["line"] for bad in source.aside] == [22]
-    array = b'[\n{"question": "\xd0\x9f\xd1\x80\xd0\xb8\xd0\xb2\xd0\xb5\xd1\x82", "answer": "' + "да".encode() * 30
-    assert [b["line"] for b in read_rows(put(tmp_path, "a.json", array + b'"},\n{"question": "\xff", "answer": "b"}]'),
-                                         on_bad="aside").aside] == [3]  # fmt: skip
+    assert [(bad["line"], bad["problem"]) for bad in source.aside] == [
+        (line, "byte 0xE9 at character 1 does not fit the file's encoding")
+    ]
 
 
 # --- lines
@@ -196,15 +196,17 @@ def test_few_broken_bytes_spoil_their_own_line_only(tmp_path):
 
 def test_a_row_carries_the_line_it_begins_in(tmp_path):
     text = 'question,answer\r\n"one\r\ntwo\r\n\r\nthree",a\r\n\r\nb,"c\r\nd"\r\ne,f\r\n'
-    source = read_rows(put(tmp_path, "a.csv", text))
-    assert [(row["line"], question(row)) for row in source.rows] == [(2, "one\r\ntwo\r\n\r\nthree"), (7, "b"), (9, "e")]
+    assert pairs(read_rows(put(tmp_path, "a.csv", text)))[:2] == [(2, "one\r\ntwo\r\n\r\nthree", "a"), (7, "b", "c\r\nd")]
     row = json.dumps(GOOD)
-    assert [r["line"] for r in read_rows(put(tmp_path, "a.jsonl", f"\n{row}\n\n\n{row}")).rows] == [2, 5]
-    assert [r["line"] for r in read_rows(put(tmp_path, "a.json", f"[{row}, {row},\n\n{row}\n,\n{row}]")).rows] == [1, 1, 3, 5]
-    pretty = json.dumps({"version": 2, "data": [GOOD, GOOD]}, indent=1)
-    source = read_rows(put(tmp_path, "a.json", pretty))
-    assert [r["line"] for r in source.rows] == [4, 9]
-    assert source.details == "JSON, UTF-8, the list 'data' in it"
+    for name, text, found in (
+        ("a.jsonl", f"\n{row}\n\n\n{row}", [2, 5]),
+        ("a.json", f"[{row}, {row},\n\n{row}\n,\n{row}]", [1, 1, 3, 5]),
+        ("a.json", json.dumps({"version": 2, "data": [GOOD, GOOD]}, indent=1), [4, 9]),
+        ("a.json", json.dumps({"meta": {"данные": [1]}, "данные": [GOOD, GOOD]}, indent=1), [8, 13]),
+    ):
+        source = read_rows(put(tmp_path, name, text))
+        assert [r["line"] for r in source.rows] == found
+    assert source.details == "JSON, UTF-8, the list 'данные' in it"
 
 
 def test_rows_that_share_a_line_have_a_number(tmp_path):
@@ -216,250 +218,223 @@ def test_rows_that_share_a_line_have_a_number(tmp_path):
     assert [(r["line"], r.get("item")) for r in source.rows] == [(2, 1), (2, 2), (3, None)]
     for text in (json.dumps({"instruction": ["a", "b"], "output": ["c", "d"]}), json.dumps({"data": [GOOD, GOOD]})):
         assert [r["item"] for r in read_rows(put(tmp_path, "a.json", text)).rows] == [1, 2]
-    assert all("item" not in r for r in read_rows(put(tmp_path, "a.jsonl", lines(GOOD, GOOD))).rows)
-
-
-def test_a_value_longer_than_the_window_is_read_once_it_is_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "CHUNK", 64)
-    records = [
-        {"instruction": "a" * n, "output": '\\"\n€😀' * n, "number": 12345678901, "list": [1.5, True, None]} for n in range(60)
-    ]
-    source = read_rows(put(tmp_path, "a.json", json.dumps(records, indent=2, ensure_ascii=False)))
-    assert [answer(row) for row in source.rows] == [r["output"] for r in records]
-    assert [row["line"] for row in source.rows][:2] == [2, 12]
-    assert question(source.rows[3]) == "aaa"
-
-
-def test_other_shapes_of_json(tmp_path):
-    for content in (
-        {"instruction": ["a", "b"], "output": ["c", "d"]},
-        {"instruction": {"0": "a", "1": "b"}, "output": {"0": "c", "1": "d"}},  # pandas' to_json
-    ):
-        source = read_rows(put(tmp_path, "a.json", json.dumps(content)))
-        assert [(question(r), answer(r)) for r in source.rows] == [("a", "c"), ("b", "d")]
-        assert "columns turned into rows" in source.details
-    assert without_lines(read_rows(put(tmp_path, "a.json", json.dumps(GOOD, indent=2))).rows) == [ROW]
-    assert without_lines(read_rows(put(tmp_path, "a.json", json.dumps(GOOD, indent=2) * 3)).rows) == [ROW] * 3
-    tagged = json.dumps(GOOD | {"tags": [{"name": "x"}]}, indent=2)  # no list of rows, where several objects stand
-    assert without_lines(read_rows(put(tmp_path, "a.json", tagged * 2)).rows) == [ROW] * 2
-    assert without_lines(read_rows(put(tmp_path, "a.json", json.dumps({"messages": LONG}))).rows) == [{"messages": LONG}]
-    assert without_lines(read_rows(put(tmp_path, "a.json", f"[\n{json.dumps(GOOD)},\n]")).rows) == [ROW]  # written by hand
-    assert "several lists of rows: 'train', 'test'" in refusal(
-        put(tmp_path, "a.json", '{"train": [{"a": 1}], "test": [{"a": 1}]}')
-    )
-    assert "different lengths ('instruction' 2, 'output' 1)" in refusal(
-        put(tmp_path, "a.json", '{"instruction": ["a", "b"], "output": ["c"]}')
-    )
-
-
-# --- forms
 
 
 @pytest.mark.parametrize(
-    ("record", "row", "form"),
+    ("text", "expected"),
     [
-        (GOOD, GOOD, "Alpaca instruction/input/output"),
-        ({"instruction": "a", "output": "b"}, {"instruction": "a", "input": "", "output": "b"}, "Alpaca instruction/input/output"),
-        ({"instruction": "a", "input": None, "output": ""}, {"instruction": "a", "input": "", "output": ""}, "Alpaca instruction/input/output"),
-        ({"prompt": "a", "completion": "b"}, {"instruction": "a", "input": "", "output": "b"}, "prompt/completion"),
-        ({"prompt": CHAT[:1], "completion": CHAT[1:]}, {"instruction": "раз", "input": "", "output": "два"}, "conversational prompt/completion"),
+        (json.dumps({"instruction": ["a", "b"], "output": ["c", "d"]}), [pair("a", "c"), pair("b", "d")]),
+        (json.dumps({"instruction": {"0": "a"}, "output": {"0": "c"}}), [pair("a", "c")]),  # pandas' to_json
+        (json.dumps(GOOD, indent=2), [ROW]),
+        (json.dumps(GOOD, indent=2) * 3, [ROW] * 3),
+        (json.dumps(GOOD | {"tags": [{"name": "x"}]}, indent=2) * 2, [ROW] * 2),  # no list of rows, where several objects stand
+        (json.dumps({"messages": LONG}), [{"messages": LONG}]),
+        (f"[\n{json.dumps(GOOD)},\n]", [ROW]),  # written by hand
+    ],
+)
+def test_other_shapes_of_json(tmp_path, text, expected):
+    assert plain(put(tmp_path, "a.json", text)) == expected
+
+
+def test_a_json_list_that_breaks_off(tmp_path):
+    whole = json.dumps([GOOD, GOOD], indent=1)
+    for text, good in ((whole[:-20], 1), (whole[:-2], 2), ('{"data": ' + whole[:-20], 1)):
+        source = read_rows(put(tmp_path, "a.json", text), on_bad="aside")
+        assert len(source.rows) == good
+        assert "everything from here on can't be read" in source.aside[0]["problem"]
+        assert "a.json, line" in refusal(tmp_path / "a.json")
+
+
+def test_a_key_that_stands_twice_costs_its_own_row_only(tmp_path):
+    twice = '{"instruction": "a", "output": "b", "output": "c"}'
+    for text in (
+        f"[{json.dumps(GOOD)}, {twice}, {json.dumps(GOOD)}]",
+        f'{{"data": [{json.dumps(GOOD)}, {twice}, {json.dumps(GOOD)}]}}',
+    ):
+        source = read_rows(put(tmp_path, "a.json", text), on_bad="aside")
+        assert [row["item"] for row in source.rows] == [1, 3]
+        assert [(bad["field"], bad["content"]) for bad in source.aside] == [("output", None)]
+
+
+# --- schemas
+
+
+@pytest.mark.parametrize(
+    ("record", "row", "schema"),
+    [
+        (GOOD, ROW, "Alpaca instruction/input/output"),
+        ({"instruction": "a", "output": "b"}, pair("a", "b"), "Alpaca instruction/input/output"),
+        ({"instruction": "a", "input": None, "output": ""}, pair("a", ""), "Alpaca instruction/input/output"),
+        ({"instruction": "a", "input": "b", "output": "c"}, pair("a\n\nb", "c"), "Alpaca instruction/input/output"),
+        ({"prompt": "a", "completion": "b"}, pair("a", "b"), "prompt/completion"),
+        ({"prompt": CHAT[:1], "completion": CHAT[1:]}, {"messages": CHAT}, "conversational prompt/completion"),
         ({"prompt": LONG[:4], "completion": LONG[4:]}, {"messages": LONG}, "conversational prompt/completion"),
-        ({"messages": CHAT}, {"instruction": "раз", "input": "", "output": "два"}, "OpenAI messages"),
+        ({"prompt": LONG[:4], "completion": "четыре"}, {"messages": LONG}, "conversational prompt/completion"),
+        ({"messages": CHAT}, {"messages": CHAT}, "OpenAI messages"),
         ({"messages": LONG, "prompt": "x"}, {"messages": LONG}, "OpenAI messages; ignored: prompt"),
         ({"messages": [{"role": "developer", "content": "вежливо"}, {"role": "USER", "content": [{"type": "text", "text": "р"}, {"type": "text", "text": "аз"}]}, {"role": "model", "content": "два"}]}, {"messages": LONG[:3]}, "OpenAI messages"),
         ({"conversations": [{"from": "system", "value": "вежливо"}, {"from": "human", "value": "раз"}, {"from": "gpt", "value": "два"}], "id": 1}, {"messages": LONG[:3]}, "ShareGPT conversations; ignored: id"),
-        ({"conversations": CHAT}, {"instruction": "раз", "input": "", "output": "два"}, "ShareGPT conversations"),
-        ({"conversation": CHAT}, {"instruction": "раз", "input": "", "output": "два"}, "conversations in 'conversation'"),
+        ({"conversations": CHAT}, {"messages": CHAT}, "ShareGPT conversations"),
+        ({"conversation": CHAT}, {"messages": CHAT}, "conversations in 'conversation'"),
         ({"messages": CHAT, "system": "вежливо"}, {"messages": LONG[:3]}, "OpenAI messages with system -> system"),
-        ({"system_prompt": "s", "question": "q", "context": "c", "answer": "a"}, {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q\n\nc"}, {"role": "assistant", "content": "a"}]}, "question/answer columns: question -> instruction, context -> input, answer -> output, system_prompt -> system"),
-        ({" Вопрос_Клиента ": "q", "ОТВЕТ ОПЕРАТОРА": "a", "Номер диалога": 7, "Класс": "x"}, {"instruction": "q", "input": "", "output": "a", "label": "x", "conversation": "7"}, None),
-        ({"сообщение клиента": "q", "ответ": "a"}, {"instruction": "q", "input": "", "output": "a"}, None),
-        ({"subject": "s", "query": "q", "reply": "a", "topic": None}, {"instruction": "s", "input": "q", "output": "a"}, None),
+        ({"messages": LONG, "system": "вежливо"}, {"messages": LONG}, "OpenAI messages with system -> system"),
+        ({"messages": None, "question": "a", "answer": "b"}, pair("a", "b"), None),
+        ({"system_prompt": "s", "question": "q", "context": "c", "answer": "a"}, to_messages({"system": "s", "instruction": "q", "input": "c", "output": "a"}), "question/answer columns: question -> instruction, context -> input, answer -> output, system_prompt -> system"),
+        ({" Вопрос_Клиента ": "q", "ОТВЕТ ОПЕРАТОРА": "a", "Номер диалога": 7, "Класс": "x"}, pair("q", "a", label="x", conversation="7"), None),
+        ({"сообщение клиента": "q", "ответ": "a"}, pair("q", "a"), None),
+        ({"subject": "s", "query": "q", "reply": "a", "topic": None}, pair("s\n\nq", "a"), None),
+        ({"instruction": "a", "input": "b", "output": "c", "question": "q"}, pair("a\n\nb", "c"), "Alpaca instruction/input/output; ignored: question"),
+        ({"article_id": 1, "document": "d", "summary": "s"}, pair("d", "s"), None),
+        ({"instruction": "i", "article": "d", "highlights": "s"}, pair("i\n\nd", "s"), None),
+        ({"id": 1, "Текст": "d", "Ответ": "s"}, pair("d", "s"), None),
+        ({"question": "q", "text": "d", "answer": "a"}, pair("q", "a"), None),
+        ({"instruction": "три", "output": "четыре", "system": "вежливо", "history": [["раз", "два"]]}, {"messages": LONG}, "Alpaca instruction/input/output with system -> system, history -> earlier turns"),
+        ({"instruction": "три", "input": "и", "output": "четыре", "history": []}, pair("три\n\nи", "четыре"), None),
+        ({"instruction": "три", "output": "четыре", "history": None, "system": ""}, pair("три", "четыре"), None),
+        ({"instruction": "a", "output": "b", "history": "a text"}, pair("a", "b"), "Alpaca instruction/input/output; ignored: history"),
     ],
 )  # fmt: skip
-def test_forms(tmp_path, record, row, form):
+def test_schemas(tmp_path, record, row, schema):
     source = read_rows(put(tmp_path, "a.jsonl", lines(record, record)))
-    row = to_messages(row)
     assert source.rows == [row | {"line": 1}, row | {"line": 2}]
-    assert form is None or source.form == form
+    assert schema is None or source.schema == schema
 
 
-def test_a_history_becomes_earlier_turns(tmp_path):
-    record = {"instruction": "три", "input": "", "output": "четыре", "system": "вежливо", "history": [["раз", "два"]]}
-    source = read_rows(
-        put(tmp_path, "a.jsonl", lines(record, record | {"history": []}, record | {"history": None, "system": ""}))
-    )
-    assert [row.get("messages") for row in source.rows] == [LONG, [LONG[0], *LONG[3:]], LONG[3:]]
-    assert "history -> earlier turns" in source.form
-    assert "ignored" not in source.form
-    source = read_rows(put(tmp_path, "a.jsonl", lines(record | {"system": "", "input": "и"})))
-    assert source.rows[0]["messages"] == [*CHAT, {"role": "user", "content": "три\n\nи"}, LONG[4]]
-    assert read_rows(typed(tmp_path, "parquet", [record])).rows[0]["messages"] == LONG
-    for history, words in (
-        ([["a"]], "field 'history[0]': ['a'], not a pair of question and answer"),
-        ([["a", "b"], ["c", None]], "field 'history[1]': null, not a text"),
-    ):
-        assert words in refusal(put(tmp_path, "a.jsonl", lines(record | {"history": history})))
-    source = read_rows(put(tmp_path, "a.jsonl", lines(record | {"history": "a text"})))
-    assert source.form.endswith("ignored: history")
+def test_conversations_in_parquet(tmp_path):
+    assert plain(typed(tmp_path, "parquet", [{"messages": LONG, "n": 1}, {"messages": CHAT, "n": 2}])) == [
+        {"messages": LONG}, {"messages": CHAT}]  # fmt: skip
+    record = {"instruction": "три", "output": "четыре", "system": "вежливо", "history": [["раз", "два"]]}
+    assert plain(typed(tmp_path, "parquet", [record])) == [{"messages": LONG}]
 
 
-def test_a_weight_of_nothing(tmp_path):
-    free, last = ({"messages": [t | {"weight": 0} if i == n else t for i, t in enumerate(LONG)]} for n in (2, 4))
-    source = read_rows(put(tmp_path, "a.jsonl", lines(free, last, {"messages": LONG})), on_bad="aside")
-    assert without_lines(source.rows) == [{"messages": LONG}] * 2
-    assert [(bad["line"], bad["field"]) for bad in source.aside] == [(2, "messages[4].weight")]
-    assert "0, so this answer is not to be learnt" in source.aside[0]["sentence"]
-
-
-def test_mixed_forms_are_told_with_their_counts(tmp_path):
+def test_mixed_schemas_are_told_with_their_counts(tmp_path):
     source = read_rows(put(tmp_path, "a.jsonl", lines(GOOD, {"messages": LONG}, GOOD)))
-    assert source.form == "Alpaca instruction/input/output (2 rows), OpenAI messages (1 rows)"
-    assert repr(source) == f"a.jsonl (JSON lines, UTF-8)\nForm: {source.form}\n3 rows"
+    assert source.schema == "Alpaca instruction/input/output (2 rows), OpenAI messages (1 rows)"
+    assert repr(source) == f"a.jsonl (JSON lines, UTF-8)\nSchema: {source.schema}\n3 rows"
 
 
 def test_rows_with_other_keys_than_most_carry_them(tmp_path):
-    other = {"b": 1, **GOOD, "a\n": 2}
-    for name, text in (
-        ("a.jsonl", lines(GOOD, other, {"messages": LONG}, GOOD)),
-        ("a.json", json.dumps([GOOD, other, {"messages": LONG}, GOOD])),
-    ):
+    other, turned = {"b": 1, **GOOD, "a\n": 2}, dict(reversed(GOOD.items()))  # the same keys in another order
+    records = [GOOD, other, {"messages": LONG}, GOOD, turned, GOOD | {"label": None}]
+    for name, text in (("a.jsonl", lines(*records)), ("a.json", json.dumps(records))):
         rows = read_rows(put(tmp_path, name, text)).rows
-        assert [row.get("keys") for row in rows] == [None, "a\\n, b, input, instruction, output", "messages", None]
-        assert all("keys" not in row for row in iter_rows(tmp_path / name))
-    turned = {"input": "", "output": "Ответ.", "instruction": "Вопрос?"}  # the same keys in another order
-    mapping = {"instruction": "input", "output": "output"}
-    for options in ({}, {"mapping": mapping}):
-        rows = read_rows(put(tmp_path, "a.jsonl", lines(GOOD, turned, GOOD | {"label": None})), **options).rows
-        assert [row.get("keys") for row in rows] == [None, None, "input, instruction, label, output"]
+        assert [row.get("keys") for row in rows] == [
+            None, "a\\n, b, input, instruction, output", "messages", None, None, "input, instruction, label, output"]  # fmt: skip
     assert not any("keys" in row for row in read_rows(typed(tmp_path, "parquet", [GOOD, other])).rows)  # a table has one header
-    mixed = lines(*[GOOD] * 3, {"messages": CHAT}, GOOD | {"score": 5}, {"prompt": "a", "completion": "b"})
-    rows = read_rows(put(tmp_path, "a.jsonl", mixed)).rows
-    assert rows[4]["keys"] == "input, instruction, output, score"
 
 
-def test_rows_of_parquet_keep_conversations(tmp_path):
-    rows = read_rows(typed(tmp_path, "parquet", [{"messages": LONG, "n": 1}, {"messages": CHAT, "n": 2}])).rows
-    assert without_lines(rows) == [{"messages": LONG}, {"messages": CHAT}]
+def test_a_recognized_label_that_is_none_does_not_cost_the_row(tmp_path):
+    values = [["x", "y"], {"a": 1}, float("nan"), [], None, "x", 5, 2.0, True]
+    labels = [None, None, None, None, None, "x", "5", "2", "True"]
+    for column, ours in (("category", "label"), ("thread_id", "conversation")):
+        path = put(tmp_path, "a.jsonl", lines(*({"instruction": "a", "output": "b", column: value} for value in values)))
+        assert [row.get(ours) for row in read_rows(path).rows] == labels
+        mapping = {"instruction": "instruction", "output": "output", ours: column}
+        assert f"field '{column}': ['x', 'y'], not a text" in refusal(path, mapping=mapping)  # it was asked for
+        assert [row["line"] for row in read_rows(path, mapping=mapping, on_bad="aside").rows] == [3, 5, 6, 7, 8, 9]
+    assert "label" not in read_rows(put(tmp_path, "b.jsonl", lines({"messages": CHAT, "category": ["x", "y"]}))).rows[0]
 
 
-def test_guess_mapping():
-    assert guess_mapping(["Тема", "Вопрос", "Ответ"]) == {"instruction": "Тема", "input": "Вопрос", "output": "Ответ"}
-    assert guess_mapping(["instruction", "input", "output", "question"]) == {f: f for f in ("instruction", "input", "output")}
-    for columns, words in (
-        (["answer", "question", "response"], "2 columns could be the output: 'response', 'answer'"),
-        (["тема", "контекст", "вопрос", "ответ"], "3 columns could be the question"),
-        (["question", "b"], "no column is known as the answer"),
-    ):
-        with pytest.raises(UnknownForm, match=words):
-            guess_mapping(columns)
-    assert recognise(["messages", "question", "answer"], nulls=frozenset({"messages"})).kind == "texts"
+# --- unknown columns, and a mapping
 
 
-def test_unknown_columns_show_the_call_to_write(tmp_path):
-    path = put(tmp_path, "a.csv", "id,frage,antwort\n1,a,b\n")
-    message = refusal(path)
-    assert "the columns are 'id', 'frage', 'antwort'" in message
-    call, line = message[message.index("read_rows(") :].split(" (on the command line: ")
-    assert ast.literal_eval(call.split("mapping=")[1].rstrip(")")) == {"instruction": "frage", "output": "antwort"}
-    assert line == "--map instruction=frage --map output=antwort)"
-    assert str(path) in call
-    assert without_lines(read_rows(path, mapping={"instruction": "Frage", "output": "antwort", "label": "id"}).rows) == [
-        to_messages({"instruction": "a", "output": "b", "label": "1"})
-    ]
-    assert "first line of names" in refusal(put(tmp_path, "b.csv", "Где заказ?,В пути.\nКак?,Так.\n"))
-
-
-def test_mapping(tmp_path):
-    path = put(tmp_path, "a.jsonl", lines({"a": "x", "b": "y", "c": "z", "s": "sys", "n": 5}))
-    assert read_rows(path, mapping={"input": "a", "output": "b", "conversation": "n"}).rows == [
-        to_messages({"instruction": "x", "output": "y", "line": 1, "conversation": "5"})
-    ]
-    assert [t["role"] for t in read_rows(path, mapping={"instruction": "a", "output": "b", "system": "s"}).rows[0]["messages"]] == [
-        "system", "user", "assistant"]  # fmt: skip
-    assert "field 'bb': missing; there are 'a', 'b'" in refusal(path, mapping={"instruction": "a", "output": "bb"})
-    assert "no row has 'лабел'" in refusal(path, mapping={"instruction": "a", "output": "b", "label": "Лабел"})
-    yo = put(tmp_path, "yo.csv", "Счёт-фактура,b\nx,y\n")
-    assert read_rows(yo, mapping={"instruction": "счет фактура", "output": "b"}).rows[0]["messages"][0]["content"] == "x"
-    chats = put(tmp_path, "b.jsonl", lines({"talk": CHAT}))
-    assert read_rows(chats, mapping={"messages": "talk"}).rows[0]["messages"] == CHAT
-    assert "the nearest is 'вопрос'" in refusal(
-        put(tmp_path, "c.csv", "вопрос,b\n1,2\n"), mapping={"instruction": "вапрос", "output": "b"}
-    )
-    for mapping, words in (
-        ({"instrucion": "a", "output": "b"}, "did you mean 'instruction'"),
-        ({"output": "b"}, "it needs instruction and output, or messages"),
-        ({"messages": "a", "output": "b"}, "one or the other"),
-        (["a"], "is to be our name"),
-        ({"output": 3}, "is to be our name"),
-    ):
-        with pytest.raises(SettingsError, match=words):
-            read_rows(path, mapping=mapping)
-
-
-def remedy(tmp_path, *records) -> str:
-    """What the refusal of these records says behind the columns."""
-    return refusal(put(tmp_path, "a.jsonl", lines(*records))).split("; ", 2)[2]
-
-
-def test_preference_data(tmp_path):
-    message = refusal(put(tmp_path, "dpo.jsonl", lines({"prompt": "a", "chosen": "b", "rejected": "c"})))
-    assert "preference data" in message
-    assert "mapping={\"instruction\": 'prompt', \"output\": 'chosen'}) (on the command line: --map instruction=prompt" in message
-    assert "'rejected'" not in message
-    path = put(tmp_path, "chats.jsonl", lines({"prompt": "раз", "chosen": CHAT, "rejected": CHAT}))
-    assert "take the chosen answers: read_rows(" in refusal(path)
-    assert "mapping={\"messages\": 'chosen'}" in refusal(path)
-    assert read_rows(path, mapping={"messages": "chosen"}).rows[0]["messages"] == CHAT
-    path = put(tmp_path, "turns.jsonl", lines({"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]}))
-    assert read_rows(path, mapping={"instruction": "prompt", "output": "chosen"}).rows[0]["messages"] == CHAT
-    assert "rejected" not in remedy(tmp_path, {"frage": "a", "rejected": "b", "n": 1})
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"answer": "a", "question": "b", "response": "c"}, "field 'output': 2 columns could be the output: 'response', 'answer'"),
+        ({"тема": "a", "контекст": "b", "вопрос": "c", "ответ": "d"}, "3 columns could be the question"),
+        ({"question": "a", "b": 5}, "field 'output': no column is known as the answer; the columns are 'question', 'b'"),
+        ({"a": 1, "b": 2}, "the columns are 'a', 'b'; choose one of them as instruction and one as output"),
+        ({"a": "x", "b\n": "y"}, "choose one of them as instruction and one as output"),
+        ({"text": "### Вопрос: a"}, "a row needs a question and an answer, in two columns"),
+        ({"Где заказ?": "Как?", "В пути.": "Так."}, "add a first line of names"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference data, a chosen and a rejected answer to each question"),
+    ],
+)  # fmt: skip
+def test_columns_that_are_not_clear(tmp_path, record, words):
+    assert words in refusal(put(tmp_path, "a.jsonl", lines(record)))
 
 
 @pytest.mark.parametrize(
     ("record", "mapping", "line"),
     [
-        ({"en": "a", "ru": "b"}, {"instruction": "en", "output": "ru"}, "--map instruction=en --map output=ru"),
-        ({"Запрос клиента": "a", "Реплика": "b"}, {"instruction": "Запрос клиента", "output": "Реплика"}, '--map "instruction=Запрос клиента" --map output=Реплика'),
-        ({"a$b": "a", "b": "b"}, {"instruction": "a$b", "output": "b"}, "--map 'instruction=a$b' --map output=b"),
+        ({"id": "7", "frage": "a", "antwort": "b"}, {"instruction": "frage", "output": "antwort"}, "--map instruction=frage --map output=antwort"),
+        ({"Запрос клиента": "a", "Реплика": "b"}, {"instruction": "Запрос клиента", "output": "Реплика"}, "--map 'instruction=Запрос клиента' --map 'output=Реплика'"),
         ({"article_id": "x7", "title": "a", "body": "b", "url": "c", "n": 1, "m": "1.5"}, {"instruction": "title", "output": "body"}, "--map instruction=title --map output=body"),
-        ({"review": "good", "stars": "5"}, {"instruction": "review", "output": "stars"}, "--map instruction=review --map output=stars"),
         ({"instruction": "a", "context": "b", "mine": "c"}, {"instruction": "instruction", "input": "context", "output": "mine"}, "--map instruction=instruction --map input=context --map output=mine"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, {"instruction": "prompt", "output": "chosen"}, "--map instruction=prompt --map output=chosen"),
+        ({"prompt": "раз", "chosen": CHAT, "rejected": CHAT}, {"messages": "chosen"}, "--map messages=chosen"),
+        ({"frage": "a", "rejected": "b", "antwort": "c"}, {"instruction": "frage", "output": "antwort"}, "--map instruction=frage --map output=antwort"),
     ],
 )  # fmt: skip
 def test_a_suggested_mapping_can_be_used(tmp_path, record, mapping, line):
     path = put(tmp_path, "a.jsonl", lines(record))
-    call = refusal(path).partition("mapping=")[2]
-    assert ast.literal_eval(call[: call.index("}") + 1]) == mapping
-    assert f"(on the command line: {line})" in call
-    assert read_rows(path, mapping=mapping).rows[0]["messages"][1]["content"] == record[mapping["output"]]
+    call, _, rest = refusal(path).partition("read_rows(")[2].partition(" (on the command line: ")
+    assert call.startswith(repr(str(path)))
+    assert ast.literal_eval(call.partition("mapping=")[2].rstrip(")")) == mapping
+    assert rest.startswith(f"{line})")
+    said = record[mapping.get("output", "chosen")]
+    assert answer(read_rows(path, mapping=mapping).rows[0]) == (said if isinstance(said, str) else "два")
 
 
-def test_no_mapping_is_suggested_where_none_fits(tmp_path):
-    for record in ({"a": 1, "b": 2}, {"question": "a", "score": 5}, {"a": "x", "b\n": "y"}):
-        message = refusal(put(tmp_path, "a.jsonl", lines(record)))
-        assert f"the columns are {', '.join(map(repr, record))}" in message
-        assert "choose one of them as instruction and one as output" in message
-    message = refusal(put(tmp_path, "a.jsonl", lines({"text": "### Вопрос: a"})))
-    assert "a row needs a question and an answer, in two columns" in message
-    assert "..." not in message
+def test_mapping(tmp_path):
+    path = put(tmp_path, "a.jsonl", lines({"a": "x", "b": "y", "c": "z", "s": "sys", "n": 5}))
+    assert read_rows(path, mapping={"input": "a", "output": "b", "conversation": "n"}).rows == [
+        pair("x", "y", line=1, conversation="5")
+    ]
+    (row,) = read_rows(path, mapping={"instruction": "A", "output": "b", "system": "s"}).rows
+    assert [t["content"] for t in row["messages"]] == ["sys", "x", "y"]
+    assert "field 'bb': missing; there are 'a', 'b'" in refusal(path, mapping={"instruction": "a", "output": "bb"})
+    assert "no row has 'лабел'" in refusal(path, mapping={"instruction": "a", "output": "b", "label": "Лабел"})
+    yo = put(tmp_path, "yo.csv", "Счёт-фактура,b\nx,y\n")
+    assert plain(yo, mapping={"instruction": "счет фактура", "output": "b"}) == [pair("x", "y")]
+    assert plain(put(tmp_path, "b.jsonl", lines({"talk": CHAT})), mapping={"messages": "talk"}) == [{"messages": CHAT}]
+    turns = put(tmp_path, "turns.jsonl", lines({"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]}))
+    assert plain(turns, mapping={"instruction": "prompt", "output": "chosen"}) == [{"messages": CHAT}]
+    near = put(tmp_path, "c.csv", "вопрос,b\n1,2\n")
+    assert "the nearest is 'вопрос'" in refusal(near, mapping={"instruction": "вапрос", "output": "b"})
 
 
-def test_documents_and_their_summaries(tmp_path):
-    for record, row in (
-        ({"article_id": 1, "document": "d", "summary": "s"}, {"instruction": "d", "input": "", "output": "s"}),
-        ({"instruction": "i", "article": "d", "highlights": "s"}, {"instruction": "i", "input": "d", "output": "s"}),
-        ({"id": 1, "Текст": "d", "Ответ": "s"}, {"instruction": "d", "input": "", "output": "s"}),
-        ({"question": "q", "text": "d", "answer": "a"}, {"instruction": "q", "input": "", "output": "a"}),
-        ({"instruction": "q", "input": "", "output": "a", "text": "all"}, {"instruction": "q", "input": "", "output": "a"}),
-    ):
-        assert without_lines(read_rows(typed(tmp_path, "parquet", [record])).rows) == [to_messages(row)]
-    path = typed(tmp_path, "parquet", [{"document": 5, "summary": "s"}])
-    assert "5, not a text; choose a column of texts, or make texts of this one" in refusal(path)
-    assert "in quotes" not in refusal(path)
+def test_an_optional_column_may_appear_late(tmp_path):
+    record = {"a": "x", "b": "y"}
+    path = put(tmp_path, "a.jsonl", lines(*[record] * 15, record | {"sys": "s"}))
+    mapping = {"instruction": "a", "output": "b", "system": "sys"}
+    assert plain(path, mapping=mapping, limit=10) == [pair("x", "y")] * 10
+    assert plain(path, mapping=mapping)[15]["messages"][0] == {"role": "system", "content": "s"}
+
+
+@pytest.mark.parametrize(
+    ("mapping", "words"),
+    [
+        ({"instrucion": "a", "output": "b"}, "did you mean 'instruction'"),
+        ({"output": "b"}, "it needs instruction and output, or messages"),
+        ({}, "it needs instruction and output, or messages"),
+        ({"messages": "a", "output": "b"}, "one or the other"),
+        (["a"], "is to be our name"),
+        ({"output": 3}, "is to be our name"),
+    ],
+)
+def test_a_mapping_that_cannot_be_meant(tmp_path, mapping, words):
+    with pytest.raises(SettingsError, match=words):
+        read_rows(put(tmp_path, "a.jsonl", lines(GOOD)), mapping=mapping)
+
+
+def test_peek_shows_the_columns_and_what_becomes_of_them(tmp_path):
+    frame = peek(put(tmp_path, "a.csv", table(";").encode("cp1251")), rows=2)
+    assert frame.drop(columns="messages").to_dict("records") == RECORDS[:2]
+    assert list(frame.index) == [2, 4]
+    assert frame["messages"][4] == "user: Возврат\n\nВернуть товар | деньги?\nassistant: Напишите нам в чат."
+    path = put(tmp_path, "b.jsonl", "nonsense\n" + lines({"frage": "a", "antwort": "b"}))
+    assert "say which is which: read_rows(" in peek(path)["messages"][2]
+    mapping = {"instruction": "frage", "output": "antwort"}
+    assert peek(path, mapping)["messages"].tolist() == ["user: a\nassistant: b"]
+    assert "'antwrt': missing" in peek(path, {"instruction": "frage", "output": "antwrt"})["messages"][2]
+    assert peek(typed(tmp_path, "xlsx", RECORDS), rows=1)["Тема"].tolist() == ["Доставка"]
 
 
 # --- bad rows
+
+TURNS = '{"messages": [{"role": "user", "content": "a"}, '
 
 
 @pytest.mark.parametrize(
@@ -473,21 +448,26 @@ def test_documents_and_their_summaries(tmp_path):
         ('{"instruction": "a", "output": "b\\ud800"}', "field 'output': half a character ('\\ud800'"),
         ('{"instruction": "a", "output": "b", "output": "c"}', "field 'output': this key stands twice"),
         ('{"instruction": "a", "x": {"y": 1, "y": 2}, "output": "c"}', "field 'y': this key stands twice"),
-        ('{"instruction": "a", "output": "b", "n": ' + "9" * 5000 + "}", "a number of 5000 digits"),
+        ('{"instruction": "a", "output": "b", "n": ' + "9" * 5000 + "}", "Exceeds the limit (4300 digits)"),
         ('{"instruction": ' + "[" * 100_000, "too many brackets inside each other"),
         ('{"instruction": "a", "output": "b"', "not valid JSON (Expecting ',' delimiter at character 35)"),
         ('{"instruction": "a", "output": "b"} {}', "not valid JSON (Extra data"),
-        ('[{"instruction": "a"}]', "a list, [{'instruction': 'a'}], not an object"),
-        ('"text"', "a text, 'text', not an object"),
-        ("null", "null, null, not an object"),
+        ('[{"instruction": "a"}]', "[{'instruction': 'a'}], not an object"),
+        ('"text"', "'text', not an object"),
+        ("null", "null, not an object"),
         ("{}", "an empty object"),
         ('{"a": 1, "b": 2}', "the columns are 'a', 'b'"),
+        ('{"instruction": "a", "output": "b", "history": [["a"]]}', "field 'history[0]': ['a'], not a pair of question and answer"),
+        ('{"instruction": "a", "output": "b", "history": [["a", "b"], ["c", null]]}', "field 'history[1]': null, not a text"),
         ('{"messages": []}', "field 'messages': an empty list"),
         ('{"messages": "a"}', "field 'messages': 'a', not a list of turns"),
         ('{"messages": ["a"]}', "field 'messages[0]': 'a', not a turn"),
-        ('{"messages": [{"role": "user", "content": "a"}]}', "field 'messages': no answer of the assistant"),
+        ('{"messages": [{"role": "user", "content": "a"}]}', "field 'messages[0]': the conversation ends with the user's turn; drop the last turn"),
         ('{"messages": [{"role": "assistant", "content": "a"}]}', "field 'messages[0]': a turn of the assistant where the user's"),
-        ('{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "a"}]}', "field 'messages[1]': a turn of the user"),
+        (TURNS + '{"role": "user", "content": "a"}]}', "field 'messages[1]': a turn of the user"),
+        (TURNS + '{"role": "system", "content": "a"}]}', "field 'messages[1]': a turn of the system"),
+        (TURNS + '{"role": "assistant", "content": "a", "weight": 0}]}', "field 'messages[1].weight': 0, so this answer is not to be learned"),
+        (TURNS + '{"role": "assistant", "content": "a", "weight": 0}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]}', "field 'messages[1].weight': 0"),
         ('{"messages": [{"role": "bot", "content": "a"}]}', "field 'messages[0].role': 'bot', not a known role"),
         ('{"messages": [{"content": "a"}]}', "field 'messages[0].role': missing"),
         ('{"messages": [{"role": "user", "content": null}]}', "field 'messages[0].content': null, not a text"),
@@ -495,7 +475,6 @@ def test_documents_and_their_summaries(tmp_path):
         ('{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "field 'messages[0].content[0]': a part of type 'image_url'"),
         ('{"messages": [{"role": "tool", "content": "a"}]}', "field 'messages[0]': a call of a tool"),
         ('{"conversations": [{"from": "human", "value": 1}]}', "field 'conversations[0].value': 1, not a text"),
-        ('{"prompt": [{"role": "user", "content": "a"}], "completion": "b"}', "field 'completion': 'b', not a list of turns"),
     ],
 )  # fmt: skip
 def test_a_bad_row_is_named_or_put_aside(tmp_path, record, words):
@@ -507,40 +486,18 @@ def test_a_bad_row_is_named_or_put_aside(tmp_path, record, words):
     assert len(message) < 400
     source = read_rows(path, on_bad="aside")
     assert [row["line"] for row in source.rows] == [1, 2, 4]
+    assert "3 rows, 1 put aside" in repr(source)
     (bad,) = source.aside
     assert set(bad) == {"line", "field", "problem", "content", "sentence"}
     assert bad["sentence"] + ', or leave bad rows aside with on_bad="aside"' == message
-    assert bad["line"] == 3
-    assert bad["problem"] in message
+    assert (bad["line"], bad["problem"] in message, bad["content"] is not None) == (3, True, record != "null")
     array = put(tmp_path, "support.json", f"[\n  {json.dumps(GOOD)},\n  {record},\n  {json.dumps(GOOD)}\n]")
     source = read_rows(array, on_bad="aside")
     if record.startswith("{") and not record.endswith("["):  # else no bracket closes, or the place to go on is unclear
         assert [row["line"] for row in source.rows] == ([2, 3, 4] if "} {" in record else [2, 4])
     assert source.aside[0]["line"] in ((3, 4) if record.endswith('"b"') else (3,))
-    put(tmp_path, "only.jsonl", record)
     with pytest.raises(DatasetError, match=r"(is|are) bad"):
-        read_rows(tmp_path / "only.jsonl", on_bad="aside")
-
-
-def test_a_recognised_label_that_is_none_does_not_cost_the_row(tmp_path):
-    values = [["x", "y"], {"a": 1}, float("nan"), [], None, "x", 5, 2.0, True]
-    labels = [None, None, None, None, None, "x", "5", "2", "True"]
-    for column, ours in (("category", "label"), ("thread_id", "conversation")):
-        path = put(tmp_path, "a.jsonl", lines(*({"instruction": "a", "output": "b", column: value} for value in values)))
-        assert [row.get(ours) for row in read_rows(path).rows] == labels
-        mapping = {"instruction": "instruction", "output": "output", ours: column}
-        assert f"field '{column}': ['x', 'y'], not a text" in refusal(path, mapping=mapping)  # it was asked for
-        rows = read_rows(path, mapping=mapping, on_bad="aside").rows
-        assert [(row["line"], row.get(ours)) for row in rows] == list(enumerate(labels, 1))[2:3] + list(enumerate(labels, 1))[4:]
-    talk = put(tmp_path, "b.jsonl", lines(*[{"messages": CHAT, "category": ["x", "y"]}] * 20))
-    assert [row.get("label") for row in read_rows(talk).rows] == [None] * 20
-    packed = typed(tmp_path, "parquet", [{"question": "a", "answer": "b", "category": ["x", "y"]}])
-    assert "label" not in read_rows(packed).rows[0]
-
-
-def test_a_conversation_that_ends_with_the_user(tmp_path):
-    message = refusal(put(tmp_path, "a.jsonl", lines({"messages": LONG[:4]})))
-    assert "field 'messages[3]': the conversation ends with the user's turn; drop the last turn" in message
+        read_rows(put(tmp_path, "only.jsonl", record), on_bad="aside")
 
 
 def test_long_values_are_shortened_and_control_characters_escaped(tmp_path):
@@ -560,59 +517,25 @@ def test_csv_rows_with_other_numbers_of_cells(tmp_path):
         (4, "',' expected after '\"'"),
         (6, "',' expected after '\"'"),
     ]
-    assert [(row["line"], answer(row)) for row in source.rows] == [(5, "h"), (7, "m")]
-    source = read_rows(put(tmp_path, "a.csv", 'question,answer\na,"b\nc,d\ne,f\n'), on_bad="aside")
-    assert source.aside[0]["problem"] == "a quotation mark is opened and never closed"
-    assert [row["line"] for row in source.rows] == [3, 4]
+    assert pairs(source) == [(5, "g", "h"), (7, "l", "m")]
+    source = read_rows(put(tmp_path, "a.csv", 'question,answer\na,"b\n' + "c,d\n" * 5000), on_bad="aside")
+    assert [(bad["line"], bad["problem"]) for bad in source.aside] == [(2, "a quotation mark is opened and never closed")]
+    assert len(source.rows) == 5000
     source = read_rows(put(tmp_path, "a.csv", "question,answer\na,b\n" + '"x"y,z\n' * 20_000), on_bad="aside")
     assert (len(source.rows), len(source.aside)) == (1, 20_000)
 
 
-def test_a_json_list_that_breaks_off(tmp_path):
-    whole = json.dumps([GOOD, GOOD], indent=1)
-    for text in (whole[:-20], whole[:-2], '{"data": ' + whole[:-20]):
-        source = read_rows(put(tmp_path, "a.json", text), on_bad="aside")
-        assert without_lines(source.rows) == [ROW] * (2 if text == whole[:-2] else 1)
-        assert "everything from here on can't be read" in source.aside[0]["problem"]
-        assert "a.json, line" in refusal(tmp_path / "a.json")
-    assert "text behind the end of the JSON" in refusal(put(tmp_path, "a.json", whole + "x"))
-
-
-def test_huge_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "MOST", 10_000)
-    monkeypatch.setattr(files, "CHUNK", 1000)
-    huge = json.dumps(GOOD | {"output": "x" * 50_000})
-    source = read_rows(put(tmp_path, "a.jsonl", lines(GOOD) + huge + "\n" + lines(GOOD)), on_bad="aside")
-    assert [row["line"] for row in source.rows] == [1, 3]
-    assert source.aside[0]["problem"] == "more than 10,000 characters"
-    assert "more than 10,000 characters" in refusal(put(tmp_path, "a.json", f"[{huge}]"))
-    assert "more than 10,000 characters" in refusal(put(tmp_path, "a.csv", "question,answer\na,b\nb," + "x" * 50_000 + "\n"))
-
-
 def test_empty_cells_and_numbers_of_tables(tmp_path):
     records = [{"question": "a", "context": None, "answer": 5}, {"question": None, "context": 2.5, "answer": 7.0}]
-    expected = [("a", "5"), ("2.5", "7")]
-    rows = read_rows(typed(tmp_path, "xlsx", records)).rows
-    assert [tuple(texts(row).values()) for row in rows] == expected
-    rows = read_rows(put(tmp_path, "a.csv", "question,context,answer\na,,5\n,2.5,7\n")).rows
-    assert [tuple(texts(row).values()) for row in rows] == expected
-    path = typed(
-        tmp_path,
-        "parquet",
-        [{"question": "a", "context": None, "answer": "b"}, {"question": None, "context": None, "answer": "c"}],
-    )
-    assert [tuple(texts(row).values()) for row in read_rows(path).rows] == [("a", "b"), ("", "c")]
-    assert "row 1, field 'answer': 5, not a text" in refusal(typed(tmp_path, "parquet", [{"question": "a", "answer": 5}]))
+    for path in (typed(tmp_path, "xlsx", records), put(tmp_path, "a.csv", "question,context,answer\na,,5\n,2.5,7\n")):
+        assert plain(path) == [pair("a", "5"), pair("2.5", "7")]
+    nulls = [{"question": "a", "context": None, "answer": "b"}, {"question": None, "context": None, "answer": "c"}]
+    assert plain(typed(tmp_path, "parquet", nulls)) == [pair("a", "b"), pair("", "c")]
+    message = refusal(typed(tmp_path, "parquet", [{"question": "a", "answer": 5}]))
+    assert "row 1, field 'answer': 5, not a text; choose a column of texts, or make texts of this one" in message
 
 
-def test_sheets(tmp_path):
-    path = tmp_path / "a.xlsx"
-    with pd.ExcelWriter(path) as book:
-        pd.DataFrame([{"x": 1}]).to_excel(book, sheet_name="план", index=False)
-        pd.DataFrame(RECORDS).to_excel(book, sheet_name="чат", index=False)
-    assert without_lines(read_rows(path, sheet="чат").rows) == without_lines(read_rows(path, sheet=1).rows) == OURS
-    assert "has no sheet 'чад'; it has 'план', 'чат'" in refusal(path, sheet="чад")
-    assert "has no sheet 2" in refusal(path, sheet=2)
+# --- Excel
 
 
 def sheet_of(tmp_path, *rows, **others) -> Path:
@@ -628,38 +551,35 @@ def sheet_of(tmp_path, *rows, **others) -> Path:
     return tmp_path / "a.xlsx"
 
 
+def test_sheets(tmp_path):
+    path = sheet_of(tmp_path, ["Вопрос", "Ответ"], ["a", "b"], Архив=[["Вопрос", "Ответ"], ["c", "d"]])
+    assert read_rows(path).details == "Excel, sheet 'Кадры' (other sheets: 'Архив')"
+    assert plain(path, sheet="Архив") == plain(path, sheet=1) == [pair("c", "d")]
+    assert "has no sheet 'Архы'; it has 'Кадры', 'Архив' (numbers count from 0); name one as sheet=" in refusal(
+        path, sheet="Архы"
+    )
+    assert "has no sheet 2" in refusal(path, sheet=2)
+
+
 def test_a_title_above_the_header(tmp_path):
     title, header, row = "База знаний, редакция 2", ["Вопрос", "Ответ", "Кто"], ["a", "b", "c"]
     source = read_rows(sheet_of(tmp_path, [title], header, row, row))
-    assert [(r["line"], question(r), answer(r)) for r in source.rows] == [(3, "a", "b"), (4, "a", "b")]
+    assert pairs(source) == [(3, "a", "b"), (4, "a", "b")]
     assert "header in row 2, under a title" in source.details
     for above in (f"{title}\n", f"{title};;\n", f"{title}\n\nот;12;марта\n"):
         source = read_rows(put(tmp_path, "a.csv", f"{above}Вопрос;Ответ;Кто\na;b;c\n"))
         line = above.count("\n") + 1
-        assert without_lines(source.rows) == [to_messages({"instruction": "a", "output": "b"})]
-        assert source.rows[0]["line"] == line + 1
+        assert pairs(source) == [(line + 1, "a", "b")]
         assert f"delimiter ';', header in line {line}, under a title" in source.details
-    message = refusal(sheet_of(tmp_path, [title], ["Frage", "Antwort"], ["a", "b"]))
-    assert message == "a.xlsx: row 1 looks like a title ('База знаний, редакция 2'), not like a header; delete that row"
-    assert "line 1 looks like a title" in refusal(put(tmp_path, "a.csv", f"{title};;\nFrage;Antwort;Wer\na;b;c\n"))
-    assert "a title above that line is to be deleted" in refusal(put(tmp_path, "a.csv", "База\nFrage;Antwort\n"))
+    unknown = sheet_of(tmp_path, [title], ["Frage", "Antwort"], ["a", "b"])
+    assert "the columns are 'Frage', 'Antwort'" in refusal(unknown)
+    assert plain(unknown, mapping={"instruction": "Frage", "output": "Antwort"}) == [pair("a", "b")]
     assert "column 1 of 2 has no name" in refusal(put(tmp_path, "a.csv", ",answer\n0,\n"))
 
 
-def test_the_remedies_of_excel_are_for_excel(tmp_path):
-    source = read_rows(sheet_of(tmp_path, ["Вопрос", "Ответ"], ["a", "b"], ["a", "b", "c"]), on_bad="aside")
-    (bad,) = source.aside
-    assert bad["sentence"] == (
-        "a.xlsx, row 3: 3 cells where the header has 2; name each column in the header row, or delete the cells that stand beyond it"
-    )
-
-
-def test_other_sheets_are_named(tmp_path):
-    path = sheet_of(tmp_path, ["Вопрос", "Ответ"], ["a", "b"], Архив=[["Вопрос", "Ответ"], ["c", "d"]])
-    assert read_rows(path).details == "Excel, sheet 'Кадры' (other sheets: 'Архив')"
-    assert read_rows(path, sheet="Архив").details == "Excel, sheet 'Архив' (other sheets: 'Кадры')"
-    assert read_rows(sheet_of(tmp_path, ["Вопрос", "Ответ"], ["a", "b"])).details == "Excel, sheet 'Кадры'"
-    assert "--sheet" in refusal(path, sheet="x")
+def test_cells_beyond_the_header_have_a_remedy_for_excel(tmp_path):
+    (bad,) = read_rows(sheet_of(tmp_path, ["Вопрос", "Ответ"], ["a", "b"], ["a", "b", "c"]), on_bad="aside").aside
+    assert "row 3: 3 cells where the header has 2; name each column in the header row" in bad["sentence"]
 
 
 def test_formulas_and_dates_of_excel(tmp_path):
@@ -668,10 +588,10 @@ def test_formulas_and_dates_of_excel(tmp_path):
         tmp_path, ["Вопрос", "Ответ", "x"], ["a", "=1+1"], ["b", day], ["=2", hour, "=3"], ["c", "d", "=4"], ["e", None]
     )
     source = read_rows(path, on_bad="aside")
-    assert [(question(r), answer(r)) for r in source.rows] == [("b", "2026-03-05"), ("c", "d"), ("e", "")]
+    assert pairs(source) == [(3, "b", "2026-03-05"), (5, "c", "d"), (6, "e", "")]
     assert [(bad["line"], bad["field"]) for bad in source.aside] == [(2, "Ответ"), (4, "Вопрос")]
-    assert source.aside[0]["sentence"].endswith(
-        "field 'Ответ': a formula without a stored value; open the file in Excel and save it again"
+    assert (
+        "field 'Ответ': a formula without a stored value; open the file in Excel and save it again" in source.aside[0]["sentence"]
     )
 
 
@@ -696,215 +616,118 @@ def zipped(*names) -> bytes:
         ("a.json", b"[]", "has no rows"),
         ("a.csv.gz", gzip.compress(b""), "is empty"),
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
-        ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-        ("a.zip", zipped("a.csv"), "is a zip archive; unpack it"),
+        ("a.zip", zipped("a.csv"), "a zip archive; unpack it"),
         ("a.xlsb", zipped("xl/workbook.bin"), "save it as .xlsx"),
-        ("a.xlsx", zipped("xl/workbook.xml"), "is not an .xlsx file Python can read"),
-        ("a.xlsx", b"PK\x03\x04 and no more", "damaged zip or .xlsx"),
+        ("a.xlsx", zipped("xl/workbook.xml"), "can't be read"),
+        ("a.xlsx", b"PK\x03\x04 and no more", "can't be read: BadZipFile 'File is not a zip file'"),
         ("a.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "old Excel file (.xls)"),
         ("a.pdf", b"%PDF-1.7\n", "is a PDF, not a dataset"),
-        ("a.png", b"\x89PNG\r\n\x1a\n", "is a PNG image"),
-        ("a.pkl", pickle.dumps([GOOD]), "is a Python pickle"),
-        ("a.exe", b"MZ\x90\0\x03\0", "is a Windows program"),
+        ("a.pkl", pickle.dumps([GOOD]), "is not text"),
         ("a.bin", bytes(range(256)) * 40, "is not text"),
-        ("a.gz", gzip.compress(gzip.compress(b"a")), "is gzip inside gzip"),
-        ("a.csv.gz", gzip.compress(table().encode())[:-30], "gzip file is cut off or damaged"),
-        ("a.csv.gz", gzip.compress(table().encode())[:60] + b"garbage" * 20, "gzip file is cut off or damaged"),
-        ("a.parquet", b"PAR1 and no more", "damaged or unfinished Parquet file"),
+        ("a.gz", gzip.compress(gzip.compress(bytes(range(256)) * 99)), "is not text"),
+        ("a.csv.gz", gzip.compress(table().encode())[:-30], "is cut off or damaged as a gzip file"),
+        ("a.csv.gz", gzip.compress(table().encode())[:60] + b"garbage" * 20, "is cut off or damaged as a gzip file"),
+        ("a.parquet", b"PAR1 and no more", "can't be read: ArrowInvalid"),
         ("a.csv", b"frage\na\n", "has one column only, 'frage'"),
         ("a.csv", b",question,answer\n0,a,b\n", "column 1 of 3 has no name"),
         ("a.csv", b"answer,question,answer\na,b,c\n", "two columns are called 'answer'"),
+        ("a.csv", b"a;b\n1;2\n", "no column is known as the question and answer"),
         ("a.jsonl", table().encode("utf-16")[:-1], "breaks off in the middle of a character"),
+        ("a.json", b'[{"instruction": "a", "output": "b"}] x', "text behind the end of the JSON"),
+        ("a.json", b'{"train": [{"a": 1}], "test": [{"a": 1}]}', "several lists of rows: 'train', 'test'"),
+        ("a.json", b'{"instruction": ["a", "b"], "output": ["c"]}', "different lengths ('instruction' 2, 'output' 1)"),
     ],
 )
 def test_refusals(tmp_path, name, content, words):
-    path = put(tmp_path, name, content)
-    for on_bad in ("raise", "aside"):
-        message = refusal(path, on_bad=on_bad)
-        assert words in message
-        assert name in message
-    with pytest.raises(DatasetError, match=r"."):
-        peek(path)
+    message = refusal(put(tmp_path, name, content))
+    assert words in message
+    assert name in message
 
 
 def test_a_nul_byte_and_excels_own_first_line(tmp_path):
-    assert read_rows(put(tmp_path, "a.csv", "question,answer\na,b\0c\n")).rows[0]["messages"][1]["content"] == "b\0c"
-    source = read_rows(put(tmp_path, "a.csv", "sep=;\r\nquestion;answer\r\na, b, c;d\r\n"))
-    assert (source.rows[0]["line"], question(source.rows[0])) == (3, "a, b, c")
+    assert plain(put(tmp_path, "a.csv", "question,answer\na,b\0c\n")) == [pair("a", "b\0c")]
+    assert pairs(read_rows(put(tmp_path, "a.csv", "sep=;\r\nquestion;answer\r\na, b, c;d\r\n"))) == [(3, "a, b, c", "d")]
     assert find_delimiter("question;answer\na, b, c;d\na, b, c;d\n") == ";"
     assert find_delimiter("вопрос;ответ\n") == ";"
 
 
 def test_what_is_not_there(tmp_path):
     put(tmp_path, "support.jsonl", lines(GOOD))
-    assert "is not there; in its folder: support.jsonl" in refusal(tmp_path / "suport.jsonl")
-    assert "is not there" in refusal(tmp_path / "no" / "such" / "a.csv")
-    assert "is not there" in refusal(str(tmp_path / ("a" * 5000)))
     (tmp_path / "bare").mkdir()
     put(tmp_path / "bare", "readme.md", "x")
-    assert "is a folder without data files" in refusal(tmp_path / "bare")
     (tmp_path / "link.csv").symlink_to(tmp_path / "gone.csv")
-    assert "is a broken link" in refusal(tmp_path / "link.csv")
-    assert "no connection to the Hugging Face Hub" in refusal("owner/name-that-is-not-here")
-    assert "no connection" in refusal("squad-that-is-not-here:plain", limit=1)
+    for source, words in (
+        (tmp_path / "suport.jsonl", "is not there; in its folder: support.jsonl"),
+        (tmp_path / "no" / "such" / "a.csv", "is not there"),
+        (str(tmp_path / ("a" * 5000)), "is not there"),
+        (tmp_path / "bare", "is a folder without data files"),
+        (tmp_path / "link.csv", "is a broken link"),
+        ("owner/name-that-is-not-here", "no connection to the Hugging Face Hub"),
+    ):
+        assert words in refusal(source)
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"on_bad": "skip"}, {"limit": 0}, {"limit": True}, {"limit": "5"}, {"split": ""}, {"sheet": None}, {"sheet": True},
-     {"aside": "bad.jsonl"}, {"aside": 5, "on_bad": "aside"}, {"aside": "no/such/folder/a", "on_bad": "aside"}, {"mapping": {}}],
-)  # fmt: skip
+    [{"on_bad": "skip"}, {"limit": 0}, {"limit": True}, {"limit": "5"}, {"split": ""}, {"sheet": None}, {"sheet": True}],
+)
 def test_impossible_arguments(tmp_path, options):
-    path = put(tmp_path, "a.jsonl", lines(GOOD))
-    with pytest.raises(SettingsError):
-        read_rows(path, **options)
-    with pytest.raises(SettingsError):
-        iter_rows(path, **options)  # at once, not with the first row
-    for source in ("", " ", None, 5, "a\0b"):
-        with pytest.raises(SettingsError):
-            read_rows(source)
+    with pytest.raises(SettingsError, match=f"{next(iter(options))}=.* is to be "):
+        read_rows(put(tmp_path, "a.jsonl", lines(GOOD)), **options)
 
 
-# --- the side file
+@pytest.mark.parametrize("source", ["", " ", None, 5, "a\0b"])
+def test_impossible_sources(source):
+    with pytest.raises(SettingsError, match="is to be a path"):
+        read_rows(source)
 
 
-def test_bad_rows_go_to_a_side_file(tmp_path):
-    path = put(
-        tmp_path,
-        "a.jsonl",
-        lines(GOOD, {"instruction": "a", "output": None}, GOOD) + '{"output": "\\ud800", "instruction": "a"}\n',
-    )
-    side = tmp_path / "bad.jsonl"
-    source = read_rows(path, on_bad="aside", aside=side)
-    written = [json.loads(line) for line in side.read_text("utf-8").splitlines()]
-    assert written == source.aside
-    assert [(bad["line"], bad["field"]) for bad in written] == [(2, "output"), (4, "output")]
-    assert written[0]["content"] == {"instruction": "a", "output": None}
-    assert "2 put aside" in repr(source)
-    assert [row["line"] for row in iter_rows(path, on_bad="aside", aside=side)] == [1, 3]  # written anew
-    assert len(side.read_text("utf-8").splitlines()) == 2
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "bad.jsonl"]
-    read_rows(put(tmp_path, "b.jsonl", lines(GOOD)), on_bad="aside", aside=side)
-    assert side.read_bytes() == b""
+# --- streams and limits
 
 
-def test_the_side_file_destroys_nothing(tmp_path):
-    path = put(tmp_path, "a.jsonl", lines(GOOD) + "x\n")
-    os.link(path, tmp_path / "hard.jsonl")
-    (tmp_path / "soft.jsonl").symlink_to(path)
-    put(tmp_path, "other.jsonl", lines(GOOD))
-    before = path.read_bytes()
-    for name in ("a.jsonl", "hard.jsonl", "soft.jsonl", "../" + tmp_path.name + "/a.jsonl"):
-        with pytest.raises(SettingsError, match="the input itself"):
-            read_rows(path, on_bad="aside", aside=tmp_path / name)
-    with pytest.raises(SettingsError, match="exists and is not a list of rows put aside"):
-        read_rows(path, on_bad="aside", aside=tmp_path / "other.jsonl")
-    with pytest.raises(SettingsError, match="is no file in a folder"):
-        read_rows(path, on_bad="aside", aside=tmp_path)
-    assert path.read_bytes() == before
-    with pytest.raises(DatasetError, match="all 2 rows are bad"):
-        read_rows(put(tmp_path, "b.jsonl", "x\ny\n"), on_bad="aside", aside=tmp_path / "bad.jsonl")
-    assert len((tmp_path / "bad.jsonl").read_text().splitlines()) == 2  # all the same: they are what one wants to see
-
-
-# --- streams, limits, looks
-
-
-def test_limit_and_peek(tmp_path):
-    path = put(tmp_path, "a.jsonl", lines(*[GOOD] * 5) + "not JSON\n")
-    assert len(read_rows(path, limit=5).rows) == 5
-    assert isinstance(read_rows(path, limit=2), Source)
-    frame = peek(put(tmp_path, "a.csv", table(";").encode("cp1251")), 2)
-    assert frame.to_dict("records") == RECORDS[:2]
-    assert list(frame.index) == [2, 4]
-    assert peek(put(tmp_path, "b.jsonl", "nonsense\n" + lines({"a": [1], "b": None}))).to_dict("records") == [
-        {"a": [1], "b": None}
-    ]
-    assert peek(typed(tmp_path, "xlsx", RECORDS), 1).to_dict("records") == RECORDS[:1]
-
-
-def big(path: Path, kind: str, rows: int = 30_000) -> Path:
-    record = {"instruction": "i" * 100, "input": "j" * 400, "output": "o" * 500}
-    if kind == "parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        pq.write_table(pa.Table.from_pylist([record | {"input": f"{i}" * 100} for i in range(rows)]), path, row_group_size=1000)
-        return path
-    with path.open("w") as file:
-        one = json.dumps(record)
-        if kind == "csv":
-            file.write("instruction,input,output\n")
-            one = ",".join(record.values())
-        file.write("[" if kind == "json" else "")
-        for i in range(rows):
-            file.write(("," if kind == "json" and i else "") + one + ("\n" if kind != "json" else ""))
-        file.write("]" if kind == "json" else "")
-    return path
-
-
-@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
-def test_a_big_file_is_read_in_a_stream(tmp_path, kind, capsys):
-    path = big(tmp_path / f"big.{kind}", kind)
-    assert kind == "parquet" or path.stat().st_size > 30_000_000
-    tracemalloc.start()
-    try:
-        count = sum(1 for _ in iter_rows(path))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert count == 30_000
-    assert peak < 12_000_000
-    assert kind == "parquet" or "big." in capsys.readouterr().err  # the progress bar
-
-
-def test_the_first_rows_come_without_reading_to_the_end(tmp_path):
-    path = put(tmp_path, "a.json", "[" + json.dumps(GOOD) + "," * 1_000_000)
-    assert next(iter_rows(path)) == ROW | {"line": 1}
+def test_a_big_file_is_read_in_a_stream(tmp_path, capsys, monkeypatch):
+    """With a limit the rest of the file isn't looked at: a broken line stands there."""
+    monkeypatch.setattr(sources, "BAR_FROM", 1000)
+    path = put(tmp_path, "big.jsonl", lines(*[GOOD] * 20_000) + "not JSON\n")
+    assert len(read_rows(path, limit=20_000).rows) == 20_000
+    assert "big.jsonl" in capsys.readouterr().err  # the progress bar
+    monkeypatch.setattr(sources, "text_kind", lambda *_: "lines")
+    found = sources.open_source(path, "big.jsonl", contextlib.ExitStack())
+    assert next(found.records) == (1, GOOD)
 
 
 # --- datasets
 
 
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "set").mkdir()
-    pd.DataFrame(RECORDS[:2]).to_parquet(tmp_path / "set" / "train-00000.parquet")
-    pd.DataFrame(RECORDS[2:]).to_parquet(tmp_path / "set" / "test-00000.parquet")
-    return tmp_path / "set"
-
-
-def test_a_folder_is_read_by_load_dataset(folder):
+def test_a_folder_is_read_by_load_dataset(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    pd.DataFrame(RECORDS[:2]).to_parquet(folder / "train-00000.parquet")
+    pd.DataFrame(RECORDS[2:]).to_parquet(folder / "test-00000.parquet")
     source = read_rows(folder)
     assert source.rows == [row | {"line": i} for i, row in enumerate(OURS[:2], 1)]
     assert source.details == "folder of data files, split train"
-    assert without_lines(read_rows(str(folder), split="test", limit=1).rows) == OURS[2:]
-    assert peek(folder, 1).to_dict("records") == RECORDS[:1]
-    message = refusal(folder, split="валидация")
-    assert "split" in message
-    assert "train" in message
-    with pytest.raises(SettingsError, match="lies in it"):
-        read_rows(folder, on_bad="aside", aside=folder / "bad.jsonl")
+    assert plain(str(folder), split="test", limit=1) == OURS[2:]
+    assert peek(folder, rows=1)["Ответ"].tolist() == [RECORDS[0]["Ответ"]]
+    assert re.search(r"split.*train", refusal(folder, split="валидация"))
 
 
 def test_a_folder_of_csv_and_jsonl(tmp_path):
-    put(tmp_path, "train.jsonl", lines({"messages": LONG}, {"messages": CHAT}))
-    assert without_lines(read_rows(tmp_path).rows) == [{"messages": LONG}, {"messages": CHAT}]
-    (tmp_path / "train.jsonl").unlink()
+    path = put(tmp_path, "train.jsonl", lines({"messages": LONG}, {"messages": CHAT}))
+    assert plain(tmp_path) == [{"messages": LONG}, {"messages": CHAT}]
+    path.unlink()
     put(tmp_path, "train.csv", table())
-    assert without_lines(read_rows(tmp_path).rows) == OURS
-    put(tmp_path, "train.csv", "a;b\n1;2\n")
-    assert "no column is known" in refusal(tmp_path)
+    assert plain(tmp_path) == OURS
 
 
 def test_a_saved_dataset(tmp_path):
     import datasets
 
     datasets.Dataset.from_list(RECORDS).save_to_disk(tmp_path / "one")
-    assert without_lines(read_rows(tmp_path / "one").rows) == OURS
+    assert plain(tmp_path / "one") == OURS
     datasets.DatasetDict({"test": datasets.Dataset.from_list(RECORDS)}).save_to_disk(tmp_path / "parts")
-    assert without_lines(read_rows(tmp_path / "parts", split="test").rows) == OURS
-    assert "has no such split; it has 'test'" in refusal(tmp_path / "parts")
+    assert plain(tmp_path / "parts", split="test") == OURS
+    assert "has no split 'train'; it has 'test'" in refusal(tmp_path / "parts")
 
 
 def test_a_dataset_of_the_hub(monkeypatch):
@@ -917,45 +740,39 @@ def test_a_dataset_of_the_hub(monkeypatch):
         return datasets.Dataset.from_list(RECORDS)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert without_lines(read_rows("owner/name:ru", split="test").rows) == OURS
+    assert plain("owner/name:ru", split="test") == OURS
     assert asked == {"path": "owner/name", "name": "ru", "split": "test", "streaming": False}
     assert len(read_rows("owner/name", limit=2).rows) == 2
     assert asked["streaming"]
 
 
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        ("DatasetNotFoundError", "neither a file here nor a dataset on the Hugging Face Hub"),
-        ("gated", "accept its terms"),
-        ("config", "has several configurations: 'en', 'ru'; name one as 'owner/name:configuration'"),
-        ("split", "has no such split; it has 'train', 'test'"),
-        ("script", "loading script"),
-        ("other", "can't be read as a dataset: ZeroDivisionError 'boom'"),
-    ],
-)
-def test_failures_of_the_hub_in_plain_words(monkeypatch, error, words):
-    import datasets
+def hub_errors():
     from datasets.exceptions import DatasetNotFoundError
 
-    errors = {
-        "DatasetNotFoundError": DatasetNotFoundError("Dataset 'x' doesn't exist on the Hub or cannot be accessed."),
-        "gated": DatasetNotFoundError("Dataset 'x' is a gated dataset on the Hub."),
-        "config": ValueError("Config name is missing.\nPlease pick one among the available configs: ['en', 'ru']"),
-        "split": ValueError("Bad split: x. Available splits: ['train', 'test']"),
-        "script": RuntimeError("Dataset scripts are no longer supported, but found x.py"),
-        "other": ZeroDivisionError("boom\nand more"),
-    }
+    return [
+        (DatasetNotFoundError("Dataset 'x' doesn't exist."), "neither a file here nor a dataset on the Hugging Face Hub"),
+        (DatasetNotFoundError("Dataset 'x' is a gated dataset on the Hub."), "accept its terms"),
+        (
+            ValueError("Config name is missing.\nPlease pick one among the available configs: ['en', 'ru']"),
+            "configurations: 'en', 'ru'",
+        ),
+        (ValueError("Bad split: x. Available splits: ['train', 'test']"), "has no such split; it has 'train', 'test'"),
+        (RuntimeError("Dataset scripts are no longer supported, but found x.py"), "loading script"),
+        (ZeroDivisionError("boom\nand more"), "can't be read: ZeroDivisionError 'boom'"),
+    ]
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_failures_of_the_hub_in_plain_words(monkeypatch, number):
+    import datasets
+
+    error, words = hub_errors()[number]
 
     def fail(*_, **__):
-        raise errors[error]
+        raise error
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(DatasetError) as caught:
-        read_rows("owner/name")
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert caught.value.__cause__ is errors[error]
+    assert words in refusal("owner/name")
 
 
 def test_the_import_is_light():
@@ -971,14 +788,26 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["role", "content", "messages", "instruction", "output", "from", "value", "ё"]), inner, max_size=4),
     max_leaves=8,
 )  # fmt: skip
-KEYS = st.sampled_from(
-    ["instruction", "input", "output", "messages", "conversations", "prompt", "completion", "вопрос", "ответ", "label", "x"]
-)
-RECORD = st.dictionaries(KEYS, JSON, max_size=5)
+KEYS = [
+    "instruction",
+    "input",
+    "output",
+    "messages",
+    "conversations",
+    "prompt",
+    "completion",
+    "history",
+    "вопрос",
+    "ответ",
+    "label",
+    "x",
+]
+RECORD = st.dictionaries(st.sampled_from(KEYS), JSON, max_size=5)
 PIECES = st.sampled_from(
     [json.dumps(GOOD), '{"instruction": "a", "instruction": "b", "output": ""}', "question,answer\n", '"', "\n", "\r\n", ",", ";", "\t", "{", "}",
      "[", "]", ":", "null", "\0", "\ufeff", "NaN", "1e999", "-", "\\ud800", "\\", '{"data": [', '"a"', "вопрос;ответ\n", "a;b\n", "sep=;\n", "[" * 2000]
 )  # fmt: skip
+OUR_BUGS = re.compile(r"(Index|Key|Type|Attribute|Name|Value|Assertion|StopIteration|UnboundLocal)Error")
 
 
 def never_crashes(content: bytes, name: str, **options) -> None:
@@ -986,40 +815,48 @@ def never_crashes(content: bytes, name: str, **options) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = put(Path(folder), name, content)
         for on_bad in ("raise", "aside"):
-            side = {"aside": Path(folder) / "side"} if on_bad == "aside" else {}
-            source = message = None
             try:
-                source = read_rows(path, on_bad=on_bad, **side, **options)
+                source = read_rows(path, on_bad=on_bad, **options)
             except DatasetError as e:
                 message = str(e)
-            if message is not None:
                 assert name in message
                 assert message.isprintable()
                 assert len(message) < 1200
                 assert ";" in message  # what is wrong; what to do
-            else:
-                assert source.rows
-                assert repr(source).startswith(name)
-                for row in source.rows:
-                    assert row["line"] >= 1
-                    assert row["messages"][-1]["role"] == "assistant"
-                    for text in texts(row).values():
-                        text.encode()
-                assert on_bad == "aside" or not source.aside
-                if side:
-                    assert len([json.loads(line) for line in side["aside"].open(encoding="utf-8")]) == len(source.aside)
+                assert name == "a.xlsx" or content[:2] == b"PK" or not OUR_BUGS.search(message)
+                continue
+            assert source.rows
+            assert repr(source).startswith(name)
+            for row in source.rows:
+                assert row["line"] >= 1
+                assert row["messages"][-1]["role"] == "assistant"
+                for text in texts(row).values():
+                    text.encode()
+            assert on_bad == "aside" or not source.aside
         with contextlib.suppress(DatasetError):
             peek(path)
         assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(content).digest()
-        assert {p.name for p in Path(folder).iterdir()} <= {name, "side"}
+        assert [p.name for p in Path(folder).iterdir()] == [name]
 
 
 CELL = st.text(st.characters(exclude_categories=("Cs", "Cc", "Cn", "Co")) | st.sampled_from('\n\r\t",;|'), max_size=12)
 PROPERTY = settings(deadline=None, max_examples=200, derandomize=True)
+STARTS = [
+    b"",
+    b"PK\x03\x04",
+    b"PAR1",
+    b"\x1f\x8b\x08",
+    b"\xff\xfe",
+    b"\xfe\xff",
+    b"\xef\xbb\xbf",
+    b"{",
+    b"[",
+    b"question,answer\n",
+]
 
 
 @PROPERTY
-@given(st.binary(max_size=300), st.sampled_from([b"", b"PK\x03\x04", b"PAR1", b"\x1f\x8b\x08", b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf", b"{", b"[", b"question,answer\n"]), st.sampled_from(NAMES))  # fmt: skip
+@given(st.binary(max_size=300), st.sampled_from(STARTS), st.sampled_from(NAMES))
 def test_arbitrary_bytes(content, start, name):
     never_crashes(start + content, name)
 
@@ -1060,23 +897,24 @@ def test_what_csv_writes_is_read_back(cells, delimiter, codec):
     """Any texts survive a round trip, with a header that is known."""
     out = io.StringIO(newline="")
     csv.writer(out, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerows([["вопрос", "ответ"], *cells])
-    expected = [tuple(row) for row in cells if any(cell.strip() for cell in row)]
+    expected = [row for row in cells if any(cell.strip() for cell in row)]
     content = out.getvalue().encode(codec)
     never_crashes(content, "a.csv")
     if expected:
         with tempfile.TemporaryDirectory() as folder:
-            read = read_rows(put(Path(folder), "a.csv", content)).rows
-            assert [(question(row), answer(row)) for row in read] == expected
+            rows = read_rows(put(Path(folder), "a.csv", content)).rows
+            assert [(question(row), answer(row)) for row in rows] == expected
 
 
 @PROPERTY
-@given(st.lists(st.fixed_dictionaries({"instruction": st.text(max_size=30), "output": st.text(max_size=30)}), min_size=1, max_size=6), st.sampled_from([None, 1]))  # fmt: skip
-def test_what_json_writes_is_read_back(records, indent):
-    records = [{k: v.encode("utf-8", "ignore").decode() for k, v in r.items()} for r in records]
+@given(st.lists(st.tuples(st.text(max_size=30), st.text(max_size=30)), min_size=1, max_size=6), st.sampled_from([None, 1]))
+def test_what_json_writes_is_read_back(cells, indent):
+    cells = [tuple(text.encode("utf-8", "ignore").decode() for text in row) for row in cells]
+    records = [dict(zip(("instruction", "output"), row, strict=True)) for row in cells]
     for name, text in (("a.jsonl", lines(*records)), ("a.json", json.dumps(records, indent=indent))):
         with tempfile.TemporaryDirectory() as folder:
             rows = read_rows(put(Path(folder), name, text)).rows
-            assert [(question(row), answer(row)) for row in rows] == [(r["instruction"], r["output"]) for r in records]
+            assert [(question(row), answer(row)) for row in rows] == cells
 
 
 def test_bad_rows_stay_inside():

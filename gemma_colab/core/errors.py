@@ -2,9 +2,7 @@
 
 
 class GemmaColabError(Exception):
-    """Base of all errors of this package. A notebook shows its one sentence instead of a traceback, the command line exits with `status`."""
-
-    status = 4
+    """Base of all errors of this package. A notebook shows its one sentence instead of a traceback."""
 
     def _render_traceback_(self):  # IPython's hook for exceptions that explain themselves
         return [f"{type(self).__name__}: {self}"]
@@ -12,8 +10,6 @@ class GemmaColabError(Exception):
 
 class DatasetError(GemmaColabError):
     """A file or a row of a dataset can't be used."""
-
-    status = 3
 
 
 class BlockedError(DatasetError):
@@ -38,8 +34,6 @@ class ModelError(GemmaColabError):
 
 class TrainingError(GemmaColabError):
     """A training run can't go on: its loss is no number, or the GPU's memory does not suffice. `log_history`: what it logged."""
-
-    status = 2
 
     def __init__(self, message: str, log_history: list[dict] = ()):
         super().__init__(message)

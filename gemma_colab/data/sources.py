@@ -1,64 +1,223 @@
-"""What a source is: a file by its first bytes, a folder, or a dataset of the Hub."""
+"""Where records come from: a file, known by its first bytes, a folder, or a dataset of the Hugging Face Hub.
+
+Sources are only read. What goes wrong on the way is one `DatasetError` that says what to do.
+"""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import difflib
 import gzip
 import io
+import json
 import os
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from gemma_colab.core.errors import DatasetError
-from gemma_colab.data import files
-from gemma_colab.data.files import Raw
-from gemma_colab.data.forms import printable
-from gemma_colab.data.hub_rows import open_folder, open_hub
+from gemma_colab.core.errors import DatasetError, GemmaColabError
 from gemma_colab.data.json_files import read_json
+from gemma_colab.data.schema import BROKEN, Records, listed, printable, shown
 from gemma_colab.data.tables import read_csv, read_excel, read_parquet
 
+CHUNK = 256 * 1024  # bytes that are looked at, or read at a time
+BAR_FROM = 20_000_000  # bytes from which on a progress bar is worth its place
+JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
+DATA_FILES = (*JSON_LINES, ".json", ".csv", ".tsv", ".txt", ".xlsx", ".parquet", ".arrow", ".gz")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")  # owner/name, or owner/name:configuration
+BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+# More candidates would make charset-normalizer's guess on a short text worse.
+EIGHT_BIT = {"cp1251": "Windows-1251", "cp1252": "Windows-1252", "koi8_r": "KOI8-R", "cp866": "code page 866 (DOS)"}
+SIXTEEN_BIT = {"utf-16-le": "UTF-16 (little-endian)", "utf-16-be": "UTF-16 (big-endian)"}
+ENCODINGS = {"utf-8": "UTF-8", "utf-8-sig": "UTF-8 with a byte order mark", "utf-16": "UTF-16"} | EIGHT_BIT | SIXTEEN_BIT
+CONTROL = bytes(c for c in range(32) if c not in b"\t\n\v\f\r\x1b") + b"\x7f"
+SAVE_AS = "save the rows as .jsonl, .json, .csv, .xlsx or .parquet and try again"
+FOREIGN = {
+    b"%PDF": f"a PDF, not a dataset; {SAVE_AS}",
+    b"version https://git-lfs": "a Git LFS pointer, not the data; run `git lfs pull` and try again",
+    b"\xd0\xcf\x11\xe0": "an old Excel file (.xls) or has a password; save it as .xlsx without one and try again",
+}
+FAILURES = {  # found in the names and texts of the errors of gzip, openpyxl, Arrow, datasets and others -> what it means
+    r"EOFError|zlib\.error|BadGzipFile": "is cut off or damaged as a gzip file; download or compress it again",
+    "UnicodeDecodeError|UnicodeError": "breaks off in the middle of a character; download it again",
+    r"\bgated\b|GatedRepoError": "asks you to accept its terms first: open its page on huggingface.co, accept, and give a token as HF_TOKEN",
+    r"(?:splits?: |one of )\[([^\]]*)\]": "has no such split; it has {0}; name one with split= (on the command line: --split)",
+    r"(?s:(?:Config name is missing|BuilderConfig).*?)\[([^\]]*)\]": "has several configurations: {0}; name one as 'owner/name:configuration'",
+    "DatasetNotFoundError|RepositoryNotFoundError": (
+        "is neither a file here nor a dataset on the Hugging Face Hub that you may see; check the spelling and HF_TOKEN"
+    ),
+    "OfflineModeIsEnabled|LocalEntryNotFoundError|ConnectionError|ConnectError|TimeoutException": (
+        "is no file here, and there is no connection to the Hugging Face Hub; check the name and the network"
+    ),
+    "scripts are no longer supported": (
+        "is a dataset with a loading script, which may run any code and is not supported; look for a Parquet version"
+    ),
+}
 
 
 def open_source(
-    source: str | Path, name: str, stack: contextlib.ExitStack, sheet: str | int, split: str, limit: int | None
-) -> Raw:
-    """Its records. `name` stands for it in messages; `stack` closes what is opened. Raises `DatasetError`."""
+    source: str | Path,
+    name: str,
+    stack: contextlib.ExitStack,
+    sheet: str | int = 0,
+    split: str = "train",
+    limit: int | None = None,
+) -> Records:
+    """Open a source. name: what stands for it in messages. stack: closes what is opened. Raises `DatasetError`."""
     path = Path(source)
     if os.path.isfile(path):  # os.path, which has no errors for names that no file can have
         return _open_file(path, name, sheet, stack)
     if os.path.isdir(path):
-        return open_folder(path, name, split)
+        return _open_folder(path, name, split)
     if os.path.lexists(path):
         raise DatasetError(f"{name} is a broken link or a device, not a file; give the data file itself")
-    if isinstance(source, str) and HUB_ID.fullmatch(source) and path.suffix.lower() not in files.DATA:
-        return open_hub(source, split, limit)
+    if isinstance(source, str) and HUB_ID.fullmatch(source) and path.suffix.lower() not in DATA_FILES:
+        return _open_hub(source, split, limit)
     near = []
     with contextlib.suppress(OSError):
         there = sorted(p.name for p in path.absolute().parent.iterdir())
-        near = difflib.get_close_matches(path.name, there, 3) or [n for n in there if Path(n).suffix.lower() in files.DATA][:8]
+        near = difflib.get_close_matches(path.name, there, 3) or [n for n in there if Path(n).suffix.lower() in DATA_FILES][:8]
     hint = f"in its folder: {', '.join(map(printable, near))}" if near else "check the name and the folder, or upload it first"
     raise DatasetError(f"{name} is not there; {hint}")
 
 
-def _open_file(path: Path, name: str, sheet: str | int, stack: contextlib.ExitStack) -> Raw:
+@contextlib.contextmanager
+def plain_words(name: str):
+    """Turn whatever goes wrong in a library into one `DatasetError`."""
+    try:
+        yield
+    except GemmaColabError:
+        raise
+    except Exception as error:
+        chain, e = [], error
+        while e is not None and e not in chain:
+            chain.append(e)
+            e = e.__cause__ or e.__context__
+        said = " ".join(f"{' '.join(map(str, type(e).__mro__))} {e}" for e in chain)
+        for pattern, meaning in FAILURES.items():
+            if hit := re.search(pattern, said):
+                raise DatasetError(f"{name} {meaning.format(*hit.groups())}") from error
+        first = shown(str(error).strip().partition("\n")[0], 160)
+        raise DatasetError(
+            f"{name} can't be read: {type(error).__name__} {first}; check the file, download or save it again"
+        ) from error
+
+
+# --- files
+
+
+def _open_file(path: Path, name: str, sheet: str | int, stack: contextlib.ExitStack) -> Records:
     file = stack.enter_context(io.FileIO(path))
-    content = io.BufferedReader(file, files.CHUNK)
+    content = io.BufferedReader(file, CHUNK)
     packed = content.peek(2)[:2] == b"\x1f\x8b"
     content = stack.enter_context(gzip.GzipFile(fileobj=content) if packed else content)
-    head = content.read(files.CHUNK)
-    files.refuse_foreign(head, name)
+    head = content.read(CHUNK)
+    if not head:
+        raise DatasetError(f"{name} is empty (0 bytes); check the download or the export that made it")
+    if foreign := next((what for start, what in FOREIGN.items() if head.startswith(start)), ""):
+        raise DatasetError(f"{name} is {foreign}")
     if head[:4] in (b"PAR1", b"PK\x03\x04"):
         content.seek(0)
         content = io.BytesIO(content.read()) if packed else content  # both are read from their end, where gzip can't jump to
-        raw = read_parquet(content, name) if head[:4] == b"PAR1" else read_excel(content, sheet, name)
+        found = read_parquet(content) if head[:4] == b"PAR1" else read_excel(content, sheet, name)
     else:
-        text, sample, encoding = files.open_text(content, head, name)
-        stack.enter_context(text)
-        kind = files.text_kind(sample, Path(path.name.lower().removesuffix(".gz")).suffix)
-        raw = read_csv(text, sample, name) if kind == "table" else read_json(text, kind, name)
-        raw.details.append(encoding)
-    raw.details += ["gzip"] * packed
-    raw.file = file
-    return raw
+        codec = _encoding(content, head, name)
+        content.seek(0)
+        # A byte that the encoding lacks becomes a lone surrogate: it is found in its own row, and nothing else is lost.
+        errors = "surrogatepass" if codec in SIXTEEN_BIT or codec == "utf-16" else "surrogateescape"
+        text = stack.enter_context(io.TextIOWrapper(content, encoding=codec, errors=errors, newline=""))
+        sample = codecs.getincrementaldecoder(codec)(errors).decode(head, final=len(head) < CHUNK)
+        kind = text_kind(sample, Path(path.name.lower().removesuffix(".gz")).suffix)
+        found = read_csv(text, sample, name) if kind == "table" else read_json(text, kind, name)
+        found.details.append(ENCODINGS[codec])
+    found.details += ["gzip"] * packed
+    found.records = _with_bar(found.records, file, name)
+    return found
+
+
+def _with_bar(records: Iterator[tuple[int, Any]], file: io.FileIO, name: str) -> Iterator[tuple[int, Any]]:
+    """Show a progress bar for a file that takes a while."""
+    from tqdm.auto import tqdm
+
+    size = os.fstat(file.fileno()).st_size
+    with tqdm(total=size, unit="B", unit_scale=True, desc=name, leave=False, disable=size <= BAR_FROM) as bar:
+        for record in records:
+            bar.update(file.tell() - bar.n)
+            yield record
+
+
+def _encoding(content: io.BufferedIOBase, head: bytes, name: str) -> str:
+    """Return the codec of a text. A text with few broken places is UTF-8."""
+    from charset_normalizer import from_bytes
+
+    for mark, codec in BOMS.items():
+        if head.startswith(mark):
+            return codec
+    # Spaces, digits and quotes have a zero byte in UTF-16, always on the same side.
+    even, odd = head[0::2].count(0), head[1::2].count(0)
+    if max(even, odd) >= max(2, len(head) // 64) and min(even, odd) * 4 <= max(even, odd):
+        return "utf-16-le" if odd > even else "utf-16-be"
+    controls = len(head) - len(head.translate(None, CONTROL))
+    if controls > max(2, len(head) // 20):
+        raise DatasetError(f"{name} is not text: {controls} of its first {len(head)} bytes are control characters; {SAVE_AS}")
+    sample = chunk = head * (not head.isascii())
+    while len(sample) < 4 * CHUNK and (chunk := content.read(CHUNK)):
+        sample += chunk * (not chunk.isascii())  # a text may be ASCII for long, and then not
+    broken = len(BROKEN.findall(codecs.getincrementaldecoder("utf-8")("surrogateescape").decode(sample, final=not chunk)))
+    if broken * 10 <= len(sample.translate(None, bytes(range(128)))):
+        return "utf-8"
+    best = from_bytes(sample[:CHUNK], cp_isolation=list(EIGHT_BIT)).best()
+    if best is None or best.encoding not in ENCODINGS:
+        raise DatasetError(f"{name}: the encoding of its text can't be told; save it as UTF-8 and try again")
+    return best.encoding
+
+
+def text_kind(sample: str, suffix: str) -> str:
+    """Return "lines" (one JSON object a line), "json" (one list or object) or "table", by content first, by name where in doubt."""
+    first, second = [*(line.strip() for line in sample.split("\n") if line.strip()), "", ""][:2]
+    if first[:1] not in ("[", "{"):
+        return "lines" if suffix in (*JSON_LINES, ".json") else "table"
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        signs = (second.startswith("{"), first[-1] not in "[{,:")  # the other sign: a JSON text spread over lines
+        return "lines" if first[0] == "{" and (any(signs) if suffix in JSON_LINES else all(signs)) else "json"
+    return "lines" if second.startswith("{") or (second and first[0] == "{") else "json"
+
+
+# --- folders and the Hub
+
+
+def _open_folder(path: Path, name: str, split: str) -> Records:
+    """Open a folder saved by `save_to_disk`, or one of data files, as `datasets` reads it."""
+    # two levels, as datasets are laid out: not the whole disk for someone who gave "/"
+    there = sorted(p.name for depth in ("*", "*/*") for p in path.glob(depth) if p.suffix.lower() in DATA_FILES and p.is_file())
+    if not there:
+        raise DatasetError(f"{name} is a folder without data files; give a file (.jsonl, .json, .csv, .xlsx, .parquet)")
+    import datasets
+
+    saved = any((path / n).is_file() for n in ("state.json", "dataset_dict.json"))
+    if not saved:  # streaming: no copy of the data in a cache
+        data = datasets.load_dataset(str(path.resolve()), split=split, streaming=True)
+    elif isinstance(data := datasets.load_from_disk(str(path.resolve())), dict):
+        if split not in data:
+            raise DatasetError(
+                f"{name} has no split {split!r}; it has {listed(data)}; name one with split= (on the command line: --split)"
+            )
+        data = data[split]
+    return _rows_of(data, "saved dataset" if saved else "folder of data files", split)
+
+
+def _open_hub(name: str, split: str, limit: int | None) -> Records:
+    """Open a dataset of the Hub: kept in its cache when all of it is wanted, streamed when only a few rows are."""
+    import datasets
+
+    repository, _, configuration = name.partition(":")
+    data = datasets.load_dataset(repository, configuration or None, split=split, streaming=limit is not None)
+    return _rows_of(data, "Hugging Face dataset", split)
+
+
+def _rows_of(data: Iterable[dict[str, Any]], what: str, split: str) -> Records:
+    return Records(((number, dict(record)) for number, record in enumerate(data, 1)), [what, f"split {split}"], "row", table=True)

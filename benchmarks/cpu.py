@@ -55,7 +55,7 @@ def train(model, tokenizer, dtype, rows, answers_only: bool) -> tuple[float, flo
             trl_utils._use_triton, trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE = our_trainer._USE_TRITON, 32_768
         trainer.train()
         losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    our_trainer.take_off_adapters(model)
+    our_trainer.unload_adapters(model)
     return statistics.mean(clock.seconds[1:]), losses[-1]
 
 

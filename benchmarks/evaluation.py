@@ -1,4 +1,4 @@
-"""How long an evaluation takes: answers in batches against one by one, and 100 rows for three contestants.
+"""How long an evaluation takes: answers in batches against one by one, and 100 rows for three candidates.
 
     make demo && python benchmarks/evaluation.py [runs/demo]
 
@@ -8,14 +8,12 @@ Takes the adapter, the settings and the rows of a finished demo. Batches and sin
 import sys
 import time
 
-from gemma_colab.core.machine import describe_machine, quiet_libraries, stack_versions
+from gemma_colab.core.machine import quiet_libraries, stack_versions
+from gemma_colab.core.rows import prompt
 from gemma_colab.core.workspace import Workspace
-from gemma_colab.evaluation import contest
-from gemma_colab.evaluation.generation import generate
-from gemma_colab.evaluation.metrics import USUAL
-from gemma_colab.handover.assess import load_tuned, the_contestants
+from gemma_colab.evaluation import evaluate, generate_answers, load_tuned
+from gemma_colab.evaluation.candidates import adapter_for
 from gemma_colab.handover.rows import ensure_rows
-from gemma_colab.handover.settings import chosen_model
 
 SINGLE = 16  # rows that are asked one by one
 ROUNDS = 3
@@ -30,25 +28,21 @@ def seconds(work) -> float:
 def main() -> int:
     quiet_libraries()
     workspace = Workspace(sys.argv[1] if len(sys.argv) > 1 else "runs/demo")
-    machine = describe_machine()
-    chosen, _ = chosen_model(workspace, machine)
-    model, tokenizer = load_tuned(workspace, chosen, machine)
+    model, tokenizer = load_tuned(workspace)
     rows = ensure_rows(workspace)
-    chats = [*rows["test"], *rows["validation"], *rows["train"]][:100]
-    prompts = [chat["messages"][:-1] for chat in chats]
+    some_rows = [*rows["test"], *rows["validation"], *rows["train"]][:100]
+    prompts = [prompt(row) for row in some_rows]
     how = {"max_new_tokens": 144}
-    generate(model, tokenizer, prompts[:4], **how)
+    generate_answers(model, tokenizer, prompts[:4], **how)
 
     print("| who answers | rows per second, one by one | in batches of 32 | times as many (rounds) |\n| --- | --- | --- | --- |")
-    for name, contestant in the_contestants(workspace, chosen, rows["train"]).items():
-        if name == "few-shot":
-            continue
+    for name in ("base", "tuned"):
         single, batched = [], []
-        with contest.switched(model, contestant):
+        with adapter_for(name, model):
             for order in (("single", "batched"), ("batched", "single")) * ROUNDS:
                 for which in order:
                     some = prompts[:SINGLE] if which == "single" else prompts
-                    took = seconds(lambda some=some, which=which: generate(
+                    took = seconds(lambda some=some, which=which: generate_answers(
                         model, tokenizer, some, batch_size=1 if which == "single" else 32, **how))  # fmt: skip
                     (single if which == "single" else batched).append(len(some) / took)
         ratios = sorted(b / s for s, b in zip(single, batched, strict=True))
@@ -59,15 +53,13 @@ def main() -> int:
         )
 
     def whole():
-        players = the_contestants(workspace, chosen, rows["train"])
-        tables = contest.play(model, tokenizer, chats, players, max_length=512, **how)
-        scored = contest.scores(tables, [chat["messages"][-1]["content"] for chat in chats], USUAL)
+        evaluation = evaluate(model, tokenizer, some_rows, train_rows=rows["train"], max_length=512, **how)
         for before in ("base", "few-shot"):
-            contest.comparison(tables, scored, before)
+            evaluation.compare(before)
 
     times = sorted(seconds(whole) for _ in range(ROUNDS))
     print(
-        f"\n{len(chats)} rows x 3 contestants, answers, losses, scores, intervals: {times[1]:.1f} s ({times[0]:.1f}-{times[-1]:.1f})"
+        f"\n{len(some_rows)} rows x 3 candidates, answers, losses, scores, intervals: {times[1]:.1f} s ({times[0]:.1f}-{times[-1]:.1f})"
     )
     print(", ".join(f"{name} {version}" for name, version in stack_versions().items()))
     return 0

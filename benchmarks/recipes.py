@@ -133,10 +133,11 @@ def ours(lora: LoraSettings, train: TrainSettings) -> Run:
 def ours_with_everything(lora: LoraSettings, train: TrainSettings, validation: Dataset) -> Run:
     """All that notebook 04 runs: validation, whole checkpoints, tripwire, live view."""
     from gemma_colab.core.live_curve import live_view  # IPython, which a machine lent for a benchmark may lack
+    from gemma_colab.training.verdict import training_verdict
 
     def run(model: PreTrainedModel, rows: Dataset, folder: str) -> dict:
         how = (train, lora_config(lora), DTYPE, folder)
-        done = train_with_everything(model, tokenizer(), rows, validation, *how, show=live_view())
+        done = train_with_everything(model, tokenizer(), rows, validation, *how, show=live_view(training_verdict))
         return next(line for line in reversed(done.trainer.state.log_history) if "train_runtime" in line)
 
     return run

@@ -49,14 +49,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from gemma_colab.core.catalog import TINY, source_of
 from gemma_colab.core.chat import tokenize_row
-from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.machine import quiet_libraries, stack_versions
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings, starting_point
 from gemma_colab.core.workspace import samples
 from gemma_colab.data.reading import read_rows
 from gemma_colab.model.measure import PeakMemory, model_bytes
-from gemma_colab.model.planner import IN_HAND, plan_training
+from gemma_colab.model.planner import HEADROOM, plan_training
 from gemma_colab.training.short import fresh_adapter
 
 START = time.monotonic()
@@ -221,12 +220,11 @@ def planned(size: str, lora: LoraSettings, rows: Dataset, first: Contestant) -> 
     """Ours with what the planner finds for the whole GPU, and for as little more memory than `first` took as it can work with."""
     lengths, train = [len(ids) for ids in rows["input_ids"]], starting_point(size)[1]
     limits = {"the whole GPU": MACHINE.gpu_gib}
-    limits |= {f"{share:g} x the memory": share * first.peak_gib / (1 - IN_HAND) for share in (1, 1.25, 1.5, 2)}
+    limits |= {f"{share:g} x the memory": share * first.peak_gib / (1 - HEADROOM) for share in (1, 1.25, 1.5, 2)}
     plan, found = {"dtype": str(DTYPE)[6:], "overhead_gib": first.overhead_gib}, []
     for name, limit in limits.items():
-        try:
-            how, _ = plan_training(SHAPES[size], lora, train, lengths, limit, **plan)
-        except SettingsError:  # nothing is as small as that
+        how, steps = plan_training(SHAPES[size], lora, train, lengths, limit, **plan)
+        if steps["GiB"].isna().any():  # nothing is as small as that
             continue
         found.append(Contestant(f"planner, {name}: {said(how)}", load_ours, ours(lora, how)))
         if len(found) == 2:

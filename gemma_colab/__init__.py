@@ -1,3 +1,26 @@
-"""Fine-tune Gemma 3 on your own data: the thin package that the notebooks call."""
+"""Fine-tune Gemma 3 on your own data: the package that the notebooks call.
+
+Here is what every notebook begins with: the machine, the workspace, and whether both suffice. The rest lies behind six doors:
+`gemma_colab.data`, `.model`, `.training`, `.evaluation`, `.export` and `.ui`. Nothing is imported before it is used.
+"""
+
+from gemma_colab.core.door import door, plugs
 
 __version__ = "0.1.0"
+
+plugs["unpacked"] = "gemma_colab.model.unpack"
+__all__, __getattr__, __dir__ = door(
+    __name__,
+    {
+        "open_workspace": "gemma_colab.core.workspace",
+        "samples": "gemma_colab.core.workspace",
+        "settle_in": "gemma_colab.model.lent",
+        "describe_machine": "gemma_colab.model.lent",
+        "pick_dtype": "gemma_colab.core.machine",
+        "preflight": "gemma_colab.model.preflight",
+        "stack_versions": "gemma_colab.core.machine",
+        "quiet_libraries": "gemma_colab.core.machine",
+        "GemmaColabError": "gemma_colab.core.errors",
+        "BlockedError": "gemma_colab.core.errors",
+    },
+)

@@ -7,21 +7,21 @@ import torch
 from peft import get_peft_model
 
 from gemma_colab.cli import main
-from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.errors import ModelError, SettingsError
 from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.lora import lora_config
+from gemma_colab.core.rows import answer, to_messages
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
-from gemma_colab.evaluation import contest
+from gemma_colab.core.workspace import SPLIT_FILES, read_sample
+from gemma_colab.evaluation import assess, candidates, evaluate, load_tuned
+from gemma_colab.evaluation.candidates import enough_tokens, kept_answers
 from gemma_colab.export.adapter import save_adapter
-from gemma_colab.handover.assess import assess, enough_tokens, the_contestants
-from gemma_colab.handover.rows import ROW_FILES, save_rows
-from gemma_colab.training.replay import general_chats, mix_in
+from gemma_colab.handover.rows import save_rows
 
 
-@pytest.fixture
-def tuned_workspace(workspace, support_rows, tokenizer):
+def tuned_workspace(workspace, rows, tokenizer):
     """Rows, settings and an adapter that notebook 04 might have left; it makes the tiny model a little worse."""
-    save_rows({"train": support_rows[:20], "validation": support_rows[20:24], "test": support_rows[24:38]}, workspace)
+    save_rows({"train": rows[:20], "validation": rows[20:24], "test": rows[24:38]}, workspace)
     ModelSettings(model="tiny-gemma3").save(workspace)
     TrainSettings().save(workspace)
     lora = LoraSettings(r=4)
@@ -32,16 +32,21 @@ def tuned_workspace(workspace, support_rows, tokenizer):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.03)
     save_adapter(model, tokenizer, workspace)
-    record = {"model": "tiny-gemma3", "load_in_4bit": True, "rows": workspace.fingerprint(*ROW_FILES)}
+    record = {"model": "tiny-gemma3", "load_in_4bit": True, "rows": workspace.fingerprint(*SPLIT_FILES)}
     workspace.write_json("training.json", record | {"status": "finished", "verdict": "learning", "steps": 1, "log_history": []})
     return workspace
 
 
-def test_evaluate_writes_report_and_summary(tuned_workspace, capsys):
-    options = ["evaluate", "--workspace", str(tuned_workspace.path), "--rows", "11", "--examples", "2", "--max-new-tokens", "24"]
+@pytest.fixture
+def tuned(workspace, support_rows, tokenizer):
+    return tuned_workspace(workspace, [to_messages(row) for row in support_rows[:38]], tokenizer)
+
+
+def test_evaluate_writes_report_and_summary(tuned, capsys):
+    options = ["evaluate", "--workspace", str(tuned.path), "--rows", "11", "--examples", "2", "--max-new-tokens", "24"]
     status = main(options)
     said = capsys.readouterr().out
-    summary = json.loads((tuned_workspace.path / "summary.json").read_text())
+    summary = json.loads((tuned.path / "summary.json").read_text())
     assert status == {"no": 2, "not yet": 1}.get(summary["verdict"]["ship"], 0)
     assert summary["verdict"]["lines"][0] in said
     assert summary["rows"] == {"train": 20, "validation": 4, "test": 11}
@@ -50,14 +55,14 @@ def test_evaluate_writes_report_and_summary(tuned_workspace, capsys):
     assert {line["contestant"] for line in summary["health"]} == {"base", "few-shot", "tuned"}
     assert {line["part"] for line in summary["memorisation"]} == {"train", "test"}
     assert summary["settings"]["generation"] == {"max_new_tokens": 24, "examples": 2}
-    assert len(tuned_workspace.read_jsonl("evaluation/rows.jsonl")) == 11
-    assert (tuned_workspace.path / "report.html").stat().st_size > 5000
+    assert len(tuned.read_jsonl("evaluation/rows.jsonl")) == 11
+    assert (tuned.path / "report.html").stat().st_size > 5000
     assert main([*options, "--json"]) == status
     assert json.loads(capsys.readouterr().out) == summary
 
 
-def test_a_second_run_asks_nothing_again(tuned_workspace, tokenizer, monkeypatch):
-    asked, real = [], contest.generate
+def test_a_second_run_asks_nothing_again_and_takes_what_it_is_given(tuned, tokenizer, monkeypatch):
+    asked, real = [], candidates.generate
 
     def counting(*args, **kwargs):
         before = kwargs["save"].read_text().count("\n") if kwargs["save"].exists() else 0
@@ -65,52 +70,68 @@ def test_a_second_run_asks_nothing_again(tuned_workspace, tokenizer, monkeypatch
         asked.append(kwargs["save"].read_text().count("\n") - before)
         return table
 
-    monkeypatch.setattr(contest, "generate", counting)
-    chosen = ModelSettings(model="tiny-gemma3")
-    first = assess(tuned_workspace, chosen, max_new_tokens=8, test_rows=4)
+    monkeypatch.setattr(candidates, "generate", counting)
+    first = assess(tuned, max_new_tokens=8, test_rows=4)
     assert asked == [4, 4, 4]
     assert first["verdict"]["word"] == "too few rows"
+    model, tokenizer = load_tuned(tuned)
+    rows = {split: tuned.read_jsonl(f"rows/{split}.jsonl") for split in ("train", "test")}
+    found = evaluate(model, tokenizer, rows["test"], workspace=tuned, train_rows=rows["train"], max_new_tokens=8)
+    assert asked[3:] == [10, 10, 10]
     asked.clear()
-    assert assess(tuned_workspace, chosen, max_new_tokens=8, test_rows=4) == first
+    again = assess(tuned, loaded=(model, tokenizer), evaluation=found)
+    assert asked == []
+    assert again["rows"]["test"] == 14
+    assert assess(tuned, max_new_tokens=8, test_rows=4) == first
     assert asked == [0, 0, 0]
-    adapter = tuned_workspace.path / "adapter" / "adapter_model.safetensors"
-    before = the_contestants(tuned_workspace, chosen, general_chats())
-    adapter.write_bytes(adapter.read_bytes()[:-1] + b"x")  # another adapter's answers are its own
-    after = the_contestants(tuned_workspace, chosen, general_chats())
-    assert before["tuned"].made_by != after["tuned"].made_by
-    assert before["base"] == after["base"]
+
+
+def test_another_adapters_answers_are_its_own(tuned):
+    adapter = tuned.path / "adapter" / "adapter_model.safetensors"
+    before = {name: kept_answers(tuned, name)["made_by"] for name in ("base", "few-shot", "tuned")}
+    adapter.write_bytes(adapter.read_bytes()[:-1] + b"x")
+    after = {name: kept_answers(tuned, name)["made_by"] for name in ("base", "few-shot", "tuned")}
+    assert before["tuned"] != after["tuned"]
+    assert before["base"] == after["base"] == after["few-shot"] == "tiny-gemma3 True float32"
+
+
+def test_fields_of_json_answers_are_measured_and_bars_on_others_are_ignored(workspace, tokenizer, capsys):
+    rows = [to_messages(row) for row in read_sample("tickets_ru")[:38]]
+    tuned_workspace(workspace, rows, tokenizer)
+    summary = assess(workspace, max_new_tokens=8, test_rows=10, bars={"valid JSON": 0.95, "order": 0.9, "mark": 0.5})
+    assert "Left out are bars on what these rows don't have: mark." in capsys.readouterr().out
+    assert workspace.read_json("ship_settings.json")["bars"] == {"valid JSON": 0.95, "order": 0.9}
+    assert "order is 0%, and the bar is 90%" in summary["verdict"]["against"]
+    assert {"all fields", "valid JSON", "topic", "order", "nothing but JSON"} <= summary["measures"].keys()
+    assert "token F1" not in summary["measures"]
+    assert summary["always_the_same"]["valid JSON"] == 1
+    assert summary["sorted_by"] == "all fields"
+    with pytest.raises(SettingsError, match="must be a number from 0 to 1"):
+        assess(workspace, bars={"order": 2})
+
+
+def test_the_tuned_model_is_loaded_with_a_reason(tuned, capsys, monkeypatch):
+    model, _ = load_tuned(tuned)
+    assert not model.training
+    assert "tiny-gemma3, because it is the choice saved in this workspace; torch.float32, because" in capsys.readouterr().out
+    ModelSettings(model="google/gemma-3-27b-it").save(tuned)
+    with pytest.raises(ModelError, match="27b-it was chosen in this workspace, but this machine has"):
+        load_tuned(tuned)
 
 
 @pytest.mark.parametrize(
     ("missing", "remedy"), [("adapter", "gemma-colab train"), ("rows/test.jsonl", "gemma-colab prepare FILE")]
 )
-def test_what_is_missing_is_named(tuned_workspace, missing, remedy, capsys):
-    (tuned_workspace.path / missing).rename(tuned_workspace.path / "elsewhere")
-    assert main(["evaluate", "--workspace", str(tuned_workspace.path)]) == 4
+def test_what_is_missing_is_named(tuned, missing, remedy, capsys):
+    (tuned.path / missing).rename(tuned.path / "elsewhere")
+    assert main(["evaluate", "--workspace", str(tuned.path)]) == 4
     error = capsys.readouterr().err
     assert f"{missing} is missing" in error
     assert remedy in error
 
 
-def test_tokens_suffice_for_the_longest_right_answer(tokenizer, support_rows):
-    chats = general_chats()[:20]
-    longest = max(len(tokenizer(chat["completion"][0]["content"])["input_ids"]) for chat in chats)
-    assert longest < enough_tokens(tokenizer, chats) < 2 * longest + 10
-    assert enough_tokens(tokenizer, chats, most=7) == 7
-
-
-def test_general_rows_are_a_share_of_all(workspace):
-    own = [{"prompt": [{"role": "user", "content": str(n)}], "completion": []} for n in range(40)]
-    general = general_chats(workspace)
-    mixed = mix_in(own, general, 0.2)
-    assert mixed[:40] == own
-    assert len(mixed) == 50
-    assert all(chat in general for chat in mixed[40:])
-    assert mix_in(own, general, 0.2) == mixed
-    assert mix_in(own, general, 0.0) == own
-    with pytest.raises(
-        SettingsError, match=r"replay=0\.5 needs 40 general rows for 40 of yours, and there are 3; set it to 0\.06"
-    ):
-        mix_in(own, general[:3], 0.5)
-    workspace.write_jsonl("rows/replay.jsonl", own[:2])
-    assert general_chats(workspace) == own[:2]
+def test_tokens_suffice_for_the_longest_right_answer(tokenizer):
+    rows = [to_messages(row) for row in read_sample("general_rows")[:20]]
+    longest = max(len(tokenizer(answer(row))["input_ids"]) for row in rows)
+    assert longest < enough_tokens(tokenizer, rows) < 2 * longest + 10
+    assert enough_tokens(tokenizer, rows, most=7) == 7

@@ -1,10 +1,10 @@
-"""The chat panel with plain functions, and the two contestants behind it with a real model and adapter."""
+"""The chat panel with plain functions, and the two candidates behind it with a real model and adapter."""
 
 import pytest
 import torch
 
 from gemma_colab.core.errors import ModelError, SettingsError
-from gemma_colab.evaluation.chatting import contestants
+from gemma_colab.evaluation.generation import chat_candidates
 from gemma_colab.ui.chat import ChatPanel
 
 EVIL = "<img src=x onerror='alert(1)'> </div><b>жирный</b> **звёзды** {{ 7 * 7 }}"
@@ -34,14 +34,14 @@ def test_each_contestant_has_its_own_history():
     assert [turn["content"] for turn in panel.turns("base")] == ["привет", "base 1", "как дела", "base 3"]
     assert "base 3" in panel.columns["base"].value
     assert "tuned" not in panel.columns["base"].value
-    assert "answered in: base" in panel.busy.value
+    assert "answered in: base" in panel.message.value
 
 
 def test_it_says_whom_it_is_asking_and_shows_answers_as_they_come():
     seen = []
 
     def watch(turns):
-        seen.append((panel.busy.value, panel.columns["base"].value, panel.line.value))
+        seen.append((panel.message.value, panel.columns["base"].value, panel.line.value))
         return "да"
 
     panel = ChatPanel({"base": watch, "tuned": watch})
@@ -80,7 +80,7 @@ def test_the_stop_button_stops_the_round():
 
     panel = ChatPanel({"base": stop, "tuned": counting("tuned")})
     panel.ask("долго?")
-    assert "base, tuned did not answer" in panel.busy.value
+    assert "base, tuned did not answer" in panel.message.value
     assert panel.turns("tuned") == []
     assert "stopped" in panel.columns["tuned"].value
 
@@ -88,7 +88,7 @@ def test_the_stop_button_stops_the_round():
 def test_texts_are_shown_and_never_run():
     panel = ChatPanel({EVIL: lambda turns: EVIL, "tuned": lambda turns: ""})
     panel.ask(EVIL)
-    html = panel.columns[EVIL].value + panel.busy.value
+    html = panel.columns[EVIL].value + panel.message.value
     assert "<img" not in html
     assert "<b>жирный" not in html
     assert html.count("**звёзды** {{ 7 * 7 }}") == 4  # name, question, answer, and the time it took
@@ -98,11 +98,11 @@ def test_texts_are_shown_and_never_run():
 def test_clear_and_nothing_to_send():
     panel = ChatPanel({"base": counting("base")})
     panel.send.click()
-    assert "Nothing to send:" in panel.busy.value
+    assert "Nothing to send:" in panel.message.value
     panel.ask("раз")
     panel.line.value = "недописанное"
     panel.clear.click()
-    assert (panel.turns("base"), panel.line.value, panel.busy.value) == ([], "", "")
+    assert (panel.turns("base"), panel.line.value, panel.message.value) == ([], "", "")
     assert "Nothing said yet" in panel.columns["base"].value
     with pytest.raises(SettingsError, match="at least one"):
         ChatPanel({})
@@ -144,7 +144,7 @@ TURNS = [{"role": "user", "content": "Где мой заказ?"}]
 def test_base_is_the_model_without_its_adapter(tuned_model, tokenizer):
     from transformers import AutoModelForCausalLM
 
-    functions = contestants(tuned_model, tokenizer, max_new_tokens=8, do_sample=False)
+    functions = chat_candidates(tuned_model, tokenizer, max_new_tokens=8, do_sample=False)
     base, tuned = (functions[name](TURNS) for name in ("base", "tuned"))
     assert base != tuned
     plain = AutoModelForCausalLM.from_pretrained(tuned_model.peft_config["default"].base_model_name_or_path)
@@ -156,7 +156,7 @@ def test_base_is_the_model_without_its_adapter(tuned_model, tokenizer):
 
 
 def test_sampling_repeats_with_its_seed_and_leaves_the_random_state_alone(tuned_model, tokenizer):
-    one, same, other = (contestants(tuned_model, tokenizer, max_new_tokens=12, seed=seed)["tuned"] for seed in (1, 1, 2))
+    one, same, other = (chat_candidates(tuned_model, tokenizer, max_new_tokens=12, seed=seed)["tuned"] for seed in (1, 1, 2))
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
@@ -174,7 +174,7 @@ def test_both_start_from_the_same_seed_under_the_same_settings(tuned_model, toke
         for name, p in tuned_model.named_parameters():
             if name in before:
                 p.zero_()
-        functions = contestants(tuned_model, tokenizer, max_new_tokens=12)
+        functions = chat_candidates(tuned_model, tokenizer, max_new_tokens=12)
         answers = [functions[name](TURNS) for name in ("base", "tuned")]
         for name, p in tuned_model.named_parameters():
             if name in before:
@@ -184,4 +184,4 @@ def test_both_start_from_the_same_seed_under_the_same_settings(tuned_model, toke
 
 def test_a_model_without_an_adapter_is_refused(tokenizer):
     with pytest.raises(ModelError, match="model=Linear has no adapter to switch off"):
-        contestants(torch.nn.Linear(1, 1), tokenizer)
+        chat_candidates(torch.nn.Linear(1, 1), tokenizer)

@@ -160,6 +160,15 @@ def test_a_closed_pipe_is_no_error():
     assert done.stderr == ""
 
 
+def test_conversations_stay_whole(tmp_path, support_rows, capsys):
+    pairs = zip(support_rows[2:122:2], support_rows[3:123:2], strict=True)
+    path = write(tmp_path / "talks.jsonl", [{"messages": a["messages"] + b["messages"]} for a, b in pairs])
+    assert main(["check", path]) == 0
+    assert main(["prepare", path, "--workspace", str(tmp_path / "ws"), "--accept", "validation too small"]) == 0
+    splits = ensure_rows(Workspace(tmp_path / "ws"))
+    assert [len(row["messages"]) for rows in splits.values() for row in rows] == [4] * 60
+
+
 def test_rows_of_the_workspace_are_never_their_own_source(good, tmp_path, capsys):
     assert main(["prepare", good, "--workspace", str(tmp_path / "ws")]) == 0
     before = (tmp_path / "ws" / "rows" / "train.jsonl").read_bytes()

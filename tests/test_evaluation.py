@@ -1,8 +1,7 @@
 """Loss, forgetting, the adapter's way out and back."""
 
-import json
-
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from peft import get_peft_model
@@ -14,11 +13,14 @@ from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings
-from gemma_colab.core.workspace import samples
+from gemma_colab.core.workspace import read_sample
+from gemma_colab.evaluation import general_knowledge, knowledge
 from gemma_colab.evaluation.compare import worsened
-from gemma_colab.evaluation.forgetting import forgetting, probe, read_texts
+from gemma_colab.evaluation.knowledge import GeneralKnowledge
 from gemma_colab.evaluation.loss import answer_losses, mean_loss, perplexity, text_losses
 from gemma_colab.export.adapter import load_adapter, save_adapter
+
+TEXTS = read_sample("neutral_text")
 
 
 @pytest.fixture(scope="module")
@@ -56,21 +58,26 @@ def test_answer_loss_sees_the_adapter_and_its_absence(random_gemma, tokenizer, s
     assert mean_loss(answer_losses(model, tokenizer, chats)) != pytest.approx(base, rel=1e-3)
 
 
-def test_probe_scores_general_questions(tiny, tokenizer):
-    questions = [
-        {"kind": "capital", "language": "ru", "question": "Какая столица Японии?", "key": "Токио"},
-        {"kind": "capital", "language": "ru", "question": "Какая столица Японии?", "key": "Париж"},
-    ]
-    assert list(probe(tiny, tokenizer, questions)["right"]) == [1.0, 0.0]
+def asked_only(monkeypatch, *questions):
+    monkeypatch.setattr(knowledge, "read_sample", lambda name: list(questions) if name == "general_probe" else TEXTS[:1])
+
+
+def test_general_questions_are_scored(tiny, tokenizer, monkeypatch):
+    capital = {"kind": "capital", "language": "ru", "question": "Какая столица Японии?"}
+    asked_only(monkeypatch, capital | {"key": "Токио"}, capital | {"key": "Париж"})
+    found = general_knowledge(tiny, tokenizer)
+    assert list(found.questions["right"]) == [1.0, 0.0]
+    assert found.summary()["general questions right"] == 0.5
+    assert found.summary()["loss on neutral text"] == pytest.approx(found.texts["loss"][0] / found.texts["tokens"][0])
 
 
 def test_who_repeats_the_question_is_not_right(tiny, tokenizer, monkeypatch):
     question = "Слово «ель» означает растение или животное?"
     stray = question[:-1] + "user"  # as the base of 270M does
     answers = [question, f"{question}\nuser {question}", stray, "Растение."]
-    monkeypatch.setattr("gemma_colab.evaluation.forgetting.generate_answers", lambda *a, **k: answers)
-    questions = [{"kind": "k", "language": "ru", "question": question, "key": "растение"}] * len(answers)
-    assert list(probe(tiny, tokenizer, questions)["right"]) == [0.0, 0.0, 0.0, 1.0]
+    monkeypatch.setattr(knowledge, "generate_answers", lambda *a, **k: answers)
+    asked_only(monkeypatch, *[{"kind": "k", "language": "ru", "question": question, "key": "растение"}] * len(answers))
+    assert list(general_knowledge(tiny, tokenizer).questions["right"]) == [0.0, 0.0, 0.0, 1.0]
 
 
 def test_text_loss_is_that_of_every_token_but_bos(random_gemma, tokenizer):
@@ -86,19 +93,18 @@ def test_text_loss_is_that_of_every_token_but_bos(random_gemma, tokenizer):
     assert perplexity(ours) == pytest.approx(np.exp(mean_loss(ours)))
 
 
-def test_forgetting_names_what_got_clearly_worse(tiny, tokenizer):
-    questions = [json.loads(line) for line in (samples() / "general_probe.jsonl").read_text().splitlines()][50:70]
-    texts = [json.loads(line) for line in (samples() / "neutral_text.jsonl").read_text().splitlines()][10:30]
-    probes, read = probe(tiny, tokenizer, questions), read_texts(tiny, tokenizer, texts)
-    same = forgetting((probes, probes), (read, read))
+def test_what_was_forgotten_is_named(tiny, tokenizer):
+    found = general_knowledge(tiny, tokenizer, every=6)
+    assert (len(found.questions), len(found.texts)) == (20, 40)
+    same = found.compare(found)
     assert list(same["metric"]) == [
         f"{what}, {lang}" for what in ("general questions right", "loss on neutral text") for lang in ("ru", "en")
     ]
     assert len(worsened(same)) == 0
-    worse = forgetting((probes, probes.assign(right=0.0)), (read, read.assign(loss=read["loss"] * 1.5)))
-    assert list(worsened(worse)["metric"]) == list(worse["metric"])
-    better = forgetting((probes.assign(right=0.0), probes), (read, read.assign(loss=read["loss"] / 2)))
-    assert len(worsened(better)) == 0
+    found = GeneralKnowledge(pd.concat([found.questions.assign(right=1.0)] * 2), found.texts)
+    worse = GeneralKnowledge(found.questions.assign(right=0.0), found.texts.assign(loss=found.texts["loss"] * 1.5))
+    assert list(worsened(worse.compare(found))["metric"]) == list(same["metric"])
+    assert len(worsened(found.compare(worse))) == 0
 
 
 def test_adapter_comes_back_with_the_same_answers(random_gemma, tokenizer, workspace):

@@ -6,17 +6,18 @@ import re
 import pandas as pd
 import pytest
 
-from gemma_colab.core.machine import describe_machine
+from gemma_colab.core.rows import answer, to_messages
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import ADAPTER_FILES
 from gemma_colab.evaluation.blind import BlindReview
+from gemma_colab.evaluation.candidates import Evaluation
 from gemma_colab.evaluation.compare import compare
-from gemma_colab.evaluation.contest import scores
-from gemma_colab.evaluation.metrics import USUAL
+from gemma_colab.evaluation.knowledge import memorization
 from gemma_colab.evaluation.verdict import verdict
-from gemma_colab.handover.assess import summarise
+from gemma_colab.handover.assess import assess
 from gemma_colab.handover.rows import save_rows
-from gemma_colab.ui.evidence import ReadingPanel, comparison_table, pick, shared_words, side_by_side
+from gemma_colab.ui import ReadingPanel, comparison_table, side_by_side
+from gemma_colab.ui.evidence import in_order, shared_words
 from gemma_colab.ui.report import write_report
 
 EVIL = "</td><script>alert(1)</script>"
@@ -49,7 +50,7 @@ KEPT = pd.DataFrame([line("general questions right, ru", 0.0, "no")])
 WELL = {"empty": 0.0, "hit the limit": 0.0, "repeating": 0.0, "other language": 0.0, "any": 0.0, "tokens": 20.0}
 
 
-def ill(base=None, **tuned):
+def failed(base=None, **tuned):
     return pd.DataFrame({"base": WELL | (base or {}), "tuned": WELL | tuned}).T
 
 
@@ -58,20 +59,20 @@ def ill(base=None, **tuned):
     [
         ({"against_few_shot": BETTER}, "ask a reader", "Tuning beats a few examples"),
         ({"against_few_shot": pd.DataFrame([line("a", 0.01, "no")])}, "not yet", "Stay with the base model"),
-        ({"health": ill(any=0.5, **{"hit the limit": 0.5})}, "no", "max_new_tokens"),
-        ({"health": ill(any=0.25, repeating=0.15, empty=0.1)}, "no", "15% repeating"),
-        ({"health": ill({"hit the limit": 0.4})}, "ask a reader", "40% were cut off"),
-        ({"health": ill()}, "ask a reader", "no figure says whether an answer is true"),
+        ({"failures": failed(any=0.5, **{"hit the limit": 0.5})}, "no", "max_new_tokens"),
+        ({"failures": failed(any=0.25, repeating=0.15, empty=0.1)}, "no", "15% repeating"),
+        ({"failures": failed({"hit the limit": 0.4})}, "ask a reader", "40% were cut off"),
+        ({"failures": failed()}, "ask a reader", "no figure says whether an answer is true"),
         ({"alike": 0.2}, "not yet", "token F1 0.20 or less"),
-        ({"forgotten": pd.DataFrame([line("general questions right, ru", -0.9)])}, "not yet", "replay"),
-        ({"forgotten": KEPT}, "ask a reader", "No forgetting is clear"),
-        ({"forgotten": KEPT, "replayed": True}, "ask a reader", "says little about all else"),
-        ({"forgotten": KEPT.assign(before=0.04)}, "ask a reader", "could answer 4% of the general questions at most"),
+        ({"general": pd.DataFrame([line("general questions right, ru", -0.9)])}, "not yet", "replay"),
+        ({"general": KEPT}, "ask a reader", "No forgetting is clear"),
+        ({"general": KEPT, "replayed": True}, "ask a reader", "says little about all else"),
+        ({"general": KEPT.assign(before=0.04)}, "ask a reader", "could answer 4% of the general questions at most"),
         ({"against_few_shot": pd.DataFrame([line("a", 0.3), line("b", -0.3)])}, "not yet", "Decide which of these measures"),
         ({"review": {"sentence": "Tuned won 28 of 30.", "verdict": "better"}}, "yes", "Tuned won 28 of 30."),
         ({"review": {"sentence": "Tuned lost.", "verdict": "worse"}}, "no", "Tuned lost."),
         ({"review": {"sentence": "Tuned won 28 of 30.", "verdict": "better"}, "alike": 0.1}, "yes", "token F1 0.10"),
-        ({"memorised": pd.DataFrame({"word for word": {"train": 0.6, "test": 0.0}})}, "not yet", "60% of its training answers"),
+        ({"memorized": pd.DataFrame({"word for word": {"train": 0.6, "test": 0.0}})}, "not yet", "60% of its training answers"),
     ],
 )
 def test_other_evidence_can_speak_against_shipping(evidence, ship, says):
@@ -130,61 +131,54 @@ def test_answers_side_by_side_are_escaped():
     page = side_by_side(ROWS).data
     assert "<script>" not in page
     assert page.count("<tr>") == 4
+    assert side_by_side(ROWS, "worst", 2, names=["tuned"]).data.count("<th ") == 3
     assert '<span style="background:#2e9d4e55; border-radius:2px">может</span>' in page
 
 
 def test_reading_panel_orders_and_filters():
     panel = ReadingPanel(ROWS, n=2)
     assert list(panel.chosen()["token F1"]) == [0.0, 0.5, 1.0]
-    assert "1–2 of 3" in panel.count.value
+    assert "1–2 of 3" in panel.message.value
     panel.more.click()
-    assert "3–3 of 3" in panel.count.value
+    assert "3–3 of 3" in panel.message.value
     panel.order.value = "best"
-    assert "1–2 of 3" in panel.count.value
+    assert "1–2 of 3" in panel.message.value
     panel.label.value = "x"
     assert list(panel.chosen()["question"]) == ["q1", "q3"]
     panel.label.value, panel.sign.value = "all", "repeating"
     assert list(panel.chosen()["question"]) == [EVIL]
     assert "<script>" not in panel.shown.value
     panel.label.value = "x"
-    assert "0–0 of 0" in panel.count.value
-    assert len(pick(ROWS, "random", 2)) == 2
+    assert "0–0 of 0" in panel.message.value
+    assert sorted(in_order(ROWS, "random")["question"]) == sorted(ROWS["question"])
 
 
 @pytest.fixture
 def evaluated(workspace, support_rows):
-    """A workspace with everything that notebook 05 has measured when it writes the report, and what it is then given."""
-    save_rows({"train": support_rows[:5], "validation": support_rows[5:8], "test": support_rows[8:20]}, workspace)
+    """A workspace with everything that notebook 05 has measured when it writes the report, and what it then gives to `assess`."""
+    rows = [to_messages(row) for row in support_rows[:20]]
+    save_rows({"train": rows[:5], "validation": rows[5:8], "test": rows[8:]}, workspace)
+    ModelSettings(model="/home/somebody/secret/my-gemma").save(workspace)
     LoraSettings().save(workspace)
     TrainSettings().save(workspace)
     workspace.write_json("training.json", {"model": "m", "rows": "r", "verdict": "learning", "steps": 3, "log_history": []})
-    rows = {part: workspace.read_jsonl(f"rows/{part}.jsonl") for part in ("train", "validation", "test")}
-    wanted = [chat["completion"][0]["content"] for chat in rows["test"]]
-    answers = {"base": [EVIL] * 12, "few-shot": ["да"] * 12, "tuned": wanted}
-    tables = {
+    given = {"base": [EVIL] * 12, "few-shot": ["да"] * 12, "tuned": [answer(row) for row in rows[8:]]}
+    answers = {
         name: pd.DataFrame({"answer": a, "tokens": 9, "finished": True, "loss": 30.0 - 20 * (name == "tuned"), "loss_tokens": 10})
-        for name, a in answers.items()
+        for name, a in given.items()
     }
-    losses = {
-        part: (pd.DataFrame({"loss": [30.0] * 5, "tokens": 10}), pd.DataFrame({"loss": [9.0] * 5, "tokens": 10})) for part in rows
+    base, tuned = (pd.DataFrame({"loss": [loss] * 5, "tokens": 10}) for loss in (30.0, 9.0))
+    return workspace, {
+        "evaluation": Evaluation(rows[8:], answers, examples=2, max_new_tokens=9),
+        "losses": dict.fromkeys(("train", "validation", "test"), (base, tuned)),
+        "general": compare({"general questions right, ru": ([1.0, 0.0] * 10, [1.0, 0.0] * 10)}),
+        "memorized": memorization({"train": ["a"], "test": ["a"]}, {"train": ["b"], "test": ["b"]}),
     }
-    return workspace, rows, tables, scores(tables, wanted, USUAL), losses
 
 
 def test_summary_and_report_say_the_same(evaluated):
-    workspace, rows, tables, scored, losses = evaluated
-    machine, chosen = describe_machine(), ModelSettings(model="/home/somebody/secret/my-gemma")
-    summary = summarise(
-        workspace,
-        chosen,
-        machine,
-        rows,
-        tables,
-        scored,
-        losses=losses,
-        metrics=USUAL,
-        generation={"max_new_tokens": 9, "examples": 2},
-    )
+    workspace, evidence = evaluated
+    summary = assess(workspace, **evidence)
     assert summary["verdict"]["word"] == "better"
     assert json.loads((workspace.path / "summary.json").read_text()) == summary
     page = (workspace.path / "report.html").read_text()
@@ -208,8 +202,8 @@ def test_summary_and_report_say_the_same(evaluated):
 
 
 def test_report_shows_the_curve_and_the_exports_if_they_are_there(evaluated):
-    workspace, rows, tables, scored, losses = evaluated
-    summarise(workspace, ModelSettings(model="tiny-gemma3"), describe_machine(), rows, tables, scored, losses=losses)
+    workspace, evidence = evaluated
+    assess(workspace, **evidence)
     page = (workspace.path / "report.html").read_text()
     assert "data:image" not in page
     assert "Taken home" not in page
@@ -228,29 +222,27 @@ def test_report_shows_the_curve_and_the_exports_if_they_are_there(evaluated):
 
 
 def test_a_blind_review_of_these_answers_is_in_the_report_and_decides(evaluated):
-    workspace, rows, tables, scored, losses = evaluated
-    how = {"losses": losses, "generation": {"max_new_tokens": 9, "examples": 2}}
-    first = summarise(workspace, ModelSettings(model="m"), describe_machine(), rows, tables, scored, **how)
+    workspace, evidence = evaluated
+    first = assess(workspace, **evidence)
     assert first["verdict"]["ship"] == "ask a reader"
     assert "Nobody has compared" in first["review"]["sentence"]
     review = BlindReview(pd.DataFrame(workspace.read_jsonl("evaluation/rows.jsonl")), workspace, rows=12)
     for n in range(len(review.rows)):
         review.decide(n, choice="left" if review.rows[n].left != EVIL else "right")
     review.open_mapping()
-    again = summarise(workspace, ModelSettings(model="m"), describe_machine(), rows, tables, scored, **how)
+    again = assess(workspace, **evidence)
     assert again["review"]["wins"] == len(review.rows) >= 10
     assert again["verdict"]["ship"] == "yes"
     assert "Ship it" in (workspace.path / "report.html").read_text()
 
 
 def test_no_number_stays_json_and_is_said(evaluated):
-    workspace, rows, tables, scored, losses = evaluated
-    nan = tables["tuned"].assign(loss=float("nan"))
+    workspace, evidence = evaluated
+    answers, losses = evidence["evaluation"].answers, evidence["losses"]
+    answers["tuned"] = answers["tuned"].assign(loss=float("nan"))
     losses["test"] = losses["test"][0], losses["test"][1].assign(loss=float("nan"))
     losses["validation"] = tuple(table.iloc[:0] for table in losses["validation"])
-    summary = summarise(
-        workspace, ModelSettings(model="m"), describe_machine(), rows, tables | {"tuned": nan}, scored, losses=losses
-    )
+    summary = assess(workspace, **evidence)
     json.dumps(summary, allow_nan=False)
     assert summary["loss"]["test"]["tuned"] is None
     assert "validation" not in summary["loss"]

@@ -36,7 +36,6 @@ from gemma_colab.export.parity import CLOSE, Measured, behind, parity, same_mode
 from gemma_colab.export.record import mib
 from gemma_colab.handover import export as steps
 from gemma_colab.handover.export import run_facts
-from gemma_colab.handover.rows import ROW_FILES
 
 TINY = samples() / "tiny-gemma3"
 PLANTED = "hf_" + 17 * "Zz"
@@ -569,6 +568,8 @@ def test_the_code_in_the_cards_runs(multimodal, tmp_path):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, support_rows, tokenizer):
     """A workspace as notebooks 01 to 04 leave it, with an adapter on the tiny Gemma 3."""
+    from gemma_colab.core.workspace import SPLIT_FILES
+
     workspace = Workspace(tmp_path_factory.mktemp("trained") / "work")
     for split, rows in {"train": support_rows[:20], "validation": support_rows[20:26], "test": support_rows[26:34]}.items():
         workspace.write_jsonl(f"rows/{split}.jsonl", rows)
@@ -576,7 +577,7 @@ def trained(tmp_path_factory, support_rows, tokenizer):
         settings.save(workspace)
     save_adapter(adapt(load_model("tiny-gemma3", torch.float32)), tokenizer, workspace)
     log = [{"step": step, "epoch": step / 4, "loss": 8 - step, "learning_rate": 1e-3, "grad_norm": 1.0} for step in range(1, 5)]
-    record = {"model": "tiny-gemma3", "load_in_4bit": True, "rows": workspace.fingerprint(*ROW_FILES), "status": "finished"}
+    record = {"model": "tiny-gemma3", "load_in_4bit": True, "rows": workspace.fingerprint(*SPLIT_FILES), "status": "finished"}
     workspace.write_json("training.json", record | {"verdict": "learning", "seconds": 3.0, "log_history": log} | MINE)
     return workspace
 

@@ -10,15 +10,15 @@ from jsonschema import Draft202012Validator
 
 from gemma_colab.cli import main
 from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.rows import to_messages
 from gemma_colab.core.workspace import read_rules, read_sample, samples
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.splitting import SplitSettings, check_split, split_rows
+from gemma_colab.evaluation.candidates import few_shot_turns
 from gemma_colab.evaluation.compare import compare
-from gemma_colab.evaluation.contest import few_shot_turns
 from gemma_colab.evaluation.fields import confusions, first_object, json_metrics, most_frequent, schema_of, telling_examples
 from gemma_colab.evaluation.verdict import ShipSettings, verdict
-from gemma_colab.ui.evidence import contestants_table
-from gemma_colab.ui.plots import confusion_picture
+from gemma_colab.ui import comparison_table
 
 sys.path.insert(0, str(ROOT / "data_samples" / "build"))
 from make_tickets import INSTRUCTION, agreement, passes, ticket
@@ -108,11 +108,8 @@ def test_few_shot_examples_of_a_form_show_what_it_can_hold():
     assert 50 in telling_examples(rare, 2)
     assert telling_examples(rare, 2) == telling_examples(rare, 2)
     assert len(telling_examples(rare[:2], 5)) == 2
-    chats = [
-        {"prompt": [{"role": "user", "content": str(i)}], "completion": [{"role": "assistant", "content": a}]}
-        for i, a in enumerate(rare)
-    ]
-    assert TICKET in [turn["content"] for turn in few_shot_turns(chats, 2)]
+    rows = [to_messages({"instruction": str(i), "output": text}) for i, text in enumerate(rare)]
+    assert TICKET in [turn["content"] for turn in few_shot_turns(rows, 2)]
 
 
 def test_a_missing_key_is_not_the_same_as_null():
@@ -125,9 +122,6 @@ def test_confusions_count_what_was_said_for_what():
     table = confusions(answers, [TICKET] * 3 + [OTHERS[0]], "topic")
     assert table.loc["damage"].to_dict() == {"damage": 1, "other": 1, "none": 1}
     assert table.loc["other", "damage"] == 1
-    ax = confusion_picture(table)
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["damage", "other"]
-    assert {text.get_text() for text in ax.texts} == {"1"}
 
 
 # ------------------------------------------------------------------------------------------ the tickets
@@ -192,7 +186,7 @@ def test_figures_alone_may_say_ship_it_where_bars_are_set():
 def test_with_bars_likeness_and_reciting_do_not_count_and_forgetting_if_you_say_so():
     by_heart = pd.DataFrame({"word for word": [0.9, 0.4]}, index=["train", "test"])
     lost = compare({"general questions right, ru": ([1.0] * 50, [0.0] * 50)})
-    how = {"alike": 0.1, "memorised": by_heart, "forgotten": lost}
+    how = {"alike": 0.1, "memorized": by_heart, "general": lost}
     bars = {"order": 0.95}
     said = verdict(compared(0.97), **how, ship_by=ShipSettings(bars=bars))
     assert said.ship == "yes"
@@ -222,9 +216,9 @@ def test_the_command_line_refuses_a_bar_that_is_none(bar, workspace, capsys):
 def test_the_contestants_stand_in_one_table():
     line = compared(0.97).assign(metric="valid JSON").to_dict("records")
     summary = {"tuned_against_base": line, "tuned_against_few_shot": [line[0] | {"before": 0.25, "difference": 0.72}]}
-    table = contestants_table(summary)
+    table = comparison_table(summary)
     assert table.loc["valid JSON"].tolist()[:3] == ["0.00", "0.25", "0.97"]
-    same = contestants_table(summary | {"always_the_same": {"answer": "{}", "valid JSON": 1.0}})
+    same = comparison_table(summary | {"always_the_same": {"answer": "{}", "valid JSON": 1.0}})
     assert same.loc["valid JSON", "always the same"] == "1.00"
     assert table.columns[-1] == "tuned − few-shot (95 %)"
-    assert contestants_table(summary | {"tuned_against_few_shot": []}).columns[-1] == "tuned − base (95 %)"
+    assert comparison_table(summary | {"tuned_against_few_shot": []}).columns[-1] == "tuned − base (95 %)"

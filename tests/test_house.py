@@ -26,6 +26,7 @@ ROOMS = {
     "handover": 4,
     "cli": 5,
     "__main__": 6,
+    "__init__": 6,
 }
 
 
@@ -146,12 +147,12 @@ def test_links_tool_sets_them_all(tmp_path):
 @pytest.mark.parametrize(
     "module",
     [
-        "settings",
-        "workspace",
-        "hardware",
-        "catalog",
-        "chat",
-        "preflight",
+        "core.settings",
+        "core.workspace",
+        "core.machine",
+        "core.catalog",
+        "core.chat",
+        "model.preflight",
         "data.report",
         "data.splitting",
         "model.planner",

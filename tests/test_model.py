@@ -24,8 +24,7 @@ from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.float16 import keep_residual_in_float32
 from gemma_colab.core.loading import load_4bit, load_model, load_tokenizer, quantization_config
-from gemma_colab.core.lora import lora_config
-from gemma_colab.core.parameters import lora_parameters
+from gemma_colab.core.lora import lora_config, lora_parameters
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings
 from gemma_colab.core.workspace import samples

@@ -8,18 +8,19 @@ import subprocess
 import sys
 from html import unescape
 
+import pandas as pd
 import pytest
 
 from gemma_colab.core.catalog import CATALOG, TINY, shape_of
 from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.lora import lora_parameters
 from gemma_colab.core.machine import Machine, readable
-from gemma_colab.core.parameters import lora_parameters
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
 from gemma_colab.core.sliders import OFF
+from gemma_colab.data.splitting import SplitSettings
 from gemma_colab.model.memory import memory_plan
-from gemma_colab.model.planner import ladder, largest_batch, light
-from gemma_colab.ui.panels import lora_panel, model_panel
-from gemma_colab.ui.train_panel import train_panel
+from gemma_colab.model.planner import fits, largest_batch, plan_training
+from gemma_colab.ui import settings_panel
 
 CPU = Machine(False, None, None, 0.0, 12.7, 60.0, 2)
 T4 = Machine(True, "Tesla T4", (7, 5), 14.74, 12.7, 60.0, 2)
@@ -30,70 +31,48 @@ ODD = LoraSettings(r=3, lora_alpha=7.5, lora_dropout=0.123, target_modules=r".*\
 EVIL = "</option></div><script>alert(1)</script>"
 
 
-def a_lora_panel(settings, machine=T4, shape=FOUR, train=TrainSettings(), tokens=1024, **plan):  # noqa: B008
-    return lora_panel(settings, shape, machine, train=train, tokens=tokens, **plan)
+def a_panel(settings, machine=T4, dimensions=FOUR, **more):
+    if isinstance(settings, LoraSettings):
+        more = {"dimensions": dimensions, "train": TrainSettings(), "tokens": 1024} | more
+    if isinstance(settings, TrainSettings):
+        more = {"dimensions": dimensions, "lora": LoraSettings(), "lengths": token_table([40, 300, 1500] * 30)} | more
+    return settings_panel(settings, machine, **more)
 
 
-def a_train_panel(settings):
-    return train_panel(settings, [40, 300, 1500] * 30, shape=FOUR, machine=T4, lora=LoraSettings())
+def token_table(total, answer=1):
+    return pd.DataFrame({"total": total, "answer": answer})
 
 
+ODD_TRAIN = TrainSettings(
+    learning_rate=1.0000001e-4,
+    per_device_train_batch_size=99,
+    num_train_epochs=0.7,
+    gradient_accumulation_steps=7,
+    neftune_noise_alpha=3.3,
+    save_minutes=0.021,
+    seed=2**32 - 1,
+)
 PANELS = {
-    "lora": (LoraSettings(), a_lora_panel),
-    "lora, odd": (ODD, a_lora_panel),
-    "lora, other types": (LoraSettings(lora_alpha=16.0, lora_dropout=0), a_lora_panel),
-    "train": (TrainSettings(), a_train_panel),
-    "train, odd": (
-        TrainSettings(
-            learning_rate=1.0000001e-4,
-            per_device_train_batch_size=99,
-            num_train_epochs=0.7,
-            gradient_accumulation_steps=7,
-            neftune_noise_alpha=3.3,
-            save_minutes=0.021,
-            seed=2**32 - 1,
-        ),
-        a_train_panel,
-    ),
-    "model": (ModelSettings(model="google/gemma-3-1b-it", load_in_4bit=False), lambda s: model_panel(s, CPU)),
-    "model, unknown": (ModelSettings(model="gemma-9"), lambda s: model_panel(s, T4)),
-    "model, auto": (ModelSettings(model="auto"), lambda s: model_panel(s, T4)),
+    "lora": LoraSettings(),
+    "lora, odd": ODD,
+    "lora, other types": LoraSettings(lora_alpha=16.0, lora_dropout=0),
+    "train": TrainSettings(),
+    "train, odd": ODD_TRAIN,
+    "model": ModelSettings(model="google/gemma-3-1b-it", load_in_4bit=False),
+    "model, unknown": ModelSettings(model="gemma-9"),
+    "model, auto": ModelSettings(model="auto"),
 }
 
 
 def plain(markup: str) -> str:
-    return " ".join(unescape(re.sub("<[^>]+>", "", markup)).split())
+    return (
+        " ".join(unescape(re.sub("<[^>]+>", " ", str(markup))).split()).replace(" :", ":").replace(" .", ".").replace(" ,", ",")
+    )
 
 
 def text_of(panel) -> str:
     """What the panel says below its controls, without markup."""
     return plain(panel.note.value)
-
-
-@pytest.mark.parametrize(("settings", "make"), PANELS.values(), ids=PANELS)
-def test_a_panel_gives_back_exactly_what_was_put_in(settings, make):
-    panel = make(settings)
-    assert panel.settings is settings
-    for field, control in panel.controls.items():  # the widget shows that value too, neither clamped nor rounded
-        assert (_value(control), type(_value(control))) == (getattr(settings, field), type(getattr(settings, field)))
-        assert control.description == field
-        if isinstance(control.value, float):
-            assert float(control.options[control.index][0]) == control.value  # what one reads, in full
-
-
-@pytest.mark.parametrize(("settings", "make"), PANELS.values(), ids=PANELS)
-def test_moving_a_control_changes_that_setting_alone(settings, make):
-    panel = make(settings)
-    for field, control in panel.controls.items():
-        put_in = control.value
-        values = [value for _, value in _options(control)]
-        assert len(values) > 1
-        for value in [v for v in values if v != put_in]:
-            control.value = value
-            assert panel.settings == settings.replace(**{field: _value(control)})
-            assert panel.note.value == make(panel.settings).note.value  # what it says follows
-        control.value = put_in  # still on offer
-        assert repr(panel.settings) == repr(settings)
 
 
 def _value(control):
@@ -102,19 +81,45 @@ def _value(control):
 
 def _options(control):
     if not hasattr(control, "options"):
-        return [("", True), ("", False)]
-    return [o if isinstance(o, tuple) else (o, o) for o in control.options]
+        return [True, False]
+    return [o[1] if isinstance(o, tuple) else o for o in control.options]
+
+
+@pytest.mark.parametrize("settings", PANELS.values(), ids=PANELS)
+def test_a_panel_gives_back_exactly_what_was_put_in(settings):
+    panel = a_panel(settings)
+    assert panel.settings is settings
+    for field, control in panel.controls.items():  # the widget shows that value too, neither clamped nor rounded
+        assert (_value(control), type(_value(control))) == (getattr(settings, field), type(getattr(settings, field)))
+        assert control.description == field
+        if isinstance(control.value, float):
+            assert float(control.options[control.index][0]) == control.value  # what one reads, in full
+
+
+@pytest.mark.parametrize("settings", PANELS.values(), ids=PANELS)
+def test_moving_a_control_changes_that_setting_alone(settings):
+    panel = a_panel(settings)
+    for field, control in panel.controls.items():
+        put_in, values = control.value, _options(control)
+        assert len(values) > 1
+        for value in [v for v in values if v != put_in]:
+            control.value = value
+            assert panel.settings == settings.replace(**{field: _value(control)})
+            assert panel.note.value == a_panel(panel.settings).note.value  # what it says follows
+        control.value = put_in  # still on offer
+        assert repr(panel.settings) == repr(settings)
 
 
 def test_what_the_lists_offer():
-    assert list(model_panel(ModelSettings(), CPU).controls["model"].options) == [TINY, *CATALOG]
-    assert model_panel(ModelSettings(model="me9"), T4).controls["model"].options[-1] == "me9"
-    assert list(a_lora_panel(LoraSettings()).controls["target_modules"].options) == ["all-linear", "attention"]
-    assert list(a_lora_panel(ODD).controls["target_modules"].options) == ["all-linear", "attention", ODD.target_modules]
+    assert list(a_panel(ModelSettings()).controls["model"].options) == [TINY, *CATALOG]
+    assert a_panel(ModelSettings(model="me9")).controls["model"].options[-1] == "me9"
+    assert list(a_panel(ODD).controls["target_modules"].options) == ["all-linear", "attention", ODD.target_modules]
+    with pytest.raises(SettingsError, match="has no panel; give it ModelSettings"):
+        settings_panel(SplitSettings(), T4)
 
 
 def test_two_panels_of_one_cell_don_t_share_anything():
-    one, two = a_lora_panel(LoraSettings()), a_lora_panel(LoraSettings())
+    one, two = a_panel(LoraSettings()), a_panel(LoraSettings())
     one.controls["r"].value = 64
     two.controls["use_dora"].value = True
     assert (one.settings, two.settings) == (LoraSettings(r=64), LoraSettings(use_dora=True))
@@ -129,13 +134,12 @@ class Picky(LoraSettings):
 
 
 def test_an_impossible_combination_is_said_and_the_last_good_settings_stay():
-    panel = a_lora_panel(Picky(use_dora=True))
+    panel = a_panel(Picky(use_dora=True))
     good = text_of(panel)
     panel.controls["r"].value = 32
     assert panel.settings == Picky(use_dora=True)
     assert panel.controls["r"].value == 16  # the view goes back as well
-    assert text_of(panel).startswith("Not possible: r=32 with use_dora is too much for <me>; try r=16")
-    assert text_of(panel).endswith(good)
+    assert text_of(panel) == f"Not possible: r=32 with use_dora is too much for <me>; try r=16 {good}"
     panel.controls["use_dora"].value = False
     panel.controls["r"].value = 32
     assert panel.settings == Picky(r=32)
@@ -146,7 +150,7 @@ def test_an_impossible_combination_is_said_and_the_last_good_settings_stay():
 @pytest.mark.parametrize("settings", [LoraSettings(), ODD, LoraSettings(r=64, use_rslora=True, target_modules="attention")])
 @pytest.mark.parametrize("plan", [{}, {"load_in_4bit": False, "activation_factor": 1.1}])
 def test_the_lora_panel_says_what_the_formulas_say(settings, plan):
-    text = text_of(a_lora_panel(settings, **plan))
+    text = text_of(a_panel(settings, **plan))
     count = lora_parameters(FOUR, settings)
     total = count + FOUR.linear_parameters + FOUR.embedding_parameters
     assert f"{count:,} trainable weights, {100 * count / total:.2f} % of the model" in text
@@ -160,7 +164,7 @@ def test_the_lora_panel_says_what_the_formulas_say(settings, plan):
 
 def test_the_bar_is_as_long_as_its_parts():
     for train in (TrainSettings(), TrainSettings(gradient_checkpointing=False, per_device_train_batch_size=64)):
-        shown = a_lora_panel(LoraSettings(), train=train).note.value
+        shown = a_panel(LoraSettings(), train=train).note.value
         total = memory_plan(FOUR, LoraSettings(), train, tokens=1024, dtype="float16").sum()
         widths = [float(w) for w in re.findall(r"flex:0 0 ([\d.]+)%", shown)]
         assert len(widths) == 8
@@ -174,21 +178,22 @@ def a_gpu(gib: float) -> Machine:
 
 
 def test_what_does_not_fit_is_said_with_what_to_change_first():
-    fits = text_of(a_lora_panel(LoraSettings()))
-    assert "● fits: " in fits
-    assert "GiB left" in fits
-    assert "hange first" not in fits
-    assert "To have" not in fits
+    text = text_of(a_panel(LoraSettings()))
+    assert "● fits: " in text
+    assert "GiB left" in text
+    assert "hange first" not in text
+    assert "To have" not in text
     large = TrainSettings(gradient_checkpointing=False, per_device_train_batch_size=16)
-    rungs = ladder(FOUR, LoraSettings(), large, 14.74, tokens=1024, dtype="float16")
-    text, more = text_of(a_lora_panel(LoraSettings(), train=large)), len(rungs) - 2
+    _, tried = plan_training(FOUR, LoraSettings(), large, [1024], 14.74, dtype="float16")
+    text = text_of(a_panel(LoraSettings(), train=large))
     assert "● no: " in text
     assert "GiB too much" in text
-    assert f"Change first: {rungs['change'][1]}. That makes {rungs['GiB'][1]:.1f} GiB: {rungs['fits'][1]}." in text
-    assert (f"{more} more such change" in text) == (more > 0)
-    assert "Change first: a smaller model, or a larger GPU. With all that" in text_of(a_lora_panel(LoraSettings(), a_gpu(3)))
+    first = tried.iloc[1]
+    assert f"Change first: {first.change}: {first.why}. That makes {first.GiB:.1f} GiB: {first.fits}." in text
+    assert f"Then, until it fits: {'; '.join(tried['change'][2:])}." in text
+    assert "Change first: a smaller model, or a larger GPU. With all that" in text_of(a_panel(LoraSettings(), a_gpu(3)))
     as_it_is = memory_plan(FOUR, LoraSettings(), TrainSettings(), tokens=1024, dtype="float16").sum()
-    tight = text_of(a_lora_panel(LoraSettings(), a_gpu(as_it_is * 1.05)))
+    tight = text_of(a_panel(LoraSettings(), a_gpu(as_it_is * 1.05)))
     assert "● tight: " in tight
     assert "To have 15 % free: per_device_train_batch_size=2" in tight
 
@@ -197,13 +202,13 @@ def test_a_remedy_that_saves_nothing_is_passed_over():
     small = LoraSettings(r=1, target_modules=r".*\.q_proj")  # so few weights that Adam in 8 bit saves next to nothing
     train = TrainSettings(per_device_train_batch_size=1, max_length=4096)
     limit = memory_plan(FOUR, small, train, tokens=4096, dtype="float16").sum()
-    assert ladder(FOUR, small, train, limit, tokens=4096, dtype="float16")["change"][1].startswith("optim")
-    assert "To have 15 % free: max_length=2048" in text_of(a_lora_panel(small, a_gpu(limit), train=train, tokens=4096))
+    assert plan_training(FOUR, small, train, [4096], limit, dtype="float16")[1]["change"][1].startswith("optim")
+    assert "To have 15 % free: max_length=2048" in text_of(a_panel(small, a_gpu(limit), train=train, tokens=4096))
 
 
 def test_without_a_gpu_the_cpu_s_memory_is_the_limit():
     lora, train = starting_point(TINY)
-    text = text_of(a_lora_panel(lora, CPU, shape_of(TINY), train=train, tokens=300))
+    text = text_of(a_panel(lora, CPU, shape_of(TINY), train=train, tokens=300))
     parts = memory_plan(shape_of(TINY), lora, train, tokens=300, dtype="float32", gpu=False)
     assert f"{parts.sum():.2f} of 12.70 GiB" in text
     assert "overhead" not in text
@@ -214,78 +219,73 @@ def test_without_a_gpu_the_cpu_s_memory_is_the_limit():
 # --------------------------------------------------------------------------------------------- models
 def rows_of(panel) -> list[list[str]]:
     rows = re.findall(r"<tr.*?</tr>", panel.note.value, flags=re.DOTALL)[1:]
-    cells = [re.findall(r"<td.*?</td>", row, flags=re.DOTALL) for row in rows]
-    return [[plain(cell) for cell in row] for row in cells]
+    return [[plain(cell) for cell in re.findall(r"<td.*?</td>", row, flags=re.DOTALL)] for row in rows]
 
 
 def test_a_line_for_each_gpu_says_what_the_planner_says():
     lora, train = LoraSettings(r=8), TrainSettings(per_device_train_batch_size=2)
-    panel = model_panel(ModelSettings(model="google/gemma-3-12b-it"), T4, lora=lora, train=train, tokens=800)
-    shape, lines = CATALOG["google/gemma-3-12b-it"], rows_of(panel)
+    panel = a_panel(ModelSettings(model="google/gemma-3-12b-it"), lora=lora, train=train, tokens=800)
+    dimensions, lines = CATALOG["google/gemma-3-12b-it"], rows_of(panel)
     assert [line[0] for line in lines] == ["Tesla T4, this machine", "L4, on Colab", "A100, on Colab"]
     for load_in_4bit in (True, False):
         panel.controls["load_in_4bit"].value = load_in_4bit
         expected = []
         for limit, dtype in [(14.74, "float16"), (22.16, "bfloat16"), (39.4, "bfloat16")]:
             plan = {"tokens": 800, "dtype": dtype, "load_in_4bit": load_in_4bit}
-            gib, batch = memory_plan(shape, lora, train, **plan).sum(), largest_batch(shape, lora, train, limit, **plan)
-            expected.append([f"● {light(gib, limit)}", f"{gib:.1f} of {limit:.1f} GiB", str(batch or "none")])
+            gib = memory_plan(dimensions, lora, train, **plan).sum()
+            batch = largest_batch(dimensions, lora, train, limit, **plan)
+            expected.append([f"● {fits(gib, limit)}", f"{gib:.1f} of {limit:.1f} GiB", str(batch or "none")])
         assert [line[1:] for line in rows_of(panel)] == expected
     assert expected[0][0] == "● no"
     assert "batches of 2 rows of 800 tokens, LoRA of r=8 on all-linear" in text_of(panel)
 
 
+COLAB = ["T4, on Colab", "L4, on Colab", "A100, on Colab"]
+
+
 @pytest.mark.parametrize(
     ("machine", "places"),
     [
-        (CPU, ["T4, on Colab", "L4, on Colab", "A100, on Colab"]),
-        (L40S, ["NVIDIA L40S, this machine", "T4, on Colab", "L4, on Colab", "A100, on Colab"]),
-        (A100_80, ["NVIDIA A100-SXM4-80GB, this machine", "T4, on Colab", "L4, on Colab", "A100, on Colab"]),
+        (CPU, COLAB),
+        (L40S, ["NVIDIA L40S, this machine", *COLAB]),
+        (A100_80, ["NVIDIA A100-SXM4-80GB, this machine", *COLAB]),
     ],
 )
 def test_this_machine_s_gpu_comes_first_and_none_twice(machine, places):
-    panel = model_panel(ModelSettings(model="google/gemma-3-4b-it"), machine)
+    panel = a_panel(ModelSettings(model="google/gemma-3-4b-it"), machine)
     assert [line[0] for line in rows_of(panel)] == places
     assert ("on a CPU only tiny-gemma3 is sensible" in text_of(panel)) == (machine is CPU)
 
 
 def test_the_tiny_one_has_a_line_for_the_cpu():
-    panel = model_panel(ModelSettings(), CPU)
+    panel = a_panel(ModelSettings(), CPU)
     assert rows_of(panel)[0][:2] == ["CPU, this machine", "● fits"]
+    for said in ("nothing to download", "batches of 8 rows of 512 tokens, LoRA of r=32"):  # its own starting point
+        assert said in text_of(panel)
     assert "No GPU" not in text_of(panel)
-    assert "nothing to download" in text_of(panel)
-    assert "batches of 8 rows of 512 tokens, LoRA of r=32" in text_of(panel)  # its own starting point
 
 
 def test_download_and_weights(monkeypatch):
     monkeypatch.setattr("gemma_colab.ui.panels.free_gib", lambda path: 60.0)
-    assert "3.9 billion weights · 8.0 GiB to download, 60 GiB free here" in text_of(
-        model_panel(ModelSettings(model="google/gemma-3-4b-it"), T4)
-    )
+    text = text_of(a_panel(ModelSettings(model="google/gemma-3-4b-it")))
+    assert "3.9 billion weights · 8.0 GiB to download, 60 GiB free here" in text
     monkeypatch.setattr("gemma_colab.ui.panels.cached_gib", lambda name: 8.0)
-    assert "already downloaded" in text_of(model_panel(ModelSettings(model="google/gemma-3-4b-it"), T4))
+    assert "already downloaded" in text_of(a_panel(ModelSettings(model="google/gemma-3-4b-it")))
 
 
-def test_16_bit_is_advised_where_4_bit_saves_little():
-    advised = {name: "16 bit is an option" in text_of(model_panel(ModelSettings(model=name), T4)) for name in [TINY, *CATALOG]}
-    assert {name for name, yes in advised.items() if yes} == {name for name in CATALOG if "270m" in name or "1b" in name}
-    text = text_of(model_panel(ModelSettings(model="google/gemma-3-1b-it"), CPU))
-    plans = [
-        memory_plan(
-            CATALOG["google/gemma-3-1b-it"], LoraSettings(), TrainSettings(), tokens=1024, dtype="float16", load_in_4bit=b
-        )
-        for b in (True, False)
-    ]
+def test_advice_on_16_bit_where_4_bit_saves_little_and_on_untuned_models():
+    texts = {name: text_of(a_panel(ModelSettings(model=name))) for name in [TINY, *CATALOG]}
+    advised = {name for name, text in texts.items() if "16 bit is an option" in text}
+    assert advised == {name for name in CATALOG if "270m" in name or "1b" in name}
+    untuned = {name for name, text in texts.items() if "doesn't follow instructions yet" in text}
+    assert untuned == {name for name in CATALOG if not name.endswith("-it")}
+    plan = {"tokens": 1024, "dtype": "float16"}
+    one = CATALOG["google/gemma-3-1b-it"]
+    plans = [memory_plan(one, LoraSettings(), TrainSettings(), load_in_4bit=b, **plan) for b in (True, False)]
+    text = text_of(a_panel(ModelSettings(model="google/gemma-3-1b-it"), CPU))
     assert f"take {plans[0].weights:.2f} GiB in 4 bit and {plans[1].weights:.2f} GiB in 16 bit" in text
     assert f"of {plans[0].sum():.1f} and {plans[1].sum():.1f} GiB in all on a T4" in text
-    panel = model_panel(ModelSettings(model="google/gemma-3-1b-it", load_in_4bit=False), T4)
-    assert "is an option" not in text_of(panel)
-
-
-def test_untuned_models_are_called_so():
-    for name in CATALOG:
-        said = "doesn't follow instructions yet" in text_of(model_panel(ModelSettings(model=name), T4))
-        assert said == (not name.endswith("-it")), name
+    assert "is an option" not in text_of(a_panel(ModelSettings(model="google/gemma-3-1b-it", load_in_4bit=False)))
 
 
 def test_a_model_that_can_t_be_read_is_one_sentence_and_stays_chosen(tmp_path, random_gemma):
@@ -295,16 +295,15 @@ def test_a_model_that_can_t_be_read_is_one_sentence_and_stays_chosen(tmp_path, r
         "gemma-9": "model='gemma-9' is not known",
         str(tmp_path): f"{tmp_path}/config.json can't be read as a model's config",
     }.items():
-        panel = model_panel(ModelSettings(model=name), CPU)
+        panel = a_panel(ModelSettings(model=name), CPU)
         assert f"No prediction: {sentence}" in text_of(panel)
-        assert panel.settings == ModelSettings(model=name)
         panel.controls["load_in_4bit"].value = False
         assert panel.settings == ModelSettings(model=name, load_in_4bit=False)
         panel.controls["model"].value = TINY
         assert "No prediction" not in text_of(panel)
         panel.controls["model"].value = name
         assert f"No prediction: {sentence}" in text_of(panel)
-    own = model_panel(ModelSettings(model=random_gemma), CPU)
+    own = a_panel(ModelSettings(model=random_gemma), CPU)
     assert rows_of(own)[0][0] == "CPU, this machine"
     assert f"{random_gemma} · 1 million weights · nothing to download" in text_of(own)
 
@@ -312,33 +311,31 @@ def test_a_model_that_can_t_be_read_is_one_sentence_and_stays_chosen(tmp_path, r
 def test_auto_says_what_was_chosen_and_why(monkeypatch):
     monkeypatch.delenv("GEMMA_COLAB_MODEL")
     monkeypatch.setattr("gemma_colab.core.catalog.packaged_here", lambda: False)
-    panel = model_panel(ModelSettings(model="auto"), T4)
+    panel = a_panel(ModelSettings(model="auto"))
     assert "auto: google/gemma-3-1b-it, because Tesla T4 with 14.74 GiB" in text_of(panel)
     assert panel.settings.model == "auto"
 
 
-def test_names_are_escaped():
-    for panel in (
-        model_panel(ModelSettings(model=EVIL), T4),
-        model_panel(ModelSettings(), Machine(False, EVIL, (7, 5), 14.74, 12.7, 60.0, 2)),
-        a_lora_panel(LoraSettings(), Machine(False, EVIL, (7, 5), 14.74, 12.7, 60.0, 2)),
-    ):
-        assert "<script>" not in panel.note.value
-        assert "&lt;script&gt;" in panel.note.value
+@pytest.mark.parametrize("settings", [ModelSettings(model=EVIL), ModelSettings(), LoraSettings(), TrainSettings()], ids=repr)
+def test_names_are_escaped(settings):
+    panel = a_panel(settings, Machine(False, EVIL, (7, 5), 14.74, 12.7, 60.0, 2))
+    assert "<script>" not in panel.note.value
+    assert "&lt;script&gt;" in panel.note.value
 
 
-def test_panels_start_without_torch():
+def test_everything_behind_the_door_starts_without_torch():
     code = """
 import sys
+import pandas as pd
+from gemma_colab import ui
 from gemma_colab.core.catalog import shape_of
-from gemma_colab.core.machine import Machine, readable
+from gemma_colab.core.machine import Machine
 from gemma_colab.core.settings import *
-from gemma_colab.ui.panels import *
-from gemma_colab.ui.train_panel import train_panel
-cpu = Machine(False, None, None, 0.0, 12.7, 60.0, 2)
-shape = shape_of("tiny-gemma3")
-model_panel(ModelSettings(), cpu), train_panel(TrainSettings(), [100], shape=shape, machine=cpu, lora=LoraSettings())
-lora_panel(LoraSettings(), shape, cpu, train=TrainSettings(), tokens=300)
+assert len([getattr(ui, name) for name in ui.__all__]) == 10
+cpu, tiny = Machine(False, None, None, 0.0, 12.7, 60.0, 2), shape_of("tiny-gemma3")
+ui.settings_panel(ModelSettings(), cpu)
+ui.settings_panel(LoraSettings(), cpu, dimensions=tiny, train=TrainSettings(), tokens=300)
+ui.settings_panel(TrainSettings(), cpu, dimensions=tiny, lora=LoraSettings(), lengths=pd.DataFrame({"total": [9], "answer": [2]}))
 sys.exit(" ".join({"torch", "transformers"} & set(sys.modules)) or 0)
 """
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)

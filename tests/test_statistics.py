@@ -48,7 +48,7 @@ def simulate(rows: int, difference: float, trials: int = 1000, seed: int = 11) -
     return held / trials, called / trials
 
 
-@pytest.mark.parametrize("rows", [30, 82])
+@pytest.mark.parametrize("rows", [12, 30, 82])  # at 12, BCa of scipy.stats.bootstrap holds the truth in 92 % only
 def test_intervals_cover_the_truth_and_equal_models_are_rarely_called_different(rows):
     held, called = simulate(rows, 0.0)
     assert 0.93 <= held <= 0.97

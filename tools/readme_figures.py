@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from gemma_colab.core.history import history_table
+from gemma_colab.core.live_curve import loss_curve
 from gemma_colab.model.planner import fit_table
-from gemma_colab.ui.evidence import contestants_table
-from gemma_colab.ui.plots import loss_curve
+from gemma_colab.ui import comparison_table
 
 ROOT = Path(__file__).resolve().parent.parent
 MESSAGES = 3
@@ -33,7 +33,7 @@ def contest(summary: dict) -> str:
     head += f"The report says: answers *{said['word']}*; ship it: *{said['ship']}*" + (
         f" ({'; '.join(said['against'])}).\n\n" if said["against"] else ".\n\n"
     )
-    table = contestants_table(summary).rename_axis("mean over the test rows").reset_index()
+    table = comparison_table(summary).rename_axis("mean over the test rows").reset_index()
     lower = {line["metric"] for line in summary["tuned_against_base"] if line["better"] == "lower"}
     table.iloc[:, 0] = [name + " (lower is better)" * (name in lower) for name in table.iloc[:, 0]]
     return head + markdown(table)

@@ -9,10 +9,10 @@ import sys
 import time
 from typing import NoReturn
 
+from gemma_colab import GemmaColabError
 from gemma_colab.cli import data, evaluation, export, machine, training
-from gemma_colab.core.errors import DatasetError, GemmaColabError, TrainingError
 
-UNREADABLE, USAGE = 3, 4
+USAGE = 4
 DESCRIPTION = """The series without a browser. Exit status of check and prepare: 0 ready, 1 warnings, 2 blocked, 3 unreadable;
 of doctor: 0 all well, 1 warnings, 2 something must be done first; of plan: 0 fits, 1 tight, 2 does not fit; of train: 0 trained,
 1 trained, but it did not learn, overfitted or was unstable, 2 stopped, by an interrupt or because it broke (with several processes
@@ -60,4 +60,4 @@ def main(argv: list[str] | None = None) -> int:
             # that is still there after this time met something of its own.
             time.sleep(5)
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
-        return UNREADABLE if isinstance(e, DatasetError) else training.STOPPED if isinstance(e, TrainingError) else USAGE
+        return e.status

@@ -6,14 +6,10 @@ import argparse
 import json
 import sys
 
-from gemma_colab.core.chat import load_tokenizer
-from gemma_colab.core.errors import BlockedError
-from gemma_colab.core.workspace import open_workspace
-from gemma_colab.data.cleaning import STEPS
-from gemma_colab.data.reading import read_rows
-from gemma_colab.data.report import EXIT_CODES, Report, check_rows
-from gemma_colab.data.splitting import SplitSettings
-from gemma_colab.handover.rows import prepare_rows
+from gemma_colab import BlockedError, open_workspace, quiet_libraries
+from gemma_colab.data import check_rows, prepare_rows, read_rows
+
+EXIT_CODES = {"ready": 0, "fix first": 1, "blocked": 2}
 
 
 def _column(text: str) -> tuple[str, str]:
@@ -26,34 +22,28 @@ def _column(text: str) -> tuple[str, str]:
 def add_commands(commands) -> None:
     """Declare both commands; each sets `run`, a function of the parsed arguments that returns the exit status."""
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("file", help="JSONL, JSON, CSV, TSV, Excel, Parquet, any of these gzipped, or a Hugging Face dataset id")
-    shared.add_argument("--map", action="append", type=_column, default=[], metavar="NAME=COLUMN", help="such as output=Ответ")
-    shared.add_argument("--sheet", default=0, help="of an Excel file: its name, or its number from 0")
-    shared.add_argument("--split", default="train", help="of a Hugging Face dataset")
-    shared.add_argument("--limit", type=int, metavar="N", help="read at most N rows")
-    shared.add_argument("--accept", action="append", default=[], metavar="FINDING", help="overrule a finding, by its name")
-    shared.add_argument(
-        "--model", metavar="NAME", help="count tokens with this model's tokenizer (tiny-gemma3, a name, a folder)"
-    )
-    shared.add_argument(
-        "--max-length", type=int, default=1024, metavar="TOKENS", help="of a row in training (default %(default)s)"
-    )
-    shared.add_argument("--json", action="store_true", help="the report as JSON")
+    option = shared.add_argument
+    option("file", help="JSONL, JSON, CSV, TSV, Excel, Parquet, any of these gzipped, or a Hugging Face dataset id")
+    option("--map", action="append", type=_column, default=[], metavar="NAME=COLUMN", help="such as output=Ответ")
+    option("--sheet", default=0, help="of an Excel file: its name, or its number from 0")
+    option("--split", default="train", help="of a Hugging Face dataset")
+    option("--limit", type=int, metavar="N", help="read at most N rows")
+    option("--accept", action="append", default=[], metavar="FINDING", help="overrule a finding, by its name")
+    option("--model", metavar="NAME", help="count tokens with this model's tokenizer (tiny-gemma3, a name, a folder)")
+    option("--max-length", type=int, default=1024, metavar="TOKENS", help="of a row in training (default %(default)s)")
+    option("--json", action="store_true", help="the report as JSON")
 
     check = commands.add_parser("check", parents=[shared], help="report what is wrong with a dataset; changes nothing")
     check.set_defaults(run=_check)
     prepare = commands.add_parser("prepare", parents=[shared], help="clean, split and save it in a workspace")
     prepare.set_defaults(run=_prepare)
-    prepare.add_argument("--workspace", required=True, metavar="DIR", help="where the rows go")
-    prepare.add_argument("--every-answer", action="store_true", help=argparse.SUPPRESS)  # all are trained since version 2
-    prepare.add_argument(
-        "--too-long", choices=("keep", "drop", "split"), default="keep", help="rows beyond --max-length; needs --model"
-    )
-    prepare.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP", help=f"of {', '.join(STEPS)}")
-    for name in ("validation_size", "test_size", "seed"):
-        default = getattr(SplitSettings(), name)
-        option = f"--{name.replace('_', '-')}"
-        prepare.add_argument(option, type=type(default), default=default, help="default %(default)s")
+    option = prepare.add_argument
+    option("--workspace", required=True, metavar="DIR", help="where the rows go")
+    option("--too-long", choices=("keep", "drop", "split"), default="keep", help="rows beyond --max-length; needs --model")
+    option("--steps", nargs="+", metavar="STEP", help="of cleaning; without it all of them")
+    option("--groups", metavar="COLUMN", help="rows with the same value of it stay together, such as those of one customer")
+    for name, value in {"validation_size": 0.1, "test_size": 0.15, "seed": 0}.items():
+        option(f"--{name.replace('_', '-')}", type=type(value), default=value, help="default %(default)s")
 
 
 def _reading(args: argparse.Namespace) -> dict:
@@ -64,13 +54,13 @@ def _reading(args: argparse.Namespace) -> dict:
 def _counting(args: argparse.Namespace) -> dict:
     if args.model is None:
         return {"tokenizer": None, "max_length": args.max_length}
-    from gemma_colab.core.machine import quiet_libraries
+    from gemma_colab.model import load_tokenizer
 
     quiet_libraries()  # transformers warns of rows longer than its own limit; the report says more
     return {"tokenizer": load_tokenizer(args.model), "max_length": args.max_length}
 
 
-def _show(report: Report, as_json: bool, **more) -> int:
+def _show(report, as_json: bool, **more) -> int:
     print(json.dumps(report.to_dict() | more, ensure_ascii=False, indent=1) if as_json else report)
     return EXIT_CODES[report.verdict]
 
@@ -85,22 +75,14 @@ def _check(args: argparse.Namespace) -> int:
 
 def _prepare(args: argparse.Namespace) -> int:
     workspace = open_workspace(args.workspace)
-    split = SplitSettings(validation_size=args.validation_size, test_size=args.test_size, seed=args.seed)
+    split = {name: getattr(args, name) for name in ("validation_size", "test_size", "seed", "groups")}
+    how_to_clean = {"steps": tuple(args.steps)} if args.steps else {}
+    options = split | how_to_clean | _counting(args) | _reading(args)
     try:
-        report, how = prepare_rows(
-            args.file,
-            workspace,
-            steps=tuple(args.steps),
-            split_settings=split,
-            accept=args.accept,
-            too_long=args.too_long,
-            **_counting(args),
-            **_reading(args),
-        )
+        report, how = prepare_rows(args.file, workspace, accept=args.accept, too_long=args.too_long, **options)
     except BlockedError as e:
         print(e, file=sys.stderr)
-        _show(e.report, args.json)
-        return EXIT_CODES["blocked"]
+        return _show(e.report, args.json) and EXIT_CODES["blocked"]
     status = _show(report, args.json, split=how)
     if not args.json:
         print(f"\n{how}\nsaved in {workspace.path / 'rows'}, with cleaning_log.jsonl: every change, before and after")

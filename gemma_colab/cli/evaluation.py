@@ -8,11 +8,9 @@ import json
 import sys
 
 from gemma_colab.core.errors import WorkspaceError
-from gemma_colab.core.machine import describe_machine, quiet_libraries
-from gemma_colab.core.workspace import open_workspace
+from gemma_colab.core.machine import quiet_libraries
+from gemma_colab.core.workspace import SPLIT_FILES, open_workspace
 from gemma_colab.evaluation.verdict import ShipSettings
-from gemma_colab.handover.rows import ROW_FILES
-from gemma_colab.handover.settings import chosen_model
 
 MAY_SHIP, NOT_YET, NO = 0, 1, 2
 
@@ -57,7 +55,7 @@ def _positive(text: str) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     workspace = open_workspace(args.workspace)
-    for name, command in ((ROW_FILES[-1], "prepare FILE"), ("adapter", "train")):
+    for name, command in ((SPLIT_FILES[-1], "prepare FILE"), ("adapter", "train")):
         if not workspace.has(name):
             raise WorkspaceError(
                 f"{name} is missing in {workspace.path}; make it with gemma-colab {command} --workspace {args.workspace}"
@@ -68,10 +66,9 @@ def _evaluate(args: argparse.Namespace) -> int:
         quiet_libraries()
         if args.bar:
             ShipSettings(bars=dict(args.bar)).save(workspace)
-        chosen, _ = chosen_model(workspace, describe_machine(), anyway=args.anyway)
         summary = assess(
             workspace,
-            chosen,
+            anyway=args.anyway,
             examples=args.examples,
             max_new_tokens=args.max_new_tokens,
             batch_size=args.batch,

@@ -10,11 +10,11 @@ import pandas as pd
 
 from gemma_colab.core.catalog import GPUS, pick_model, shape_of
 from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.lora import lora_parameters
 from gemma_colab.core.machine import readable
-from gemma_colab.core.parameters import lora_parameters
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.model.memory import memory_plan
-from gemma_colab.model.planner import ladder, largest_batch, light
+from gemma_colab.model.planner import fits, largest_batch, plan_training
 from gemma_colab.model.preflight import preflight
 
 
@@ -73,13 +73,14 @@ def _plan(args: argparse.Namespace) -> int:
     )
     how = {"tokens": args.tokens, "dtype": dtype, "load_in_4bit": args.load_in_4bit}
     plan = memory_plan(shape, lora, train, **how)
-    word = light(plan.sum(), limit)
-    batch, rungs = largest_batch(shape, lora, train, limit, **how), ladder(shape, lora, train, limit, **how)
+    word = fits(plan.sum(), limit)
+    batch = largest_batch(shape, lora, train, limit, **how)
+    steps = plan_training(shape, lora, train, [how.pop("tokens")], limit, **how)[1]
     if args.json:
         found = {
             "model": model, "gpu": name, "limit_gib": limit, "dtype": dtype, "predicted_gib": plan.round(3).to_dict(),
             "total_gib": round(plan.sum(), 3), "light": word, "largest_batch": batch,
-            "trainable_weights": lora_parameters(shape, lora), "ladder": json.loads(rungs.to_json(orient="records")),
+            "trainable_weights": lora_parameters(shape, lora), "savings": json.loads(steps.to_json(orient="records")),
         }  # fmt: skip
         print(json.dumps(found, indent=1))
     else:
@@ -88,13 +89,13 @@ def _plan(args: argparse.Namespace) -> int:
         )
         print("\n".join(f"  {part:<16} {readable(gib):>10}" for part, gib in plan.items()))
         print(f"  {'together':<16} {readable(plan.sum()):>10} of {limit:g} GiB, predicted: {word}")
-        print(f"\n{lora_parameters(shape, lora):,} trainable weights; largest batch with 15 % in hand: {batch or 'none'}")
+        print(f"\n{lora_parameters(shape, lora):,} trainable weights; largest batch with 15 % to spare: {batch or 'none'}")
         if word != "fits":
             print(
                 "\nwhat to change first:\n"
                 + "\n".join(
-                    f"  {r.change}{'' if pd.isna(r.GiB) else f' -> {r.GiB:.2f} GiB, {r.fits}'}"
-                    for r in rungs.iloc[1:].itertuples()
+                    f"  {r.change}: {r.why}{'' if pd.isna(r.GiB) else f' -> {r.GiB:.2f} GiB, {r.fits}'}"
+                    for r in steps.iloc[1:].itertuples()
                 )
             )
     return {"fits": 0, "tight": 1, "no": 2}[word]

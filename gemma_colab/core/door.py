@@ -5,6 +5,14 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+# What the core leaves to a room above it: a function's name -> the module that defines it. `gemma_colab/__init__.py` fills it.
+plugs: dict[str, str] = {}
+
+
+def plugged(name: str):
+    """Load the function in this plug."""
+    return getattr(import_module(plugs[name]), name)
+
 
 def door(package: str, names: dict[str, str]):
     """`__all__`, `__getattr__` and `__dir__` of a package. names: public name -> the module that defines it.

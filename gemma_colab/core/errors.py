@@ -2,7 +2,9 @@
 
 
 class GemmaColabError(Exception):
-    """Base of all errors of this package. A notebook shows its one sentence instead of a traceback."""
+    """Base of all errors of this package. A notebook shows its one sentence instead of a traceback, the command line exits with `status`."""
+
+    status = 4
 
     def _render_traceback_(self):  # IPython's hook for exceptions that explain themselves
         return [f"{type(self).__name__}: {self}"]
@@ -10,6 +12,8 @@ class GemmaColabError(Exception):
 
 class DatasetError(GemmaColabError):
     """A file or a row of a dataset can't be used."""
+
+    status = 3
 
 
 class BlockedError(DatasetError):
@@ -34,6 +38,8 @@ class ModelError(GemmaColabError):
 
 class TrainingError(GemmaColabError):
     """A training run can't go on: its loss is no number, or the GPU's memory does not suffice. `log_history`: what it logged."""
+
+    status = 2
 
     def __init__(self, message: str, log_history: list[dict] = ()):
         super().__init__(message)

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from gemma_colab.core.lent import on_colab, use_kaggles_token, use_one_gpu
-
 if TYPE_CHECKING:
     import torch
 
     from gemma_colab.core.catalog import Shape
 
 GIB = 2**30
+DRIVE = Path("/content/drive/MyDrive")  # where Colab mounts Google Drive
+KAGGLE = Path("/kaggle/working")  # the only folder there that "Save Version" keeps
 LARGE = 50_000_000  # weights in linear layers from which bfloat16 is worth it on a CPU: 270M has twice as many
 # The oldest and the newest version that the tests run with: those of Colab, after the install, and of constraints.txt.
 TESTED = {
@@ -74,11 +74,18 @@ def free_gib(path: str | Path) -> float:
     return shutil.disk_usage(existing(path)).free / GIB
 
 
+def on_colab() -> bool:
+    """Whether this runs on a Colab machine, in a cell or in a command."""
+    return "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ
+
+
+def on_kaggle() -> bool:
+    """Whether this runs on a Kaggle machine, in a cell or in a command."""
+    return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+
+
 def describe_machine(path: str = ".") -> Machine:
-    """This machine; `disk_gib` is what is free where `path` lies. The first question about it, so it also settles two things that
-    must come first on Kaggle: which of two GPUs this process computes on, and the token from Kaggle's secrets."""
-    use_one_gpu()
-    use_kaggles_token()
+    """Describe this machine; `disk_gib` is what is free where `path` lies. On Kaggle, `model.lent.describe_machine` comes first."""
     import torch
 
     gpu = torch.cuda.is_available()

@@ -14,20 +14,13 @@ import ipywidgets as widgets
 from IPython.display import HTML, display
 
 from gemma_colab.core.errors import GemmaColabError, SettingsError
-from gemma_colab.core.html import ENVIRONMENT, LIGHTS
+from gemma_colab.core.html import macros
 from gemma_colab.core.settings import Settings
 
 # field -> (values, what it does). Numbers get a slider, on which None is "off"; texts and {label: value} a list; None a box to tick.
 Controls = dict[str, tuple[list | dict | None, str]]
 OFF = object()  # in place of None, which a slider can't hold
-
-_HINT = ENVIRONMENT.from_string('<div style="opacity:.7; line-height:1.3">{{ text }}</div>')
-_NOTE = ENVIRONMENT.from_string(
-    """<div style="line-height:1.5; margin-top:6px">
-{% if error %}<div><b style="color:{{ lights.no }}">{{ what }}:</b> {{ error }}</div>{% endif %}
-{% if text is string %}<b>{{ text }}</b>{% else %}{{ text }}{% endif %}
-</div>"""
-)
+TEMPLATE = "core/templates/panel.html"
 
 
 def _control(field: str, values: list | dict | None, value, width: int) -> widgets.Widget:
@@ -51,20 +44,24 @@ def _shown(value):
     return OFF if value is None else value
 
 
+def _line(control: widgets.Widget, hint: str) -> widgets.HBox:
+    text = widgets.HTML(macros(TEMPLATE).hint(hint), layout={"flex": "1 1 240px", "margin": "2px 2px 2px 12px"})
+    return widgets.HBox([control, text], layout={"flex_flow": "row wrap", "align_items": "center"})
+
+
 class SettingsPanel:
     """Controls for some fields of a settings object. `settings` is the current value; `controls` are the widgets by field name.
 
-    note: settings -> what is shown below the controls, a text or `HTML`. An impossible value is answered with its sentence, and
-    the control goes back to the last good one. folded: more controls, in `fold`, which is closed at first. presets: name ->
-    {field: value}, a button each in `presets` that sets several controls at once; such a value must be on its control.
-    presets_hint: what the presets do.
+    note: settings -> what is shown below the controls, `HTML`. An impossible value is answered with its sentence, and the control
+    goes back to the last good one. folded: more controls, in `fold`, which is closed at first. presets: name -> {field: value}, a
+    button each in `presets` that sets several controls at once; such a value must be on its control. presets_hint: what they do.
     """
 
     def __init__(
         self,
         settings: Settings,
         controls: Controls,
-        note: Callable[[Settings], str | HTML],
+        note: Callable[[Settings], HTML],
         *,
         folded: Controls | None = None,
         presets: dict[str, dict] | None = None,
@@ -107,26 +104,19 @@ class SettingsPanel:
         self._show(error)
 
     def _follow(self) -> None:
-        """The controls show the settings, and the preset that they are, if they are one."""
+        """Set the controls to the settings, and mark the preset that they are, if they are one."""
         for field, control in self.controls.items():
             control.value = _shown(getattr(self.settings, field))
         current = dataclasses.asdict(self.settings)
         self.presets.value = next((name for name, changes in self._presets.items() if changes.items() <= current.items()), None)
 
-    def _show(self, impossible: str = "") -> None:
-        what, error = "Not possible", impossible
+    def _show(self, error: str = "") -> None:
+        what, text = "Not possible", ""
         try:
             text = self._note(self.settings)
         except GemmaColabError as e:  # raised in a click it would only reach the log
-            text = HTML("")
-            if not impossible:
-                what, error = "No prediction", str(e)
-        self.note.value = _NOTE.render(what=what, error=error, text=text, lights=LIGHTS)
+            what, error = (what, error) if error else ("No prediction", str(e))
+        self.note.value = macros(TEMPLATE).note(what, error, text)
 
     def _ipython_display_(self):
         display(self.widget)
-
-
-def _line(control: widgets.Widget, hint: str) -> widgets.HBox:
-    text = widgets.HTML(_HINT.render(text=hint), layout={"flex": "1 1 240px", "margin": "2px 2px 2px 12px"})
-    return widgets.HBox([control, text], layout={"flex_flow": "row wrap", "align_items": "center"})

@@ -25,14 +25,14 @@ _USE_TRITON = getattr(trl_utils, "_use_triton", None)  # TRL's own, before `scor
 def sft_config(
     settings: TrainSettings, output_dir: str | Path, rows: int, dtype: torch.dtype, *, report_to: str = "none"
 ) -> SFTConfig:
-    """The `trl.SFTConfig` of these settings for `rows` training rows computed in `dtype`.
+    """Make the `trl.SFTConfig` of these settings for `rows` training rows computed in `dtype`.
 
-    Validation, checkpoints and the choice of the best one follow the same rhythm, `evals_per_epoch`; how many checkpoints stay is
-    the business of `checkpoints.KeepCheckpoints`. report_to: "tensorboard", "trackio" or "wandb", only if you ask for it.
+    Validation, checkpoints and the choice of the best one come together, `evals_per_epoch` times. report_to: "tensorboard", "trackio"
+    or "wandb", only if you ask for it.
     """
     gpu = torch.cuda.is_available()
     steps_per_epoch = settings.steps_per_epoch(rows, int(os.environ.get("WORLD_SIZE", 1)))  # as torchrun says it
-    rhythm = -(-steps_per_epoch // settings.evals_per_epoch)  # rounded up: no validation just before the one at the end
+    eval_steps = -(-steps_per_epoch // settings.evals_per_epoch)  # rounded up: no validation just before the one at the end
     return SFTConfig(
         output_dir=str(output_dir),
         learning_rate=settings.learning_rate,
@@ -49,9 +49,9 @@ def sft_config(
         max_length=settings.max_length,
         seed=settings.seed,
         eval_strategy="steps",
-        eval_steps=rhythm,
+        eval_steps=eval_steps,
         save_strategy="steps",
-        save_steps=rhythm,
+        save_steps=eval_steps,
         assistant_only_loss=not settings.last_answer_only,
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
@@ -82,18 +82,18 @@ def build_trainer(
     peft_config: LoraConfig,
     callbacks: list[TrainerCallback] | None = None,
 ) -> SFTTrainer:
-    """A `trl.SFTTrainer` on rows: only the answers are learned, all of them, or the last ones with `args.assistant_only_loss` False.
+    """Make a `trl.SFTTrainer` on rows: only the answers are learned, all of them, or the last ones with `args.assistant_only_loss` False.
 
     TRL casts the adapters of a 4-bit model to bf16, which CUDA's GradScaler can't unscale on a T4 and which rounds small
     updates away, so they are cast to float32 here. Adapters that an earlier run left on the model are taken off first.
-    Raises `SettingsError` where this process sees several GPUs: see `lent.use_one_gpu`.
+    Raises `SettingsError` where this process sees several GPUs.
     """
     if args.n_gpu > 1:
         raise SettingsError(
             f"n_gpu={args.n_gpu} must be 1, one process trains on one GPU; set CUDA_VISIBLE_DEVICES=0 before anything asks torch for a "
-            f"GPU and restart, or train on all with gemma-colab launch-config ddp --gpus {args.n_gpu}"
+            f"GPU and restart, or train on all with accelerate launch (docs/recipes.md)"
         )
-    take_off_adapters(model)
+    unload_adapters(model)
     if args.use_cpu:
         score_answers_only()
     with known_template(tokenizer) if args.assistant_only_loss else nullcontext():
@@ -107,7 +107,11 @@ def build_trainer(
             callbacks=callbacks,
         )
     if args.packing:  # fewer sequences than rows: validate and save as often in an epoch as before
-        share = _updates(len(trainer.train_dataset), args) / _updates(len(train_dataset), args)
+
+        def updates(rows: int) -> int:
+            return math.ceil(math.ceil(rows / args.per_device_train_batch_size) / args.gradient_accumulation_steps)
+
+        share = updates(len(trainer.train_dataset)) / updates(len(train_dataset))
         for name in ("eval_steps", "save_steps"):
             setattr(trainer.args, name, max(1, round(getattr(args, name) * share)))
     if args.disable_tqdm:
@@ -120,6 +124,8 @@ def build_trainer(
 
 def as_trl_reads(rows: Dataset, args: SFTConfig) -> Dataset:
     """The messages alone; where only the last answer is learned, in TRL's form of a prompt and its completion."""
+    if "input_ids" in rows.column_names:  # tokenized already
+        return rows
     rows = rows.select_columns("messages")
     if args.assistant_only_loss:
         return rows
@@ -151,9 +157,8 @@ def known_template(tokenizer: PreTrainedTokenizerBase):
 def score_answers_only() -> bool:
     """On a CPU, let TRL's loss look at the answers only, in pieces that fit the processor's cache; returns whether it can be done.
 
-    Without Triton, TRL 1.16 scores every position against the whole vocabulary and leaves out those that don't count afterwards.
-    Its reason is a recompilation that a CPU doesn't have, and its torch code handles the compact form too: `_fused_forward` asks
-    `_use_triton` which to take. The pieces of the vocabulary, 32,768 words each, are made for a GPU. Loss and gradients stay the
+    Without Triton, TRL 1.16 scores every position against the whole vocabulary, 32,768 words at once, and leaves out afterwards what
+    doesn't count. Its torch code can do better: `_fused_forward` asks `_use_triton` which form to take. Loss and gradients stay the
     same (tests/test_training.py), and a step of 270M takes a third of the time (benchmarks/README.md). Where TRL no longer has
     these names, everything stays as it is.
     """
@@ -164,15 +169,10 @@ def score_answers_only() -> bool:
     return True
 
 
-def take_off_adapters(model: PreTrainedModel) -> None:
+def unload_adapters(model: PreTrainedModel) -> None:
     """Put every layer that peft wrapped back in its place. A cell that is run twice would else train an adapter on an adapter."""
     for name, module in [*model.named_modules()]:
         if isinstance(module, BaseTunerLayer):
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, module.get_base_layer())
     vars(model).pop("peft_config", None)
-
-
-def _updates(rows: int, args: SFTConfig) -> int:
-    """Updates in one pass, as `TrainSettings.steps_per_epoch` counts them."""
-    return math.ceil(math.ceil(rows / args.per_device_train_batch_size) / args.gradient_accumulation_steps)

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gemma_colab.core.errors import WorkspaceError
-from gemma_colab.core.lent import DRIVE, KAGGLE, on_kaggle
+from gemma_colab.core.machine import DRIVE, KAGGLE, on_kaggle
 
 PACKAGE = Path(__file__).resolve().parent.parent  # gemma_colab/
+VERSION = 2  # of what the files mean: 1 had rows as prompt and completion; docs/house.md lists the files
+SPLITS = ("train", "validation", "test")
+SPLIT_FILES = [f"rows/{split}.jsonl" for split in SPLITS]
 ADAPTER_FILES = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
-MADE_IN = {  # which notebook writes what; used to say what is missing
-    "rows/train.jsonl": "01_dataset_prep",
-    "rows/validation.jsonl": "01_dataset_prep",
-    "rows/test.jsonl": "01_dataset_prep",
+MADE_IN = dict.fromkeys(SPLIT_FILES, "01_dataset_prep") | {  # which notebook writes what; used to say what is missing
     "model_settings.json": "02_load_model",
     "lora_settings.json": "03_lora",
     "train_settings.json": "03_lora",
@@ -29,7 +29,8 @@ MADE_IN = {  # which notebook writes what; used to say what is missing
 
 
 class Workspace:
-    """A folder with a few named files. `path` is that folder; it is made if it isn't there."""
+    """A folder with a few named files. `path` is that folder; it is made if it isn't there. Raises `WorkspaceError` for one of a newer
+    version."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path).expanduser().resolve()
@@ -39,19 +40,28 @@ class Workspace:
             raise WorkspaceError(
                 f"workspace={str(self.path)!r} can't be made ({e.strerror}); name a folder you may write to"
             ) from None
+        if (newer := self.version) > VERSION:
+            raise WorkspaceError(
+                f"the workspace {self.path} has version {newer}, and this gemma_colab knows {VERSION} at most; update gemma_colab"
+            )
+
+    @property
+    def version(self) -> int:
+        """What its files mean; before version 2 nothing said it."""
+        return self.read_json("workspace.json")["version"] if self.has("workspace.json") else 1
 
     def __repr__(self):
         return f"Workspace({str(self.path)!r}): {', '.join(self.done()) or 'empty'}"
 
     def done(self) -> list[str]:
-        """Names of the known files that are there."""
+        """List the known files that are there."""
         return [name for name in MADE_IN if self.has(name)]
 
     def has(self, name: str) -> bool:
         return (self.path / name).exists()
 
     def need(self, name: str) -> Path:
-        """The path of a file an earlier notebook made. Raises `WorkspaceError` that names the notebook."""
+        """Return the path of a file an earlier notebook made. Raises `WorkspaceError` that names the notebook."""
         if not self.has(name):
             raise WorkspaceError(
                 f"{name} is missing in the workspace {self.path}; run notebook {MADE_IN.get(name, 'that makes it')} first"
@@ -60,7 +70,9 @@ class Workspace:
 
     @contextmanager
     def writing(self, name: str):
-        """Gives a path beside the target; when the block ends well it replaces the target, else it is removed."""
+        """Yield a path beside the target; when the block ends well it replaces the target, else it is removed."""
+        if name != "workspace.json" and self.version < VERSION:
+            self.write_json("workspace.json", {"version": VERSION})
         target = self.path / name
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
         _remove(part)
@@ -85,7 +97,7 @@ class Workspace:
         return self.write_text(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
     def fingerprint(self, *names: str) -> str:
-        """A short checksum (SHA-256, 16 digits) of some files: equal exactly when all of them are."""
+        """Return a short checksum (SHA-256, 16 digits) of some files: equal exactly when all of them are."""
         digest = hashlib.sha256()
         for name in names:
             digest.update(hashlib.sha256(self.need(name).read_bytes()).digest())
@@ -131,7 +143,7 @@ def _remove(path: Path) -> None:
 
 
 def open_workspace(path: str | Path | None = None) -> Workspace:
-    """The workspace at `path`; without one: `GEMMA_COLAB_WORKSPACE`, else Google Drive if it is mounted, Kaggle's folder for results
+    """Open the workspace at `path`; without one: `GEMMA_COLAB_WORKSPACE`, else Google Drive if it is mounted, Kaggle's folder for results
     on Kaggle, else `./workspace`."""
     if path is None:
         kept = DRIVE / "gemma_colab" if DRIVE.is_dir() else KAGGLE / "gemma_colab" if on_kaggle() else "workspace"
@@ -140,7 +152,7 @@ def open_workspace(path: str | Path | None = None) -> Workspace:
 
 
 def samples() -> Path:
-    """The folder of sample data: inside the installed package, or `data_samples/` of the checkout."""
+    """Return the folder of sample data: inside the installed package, or `data_samples/` of the checkout."""
     for folder in (PACKAGE / "samples", PACKAGE.parent / "data_samples"):
         if (folder / "support_ru.jsonl").exists():
             return folder
@@ -148,7 +160,7 @@ def samples() -> Path:
 
 
 def read_sample(name: str) -> list[dict]:
-    """The rows of `<name>.jsonl` in the sample data."""
+    """Read the lines of `<name>.jsonl` in the sample data."""
     return [json.loads(line) for line in (samples() / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 

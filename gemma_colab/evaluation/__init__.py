@@ -1,0 +1,24 @@
+"""Is the tuned model better than the one it began with, and can it be shipped?
+
+`evaluate` asks base, few-shot and tuned the same held-out questions, `paired_bootstrap` says which differences are clear of chance,
+`general_knowledge` and `memorization` what was forgotten or learned by heart. `assess` does all of it in one call, and ends with a
+verdict and a report.
+"""
+
+from gemma_colab.core.door import door
+
+__all__, __getattr__, __dir__ = door(
+    __name__,
+    {
+        "load_tuned": "gemma_colab.handover.assess",
+        "evaluate": "gemma_colab.evaluation.candidates",
+        "generate_answers": "gemma_colab.evaluation.generation",
+        "answer_losses": "gemma_colab.evaluation.loss",
+        "copied": "gemma_colab.evaluation.metrics",
+        "confusions": "gemma_colab.evaluation.fields",
+        "paired_bootstrap": "gemma_colab.evaluation.compare",
+        "general_knowledge": "gemma_colab.evaluation.knowledge",
+        "memorization": "gemma_colab.evaluation.knowledge",
+        "assess": "gemma_colab.handover.assess",
+    },
+)

@@ -16,18 +16,20 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from gemma_colab.core.errors import DatasetError, SettingsError, WorkspaceError
+from gemma_colab.core.settings import check_number
 from gemma_colab.core.workspace import Workspace
 
 CHOICES = ("left", "right", "same", "both bad")
 RUBRIC = ("correct", "tone", "format")  # each "yes", "no", or "" where nobody said
 MARKS = tuple(f"{side}_{name}" for side in ("left", "right") for name in RUBRIC)
-COLUMNS = ("row", "question", "wanted", "left", "right", "choice", *MARKS, "notes")
+TO_DECIDE = ("choice", *MARKS, "notes")
+CSV_COLUMNS = ("row", "question", "wanted", "left", "right", *TO_DECIDE)
 CELL = 32_000  # characters that a spreadsheet shows in a cell; the texts are only there to be read
 FEWEST = 10  # preferences; with fewer, one row more or less can turn the result
 
 
 class Pair(NamedTuple):
-    """One row to compare. key: a checksum of its texts, by which a decision finds it again. wanted: the reference, or ""."""
+    """One row to compare. key: a checksum of its texts, by which a decision finds it again. wanted: the right answer, or ""."""
 
     key: str
     question: str
@@ -52,7 +54,7 @@ def preference(wins: int, losses: int) -> dict:
 def verdict(wins: int, losses: int) -> str:
     """In words: "better", "worse", "no clear difference" or "too few rows to tell".
 
-    The exact test decides. Wilson's interval alone calls equal contestants different in up to 8 % of reviews (12 to 4 is clear of
+    The exact test decides. Wilson's interval alone calls equal candidates different in up to 8 % of reviews (12 to 4 is clear of
     half, yet a fair coin does it in 7.7 %); the test does in at most 5 %.
     """
     if wins + losses < FEWEST:
@@ -74,57 +76,19 @@ def in_words(pair: tuple[str, str], wins: int, losses: int) -> str:
     n, figures, word = wins + losses, preference(wins, losses), verdict(wins, losses)
     if not n:
         return f"No row has a preference, so nothing can be said about {tuned} against {base}."
-    low, high = round(100 * figures["low"]), round(100 * figures["high"])
-    counted = (
-        f"{tuned} was preferred in {wins} of {n} rows with a preference "
-        f"({percent(figures['win_rate'])}, 95 % interval {low} to {high} %)"
-    )
+    rate, interval = percent(figures["win_rate"]), f"{100 * figures['low']:.0f} to {100 * figures['high']:.0f} %"
+    counted = f"{tuned} was preferred in {wins} of {n} rows with a preference ({rate}, 95 % interval {interval})"
     if word == "too few rows to tell":
         return f"{counted}: too few rows to tell; have at least {FEWEST} with a preference."
-    say = {"better": f"{tuned} is better than {base}", "worse": f"{tuned} is worse than {base}"}.get(word, word)
+    say = f"{tuned} is {word} than {base}" if word in ("better", "worse") else word
     return f"{counted}: {say}. A fair coin would come out at least this uneven in {percent(figures['p'])} of reviews."
 
 
-# ------------------------------------------------------------------------------------------ the rows
-def checked_answers(answers: pd.DataFrame, pair: tuple[str, str]) -> pd.DataFrame:
-    """question, wanted and the two answers as texts. Raises `DatasetError` where one is missing."""
-    if len(pair) != 2 or pair[0] == pair[1]:
-        raise SettingsError(f"pair={tuple(pair)!r} must name two different columns; try ('base', 'tuned')")
-    if taken := {"question", "wanted", "left", "right", *CHOICES} & set(pair):
-        raise SettingsError(f"pair={tuple(pair)!r}: {min(taken)!r} means something else here; rename that column")
-    for name in ("question", *pair):
-        if name not in answers.columns:
-            raise DatasetError(f"answers has no column {name!r}; it has {', '.join(map(str, answers.columns))}")
-    table = answers[["question", *pair]].reset_index(drop=True)
-    table.insert(1, "wanted", answers["wanted"].fillna("").astype(str).to_list() if "wanted" in answers.columns else "")
-    for name in ("question", *pair):
-        if wrong := [i for i, text in enumerate(table[name]) if not isinstance(text, str)]:
-            raise DatasetError(f"answers has no text in column {name!r}, row {wrong[0]}; generate the missing answers first")
-    return table
-
-
-def same_answer(one: str, other: str) -> bool:
-    """Are two answers the same, outer spaces aside? Nobody is asked about those."""
-    return one.strip() == other.strip()
-
-
-def _digest(*texts: object) -> str:
-    return hashlib.sha256("\x1f".join(map(str, texts)).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _guard(text: str) -> str:
-    """Excel would run a cell that begins like a formula; with an apostrophe before it, it shows it."""
-    return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "'")) else text
-
-
-def _unguard(text: str) -> str:
-    return text.removeprefix("'")
-
-
+# ------------------------------------------------------------------------------------------ the review
 class BlindReview:
     """Pairs of answers and what was decided about them, saved in `review/` of the workspace with each decision.
 
-    answers: question, wanted (optional), and one column for each contestant, all texts. pair: two of these columns; the win rate
+    answers: question, wanted (optional), and one column for each candidate, all texts. pair: two of these columns; the win rate
     is that of the second. rows: how many pairs, 1-1000, drawn by chance from those that differ; 20 at first. A larger number later
     keeps what was decided, a smaller one changes nothing. seed: of the draw and of left and right; 0, or the one this review
     began with. Equal rows are shown once. Rows with equal answers are never shown: they are only counted, as `identical`.
@@ -142,16 +106,17 @@ class BlindReview:
         rows: int | None = None,
         seed: int | None = None,
     ):
-        if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows <= 1000):
-            raise SettingsError(f"rows={rows!r} must be a whole number from 1 to 1000; try rows=20")
+        if rows is not None:
+            check_number("rows", rows, 1, 1000, 20, whole=True)
         self.workspace, self.pair = workspace, tuple(pair)
-        table = checked_answers(answers, self.pair)
+        table = _checked(answers, self.pair)
         base, tuned = self.pair
         # "r" first: Excel would take sixteen digits for a number, and round it
-        keys = ["r" + _digest(*line)[:15] for line in zip(table["question"], table[base], table[tuned], strict=True)]
-        differs = [not same_answer(a, b) for a, b in zip(table[base], table[tuned], strict=True)]
-        lines = {key: line for key, line, asked in zip(keys, table.to_dict("records"), differs, strict=True) if asked}
-        self.total, self.identical = len(table), differs.count(False)
+        keys = ["r" + _digest(*texts)[:15] for texts in zip(table["question"], table[base], table[tuned], strict=True)]
+        pairs = list(zip(keys, table.to_dict("records"), strict=True))
+        lines = {key: line for key, line in pairs if line[base].strip() != line[tuned].strip()}
+        self.total = len(table)
+        self.identical = sum(line[base].strip() == line[tuned].strip() for _, line in pairs)
         self._set = _digest(*self.pair, *sorted(keys))[:16]
         name = "_".join("".join(c if c.isalnum() else "-" for c in part[:30]) for part in self.pair)
         self.file = f"review/blind_{name}_{self._set[:6]}.csv"
@@ -171,9 +136,13 @@ class BlindReview:
         self.decisions = self._read()
 
     def _pair(self, key: str, line: dict) -> Pair:
-        left = self._left[key]
-        right = self.pair[left == self.pair[0]]
+        left, right = self._sides(key)
         return Pair(key, line["question"], line["wanted"], line[left], line[right])
+
+    def _sides(self, key: str) -> tuple[str, str]:
+        """Who is left and who is right."""
+        left = self._left[key]
+        return left, self.pair[left == self.pair[0]]
 
     def _read_mapping(self, lines: dict) -> dict:
         """The saved mapping; {} where there is none yet."""
@@ -197,31 +166,28 @@ class BlindReview:
         """key -> what was said of that row: choice, marks, notes."""
         if not self.workspace.has(self.file):
             return {}
-        path, remedy = self.workspace.path / self.file, "undo the change, or move the file away to begin anew"
-        found = {}
+        path, found = self.workspace.path / self.file, {}
         try:
             with path.open(encoding="utf-8-sig", newline="") as f:
                 table = csv.DictReader(f, strict=True)
                 lines = list(table)
-            if table.fieldnames is None or not set(COLUMNS) <= set(table.fieldnames):
+            if table.fieldnames is None or not set(CSV_COLUMNS) <= set(table.fieldnames):
                 raise ValueError(f"its first line is {','.join(table.fieldnames or [])[:60]!r}")
-        except (ValueError, csv.Error) as e:  # bad UTF-8 is a ValueError
-            raise WorkspaceError(f"{path} is not the table that the panel wrote ({e}); {remedy}") from None
-        for line in lines:
-            said = {name: _unguard(line[name] or "") for name in ("choice", *MARKS, "notes")}
-            if line["row"] not in self._all:
-                raise WorkspaceError(f"{path} has a row {line['row']!r} that is not among these answers; {remedy}")
-            try:
-                _check(said)
-            except SettingsError as e:
-                raise WorkspaceError(f"{path}, row {line['row']!r}: {e}; {remedy}") from None
-            found[line["row"]] = said
+            for line in lines:
+                if line["row"] not in self._all:
+                    raise ValueError(f"a row {line['row']!r} that is not among these answers")
+                found[line["row"]] = {name: (line[name] or "").removeprefix("'") for name in TO_DECIDE}
+                _check(found[line["row"]])
+        except (ValueError, csv.Error, SettingsError) as e:  # bad UTF-8 is a ValueError
+            raise WorkspaceError(
+                f"{path} is not the table that the panel wrote ({e}); undo the change, or move the file away to begin anew"
+            ) from None
         return found
 
     # -------------------------------------------------------------------------------------- deciding
     def of(self, number: int) -> dict[str, str]:
         """What was said of this row (from 0): "choice", "left_correct" and the other `MARKS`, "notes"; "" where nothing was."""
-        return dict.fromkeys(("choice", *MARKS, "notes"), "") | self.decisions.get(self.rows[number].key, {})
+        return dict.fromkeys(TO_DECIDE, "") | self.decisions.get(self.rows[number].key, {})
 
     def decide(self, number: int, **changes: str) -> None:
         """Save something about this row at once: choice (one of `CHOICES`), marks ("yes", "no"), notes; "" takes it back.
@@ -246,7 +212,7 @@ class BlindReview:
             # utf-8-sig: the mark at the start tells Excel that it is UTF-8. Half a character is written as JSON escapes it.
             part.open("w", encoding="utf-8-sig", errors="backslashreplace", newline="") as f,
         ):
-            table = csv.DictWriter(f, COLUMNS)
+            table = csv.DictWriter(f, CSV_COLUMNS)
             table.writeheader()
             for key, said in together.items():
                 texts = {name: text[:CELL] for name, text in self._all[key]._asdict().items() if name != "key"}
@@ -296,17 +262,15 @@ class BlindReview:
     def _table(self) -> pd.DataFrame:
         lines = []
         for i, row in enumerate(self.rows):
-            said = self.of(i)
+            said, (left, right) = self.of(i), self._sides(row.key)
             if not said["choice"]:
                 continue
-            left = self._left[row.key]
-            sides = {"left": left, "right": self.pair[left == self.pair[0]]}
-            texts = {sides["left"]: row.left, sides["right"]: row.right}
+            texts, sides = {left: row.left, right: row.right}, {left: "left", right: "right"}
             line = {"question": row.question, "wanted": row.wanted} | {name: texts[name] for name in self.pair}
-            line |= {"left": left, "preferred": sides.get(said["choice"], said["choice"])}
-            marks = {f"{sides[side]} {name}": said[f"{side}_{name}"] for side in sides for name in RUBRIC}
-            lines.append(line | {f"{who} {name}": marks[f"{who} {name}"] for who in self.pair for name in RUBRIC})
-            lines[-1]["notes"] = said["notes"]
+            preferred = {"left": left, "right": right}.get(said["choice"], said["choice"])
+            line |= {"left": left, "preferred": preferred}
+            line |= {f"{who} {name}": said[f"{sides[who]}_{name}"] for who in self.pair for name in RUBRIC}
+            lines.append(line | {"notes": said["notes"]})
         return pd.DataFrame(lines)
 
     def summary(self) -> dict:
@@ -314,43 +278,60 @@ class BlindReview:
 
         wins: rows in which the second of the pair was preferred. win_rate, low, high: among wins and losses, with Wilson's 95 %
         interval. p: of the exact sign test. left_chosen: preferences for the left answer; far from half of them, look at your
-        habits. rubric: share of "yes" for each contestant, over the rows in which both were marked.
+        habits. rubric: share of "yes" for each candidate, over the rows in which both were marked.
         """
-        done = self.decided
-        about = {"pair": list(self.pair), "rows": len(self.rows), "decided": done, "identical": self.identical}
+        done, shown = self.decided, len(self.rows)
+        about = {"pair": list(self.pair), "rows": shown, "decided": done, "identical": self.identical}
         about |= {"of": self.total, "opened": self.opened}
         if not self.opened:
-            about |= dict.fromkeys(("wins", "ties", "both_bad", "losses", "win_rate", "low", "high", "p", "left_chosen"))
-            about |= {"rubric": {}, "verdict": None}
-            if not self.rows:
-                return about | {"sentence": "Both give the same answer in every row, so there is nothing to compare."}
-            if not done:
-                return about | {"sentence": "Nobody has compared the answers by hand yet."}
-            return about | {"sentence": f"{done} of {len(self.rows)} rows are decided, and the names are still hidden."}
+            hidden = ("wins", "ties", "both_bad", "losses", "win_rate", "low", "high", "p", "left_chosen", "verdict")
+            sentence = f"{done} of {shown} rows are decided, and the names are still hidden."
+            if not shown:
+                sentence = "Both give the same answer in every row, so there is nothing to compare."
+            elif not done:
+                sentence = "Nobody has compared the answers by hand yet."
+            return about | dict.fromkeys(hidden) | {"rubric": {}, "sentence": sentence}
         table = self._table()
-        base, tuned = self.pair
         counts = table["preferred"].value_counts()
-        wins, losses, ties, bad = (int(counts.get(name, 0)) for name in (tuned, base, "same", "both bad"))
-        about |= {"wins": wins, "ties": ties, "both_bad": bad, "losses": losses} | preference(wins, losses)
-        about["left_chosen"] = int((table["preferred"] == table["left"]).sum())
-        about["rubric"] = {}
+        losses, wins, ties, bad = (int(counts.get(name, 0)) for name in (*self.pair, "same", "both bad"))
+        rubric = {}
         for name in RUBRIC:
             marks = table[[f"{who} {name}" for who in self.pair]]
             marks = marks[(marks != "").all(axis=1)] == "yes"
             if len(marks):
-                shares = dict(zip(self.pair, map(float, marks.mean()), strict=True))
-                about["rubric"][name] = shares | {"rows": len(marks)}
-        about["verdict"] = verdict(wins, losses)
-        return about | {"sentence": f"{in_words(self.pair, wins, losses)}{self._rest(ties, bad, done)}"}
-
-    def _rest(self, ties: int, bad: int, done: int) -> str:
-        """What the rate leaves out, in words."""
-        parts = [f"the same in {ties}"] * bool(ties) + [f"both bad in {bad}"] * bool(bad)
-        parts += [f"undecided {len(self.rows) - done}"] * (done < len(self.rows))
-        text = f" Of {len(self.rows)} rows: {', '.join(parts)}." if parts else ""
+                rubric[name] = dict(zip(self.pair, map(float, marks.mean()), strict=True)) | {"rows": len(marks)}
+        rest = [f"the same in {ties}"] * bool(ties) + [f"both bad in {bad}"] * bool(bad)
+        rest += [f"undecided {shown - done}"] * (done < shown)
+        sentence = in_words(self.pair, wins, losses) + (f" Of {shown} rows: {', '.join(rest)}." if rest else "")
         if self.identical:
-            text += f" Not asked: {self.identical} of {self.total} rows, where both gave the same answer."
-        return text
+            sentence += f" Not asked: {self.identical} of {self.total} rows, where both gave the same answer."
+        about |= {"wins": wins, "ties": ties, "both_bad": bad, "losses": losses} | preference(wins, losses)
+        about["left_chosen"] = int((table["preferred"] == table["left"]).sum())
+        return about | {"rubric": rubric, "verdict": verdict(wins, losses), "sentence": sentence}
+
+
+def _checked(answers: pd.DataFrame, pair: tuple[str, str]) -> pd.DataFrame:
+    """question, wanted and the two answers as texts. Raises `DatasetError` where one is missing."""
+    if len(pair) != 2 or pair[0] == pair[1]:
+        raise SettingsError(f"pair={pair!r} must name two different columns; try ('base', 'tuned')")
+    if taken := {"question", "wanted", "left", "right", *CHOICES} & set(pair):
+        raise SettingsError(f"pair={pair!r}: {min(taken)!r} means something else here; rename that column")
+    for name in ("question", *pair):
+        if name not in answers.columns:
+            raise DatasetError(f"answers has no column {name!r}; it has {', '.join(map(str, answers.columns))}")
+        if wrong := [i for i, text in enumerate(answers[name]) if not isinstance(text, str)]:
+            raise DatasetError(f"answers has no text in column {name!r}, row {wrong[0]}; generate the missing answers first")
+    table = answers[["question", *pair]].reset_index(drop=True)
+    return table.assign(wanted=answers["wanted"].fillna("").astype(str).to_list() if "wanted" in answers.columns else "")
+
+
+def _digest(*texts: object) -> str:
+    return hashlib.sha256("\x1f".join(map(str, texts)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _guard(text: str) -> str:
+    """Excel would run a cell that begins like a formula; with an apostrophe before it, it shows it."""
+    return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "'")) else text
 
 
 def _check(said: dict[str, str]) -> None:
@@ -358,6 +339,6 @@ def _check(said: dict[str, str]) -> None:
     for name, value in said.items():
         known = {"choice": CHOICES, **dict.fromkeys(MARKS, ("yes", "no"))}.get(name)
         if known is None and name != "notes":
-            raise SettingsError(f"{name!r} is nothing to decide; choose from choice, {', '.join(MARKS)}, notes")
+            raise SettingsError(f"{name!r} is nothing to decide; choose from {', '.join(TO_DECIDE)}")
         if known and value and value not in known:
             raise SettingsError(f"{name}={value!r} must be one of {', '.join(known)}, or '' for none")

@@ -6,12 +6,11 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
 
 import pandas as pd
 from jsonschema.validators import validator_for
 
-from gemma_colab.evaluation.metrics import Metric, Scores, described, valid_json
+from gemma_colab.evaluation.metrics import Metric, Scores, Texts, described, of_each_answer, valid_json
 
 # A field with at most so many different texts, each seen five times on average, is taken for a list to choose from.
 FEW_VALUES = 20
@@ -29,14 +28,14 @@ def first_object(text: str) -> dict | None:
     return None
 
 
-def schema_of(answers: Sequence[str]) -> dict | None:
+def schema_of(answers: Texts) -> dict | None:
     """The JSON Schema that right answers have in common: their keys, the types of each, and where few values come again and again,
     these. None where they are not all JSON objects with the same keys."""
     try:
         objects = [json.loads(answer) for answer in answers]
     except (ValueError, RecursionError):
         return None
-    if not all(isinstance(one, dict) and one and one.keys() == objects[0].keys() for one in objects) or not objects:
+    if not objects or not all(isinstance(one, dict) and one and one.keys() == objects[0].keys() for one in objects):
         return None
     fields = {}
     for name in objects[0]:
@@ -52,28 +51,27 @@ def schema_of(answers: Sequence[str]) -> dict | None:
 def json_metrics(schema: dict) -> dict[str, Metric]:
     """Measures of answers in the form of `schema`, each of the first JSON object in the answer: "all fields" right; "valid JSON", one
     that fits the schema; each field by its name; and "nothing but JSON", where nothing stands around it."""
-    check = validator_for(schema)(schema).is_valid
+    fits = validator_for(schema)(schema).is_valid
 
-    def valid(predictions: Sequence[str], references: Sequence[str]) -> Scores:
-        return [float(check(first_object(p))) for p in predictions]
+    def all_fields(predictions: Texts, references: Texts) -> Scores:
+        """1 where all fields of its first JSON object are as in the right answer"""
+        return [float(_same(mine, right)) for mine, right in _objects(predictions, references)]
 
-    def field(name: str | None) -> Metric:
-        def metric(predictions: Sequence[str], references: Sequence[str]) -> Scores:
-            pairs = [(first_object(p) or {}, first_object(r) or {}) for p, r in zip(predictions, references, strict=True)]
-            if name is None:
-                return [float(_same(mine, right)) for mine, right in pairs]
+    def field(name: str) -> Metric:
+        def metric(predictions: Texts, references: Texts) -> Scores:
+            pairs = _objects(predictions, references)
             return [float(name in mine and _same(mine[name], right.get(name))) for mine, right in pairs]
 
-        what = "all fields of its first JSON object are" if name is None else f"{name} in its first JSON object is"
-        return described(metric, f"1 where {what} as in the right answer")
+        return described(metric, f"1 where {name} in its first JSON object is as in the right answer")
 
+    valid = of_each_answer(lambda p: fits(first_object(p)), "1 where its first JSON object has the form of the right answers")
+    alone = described(valid_json(schema), "1 where the answer is such an object and nothing else")
     fields = {name: field(name) for name in schema["properties"]}
-    return {
-        "all fields": field(None),
-        "valid JSON": described(valid, "1 where its first JSON object has the form of the right answers"),
-        **fields,
-        "nothing but JSON": described(valid_json(schema), "1 where the answer is such an object and nothing else"),
-    }
+    return {"all fields": all_fields, "valid JSON": valid, **fields, "nothing but JSON": alone}
+
+
+def _objects(predictions: Texts, references: Texts) -> list[tuple[dict, dict]]:
+    return [(first_object(p) or {}, first_object(r) or {}) for p, r in zip(predictions, references, strict=True)]
 
 
 def _same(one, other) -> bool:
@@ -81,14 +79,14 @@ def _same(one, other) -> bool:
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
-def most_frequent(answers: Sequence[str]) -> str:
+def most_frequent(answers: Texts) -> str:
     """The answer of somebody who never reads the question: each field's most frequent value in `answers`, all of one form."""
     objects = [json.loads(answer) for answer in answers]
     values = {name: Counter(json.dumps(one[name]) for one in objects).most_common(1)[0][0] for name in objects[0]}
     return json.dumps({name: json.loads(value) for name, value in values.items()}, ensure_ascii=False)
 
 
-def telling_examples(answers: Sequence[str], examples: int, seed: int = 0) -> list[int]:
+def telling_examples(answers: Texts, examples: int, seed: int = 0) -> list[int]:
     """Numbers of answers, all of one form, that show as many different values as so few can: drawn at random, three out of three
     may happen to be null in the very field that matters."""
     objects = [{(name, json.dumps(value)) for name, value in json.loads(answer).items()} for answer in answers]
@@ -99,10 +97,11 @@ def telling_examples(answers: Sequence[str], examples: int, seed: int = 0) -> li
     return chosen
 
 
-def confusions(predictions: Sequence[str], references: Sequence[str], field: str) -> pd.DataFrame:
-    """How often each right value of a field (rows) was answered as what (columns); "none" where there was no such answer."""
+def confusions(predictions: Texts, references: Texts, field: str) -> pd.DataFrame:
+    """How often each right value of a field of JSON answers (rows) was answered as what (columns); "none" where there was no such
+    answer."""
 
-    def values(texts: Sequence[str]) -> list[str]:
+    def values(texts: Texts) -> list[str]:
         found = [(first_object(text) or {}).get(field, "none") for text in texts]
         return [value if isinstance(value, str) else json.dumps(value) for value in found]
 
@@ -110,4 +109,4 @@ def confusions(predictions: Sequence[str], references: Sequence[str], field: str
     order = [value for value, _ in Counter(right).most_common()]
     other = [value for value in dict.fromkeys(said) if value not in order]
     table = pd.crosstab(pd.Series(right, name="right"), pd.Series(said, name="answered"))
-    return table.reindex(index=order, columns=order + other, fill_value=0).rename_axis(index="right", columns="answered")
+    return table.reindex(index=order, columns=order + other, fill_value=0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -13,16 +15,19 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from gemma_colab.core.chat import stop_token_ids
+from gemma_colab.core.errors import ModelError
 
 GREEDY = {"do_sample": False}  # to measure: everybody gets the same answers
 SAMPLING = {"do_sample": True, "temperature": 1.0, "top_k": 64, "top_p": 0.95}  # to chat: what Google recommends for Gemma 3
+
+Turns = list[dict[str, str]]
 
 
 @torch.inference_mode()
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[list[dict[str, str]]],
+    prompts: list[Turns],
     *,
     max_new_tokens: int = 128,
     batch_size: int = 32,
@@ -34,9 +39,9 @@ def generate(
     """One line a prompt (a list of chat turns), in their order: `answer`, `tokens`, and `finished`, whether it ended by itself.
 
     sampling: `GREEDY`, or settings of `transformers.GenerationConfig` such as `SAMPLING`; the random numbers are torch's.
-    save: a JSONL file to which each batch is added when it is done, and from which answers are taken that are there already: after a
-    disconnect, run the same again. made_by: what made the answers (a model, an adapter's checksum); those of another are not taken.
-    description: of the progress bar; None for no bar.
+    save: a JSONL file to which each batch is added when it is done, and from which answers are taken that are there already: after
+    a disconnect, run the same again. made_by: what made the answers (a model, an adapter's checksum); those of another are not
+    taken. description: of the progress bar; None for no bar.
     """
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -49,41 +54,72 @@ def generate(
     known = _read(save) if save else {}
     # Rows of like length together: little padding. The longest first: if the memory does not suffice, it shows at once.
     order = sorted((i for i in range(len(prompts)) if keys[i] not in known), key=lambda i: -len(encoded[i]))
-    stops = set(config.eos_token_id)
     # On a CPU, torch multiplies the last positions of a batch, cut out of a larger tensor, by a copy of the head for each row: ten
     # GiB at 270M, and nine tenths of the time.
     whole = model.get_output_embeddings().register_forward_pre_hook(lambda head, args: (args[0].contiguous(),))
     was_training = model.training
     model.eval()
+    bar = tqdm(total=len(keys), initial=len(keys) - len(order), desc=description, leave=False, disable=description is None)
     try:
-        with tqdm(
-            total=len(prompts), initial=len(prompts) - len(order), desc=description, leave=False, disable=description is None
-        ) as bar:
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                batch = tokenizer.pad({"input_ids": [encoded[i] for i in rows]}, padding_side="left", return_tensors="pt")
-                batch = batch.to(model.device)
-                out = model.generate(**batch, generation_config=config)[:, batch["input_ids"].shape[1] :].tolist()
-                new = {keys[i]: _answer(ids, stops, tokenizer) for i, ids in zip(rows, out, strict=True)}
-                known |= new
-                if save:
-                    _append(save, new)
-                bar.update(len(rows))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = tokenizer.pad({"input_ids": [encoded[i] for i in rows]}, padding_side="left", return_tensors="pt")
+            batch = batch.to(model.device)
+            out = model.generate(**batch, generation_config=config)[:, batch["input_ids"].shape[1] :].tolist()
+            new = {keys[i]: _answer(ids, config.eos_token_id, tokenizer) for i, ids in zip(rows, out, strict=True)}
+            known |= new
+            if save:
+                _append(save, new)
+            bar.update(len(rows))
     finally:
+        bar.close()
         whole.remove()
         model.train(was_training)
     return pd.DataFrame([known[key] for key in keys], columns=["answer", "tokens", "finished"])
 
 
-def generate_answers(model, tokenizer, prompts: list[list[dict[str, str]]], **options) -> list[str]:
-    """The answers alone, in the order of the prompts. options: those of `generate`."""
+def generate_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Turns], **options) -> list[str]:
+    """The model's answers to prompts (lists of chat turns), in their order. options: those of `generate`, such as
+    max_new_tokens=128 or batch_size=32."""
     return list(generate(model, tokenizer, prompts, **options)["answer"])
 
 
-def _answer(ids: list[int], stops: set[int], tokenizer) -> dict:
+def chat_candidates(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_new_tokens: int = 256,
+    do_sample: bool = True,
+    seed: int = 0,
+    **sampling,
+) -> dict[str, Callable[[Turns], str]]:
+    """{"base": ..., "tuned": ...}: each takes chat turns and gives an answer. The base is the same model, its adapter switched off.
+
+    sampling: changes to `SAMPLING`, such as temperature=0.7. Both start each answer from the same seed, plus the number of turns;
+    the random state outside is left as it was. Raises `ModelError` if the model has no adapter.
+    """
+    if not hasattr(model, "disable_adapter"):  # a method of peft's models
+        raise ModelError(
+            f"model={type(model).__name__} has no adapter to switch off; load one with load_adapter(base, workspace)"
+        )
+    options = {"max_new_tokens": max_new_tokens, "sampling": SAMPLING | sampling if do_sample else GREEDY, "description": None}
+    devices = [model.device] if model.device.type == "cuda" else []
+
+    def answering(adapter: Callable) -> Callable[[Turns], str]:
+        def answer(turns: Turns) -> str:
+            with torch.random.fork_rng(devices), adapter():
+                torch.manual_seed(seed + len(turns))
+                return generate_answers(model, tokenizer, [turns], **options)[0]
+
+        return answer
+
+    return {"base": answering(model.disable_adapter), "tuned": answering(nullcontext)}
+
+
+def _answer(ids: list[int], stops: list[int], tokenizer) -> dict:
     """What was generated up to the first stop token; behind it a batch holds padding."""
     end = next((n for n, token in enumerate(ids) if token in stops), None)
-    ids, finished = ids if end is None else ids[:end], end is not None
+    ids, finished = ids[:end], end is not None
     return {"answer": tokenizer.decode(ids, skip_special_tokens=True).strip(), "tokens": len(ids), "finished": finished}
 
 

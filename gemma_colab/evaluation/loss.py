@@ -11,38 +11,35 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gemma_colab.core.chat import tokenize_row
+from gemma_colab.core.rows import Row
 
-POSITIONS = 512  # answer tokens whose logits exist at the same time
+POSITIONS = 512  # answer tokens whose logits exist at the same time: at 262,144 words, 0.5 GiB in float32
 
 
 def answer_losses(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    chats: list[dict],
+    rows: list[Row],
     *,
     max_length: int = 1024,
     batch_size: int = 8,
     description: str = "loss",
 ) -> pd.DataFrame:
-    """One line a chat row: `loss` (sum over its answer tokens, in nats) and `tokens`. Rows are cut at `max_length` tokens.
+    """One line a row: `loss` (sum over the tokens of its last answer, in nats) and `tokens`; `loss.sum() / tokens.sum()` is the mean.
 
-    Only positions that predict an answer token go through the head, 512 at a time: at 262,144 words that is 0.5 GiB in float32.
+    Rows are cut at `max_length` tokens. Only positions that predict an answer token go through the head.
     """
-    rows = [tokenize_row(chat, tokenizer, last_answer_only=True) for chat in chats]
-    return _losses(model, tokenizer, [{k: v[:max_length] for k, v in row.items()} for row in rows], batch_size, description)
+    encoded = [tokenize_row(row, tokenizer, last_answer_only=True) for row in rows]
+    encoded = [{key: values[:max_length] for key, values in one.items()} for one in encoded]
+    return _losses(model, tokenizer, encoded, batch_size, description)
 
 
 def text_losses(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: list[str],
-    *,
-    batch_size: int = 8,
-    description: str = "text",
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], *, description: str = "text"
 ) -> pd.DataFrame:
     """The same for plain texts, in which every token counts but `<bos>`: how well a model still writes what it was not tuned on."""
-    rows = [tokenizer(text)["input_ids"] for text in texts]
-    return _losses(model, tokenizer, [{"input_ids": ids, "labels": [-100, *ids[1:]]} for ids in rows], batch_size, description)
+    encoded = [tokenizer(text)["input_ids"] for text in texts]
+    return _losses(model, tokenizer, [{"input_ids": ids, "labels": [-100, *ids[1:]]} for ids in encoded], 8, description)
 
 
 @torch.inference_mode()
@@ -60,18 +57,15 @@ def _losses(model, tokenizer, rows: list[dict], batch_size: int, description: st
             labels = torch.full_like(batch["input_ids"], -100)
             for n, i in enumerate(part):
                 labels[n, : len(rows[i]["labels"])] = torch.tensor(rows[i]["labels"])
-            hidden = decoder(**batch, use_cache=False).last_hidden_state[:, :-1]
-            target = labels[:, 1:]
-            answer = target != -100
-            states, wanted = hidden[answer], target[answer]
-            losses = torch.cat(
-                [
-                    torch.nn.functional.cross_entropy(head(s).float(), w, reduction="none").cpu()
-                    for s, w in zip(states.split(POSITIONS), wanted.split(POSITIONS), strict=True)
-                ]
-            )
-            owner = torch.tensor(part)[:, None].expand(target.shape)[answer.cpu()].numpy()
-            np.add.at(sums, owner, losses.numpy())
+            target = labels[:, 1:]  # each position predicts the next token
+            counted = target != -100
+            states = decoder(**batch, use_cache=False).last_hidden_state[:, :-1][counted]
+            losses = [
+                torch.nn.functional.cross_entropy(head(some).float(), right, reduction="none").cpu()
+                for some, right in zip(states.split(POSITIONS), target[counted].split(POSITIONS), strict=True)
+            ]
+            owner = torch.tensor(part)[:, None].expand(target.shape)[counted.cpu()].numpy()
+            np.add.at(sums, owner, torch.cat(losses).numpy())
             np.add.at(counts, owner, 1)
             bar.update(len(part))
     model.train(was_training)

@@ -1,7 +1,10 @@
-"""Plain functions `(predictions, references) -> one score a row`. Add your own in three lines.
+"""Plain functions `(predictions, references) -> one score a row`. Add your own in three lines:
 
-Scores are between 0 and 1, and `None` where a row has nothing to measure. Functions that need a setting make a metric:
-`matches(r"№\\d+")`, `valid_json(schema)`, `required(["..."])`, `forbidden(["..."])`, `copied(r"№\\d{5}")`.
+    def thanks(predictions, references):
+        "1 where the answer says thank you."
+        return [float("thank you" in p.lower()) for p in predictions]
+
+Scores are between 0 and 1, and `None` where a row has nothing to measure. The docstring's first sentence is what a report says of it.
 """
 
 from __future__ import annotations
@@ -18,10 +21,9 @@ from sacrebleu.metrics import CHRF
 
 from gemma_colab.core.errors import SettingsError
 
+Texts = Sequence[str]
 Scores = list[float | None]
-Metric = Callable[[Sequence[str], Sequence[str]], Scores]
-
-ORDER_NUMBER = r"№\s?(\d{5})(?!\d)"
+Metric = Callable[[Texts, Texts], Scores]
 
 
 def words(text: str) -> list[str]:
@@ -30,52 +32,47 @@ def words(text: str) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------ likeness
-def exact_match(predictions: Sequence[str], references: Sequence[str]) -> Scores:
+def exact_match(predictions: Texts, references: Texts) -> Scores:
     """1 where the answer is the reference, but for white space."""
     return [float(p.split() == r.split()) for p, r in zip(predictions, references, strict=True)]
 
 
-def token_f1(predictions: Sequence[str], references: Sequence[str]) -> Scores:
+def token_f1(predictions: Texts, references: Texts) -> Scores:
     """Harmonic mean of precision and recall over words, in any order, as SQuAD counts it (arXiv 1606.05250)."""
-    scores = []
-    for p, r in zip(predictions, references, strict=True):
-        mine, theirs = words(p), words(r)
-        if not (mine and theirs):  # signs alone, such as an emoji
-            scores += exact_match([p], [r])
-            continue
-        shared = sum((Counter(mine) & Counter(theirs)).values())
-        scores.append(2 * shared / (len(mine) + len(theirs)) if shared else 0.0)
-    return scores
+    return _f1(predictions, references, lambda mine, theirs: sum((Counter(mine) & Counter(theirs)).values()))
 
 
-def rouge_l(predictions: Sequence[str], references: Sequence[str]) -> Scores:
+def rouge_l(predictions: Texts, references: Texts) -> Scores:
     """F1 of the longest common subsequence of words: their order counts (Lin 2004, W04-1013). The rouge-score package takes
     only Latin letters for words, and would score every Russian answer 0."""
+    return _f1(predictions, references, LCSseq.similarity)
+
+
+def _f1(predictions: Texts, references: Texts, shared: Callable[[list[str], list[str]], int]) -> Scores:
     scores = []
     for p, r in zip(predictions, references, strict=True):
         mine, theirs = words(p), words(r)
-        if not (mine and theirs):
+        if mine and theirs:
+            scores.append(2 * shared(mine, theirs) / (len(mine) + len(theirs)))
+        else:  # signs alone, such as an emoji
             scores += exact_match([p], [r])
-            continue
-        shared = LCSseq.similarity(mine, theirs)
-        scores.append(2 * shared / (len(mine) + len(theirs)) if shared else 0.0)
     return scores
 
 
-def chrf(predictions: Sequence[str], references: Sequence[str]) -> Scores:
+def chrf(predictions: Texts, references: Texts) -> Scores:
     """F-score (beta 2) over runs of 1 to 6 characters (Popović 2015, W15-3049), by sacrebleu: right where endings change."""
     metric = CHRF()
     return [metric.sentence_score(p, [r]).score / 100 for p, r in zip(predictions, references, strict=True)]
 
 
-def contains_answer(predictions: Sequence[str], keys: Sequence[str]) -> Scores:
+def contains_answer(predictions: Texts, keys: Texts) -> Scores:
     """1 where the key stands in the answer as whole words, case and ё aside: for general questions with one right word. A Russian
     word of five letters or more may have another ending ("Чехия" for "Чехии")."""
 
-    def plain(text):
+    def plain(text: str) -> str:
         return text.lower().replace("ё", "е")
 
-    def pattern(key):
+    def pattern(key: str) -> str:
         ending = r"\w{0,3}" if re.fullmatch("[а-я]{5,}", key) else ""
         return rf"(?<!\w){re.escape(key[:-2] if ending else key)}{ending}(?!\w)"
 
@@ -83,34 +80,14 @@ def contains_answer(predictions: Sequence[str], keys: Sequence[str]) -> Scores:
 
 
 # ------------------------------------------------------------------------------------------ form
-def matches(pattern: str) -> Metric:
-    """1 where the whole answer has this form, a regular expression; `.` stands for a line break too."""
-    compiled = _compiled(pattern)
-
-    def metric(predictions: Sequence[str], references: Sequence[str]) -> Scores:
-        return [float(compiled.fullmatch(p.strip()) is not None) for p in predictions]
-
-    return described(metric, f"1 where the whole answer has the form {pattern}")
+def of_each_answer(holds: Callable[[str], bool], meaning: str) -> Metric:
+    """A metric of answers alone. meaning: what a report says of it."""
+    return described(lambda predictions, references: [float(holds(p)) for p in predictions], meaning)
 
 
-def required(phrases: Sequence[str]) -> Metric:
-    """1 where all phrases stand in the answer, case aside."""
-    phrases = _phrases(phrases)
-
-    def metric(predictions: Sequence[str], references: Sequence[str]) -> Scores:
-        return [float(all(w in p.lower() for w in phrases)) for p in predictions]
-
-    return described(metric, f"1 where the answer says: {', '.join(phrases)}")
-
-
-def forbidden(phrases: Sequence[str]) -> Metric:
-    """1 where none of the phrases stands in the answer, case aside."""
-    phrases = _phrases(phrases)
-
-    def metric(predictions: Sequence[str], references: Sequence[str]) -> Scores:
-        return [float(not any(w in p.lower() for w in phrases)) for p in predictions]
-
-    return described(metric, f"1 where the answer says none of: {', '.join(phrases)}")
+def described(metric: Metric, meaning: str) -> Metric:
+    metric.__doc__ = meaning
+    return metric
 
 
 def copied(pattern: str) -> Metric:
@@ -118,9 +95,12 @@ def copied(pattern: str) -> Metric:
 
     pattern: a regular expression of one value; with a group, what the group holds is compared.
     """
-    compiled = _compiled(pattern)
+    try:
+        compiled = re.compile(pattern, re.DOTALL)
+    except re.error as e:
+        raise SettingsError(f"pattern={pattern!r} is no regular expression ({e}); regex101.com helps to mend it") from None
 
-    def metric(predictions: Sequence[str], references: Sequence[str]) -> Scores:
+    def metric(predictions: Texts, references: Texts) -> Scores:
         pairs = [(set(compiled.findall(p)), set(compiled.findall(r))) for p, r in zip(predictions, references, strict=True)]
         return [float(mine == theirs) if theirs else None for mine, theirs in pairs]
 
@@ -131,50 +111,27 @@ def copied(pattern: str) -> Metric:
 
 def valid_json(schema: dict | None = None) -> Metric:
     """1 where the answer is JSON and nothing else, and fits the JSON Schema if there is one."""
-    try:
-        validator = None if schema is None else validator_for(schema)
-        if validator:
-            validator.check_schema(schema)
-    except SchemaError as e:
-        raise SettingsError(
-            f"the JSON Schema is wrong at {e.json_path} ({e.message}); json-schema.org shows how one looks"
-        ) from None
-    check = validator(schema).is_valid if validator else lambda value: True
-
-    def one(text: str) -> float:
+    if schema is not None:
         try:
-            return float(check(json.loads(text, parse_constant=_no_json)))
+            validator_for(schema).check_schema(schema)
+        except SchemaError as e:
+            raise SettingsError(
+                f"the JSON Schema is wrong at {e.json_path} ({e.message}); json-schema.org shows how one looks"
+            ) from None
+    fits = validator_for(schema)(schema).is_valid if schema is not None else lambda value: True
+
+    def holds(text: str) -> bool:
+        try:
+            return fits(json.loads(text, parse_constant=_no_json))
         except (ValueError, RecursionError):
-            return 0.0
+            return False
 
-    def metric(predictions: Sequence[str], references: Sequence[str]) -> Scores:
-        return [one(p) for p in predictions]
-
-    return described(metric, "1 where the answer is JSON" + (" that fits its schema" if schema else ""))
+    return of_each_answer(holds, "1 where the answer is JSON" + (" that fits its schema" if schema else ""))
 
 
 def _no_json(constant: str):
     raise ValueError(f"{constant} is no JSON, though Python reads it")
 
 
-def described(metric: Metric, text: str) -> Metric:
-    metric.__doc__ = text
-    return metric
-
-
-def _compiled(pattern: str) -> re.Pattern:
-    try:
-        return re.compile(pattern, re.DOTALL)
-    except re.error as e:
-        raise SettingsError(f"pattern={pattern!r} is no regular expression ({e}); regex101.com helps to mend it") from None
-
-
-def _phrases(phrases: Sequence[str]) -> list[str]:
-    if isinstance(phrases, str) or not all(phrases):
-        raise SettingsError(f"phrases={phrases!r} must be a list of texts, none of them empty; write ['{phrases or '...'}']")
-    return [phrase.lower() for phrase in phrases]
-
-
-order_number_kept = copied(ORDER_NUMBER)
 # What every comparison shows: likeness to the reference. None of them knows whether an answer is true.
 USUAL: dict[str, Metric] = {"exact match": exact_match, "token F1": token_f1, "ROUGE-L": rouge_l, "chrF": chrf}

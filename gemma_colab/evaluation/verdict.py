@@ -20,10 +20,10 @@ after the correction for several measures, so that two equal models are called d
 | yes | none of these, and readers who judged blind found it better |
 | ask a reader | none of these, and nobody has judged yet: no figure says whether an answer is true |
 
-Where right and wrong can be counted, there are *bars* (`settings.ShipSettings`), and they take the place of three things: of
-likeness to the right answers, of reciting (a right form is the same again and again, and the bars hold on rows that were not
-trained on), and of readers. Then "not yet" also holds when a bar is missed, "yes" when none of these does, and what was forgotten
-counts only if the settings say so. Bars on the form alone (`FORM`) don't do for that: a well-formed answer may be wrong.
+Where right and wrong can be counted, there are *bars* (`ShipSettings`), and they take the place of three things: of likeness to the
+right answers, of reciting (a right form is the same again and again, and the bars hold on rows that were not trained on), and of
+readers. Then "not yet" also holds when a bar is missed, "yes" when none of these does, and what was forgotten counts only if the
+settings say so. Bars on the form alone (`FORM`) don't do for that: a well-formed answer may be wrong.
 """
 
 from __future__ import annotations
@@ -35,9 +35,36 @@ import pandas as pd
 
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.settings import Settings, check_number
-from gemma_colab.evaluation.compare import FEW, LOSS, NO_NUMBER, QUESTIONS, improved, worsened
-from gemma_colab.evaluation.memorisation import learnt_by_heart
+from gemma_colab.evaluation.compare import ENOUGH_ROWS, LOSS, NO_NUMBER, QUESTIONS, improved, worsened
 from gemma_colab.evaluation.metrics import USUAL
+
+FAILED = {
+    "empty": "empty",
+    "hit the limit": "cut off",
+    "repeating": "repeating themselves",
+    "other language": "in another language",
+}
+TOO_MANY_FAILED, FAILED_WORTH_SAYING, CUT_OFF_WORTH_SAYING = 0.2, 0.05, 0.2  # shares of answers
+ALIKE = 1 / 3  # token F1
+FORM = {"valid JSON", "nothing but JSON"}
+KNOWN = 0.2  # share of general questions; a base that can answer fewer has little to forget there
+VERBATIM = 0.2  # so much larger a share of training answers than of test answers word for word: memorized
+WORTH_HAVING = 0.02  # the smallest difference of a metric worth having
+AGAINST_BASE = {  # word -> (what speaks against shipping, what to do)
+    "better": ("", ""),
+    "too few rows": ("there are too few test rows to tell", f"Test on at least {ENOUGH_ROWS} rows, better on a hundred; now there are {{rows}}."),
+    "worse": ("it got worse", "Read the rows that got worse, mend what they were taught from, and train with a lower learning rate."),
+    "mixed": ("it got worse in some measures", "Read the rows that got worse, mend what they were taught from, and train with a lower learning rate."),
+    "no clear difference": ("its answers did not get clearly better", "Train on more or better rows, or with a higher learning rate; more test rows would show a smaller difference."),
+}  # fmt: skip
+STAY = "Stay with the base model and a few examples in the prompt: that costs no training."
+AGAINST_FEW_SHOT = {  # word -> (what to say, what speaks against shipping, what to do)
+    "better": ("Tuning beats a few examples in the prompt", "", ""),
+    "mixed": ("Against a few examples in the prompt it wins and loses", "a few examples in the prompt do better in some measures", "Decide which of these measures counts: in some a few examples in the prompt do better than tuning."),
+    "worse": ("A few examples in the prompt do better than tuning", "a few examples in the prompt do as well, or better", STAY),
+    "no clear difference": ("A few examples in the prompt do as well as tuning", "a few examples in the prompt do as well, or better", STAY),
+    "too few rows": ("Whether a few examples in the prompt would do, too few rows can tell", "", ""),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,39 +87,24 @@ class ShipSettings(Settings):
             check_number(f"bars[{name!r}]", share, 0, 1, 0.95)
 
 
-WORDS = ("too few rows", "better", "worse", "mixed", "no clear difference")
-ILL = {"empty": "empty", "hit the limit": "cut off", "repeating": "repeating themselves", "other language": "in another language"}
-UNHEALTHY, MENTIONED, CUT = 0.2, 0.05, 0.2  # shares of answers
-ALIKE = 1 / 3  # token F1
-FORM = {"valid JSON", "nothing but JSON"}
-NOT_BETTER = {
-    "too few rows": "there are too few test rows to tell",
-    "worse": "it got worse",
-    "mixed": "it got worse in some measures",
-    "no clear difference": "its answers did not get clearly better",
-}
-KNOWN = 0.2  # share of general questions; a base that can answer fewer has little to forget there
-WORTH = 0.02  # the smallest difference of a metric worth having
-
-
 @dataclass(frozen=True)
 class Verdict:
-    """word: one of `WORDS`. ship: see above. against: what speaks against shipping. lines: all that was seen, a sentence each.
-    next_steps: what to do about it."""
+    """word and ship: see above. against: what speaks against shipping. lines: all that was seen, a sentence each. next_steps: what to
+    do about it."""
 
     word: str
     ship: str
-    against: list[str] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
-    next_steps: list[str] = field(default_factory=list)
+    against: list[str]
+    lines: list[str]
+    next_steps: list[str]
 
     def __str__(self):
         return f"{self.word}; ship: {self.ship}. " + " ".join([*self.lines, *self.next_steps])
 
 
 def word_for(table: pd.DataFrame) -> str:
-    """The word for a comparison of two contestants, by the rules above. table: of `compare`."""
-    if not len(table) or table["rows"].max() < FEW:
+    """The word for a comparison of two candidates, by the rules above. table: of `compare`."""
+    if not len(table) or table["rows"].max() < ENOUGH_ROWS:
         return "too few rows"
     good, bad = set(improved(table)["metric"]), set(worsened(table)["metric"])
     if good - {LOSS}:
@@ -104,9 +116,9 @@ def verdict(
     against_base: pd.DataFrame,
     against_few_shot: pd.DataFrame | None = None,
     *,
-    forgotten: pd.DataFrame | None = None,
-    memorised: pd.DataFrame | None = None,
-    health: pd.DataFrame | None = None,
+    general: pd.DataFrame | None = None,
+    memorized: pd.DataFrame | None = None,
+    failures: pd.DataFrame | None = None,
     alike: float | None = None,
     review: dict | None = None,
     replayed: bool = False,
@@ -114,120 +126,115 @@ def verdict(
 ) -> Verdict:
     """What all of it says together.
 
-    against_base, against_few_shot: of `compare`, tuned as after. forgotten: of `forgetting.forgetting`. memorised: of
-    `memorisation.memorisation`. health: of `health.health`. alike: the median over rows of token F1.
-    review: of `blind.BlindReview.summary`, opened. replayed: whether general rows of the same kinds as the probe were trained on. ship_by: bars, which
-    name metrics of `against_base`. Raises `SettingsError` for a bar of another name.
+    against_base, against_few_shot: of `compare`, tuned as after. general: of `GeneralKnowledge.compare`. memorized: of `memorization`.
+    failures: of `failure_modes`. alike: the median over rows of token F1. review: of `blind.BlindReview.summary`, opened. replayed:
+    whether general rows of the same kinds as the questions were trained on. ship_by: bars, which name metrics of `against_base`.
+    Raises `SettingsError` for a bar of another name.
     """
-    bars = ship_by.bars if ship_by else {}
-    word = word_for(against_base)
-    lines, steps, against = (
-        [_compared(word, against_base), *_levels(against_base)],
-        [],
-        [] if word == "better" else [NOT_BETTER[word]],
-    )
-    if word == "too few rows":
-        rows = int(against_base["rows"].max()) if len(against_base) else 0
-        steps.append(f"Test on at least {FEW} rows, better on a hundred; now there are {rows}.")
-    elif word in ("worse", "mixed"):
-        steps.append("Read the rows that got worse, mend what they were taught from, and train with a lower learning rate.")
-    elif word == "no clear difference":
-        steps.append(
-            "Train on more or better rows, or with a higher learning rate; more test rows would show a smaller difference."
-        )
-    elif improved(against_base).query("metric != @LOSS")["difference"].abs().max() < WORTH:
-        against.append("it is better by next to nothing")
-        lines.append(f"It is better by next to nothing: less than {WORTH} in every metric.")
+    bars, word = ship_by.bars if ship_by else {}, word_for(against_base)
+    liked, disliked = (bool(review) and review.get("verdict") == said for said in ("better", "worse"))
+    against, lines, steps = [], [], []
+
+    def note(line: str = "", reason: str = "", step: str = "") -> None:
+        """line: what was seen. reason: why it speaks against shipping. step: what to do about it."""
+        for text, where in ((line, lines), (reason, against), (step, steps)):
+            where += [text] if text else []
+
+    reason, step = AGAINST_BASE[word]
+    note(_compared(word, against_base), reason, step.format(rows=_rows(against_base)))
+    note(_levels(against_base))
+    if word == "better" and improved(against_base).query("metric != @LOSS")["difference"].abs().max() < WORTH_HAVING:
+        note(f"It is better by next to nothing: less than {WORTH_HAVING} in every metric.", "it is better by next to nothing")
     if against_few_shot is not None and len(against_few_shot):
-        few = word_for(against_few_shot)
-        lines.append(_few_shot(few, against_few_shot))
-        if few in ("worse", "no clear difference"):
-            against.append("a few examples in the prompt do as well, or better")
-            steps.append("Stay with the base model and a few examples in the prompt: that costs no training.")
-        elif few == "mixed":
-            against.append("a few examples in the prompt do better in some measures")
-            steps.append("Decide which of these measures counts: in some a few examples in the prompt do better than tuning.")
-    ill = health is not None and bool(health.loc["tuned", "any"] >= UNHEALTHY)
-    if health is not None:
-        lines += _health(health)
-    if ill:
-        against.append(f"{health.loc['tuned', 'any']:.0%} of its answers are no proper answers")
-        steps.append(_cure(health.loc["tuned"]))
-    liked = bool(review) and review.get("verdict") == "better"
-    disliked = bool(review) and review.get("verdict") == "worse"
+        said, reason, step = AGAINST_FEW_SHOT[word_for(against_few_shot)]
+        good, bad = _named(improved(against_few_shot)), _named(worsened(against_few_shot))
+        note(". ".join([said, *filter(None, [good and f"Better: {good}", bad and f"Worse: {bad}"])]) + ".", reason, step)
+    failed = failures is not None and bool(failures.loc["tuned", "any"] >= TOO_MANY_FAILED)
+    if failures is not None:
+        lines += _failed(failures)
+    if failed:
+        share = failures.loc["tuned", "any"]
+        note(reason=f"{share:.0%} of its answers are no proper answers", step=_cure(failures.loc["tuned"]))
     if bars:
-        missed, told = _bars(bars, against_base)
+        line, missed = _bars(bars, against_base)
+        note(line, step="Read the rows that are wrong: add rows like them, or mend what they were taught from." if missed else "")
         against += missed
-        lines.append(told)
-        if missed:
-            steps.append("Read the rows that are wrong: add rows like them, or mend what they were taught from.")
     if alike is not None and alike < ALIKE and not bars:
-        against += [] if liked else ["half of its answers are unlike the right ones"]
-        lines.append(f"Half of its answers are unlike the right ones: token F1 {alike:.2f} or less, where 1 is the same words.")
-        steps.append(
+        note(
+            f"Half of its answers are unlike the right ones: token F1 {alike:.2f} or less, where 1 is the same words.",
+            "" if liked else "half of its answers are unlike the right ones",
             "Read some of them: unlike the right answer may still be good, if the form is free; if they make no sense, the model is "
-            "too small or the training too short."
+            "too small or the training too short.",
         )
-    if memorised is not None and len(memorised):
-        train, test = memorised.loc["train", "word for word"], memorised.loc["test", "word for word"]
-        lines.append(f"It reproduces {train:.0%} of its training answers word for word, and {test:.0%} of the test's.")
-        if learnt_by_heart(memorised) and not bars:
-            against.append("it recites training answers")
-            steps.append("Train for fewer epochs, with a smaller rank, or on more rows.")
-    if forgotten is not None:
-        lost = worsened(forgotten)
-        lines.append(_forgotten(forgotten, lost, replayed))
+    if memorized is not None and len(memorized):
+        train, test = memorized.loc["train", "word for word"], memorized.loc["test", "word for word"]
+        note(f"It reproduces {train:.0%} of its training answers word for word, and {test:.0%} of the test's.")
+        if memorized_verbatim(memorized) and not bars:
+            note("", "it recites training answers", "Train for fewer epochs, with a smaller rank, or on more rows.")
+    if general is not None:
+        lost = worsened(general)
+        note(_forgotten(general, lost, replayed))
         if len(lost) and not (bars and ship_by.may_forget):
-            against.append(f"it got clearly worse elsewhere: {', '.join(lost['metric'])}")
-            steps.append(
+            note(
+                "",
+                f"it got clearly worse elsewhere: {', '.join(lost['metric'])}",
                 "If the model must do other things too: mix general rows in (replay), fewer epochs, a lower learning rate; or switch "
-                "the adapter off for them."
+                "the adapter off for them.",
             )
     if review:
-        against += ["readers who judged blind preferred the base"] if disliked else []
-        lines.append(f"Judged blind: {review['sentence']}")
+        note(f"Judged blind: {review['sentence']}", "readers who judged blind preferred the base" if disliked else "")
     counted = bool(bars.keys() - FORM)
-    ship = "no" if word == "worse" or ill or disliked else "not yet" if against else "yes" if liked or counted else "ask a reader"
+    ship = (
+        "no" if word == "worse" or failed or disliked else "not yet" if against else "yes" if liked or counted else "ask a reader"
+    )
     if ship == "ask a reader":
-        steps.append("Read the answers below, worst first, and judge them blind: no figure says whether an answer is true.")
+        note(step="Read the answers below, worst first, and judge them blind: no figure says whether an answer is true.")
     return Verdict(word, ship, against, lines, steps)
 
 
-def _bars(bars: dict[str, float], table: pd.DataFrame) -> tuple[list[str], str]:
-    """What speaks against shipping, and a sentence on all bars."""
+def memorized_verbatim(table: pd.DataFrame) -> bool:
+    """Whether far more training answers than test answers came out word for word. table: of `knowledge.memorization`."""
+    return bool(table.loc["train", "word for word"] - table.loc["test", "word for word"] >= VERBATIM)
+
+
+def _rows(table: pd.DataFrame) -> int:
+    return int(table["rows"].max()) if len(table) else 0
+
+
+def _bars(bars: dict[str, float], table: pd.DataFrame) -> tuple[str, list[str]]:
+    """A sentence on all bars, and those that were missed."""
     reached = dict(zip(table["metric"], table["after"], strict=True))
     if unknown := sorted(set(bars) - set(reached)):
         raise SettingsError(f"bars names {unknown}, which was not measured; measured were {', '.join(reached)}")
+    told = ", ".join(f"{name} {reached[name]:.0%} (bar {bar:.0%})" for name, bar in bars.items())
     missed = [
         f"{name} is {reached[name]:.0%}, and the bar is {bar:.0%}" for name, bar in bars.items() if not reached[name] >= bar
     ]
-    told = ", ".join(f"{name} {reached[name]:.0%} (bar {bar:.0%})" for name, bar in bars.items())
-    return missed, f"Against the bars you set: {told}."
+    return f"Against the bars you set: {told}.", missed
 
 
 def _compared(word: str, table: pd.DataFrame) -> str:
-    rows = int(table["rows"].max()) if len(table) else 0
     if word == "too few rows":
-        return f"With {rows} test rows nothing can be said."
+        return f"With {_rows(table)} test rows nothing can be said."
     good, bad = _named(improved(table)), _named(worsened(table))
     if word == "no clear difference":
-        return f"On {rows} test rows no difference in the answers is clear of chance" + (f", though the {good}." if good else ".")
-    return f"On {rows} test rows " + "; but ".join(filter(None, [good and f"better: {good}", bad and f"worse: {bad}"])) + "."
+        though = f", though the {good}" if good else ""
+        return f"On {_rows(table)} test rows no difference in the answers is clear of chance{though}."
+    found = "; but ".join(filter(None, [good and f"better: {good}", bad and f"worse: {bad}"]))
+    return f"On {_rows(table)} test rows {found}."
 
 
-def _levels(table: pd.DataFrame) -> list[str]:
+def _levels(table: pd.DataFrame) -> str:
     """How often the answers do what was asked for, also where that did not clearly change."""
     strict = table[table["p"].notna() & ~table["metric"].isin([*USUAL, LOSS])]
 
     def one(line) -> str:
-        good = (line.difference < 0) == (line.better == "lower")
-        clear = {"yes": "better" if good else "worse", "perhaps": "perhaps better" if good else "perhaps worse"}
-        return (
-            f"{line.metric} in {line.after:.0%} of {line.rows} (before {line.before:.0%}, {clear.get(line.clear, 'not clear')})"
-        )
+        way = "better" if (line.difference < 0) == (line.better == "lower") else "worse"
+        clear = {"yes": way, "perhaps": f"perhaps {way}"}.get(line.clear, "not clear")
+        return f"{line.metric} in {line.after:.0%} of {line.rows} (before {line.before:.0%}, {clear})"
 
     named = "; ".join(one(line) for line in strict.itertuples() if 0 <= line.after <= 1)
-    return [f"Of the tuned model's answers: {named}."] if named else []
+    return f"Of the tuned model's answers: {named}." if named else ""
 
 
 def _named(lines: pd.DataFrame) -> str:
@@ -243,35 +250,22 @@ def _named(lines: pd.DataFrame) -> str:
     return ", ".join(map(one, lines.itertuples()))
 
 
-def _few_shot(word: str, table: pd.DataFrame) -> str:
-    said = {
-        "better": "Tuning beats a few examples in the prompt",
-        "mixed": "Against a few examples in the prompt it wins and loses",
-        "worse": "A few examples in the prompt do better than tuning",
-        "no clear difference": "A few examples in the prompt do as well as tuning",
-        "too few rows": "Whether a few examples in the prompt would do, too few rows can tell",
-    }[word]
-    good, bad = _named(improved(table)), _named(worsened(table))
-    return ". ".join([said, *filter(None, [good and f"Better: {good}", bad and f"Worse: {bad}"])]) + "."
-
-
-def _health(health: pd.DataFrame) -> list[str]:
+def _failed(failures: pd.DataFrame) -> list[str]:
     """What is wrong with answers of the tuned model; and where others were cut off, which counts against them."""
-    tuned, lines = health.loc["tuned"], []
-    if tuned["any"] >= MENTIONED:
-        named = ", ".join(f"{tuned[sign]:.0%} {text}" for sign, text in ILL.items() if tuned[sign] > 0)
+    tuned, lines = failures.loc["tuned"], []
+    if tuned["any"] >= FAILED_WORTH_SAYING:
+        named = ", ".join(f"{tuned[mode]:.0%} {text}" for mode, text in FAILED.items() if tuned[mode] > 0)
         lines.append(
             f"Of the tuned model's answers {tuned['any']:.0%} are no proper answers (one may show several signs): {named}."
         )
-    for name in health.index.drop("tuned"):
-        if health.loc[name, "hit the limit"] >= CUT:
-            share = health.loc[name, "hit the limit"]
+    for name, share in failures["hit the limit"].drop("tuned").items():
+        if share >= CUT_OFF_WORTH_SAYING:
             lines.append(f"Of the answers of {name}, {share:.0%} were cut off at the limit of tokens: that counts against it.")
     return lines
 
 
-def _cure(health: pd.Series) -> str:
-    if health["hit the limit"] >= UNHEALTHY / 2:
+def _cure(tuned: pd.Series) -> str:
+    if tuned["hit the limit"] >= TOO_MANY_FAILED / 2:
         return (
             "Raise max_new_tokens; if that does not help, look whether <end_of_turn> is among the trained tokens (notebook 01)."
         )

@@ -12,14 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, get_token, is_offline_mode
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from gemma_colab.core.errors import ModelError, WorkspaceError
-from gemma_colab.core.hub import BROKEN, BROKEN_TEXT, SITE, TOKEN, UNREACHABLE, token_source, where_to_store
+from gemma_colab.core.hub import LOST, SITE, STORE, TOKEN, trace
 from gemma_colab.export.adapter import SETTINGS, check_adapter
 from gemma_colab.export.checkpoint import check_merged
 from gemma_colab.export.record import mib
+from gemma_colab.model.preflight import token_source
 
 EMPTY = {".gitattributes"}  # what a repository holds that was made and never filled
 CARD = "README.md"
@@ -148,7 +149,7 @@ def _checked(api: HfApi, repo_id: str, private: bool, exist_ok: bool) -> tuple[s
 
 
 def _new_token() -> str:
-    return f"make a token of the type 'write' at {SITE}/settings/tokens, and {where_to_store()}"
+    return f"make a token of the type 'write' at {SITE}/settings/tokens, and {STORE}"
 
 
 def _explained(repo_id: str, ask: Callable):
@@ -163,14 +164,10 @@ def _explained(repo_id: str, ask: Callable):
 
 
 def _why_not(repo_id: str, error: BaseException) -> tuple[str, str]:
-    """Return what went wrong, and the next step."""
-    first_line, chain = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}", []
-    while error is not None and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
-    kinds = {kind.__name__ for e in chain for kind in type(e).__mro__}
-    status = next((e.response.status_code for e in chain if isinstance(e, HfHubHTTPError)), None)
-    if status == 401 or ("UnicodeEncodeError" in kinds and not (get_token() or "").isascii()):
+    """What went wrong, and the next step."""
+    first_line, text = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}", trace(error)
+    status = int(found[1]) if (found := re.search(r"HTTP (\d+) with", text)) else 0
+    if status == 401 or "'ascii' codec" in text:  # a letter of another alphabet can't be sent
         return f"the Hugging Face Hub refused your token, from {token_source()}: mistyped, deleted or expired", _new_token()
     if status in (403, 404):
         return (
@@ -181,13 +178,14 @@ def _why_not(repo_id: str, error: BaseException) -> tuple[str, str]:
         return f"{repo_id} was written to by somebody else just now", "look at it, and run this again"
     if status == 429:
         return f"{repo_id}: the Hugging Face Hub had too many requests from here", "run this again in five minutes"
-    if status and status >= 500:
+    if status >= 500:
         return (
             f"{repo_id}: the Hugging Face Hub itself has a problem (HTTP {status})",
             "run this again in a few minutes; https://status.huggingface.co tells when it is over",
         )
-    if (UNREACHABLE | {"TimeoutError"}) & kinds:
-        return f"{repo_id}: no connection to the Hugging Face Hub", "check the network, and run this again"
-    if BROKEN & kinds or BROKEN_TEXT.search("\n".join(map(str, chain))):
-        return f"the upload of {repo_id} broke off, and nothing of it is visible there", "run this again"
+    if re.search(LOST, text):
+        return (
+            f"{repo_id}: no connection to the Hugging Face Hub, or the upload broke off, and nothing of it is visible there",
+            "check the network, and run this again",
+        )
     return f"{repo_id} can't be pushed: {first_line}", "if the next try fails too, report it with this sentence"

@@ -8,15 +8,13 @@ from pathlib import Path
 
 from gemma_colab.core.errors import BlockedError, DatasetError, SettingsError
 from gemma_colab.core.rows import Row, to_messages
-from gemma_colab.core.workspace import Workspace, samples
+from gemma_colab.core.workspace import SPLIT_FILES, SPLITS, Workspace, samples
 from gemma_colab.data.cleaning import STEPS, clean
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import Report, check_rows, with_split
 from gemma_colab.data.review import Review
-from gemma_colab.data.splitting import PARTS, SplitSettings, check_split, split_rows
+from gemma_colab.data.splitting import SplitSettings, check_split, split_rows
 from gemma_colab.data.turns import fit
-
-ROW_FILES = [f"rows/{part}.jsonl" for part in PARTS]
 
 
 def prepare_rows(
@@ -24,18 +22,21 @@ def prepare_rows(
     workspace: Workspace,
     *,
     steps: tuple[str, ...] = STEPS,
-    split_settings: SplitSettings | None = None,
     accept: Iterable[str] = (),
     tokenizer=None,
     max_length: int = 1024,
     too_long: str = "keep",
+    groups: str | None = None,
+    validation_size: float = 0.1,
+    test_size: float = 0.15,
+    seed: int = 0,
     **reading,
 ) -> tuple[Report, str]:
     """Read, clean, apply the decisions of an earlier review, check, split and save. Returns the report after cleaning, and
     a sentence on the split.
 
-    source and reading: as for `data.reading.read_rows`; rows that can't be read are put aside, and are an error of the report.
-    accept: findings you overrule, see `data.report.check_rows`. too_long: "keep" rows beyond max_length (they will be cut), or
+    source and reading: as for `data.read_rows`; rows that can't be read are put aside, and are an error of the report.
+    accept: findings you overrule, see `data.check_rows`. groups, validation_size, test_size, seed: as for `data.split_rows`. too_long: "keep" rows beyond max_length (they will be cut), or
     "drop" or "split" them as `data.turns.fit` does; that needs the tokenizer. Writes `rows/train.jsonl`, `rows/validation.jsonl`,
     `rows/test.jsonl`, `rows/report.json`, and what was changed or left out: `rows/cleaning_log.jsonl`, `rows/review_log.jsonl`,
     `rows/aside.jsonl`, `rows/too_long.jsonl`.
@@ -59,34 +60,35 @@ def prepare_rows(
         rows, fitted = fit(rows, tokenizer, max_length, too_long)
         logs["too_long"] = fitted.to_dict("records")
     report = check_rows(rows, tokenizer=tokenizer, max_length=max_length, aside=found.aside, accept=accept, kept=review.kept)
-    split_settings, parts, how = split_settings or SplitSettings(), None, report.reason
+    split_settings = SplitSettings(validation_size=validation_size, test_size=test_size, seed=seed)
+    splits, how = None, report.reason
     if report.verdict != "blocked":
         try:
-            parts, how = split_rows(rows, split_settings)
-            report = with_split(report, check_split(parts), accept)
+            splits, how = split_rows(rows, split_settings)
+            report = with_split(report, check_split(splits), accept)
         except DatasetError as e:
             how = str(e)
-    folder = "rows" if parts else "blocked"  # never a report of one file beside the rows of another
+    folder = "rows" if splits else "blocked"  # never a report of one file beside the rows of another
     workspace.write_json(f"{folder}/report.json", report.to_dict())
     for name, lines in logs.items():
         workspace.write_jsonl(f"{folder}/{name}.jsonl", lines)
-    if not parts:
+    if not splits:
         remedy = f"mend that, or accept a finding by its name; {workspace.path / folder} lists what was put aside and changed"
         raise BlockedError(f"{found.name}: {how}; {remedy}", report)
-    save_rows(parts, workspace)
+    save_rows(splits, workspace)
     split_settings.save(workspace)
     return report, how
 
 
-def save_rows(parts: dict[str, list[Row]], workspace: Workspace) -> None:
+def save_rows(splits: dict[str, list[Row]], workspace: Workspace) -> None:
     """Write `rows/<split>.jsonl`: rows as TRL reads them, with the line of your file that each came from."""
-    for part, rows in parts.items():
-        workspace.write_jsonl(f"rows/{part}.jsonl", rows)
+    for split, rows in splits.items():
+        workspace.write_jsonl(f"rows/{split}.jsonl", rows)
 
 
-def ensure_rows(workspace: Workspace) -> dict[str, list[dict]]:
-    """{"train", "validation", "test"} -> chat rows, as notebook 01 saved them; from `support_ru.jsonl` if it didn't run."""
-    if not any(map(workspace.has, ROW_FILES)):  # where one is there, the others must be too: never overwrite somebody's rows
+def ensure_rows(workspace: Workspace) -> dict[str, list[Row]]:
+    """Return {"train", "validation", "test"} -> rows, as notebook 01 saved them; made of `support_ru.jsonl` if it didn't run."""
+    if not any(map(workspace.has, SPLIT_FILES)):  # where one is there, the others must be too: never overwrite somebody's rows
         print("Notebook 01 has not run in this workspace: making the rows from the sample support_ru.jsonl.")
         prepare_rows(samples() / "support_ru.jsonl", workspace)
-    return {part: [to_messages(row) for row in workspace.read_jsonl(f"rows/{part}.jsonl")] for part in PARTS}
+    return {split: [to_messages(row) for row in workspace.read_jsonl(f"rows/{split}.jsonl")] for split in SPLITS}

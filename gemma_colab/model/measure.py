@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def model_bytes(model: PreTrainedModel) -> int:
-    """Bytes of all weights of a model and of what bitsandbytes keeps beside 4-bit ones: the scales, and the scales' scales."""
+    """Count the bytes of a model's weights, and of the scales, and their scales, that bitsandbytes keeps beside 4-bit ones."""
     storages = {}
     for tensor in chain(model.parameters(), model.buffers()):
         state = getattr(tensor, "quant_state", None)
@@ -27,11 +27,10 @@ def model_bytes(model: PreTrainedModel) -> int:
 
 
 class PeakMemory:
-    """The most memory in use at once inside a `with` block: `gib`, with what was there before; and how much of it is overhead.
+    """Measure the most memory in use at once inside a `with` block: `gib`, of which `overhead_gib` is no tensor of torch's.
 
-    On a GPU all that is taken of it: torch's tensors, and as `overhead_gib` what torch's cache holds beside them, the CUDA
-    context, and whatever other programs have there. On a CPU the torch allocator's own record, which torch's profiler keeps; it
-    counts from the start of the block, so `before` (bytes) must be given; there is no overhead.
+    On a GPU all that is taken of it, by torch's cache, the CUDA context and other programs too. On a CPU what torch's allocator
+    gave out since the block began, as its profiler records it; `before`: the bytes that were in use already.
     """
 
     def __init__(self, before: int = 0):

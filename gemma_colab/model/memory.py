@@ -9,8 +9,8 @@ from __future__ import annotations
 import pandas as pd
 
 from gemma_colab.core.catalog import Shape
+from gemma_colab.core.lora import adapted_layers, lora_parameters
 from gemma_colab.core.machine import GIB, readable
-from gemma_colab.core.parameters import adapted_layers, lora_parameters
 from gemma_colab.core.settings import CPU_TILE, LoraSettings, TrainSettings
 
 NF4_BYTES = 0.51587  # per weight: 4 bits, an 8-bit scale for 64 of them, a 32-bit scale for 256 scales (bitsandbytes 0.50)
@@ -32,12 +32,11 @@ def memory_plan(
     activation_factor: float = 1.0,
     overhead_gib: float | None = None,
 ) -> pd.Series:
-    """Predicted peak in GiB, by what it is spent on, as a `pandas.Series`; its sum is the peak.
+    """Predict the peak in GiB, by what it is spent on; the sum is the peak.
 
-    tokens: length of the longest row; `max_length` cuts it. dtype: "bfloat16", "float16" (with its float32 residual stream) or
-    "float32", as text or as a torch dtype. gpu: False for a CPU, where the fused loss keeps more and there is no overhead.
-    scored: share of the tokens that are answers, to which the loss looks.
-    activation_factor, overhead_gib: what `correction` found in measured steps.
+    tokens: length of the longest row, which `max_length` cuts. dtype: "bfloat16", "float16" (with a float32 residual stream) or
+    "float32", as text or as a torch dtype. gpu: False for a CPU, where the fused loss keeps more and there is no overhead. scored:
+    share of the tokens that the loss looks at. activation_factor, overhead_gib: what `correction` found in measured steps.
     """
     c = 4 if str(dtype).endswith("float32") else 2  # bytes of a number inside a block
     stream = 2 if str(dtype).endswith("bfloat16") else 4  # and of one between the blocks
@@ -133,25 +132,17 @@ VARIABLE = ["activations", "working memory"]
 
 
 def correction(plan: pd.Series, peak_gib: float, overhead_gib: float = 0.0) -> dict[str, float]:
-    """What `memory_plan` should be told after real steps: `activation_factor` and `overhead_gib`, as a dictionary of arguments.
+    """Return the `activation_factor` and `overhead_gib` with which `memory_plan` gives the peak that real steps took.
 
-    peak_gib, overhead_gib: as a `training.trial` measured them. plan: made for those steps, without a correction. Weights,
-    adapters and the optimizer are counted one by one and taken as right. The factor is at least 0.1.
+    plan: made for those steps, uncorrected. Weights, adapters and optimizer are counted one by one and taken as right.
     """
     counted = plan.drop([*VARIABLE, "overhead"]).sum()
-    factor = max(0.1, (peak_gib - overhead_gib - counted) / plan[VARIABLE].sum())
-    return {"activation_factor": float(factor), "overhead_gib": overhead_gib}
+    factor = (peak_gib - overhead_gib - counted) / plan[VARIABLE].sum()
+    return {"activation_factor": max(0.1, float(factor)), "overhead_gib": overhead_gib}
 
 
 def side_by_side(plan: pd.Series, *, loaded_gib: float | None = None, peak_gib: float | None = None) -> pd.DataFrame:
-    """Predicted and measured in one table, as far as they were measured, and by how much the prediction is too high (+) or too low.
-
-    loaded_gib: the loaded model (`measure.model_bytes` / GiB). peak_gib: of a trial run.
-    """
-    lines = {}
-    if loaded_gib is not None:
-        lines["the loaded model"] = plan[LOADED].sum(), loaded_gib
-    if peak_gib is not None:
-        lines["peak of training"] = plan.sum(), peak_gib
-    table = {what: [readable(a), readable(b), f"{a / b - 1:+.1%}"] for what, (a, b) in lines.items()}
+    """Tabulate predicted against measured GiB of the loaded model and of the peak of training, as far as they are given."""
+    lines = {"the loaded model": (plan[LOADED].sum(), loaded_gib), "peak of training": (plan.sum(), peak_gib)}
+    table = {what: [readable(a), readable(b), f"{a / b - 1:+.1%}"] for what, (a, b) in lines.items() if b is not None}
     return pd.DataFrame(table, index=["predicted", "measured", "prediction is off by"]).T

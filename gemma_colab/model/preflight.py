@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
-import re
 import socket
 import sys
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, metadata, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from queue import Empty, Queue
 from threading import Thread
-from time import monotonic
 
-from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import GatedRepoError
-from jinja2 import Environment
+import pandas as pd
+from huggingface_hub import HfApi, constants, get_token
+from packaging.requirements import Requirement
+from packaging.version import Version
 
+from gemma_colab.core import machine as core
 from gemma_colab.core.catalog import (
     INSTALL,
     ON_A_CPU,
@@ -31,24 +30,14 @@ from gemma_colab.core.catalog import (
     pick_model,
     source_of,
 )
-from gemma_colab.core.hub import KAGGLES_SWITCH, NEW_TOKEN, SITE, cached_gib, explain, in_its_place, token_source, where_to_store
-from gemma_colab.core.lent import DRIVE, HIDDEN, KAGGLE, driver_gpus, on_colab, on_kaggle
-from gemma_colab.core.machine import TESTED, Machine, describe_machine, existing, free_gib, pick_dtype, stack_versions
-from gemma_colab.model.planner import light, smallest_peak
+from gemma_colab.core.hub import SITE, explain
+from gemma_colab.core.machine import DRIVE, GIB, KAGGLE, TESTED, Machine, existing, free_gib, on_colab, on_kaggle, stack_versions
+from gemma_colab.model.lent import HIDDEN, describe_machine, driver_gpus
+from gemma_colab.model.planner import fits, smallest_peak
 
 OK, WARN, FAIL = "ok", "warn", "fail"
-HUB_SECONDS = 5  # how long the Hub may take for both questions together
-RESTART = (
-    "restart the runtime (Colab: Runtime -> Restart session; Kaggle: Run -> Restart session) and run the notebook from the top"
-)
-
-_TABLE = Environment(autoescape=True, trim_blocks=True).from_string(
-    """<p><b>{{ verdict }}</b></p><table style="text-align:left; border-collapse:collapse">
-{% for check in checks %}<tr>
-{% for cell in (check.status, check.what, check.found, check.next_step) %}
-<td style="text-align:left; vertical-align:top; padding:4px 10px; max-width:36em">{{ cell }}</td>
-{% endfor %}</tr>{% endfor %}</table>"""
-)
+HUB_SECONDS = 5  # how long the Hub may take to answer
+RESTART = "restart the session (Colab: Runtime -> Restart session; Kaggle: Run -> Restart session) and run from the top"
 
 
 @dataclass(frozen=True)
@@ -63,13 +52,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Preflight:
-    """All checks; a notebook shows them as a table, a terminal as lines."""
+    """All checks; a notebook shows them as a table, a terminal as lines. status: the worst one."""
 
     checks: tuple[Check, ...]
 
     @property
     def status(self) -> str:
-        """The worst one."""
         return max((check.status for check in self.checks), key=(OK, WARN, FAIL).index)
 
     @property
@@ -78,11 +66,10 @@ class Preflight:
         return {OK: "ready", WARN: f"ready, but look at: {names}", FAIL: f"not ready: {names}"}[self.status]
 
     def to_dict(self) -> dict:
-        return {"status": self.status, "verdict": self.verdict, "checks": [dataclasses.asdict(c) for c in self.checks]}
+        return {"status": self.status, "verdict": self.verdict, **dataclasses.asdict(self)}
 
     def __str__(self) -> str:
-        width = max(len(check.what) for check in self.checks)
-        lines = [self.verdict]
+        width, lines = max(len(check.what) for check in self.checks), [self.verdict]
         for check in self.checks:
             lines.append(f"{check.status:4}  {check.what:{width}}  {check.found}")
             lines += [f"{'':{width + 8}}-> {check.next_step}"] * bool(check.next_step)
@@ -91,7 +78,11 @@ class Preflight:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return _TABLE.render(verdict=self.verdict, checks=self.checks)
+        table = pd.DataFrame(
+            [[c.status, c.what, c.found, c.next_step] for c in self.checks], columns=["", "check", "found", "next step"]
+        )
+        style = table.style.hide(axis="index").format(escape="html").set_caption(self.verdict)
+        return style.set_properties(**{"text-align": "left", "vertical-align": "top", "max-width": "36em"}).to_html()
 
 
 def preflight(model: str | None = None, workspace: str | Path = ".", load_in_4bit: bool = True) -> Preflight:
@@ -99,90 +90,101 @@ def preflight(model: str | None = None, workspace: str | Path = ".", load_in_4bi
 
     model, load_in_4bit: as in `ModelSettings`; no model means "auto". Raises `ModelError` for a name that is not known.
     """
-    libraries = [_python(), _libraries(), *_torchao(), *_changed()]
+    checks = list(_libraries())
     try:
         machine = describe_machine(str(workspace))
     except Exception as e:  # a torch that doesn't fit this machine may raise anything when it is imported
-        reason = f"torch can't be used ({type(e).__name__}: {e})"
-        return Preflight((*libraries, Check("GPU", reason, FAIL, f"run `pip install --force-reinstall torch`, then {RESTART}")))
-    name, _ = pick_model(model or "auto", machine)
-    return Preflight(
-        (
-            *libraries,
-            _gpu(machine, name if model else None),
-            *_shared(machine),
-            *_training(machine, name, load_in_4bit),
-            _memory(machine, name),
-            *_disks(name, workspace),
-            *_kept(machine),
-            *_internet(name),
-            *_hub(name),
+        found, step = (
+            f"torch can't be used ({type(e).__name__}: {e})",
+            f"run `pip install --force-reinstall torch`, then {RESTART}",
         )
-    )
+        return Preflight((*checks, Check("GPU", found, FAIL, step)))
+    name, _ = pick_model(model or "auto", machine)
+    checks += [_gpu(machine, name if model else None), *_other_gpus(machine), *_training(machine, name, load_in_4bit)]
+    checks += [_memory(machine, name), *_disks(name, Path(workspace).expanduser().resolve()), *_lent(machine, name), _model(name)]
+    return Preflight(tuple(checks))
+
+
+# --------------------------------------------------------------------------------------------- the libraries
+def _needed() -> dict[str, Requirement]:
+    """Name -> what this package asks of it; empty if it is not installed, only on the path."""
+    try:
+        found = map(Requirement, requires("gemma_colab") or [])
+    except PackageNotFoundError:
+        return {}
+    return {requirement.name: requirement for requirement in found if requirement.marker is None}
+
+
+def _suits(version: str, requirement: Requirement | None) -> bool:
+    return requirement is None or requirement.specifier.contains(version, prereleases=True)
+
+
+def _libraries() -> Iterator[Check]:
+    versions, needed = stack_versions(), _needed()
+    found = ", ".join(f"{name} {installed}" for name, installed in versions.items())
+    wrong = [name for name in TESTED if versions[name] == "missing" or not _suits(versions[name], needed.get(name))]
+    if wrong:
+        install = " ".join(f"'{needed.get(name, name)}'" for name in wrong)
+        yield Check("libraries", found, FAIL, f"run `pip install {install}`, then {RESTART}")
+    elif newer := [n for n in TESTED if Version(Version(versions[n]).public) > Version(TESTED[n][-1])]:
+        tested = ", ".join(f"{name} {TESTED[name][-1]}" for name in newer)
+        yield Check("libraries", found, WARN, f"go on; should they fail, install what was tested: {tested}")
+    else:
+        yield Check("libraries", found)
+    loaded = {name: getattr(sys.modules.get(name), "__version__", versions[name]) for name in TESTED}
+    if changed := [name for name in TESTED if loaded[name].split("+")[0] != versions[name].split("+")[0]]:
+        in_use = "; ".join(f"{name} {loaded[name]} is in use, {versions[name]} is installed" for name in changed)
+        yield Check("session", in_use, FAIL, RESTART)
+    try:
+        if Version(torchao := version("torchao")) < Version("0.16"):
+            yield Check("torchao", f"{torchao} is too old for peft, which passes it over: nothing here needs it")
+    except PackageNotFoundError:
+        pass
 
 
 # --------------------------------------------------------------------------------------------- the machine
-def _gpu(machine: Machine, name: str | None) -> Check:
-    """`name`: the model that was asked for."""
-    import torch
-
+def _gpu(machine: Machine, asked: str | None) -> Check:
     if machine.gpu:
-        dtype, why = pick_dtype(machine)
-        return Check("GPU", f"{machine.gpu_gib} GiB usable; computes in {str(dtype).removeprefix('torch.')}: {why}")
+        dtype, why = core.dtype_name(machine)
+        return Check("GPU", f"{machine.gpu_gib} GiB usable; computes in {dtype}: {why}")
     if driver_gpus():
-        if torch.version.cuda is None:
-            found = f"there is one, but torch {torch.__version__} is a build for CPUs"
-            return Check(
-                "GPU", found, FAIL, f"install a torch with CUDA, as https://pytorch.org/get-started says, then {RESTART}"
-            )
-        found = f"there is one, but torch {torch.__version__} can't use it: its driver is too old or it is hidden"
-        return Check("GPU", found, FAIL, f"update the driver to one for CUDA {torch.version.cuda}, or unset CUDA_VISIBLE_DEVICES")
-    if name in ON_A_CPU:
-        return Check("GPU", f"none, and {name} needs none")
-    found = f"none; a CPU trains {' and '.join(ON_A_CPU)}, for larger models it is far too slow"
-    if machine.colab:
-        return Check("GPU", found, WARN, "choose Runtime -> Change runtime type -> T4 GPU, and run the notebook from the top")
-    if on_kaggle():
-        return Check(
-            "GPU", found, WARN, "choose GPU T4 x2 under Session options -> Accelerator, and run the notebook from the top"
+        step = (
+            "install a torch with CUDA, as https://pytorch.org/get-started says, update the driver, or unset CUDA_VISIBLE_DEVICES"
         )
-    return Check(
-        "GPU",
-        found,
-        WARN,
-        f"choose {PACKAGED if packaged_here() else TINY} here, which trains in minutes, and a machine with a GPU for larger models",
-    )
+        return Check("GPU", f"there is one, but torch {version('torch')} can't use it", FAIL, f"{step}; then {RESTART}")
+    if asked in ON_A_CPU:
+        return Check("GPU", f"none, and {asked} needs none")
+    step = f"choose {PACKAGED if packaged_here() else TINY} here, which trains in minutes, and a machine with a GPU for larger models"
+    if machine.colab:
+        step = "choose Runtime -> Change runtime type -> T4 GPU, and run the notebook from the top"
+    elif on_kaggle():
+        step = "choose GPU T4 x2 under Session options -> Accelerator, and run the notebook from the top"
+    return Check("GPU", f"none; a CPU trains {' and '.join(ON_A_CPU)}, for larger models it is far too slow", WARN, step)
 
 
-def _shared(machine: Machine) -> list[Check]:
-    """Others on the same GPU, and more GPUs than one."""
-    checks = []
+def _other_gpus(machine: Machine) -> Iterator[Check]:
     if machine.gpu and machine.gpu_free_gib is not None and machine.gpu_free_gib < 0.9 * machine.gpu_gib:
         found = f"only {machine.gpu_free_gib} of {machine.gpu_gib} GiB are free"
-        checks.append(Check("GPU, others", found, WARN, "close other notebooks that use this GPU, or restart their sessions"))
-    if machine.gpus > 1 and "LOCAL_RANK" not in os.environ:
-        found = f"{machine.gpus}, and torch has looked at them all; one process trains on one"
-        go_on = f"set CUDA_VISIBLE_DEVICES=0 before anything asks torch for a GPU, and {RESTART}; TRL refuses to train otherwise"
-        checks.append(Check("GPUs", found, WARN, go_on))
+        yield Check("GPU, others", found, WARN, "close other notebooks that use this GPU, or restart their sessions")
     if gpus := os.environ.get(HIDDEN):
         found = f"{gpus}; this process computes on the first one (CUDA_VISIBLE_DEVICES=0)"
-        checks.append(Check("GPUs", found, OK, f"`gemma-colab launch-config ddp --gpus {gpus}` trains on all of them"))
-    return checks
+        yield Check("GPUs", found, OK, f"`gemma-colab launch-config ddp --gpus {gpus}` trains on all of them")
+    elif machine.gpus > 1 and "LOCAL_RANK" not in os.environ:
+        found = f"{machine.gpus}, and torch has looked at them all; one process trains on one"
+        yield Check("GPUs", found, WARN, f"set CUDA_VISIBLE_DEVICES=0 before anything asks torch for a GPU, and {RESTART}")
 
 
-def _training(machine: Machine, name: str, load_in_4bit: bool) -> list[Check]:
-    """Whether the smallest training fits, where the shape is known without the network, and without unpacking a GGUF file."""
-    if machine.gpu is None or name.endswith(".gguf"):
-        return []
-    if not known_shape(name) and not (Path(source_of(name)) / "config.json").is_file():
-        return []
+def _training(machine: Machine, name: str, load_in_4bit: bool) -> Iterator[Check]:
+    """Whether the smallest training fits, where that is known without the network, and without unpacking a GGUF file."""
+    if not machine.gpu or name.endswith(".gguf") or not (known_shape(name) or (Path(source_of(name)) / "config.json").is_file()):
+        return
     gib = smallest_peak(name, machine, load_in_4bit, tokens=512)
-    word, bits = light(gib, machine.gpu_gib), 4 if load_in_4bit else 16
+    word, bits = fits(gib, machine.gpu_gib), 4 if load_in_4bit else 16
     found = f"{name} in {bits} bit takes {gib:.1f} GiB at least (predicted: one row of 512 tokens) of {machine.gpu_gib}: {word}"
-    smaller = (
+    step = (
         f"choose a smaller model{'' if load_in_4bit else ', or 4 bit'}, or a larger GPU; `gemma-colab plan` shows what fits where"
     )
-    return [Check("training", found, {"fits": OK, "tight": WARN, "no": FAIL}[word], "" if word == "fits" else smaller)]
+    yield Check("training", found, {"fits": OK, "tight": WARN, "no": FAIL}[word], "" if word == "fits" else step)
 
 
 def _memory(machine: Machine, name: str) -> Check:
@@ -196,179 +198,93 @@ def _memory(machine: Machine, name: str) -> Check:
     return Check("memory", found, WARN, "take a smaller model, or a machine with more memory")
 
 
-def _disks(name: str, workspace: str | Path) -> list[Check]:
-    size, have = download_gib(name), cached_gib(name)
-    need = max(0.0, (size or 0) - have)
-    cache, work = Path(constants.HF_HUB_CACHE), Path(workspace).expanduser().resolve()
-    free = free_gib(cache)
+def cached_gib(name: str) -> float:
+    """Return the GiB of weights of this model that were downloaded before, all of its versions together."""
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
+    return sum(file.stat().st_size for file in {path.resolve() for path in folder.glob("*/*.safetensors")} if file.exists()) / GIB
+
+
+def _disks(name: str, work: Path) -> Iterator[Check]:
+    cache, size = constants.HF_HUB_CACHE, download_gib(name)
+    need, free = max(0.0, (size or 0) - cached_gib(name)), free_gib(cache)
     wants = "size not known" if size is None else f"{need:.1f} GiB to download" if need else "nothing to download"
-    found = f"{free:.1f} GiB free in {cache}; {name}: {wants}{f', {have:.1f} GiB are there' if have else ''}"
-    if need and free < need + 0.5:
-        make_room = f"make room for {need + 0.5 - free:.1f} GiB there, or set HF_HOME to a folder on a larger disk and restart"
-        checks = [Check("disk, model", found, FAIL, f"{make_room}, or take a smaller model")]
-    else:
-        checks = [Check("disk, model", found)]
-    left = free_gib(work)
-    if existing(work).stat().st_dev == existing(cache).stat().st_dev:
-        left -= need
-    found = f"{left:.1f} GiB {'left' if need else 'free'} in {work}"
+    found, lacks = f"{free:.1f} GiB free in {cache}; {name}: {wants}", need and need + 0.5 - free
+    step = f"make room for {lacks:.1f} GiB there, set HF_HOME to a folder on a larger disk and restart, or take a smaller model"
+    yield Check("disk, model", found, FAIL, step) if lacks > 0 else Check("disk, model", found)
     if not os.access(existing(work), os.W_OK):
-        checks.append(Check("disk, workspace", f"{work} can't be written to", FAIL, "name a workspace that you may write to"))
-    elif left < 1:  # an adapter with its checkpoints, rows and reports
-        checks.append(Check("disk, workspace", found, FAIL, "make room for 1 GiB there, or name a workspace on another disk"))
-    else:
-        checks.append(Check("disk, workspace", found))
-    return checks
+        yield Check("disk, workspace", f"{work} can't be written to", FAIL, "name a workspace that you may write to")
+        return
+    left = free_gib(work) - (need if existing(work).stat().st_dev == existing(cache).stat().st_dev else 0)
+    step = "make room for 1 GiB there, or name a workspace on another disk"  # an adapter with checkpoints, rows and reports
+    found = f"{left:.1f} GiB left in {work}"
+    yield Check("disk, workspace", found, FAIL, step) if left < 1 else Check("disk, workspace", found)
 
 
-def _kept(machine: Machine) -> list[Check]:
-    """Whether the work outlives a machine that is lent."""
+def _lent(machine: Machine, name: str) -> Iterator[Check]:
+    """On Colab and Kaggle: whether the work outlives the machine; and Kaggle's network, without which a notebook starts there."""
     if on_kaggle():
-        keep = "press Save Version, or choose Files under Session options -> Persistence"
-        return [Check("Kaggle", f"{KAGGLE} is kept, if you say so; all else goes with this machine", OK, keep)]
-    if not machine.colab:
-        return []
-    if DRIVE.is_dir():
-        return [Check("Google Drive", f"mounted: your work is kept in {DRIVE}")]
-    mount = "run `from google.colab import drive; drive.mount('/content/drive')` in a cell before you open the workspace"
-    return [Check("Google Drive", "not mounted: Colab erases this machine, and your work with it, when you leave", WARN, mount)]
+        step = "press Save Version, or choose Files under Session options -> Persistence"
+        yield Check("Kaggle", f"{KAGGLE} is kept, if you say so; all else goes with this machine", OK, step)
+        if _error(lambda: socket.getaddrinfo(SITE.removeprefix("https://"), 443)) is None:
+            yield Check("internet", "on")
+            return
+        status = WARN if name in ON_A_CPU or Path(name).exists() else FAIL
+        step = "switch on Internet in the panel on the right, under Session options (Kaggle asks for a phone number, once)"
+        yield Check("internet", "off, or the Hugging Face Hub can't be found", status, step)
+    elif machine.colab and DRIVE.is_dir():
+        yield Check("Google Drive", f"mounted: your work is kept in {DRIVE}")
+    elif machine.colab:
+        step = "run `from google.colab import drive; drive.mount('/content/drive')` in a cell before you open the workspace"
+        yield Check("Google Drive", "not mounted: Colab erases this machine, and your work with it, when you leave", WARN, step)
 
 
-# --------------------------------------------------------------------------------------------- the Hub
-def _internet(name: str) -> list[Check]:
-    """On Kaggle, where a notebook starts without a network."""
-    if not on_kaggle():
-        return []
-    if _error(_ask(lambda: socket.getaddrinfo(SITE.removeprefix("https://"), 443)), monotonic() + HUB_SECONDS) is None:
-        return [Check("internet", "on")]
-    needed = not (name in ON_A_CPU or Path(name).exists())
-    return [Check("internet", "off, or the Hugging Face Hub can't be found", FAIL if needed else WARN, KAGGLES_SWITCH)]
-
-
-def _hub(name: str) -> list[Check]:
-    """Token and licence. Asked at once, each in a thread: a request may hang, even in looking up the Hub's address."""
+# --------------------------------------------------------------------------------------------- the model
+def _model(name: str) -> Check:
+    """Whether it can be had: where from, and with which token and licence."""
+    if name == PACKAGED and not packaged_here():
+        return Check("model", f"{name} comes from PyPI, and its package is not installed", FAIL, INSTALL)
     if name == PACKAGED:
-        if packaged_here():
-            return [Check("model", f"{name} comes from PyPI and is installed: no token, no account, under the Gemma terms")]
-        return [Check("model", f"{name} comes from PyPI, and its package is not installed", FAIL, INSTALL)]
+        return Check("model", f"{name} comes from PyPI and is installed: no token, no account, under the Gemma terms")
     if name == TINY or Path(name).exists():
-        return [Check("model", f"{name} is on this machine: no token, no licence, no network needed")]
-    source, size = token_source(), download_gib(name)
-    deadline = monotonic() + HUB_SECONDS
-    who, access = _ask(lambda: HfApi().whoami() if source else {}), _ask(lambda: HfApi().auth_check(name))
-    who_error, access_error = _error(who, deadline), _error(access, deadline)
-    if access_error is None:
-        model = Check("model", f"{name}: yours to download")
-    elif size and cached_gib(name) > 0.98 * size:
-        model = Check("model", f"{name} is downloaded already and works without the Hub")
-    else:
-        what, next_step = explain(name, access_error)
-        model = Check("model", what, FAIL, next_step)
-    if source is None:
-        gated = name.startswith("google/") or isinstance(access_error, GatedRepoError)
-        return [_no_token(name, needed=gated and model.status == FAIL), model]
-    if who_error is None or access_error is None:
-        owner = f", of {who.result()['name']}" if who_error is None else ""
-        return [Check("token", f"valid, from {source}{owner}"), model]
-    what, next_step = explain(name, who_error)
-    if what == model.found:  # the same trouble: say it once
-        return [dataclasses.replace(model, what="token, model")]
-    return [Check("token", f"from {source}; {what}", WARN, next_step), model]
+        return Check("model", f"{name} is on this machine: no token, no licence, no network needed")
+    error, source, size = _error(lambda: HfApi().auth_check(name)), token_source(), download_gib(name)
+    token = f" (token: {source})" if source else ""
+    if error is None:
+        return Check("model", f"{name}: yours to download{token}")
+    if size and cached_gib(name) > 0.98 * size:
+        return Check("model", f"{name} is downloaded already and works without the Hub")
+    if source is None and on_colab() and "google.colab" not in sys.modules:
+        return Check("model", "a command can't see Colab's secrets", WARN, "run `preflight()` of gemma_colab in a cell")
+    found, step = explain(name, error)
+    return Check("model", found + token, FAIL, step)
 
 
-def _no_token(name: str, needed: bool) -> Check:
-    if not needed:
-        return Check("token", "none; a public or downloaded model needs none")
-    if on_colab() and "google.colab" not in sys.modules:
-        return Check(
-            "token", "a command can't see Colab's secrets", WARN, "run `preflight()` of gemma_colab.model.preflight in a cell"
-        )
-    return Check("token", "none", FAIL, f"{NEW_TOKEN}, and {where_to_store()}; or {in_its_place(name)}")
+def token_source() -> str | None:
+    """Name where the token comes from that huggingface_hub sends; None if it has none. Never the token itself."""
+    token, saved = get_token(), Path(constants.HF_TOKEN_PATH)
+    if not token:
+        return None
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if "".join(os.environ.get(name, "").split()) == token:
+            return f"{name} in the environment"
+    if saved.is_file() and "".join(saved.read_text().split()) == token:
+        return f"the login saved in {saved}"
+    return "the Colab secret HF_TOKEN"
 
 
-def _ask(question: Callable[[], object]) -> Future:
-    answer = Future()
+def _error(question: Callable[[], object]) -> BaseException | None:
+    """What asking the network raises; `TimeoutError` after `HUB_SECONDS`, for it may hang, even in looking up an address."""
+    answer = Queue()
 
-    def run():
+    def ask():
         try:
-            answer.set_result(question())
+            question()
+            answer.put(None)
         except BaseException as e:
-            answer.set_exception(e)
+            answer.put(e)
 
-    Thread(target=run, daemon=True).start()  # not an executor: Python waits for its threads before it ends
-    return answer
-
-
-def _error(answer: Future, deadline: float) -> BaseException | None:
+    Thread(target=ask, daemon=True).start()  # not an executor: Python waits for its threads before it ends
     try:
-        return answer.exception(timeout=max(0, deadline - monotonic()))
-    except TimeoutError as e:
-        return e
-
-
-# --------------------------------------------------------------------------------------------- the libraries
-def _numbers(version: str) -> tuple[int, ...]:
-    """ "2.11.0+cu128" -> (2, 11, 0)."""
-    return tuple([*map(int, re.findall(r"\d+", version.split("+")[0])), 0, 0, 0][:3])
-
-
-def _allowed(version: str, bounds: str) -> bool:
-    """Whether a version lies within ">=2.8,<3"; requirements.txt has bounds of these two kinds only, as a test says."""
-    for sign, bound in re.findall(r"(>=|<)\s*([\d.]+)", bounds):
-        if (_numbers(version) >= _numbers(bound)) != (sign == ">="):
-            return False
-    return True
-
-
-def _requirements() -> dict[str, str]:
-    """Name -> bounds, of "python" and the libraries; empty if this package is not installed, only on the path."""
-    try:
-        found = metadata("gemma_colab")
-    except PackageNotFoundError:
-        return {}
-    lines = [line for line in found.get_all("Requires-Dist") or [] if ";" not in line]
-    return {"python": found["Requires-Python"]} | dict(re.match(r"([\w.-]+)\s*(.*)", line).groups() for line in lines)
-
-
-def _python() -> Check:
-    version, bounds = platform.python_version(), _requirements().get("python", "")
-    if _allowed(version, bounds):
-        return Check("python", version)
-    return Check("python", f"{version}; this project needs {bounds}", FAIL, f"install a Python {bounds} and start again with it")
-
-
-def _libraries() -> Check:
-    versions, bounds = stack_versions(), _requirements()
-    wrong = [name for name in TESTED if versions[name] == "missing" or not _allowed(versions[name], bounds.get(name, ""))]
-    if wrong:
-        found = ", ".join(f"{name} {versions[name]} (needed: {bounds.get(name, 'any')})" for name in wrong)
-        install = " ".join(f"'{name}{bounds.get(name, '')}'" for name in wrong)
-        return Check("libraries", found, FAIL, f"run `pip install {install}`, then {RESTART}")
-    untested = [name for name in TESTED if versions[name].split("+")[0] not in TESTED[name]]
-    found = ", ".join(
-        f"{name} {versions[name]}" + (f" (tested: {', '.join(TESTED[name])})" if name in untested else "") for name in TESTED
-    )
-    if newer := [name for name in untested if _numbers(versions[name]) > _numbers(TESTED[name][-1])]:
-        go_on = f"go on, they should do; should {', '.join(newer)} fail, install the version that was tested"
-        return Check("libraries", found, WARN, go_on)
-    return Check("libraries", found)  # an older one within the requirements, such as Colab's torch, is no reason to worry
-
-
-def _torchao() -> list[Check]:
-    """Whether there is one that peft would stumble over. Imports neither: they may be what is broken."""
-    try:
-        found = version("torchao")
-    except PackageNotFoundError:
-        return []
-    check = Check("torchao", f"{found} is too old for peft, which passes it over: nothing here needs it")
-    return [check] * (_numbers(found) < (0, 16))
-
-
-def _changed() -> list[Check]:
-    """Libraries that were installed anew after this session had imported them."""
-    changed = []
-    for name, installed in stack_versions().items():
-        loaded = getattr(sys.modules.get(name), "__version__", installed)
-        if _numbers(loaded) != _numbers(installed):
-            changed.append(f"{name} {loaded} is in use, {installed} is installed")
-    return [Check("session", "; ".join(changed), FAIL, RESTART)] * bool(changed)
+        return answer.get(timeout=HUB_SECONDS)
+    except Empty:
+        return TimeoutError()

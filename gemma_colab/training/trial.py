@@ -84,7 +84,7 @@ def trial_run(
     except torch.OutOfMemoryError:
         raise ModelError(
             f"a batch of {settings.per_device_train_batch_size} rows does not fit into the GPU's memory; restart the session, and "
-            "choose what planner.ladder names first"
+            "choose what `plan_training` names first"
         ) from None
     # the first step is slower: everything is warmed up in it
     return Trial(peak.gib, peak.overhead_gib, float(np.mean(seconds[1:])), steps_per_epoch)

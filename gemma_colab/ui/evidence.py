@@ -1,4 +1,4 @@
-"""Comparisons and answers to look at: intervals as bars, answers side by side with what they share marked. Texts are escaped."""
+"""Tables to look at: rows, tokens, comparisons with their intervals as bars, answers side by side. Every text is escaped."""
 
 from __future__ import annotations
 
@@ -8,79 +8,67 @@ from difflib import SequenceMatcher
 
 import ipywidgets as widgets
 import pandas as pd
-from IPython.display import HTML, display
+from IPython.display import HTML
 
-from gemma_colab.core.html import ENVIRONMENT
+from gemma_colab.core.html import macros
+from gemma_colab.ui.common import Panel, button
 
-GOOD, BAD, UNCLEAR = "#2e9d4e", "#d64545", "#8a8f98"
+GREEN, RED, GREY = "#2e9d4e", "#d64545", "#8a8f98"
+CANDIDATES = ("base", "few-shot", "tuned")
 ORDERS = ("worst", "random", "best", "as they come")
-
-_COMPARISON = ENVIRONMENT.from_string(
-    """<table class="evidence" style="text-align:left; border-collapse:collapse">
-<tr>{% for name in ("", "rows", before, after, "difference", "95 % interval", "", "better / same / worse", "clear?") %}
-<th style="text-align:left; padding:4px 10px; border-bottom:1px solid #8888">{{ name }}</th>{% endfor %}</tr>
-{% for line in lines %}<tr>
-<td style="text-align:left; padding:4px 10px">{{ line.metric }}{% if line.better == "lower" %} <span style="opacity:.6">(lower is better)</span>{% endif %}</td>
-{% for text in (line.rows, "%.3f" | format(line.before), "%.3f" | format(line.after), "%+.3f" | format(line.difference), "%+.3f to %+.3f" | format(line.low, line.high)) %}
-<td style="text-align:right; padding:4px 10px; white-space:nowrap; font-variant-numeric:tabular-nums">{{ text }}</td>{% endfor %}
-<td style="padding:4px 10px"><svg width="122" height="14" viewBox="-61 0 122 14" role="img" aria-label="interval against zero">
-<line x1="0" x2="0" y1="0" y2="14" stroke="currentColor" opacity=".4"/><line x1="{{ line.x1 }}" x2="{{ line.x2 }}" y1="7" y2="7" stroke="{{ line.colour }}" stroke-width="4"/>
-<circle cx="{{ line.x }}" cy="7" r="4" fill="{{ line.colour }}"/></svg></td>
-<td style="text-align:right; padding:4px 10px; white-space:nowrap">{{ line.wins }} / {{ line.ties }} / {{ line.losses }}</td>
-<td style="text-align:left; padding:4px 10px; color:{{ line.colour }}; white-space:nowrap">{{ line.word }}</td></tr>
-{% endfor %}</table>"""
-)
-
-_ANSWERS = ENVIRONMENT.from_string(
-    """<table class="answers" style="text-align:left; border-collapse:collapse; width:100%">
-<tr>{% for name in names %}<th style="text-align:left; padding:4px 10px; border-bottom:1px solid #8888">{{ name }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for cell in row %}
-<td style="text-align:left; vertical-align:top; padding:6px 10px; white-space:pre-wrap; overflow-wrap:anywhere; line-height:1.4; border-bottom:1px solid #8883; width:{{ width }}%">
-{%- for text, shared in cell %}{% if shared %}<span style="background:#2e9d4e55; border-radius:2px">{{ text }}</span>{% else %}{{ text }}{% endif %}{% endfor -%}
-</td>{% endfor %}</tr>{% endfor %}</table>
-<div style="opacity:.7; margin-top:4px"><span style="background:#2e9d4e55">marked</span>: words that stand in the right answer too, in this order</div>"""
-)
+TEMPLATE = "ui/templates/evidence.html"
 
 
-def comparison_table(table: pd.DataFrame, before: str = "base", after: str = "tuned") -> HTML:
-    """A table of `evaluation.compare`, each interval drawn as a bar beside zero: green is clearly better, red clearly worse, grey
-    not clear, or only perhaps. The bars of one table share a scale, those of losses have their own."""
-    lines, scales = table.to_dict("records"), {}
+def text_table(table: pd.DataFrame) -> HTML:
+    """Show a table whose long texts wrap and are left-aligned. Whatever the cells hold is shown, never run."""
+    rows = [[[(cell, False)] for cell in row] for row in table.itertuples(index=False)]
+    return HTML(macros(TEMPLATE).grid(list(table.columns), rows, "texts", "max-width:36em"))
+
+
+def trained_tokens(input_ids: Sequence[int], labels: Sequence[int], tokenizer) -> HTML:
+    """Show the tokens of one row in color: trained where the label is not -100."""
+    shown = [tokenizer.decode([i]).replace("\n", "⏎").replace(" ", "·") for i in input_ids]
+    return HTML(macros(TEMPLATE).tokens([(text, label != -100) for text, label in zip(shown, labels, strict=True)]))
+
+
+def comparison_table(x: pd.DataFrame | dict, other: str = "base") -> HTML | pd.DataFrame:
+    """Show what tuning changed, on the same test rows.
+
+    x: a comparison of the tuned model with `other`: each interval is drawn as a bar beside zero, green where tuned is clearly
+    better, red where it is clearly worse, grey where that isn't clear, or only perhaps; losses have a scale of their own. Or the
+    summary of `assess`: a `DataFrame` with a line a measure, the mean of each candidate, and how far tuned is from few-shot (from
+    base, where few-shot was not asked) with its 95 % interval; "always the same" is one answer to every question.
+    """
+    if isinstance(x, dict):
+        return _candidates(x)
+    lines = x.to_dict("records")
     for line in lines:
-        kind = line["metric"].startswith("loss")
-        ends = [abs(x) for x in (line["low"], line["high"]) if x == x]  # none where a score is no number
-        scales[kind] = max(scales.get(kind, 1e-9), *ends, 1e-9)
-    for line in lines:
-        scale = 58 / scales[line["metric"].startswith("loss")]
-        line["x1"], line["x"], line["x2"] = (
-            round(line[name] * scale, 1) if line[name] == line[name] else 0 for name in ("low", "difference", "high")
-        )
+        peers = [one for one in lines if one["metric"].startswith("loss") == line["metric"].startswith("loss")]
+        ends = [
+            abs(one[name]) for one in peers for name in ("low", "high") if one[name] == one[name]
+        ]  # NaN: a score is no number
+        places = {"x1": line["low"], "x": line["difference"], "x2": line["high"]}
+        line |= {x: round(58 * value / max(*ends, 1e-9), 1) if value == value else 0 for x, value in places.items()}
         good = (line["difference"] < 0) == (line["better"] == "lower")
-        clear = line["clear"] == "yes"
-        maybe = line["clear"] == "perhaps"
-        line["colour"] = (GOOD if good else BAD) if clear else UNCLEAR
-        line["word"] = f"{line['clear']}, {'better' if good else 'worse'}" if clear or maybe else line["clear"]
-        if line["p"] is not None and line["p"] == line["p"]:  # McNemar's, for yes/no scores
+        line["color"] = GREY if line["clear"] != "yes" else GREEN if good else RED
+        line["word"] = line["clear"]
+        if line["clear"] in ("yes", "perhaps"):
+            line["word"] += ", better" if good else ", worse"
+        if pd.notna(line["p"]):  # McNemar's, for yes/no scores
             line["word"] += f" (p {line['p']:.2f})" if line["p"] >= 0.005 else " (p < 0.01)"
-    return HTML(_COMPARISON.render(lines=lines, before=before, after=after))
+    return HTML(macros(TEMPLATE).comparison(lines, other))
 
 
-def contestants_table(summary: dict) -> pd.DataFrame:
-    """One line a measure: how each contestant did on the same test rows, and how far tuned is from few-shot with its 95 % interval
-    (from base, where few-shot did not play). "always the same" is one answer to every question, each field's most frequent value.
-    summary: of `assess.summarise`."""
-    base = {line["metric"]: line for line in summary["tuned_against_base"]}
+def _candidates(summary: dict) -> pd.DataFrame:
     few = {line["metric"]: line for line in summary["tuned_against_few_shot"]}
-    same = summary.get("always_the_same") or {}
-    lines = {}
-    for name, line in base.items():
-        against = few.get(name, line)
-        lines[name] = {"always the same": same.get(name)} if same else {}
-        lines[name] |= {"base": line["before"], **({"few-shot": against["before"]} if few else {}), "tuned": line["after"]}
-        lines[name] = {who: "" if value is None else f"{value:.2f}" for who, value in lines[name].items()}
-        lines[name][f"tuned − {'few-shot' if few else 'base'} (95 %)"] = (
-            f"{against['difference']:+.2f} ({against['low']:+.2f} to {against['high']:+.2f})"
-        )
+    same, lines = summary.get("always_the_same") or {}, {}
+    for line in summary["tuned_against_base"]:
+        name, against = line["metric"], few.get(line["metric"], line)
+        means = {"always the same": same.get(name)} if same else {}
+        means |= {"base": line["before"], **({"few-shot": against["before"]} if few else {}), "tuned": line["after"]}
+        lines[name] = {who: "" if mean is None else f"{mean:.2f}" for who, mean in means.items()}
+        interval = f"{against['difference']:+.2f} ({against['low']:+.2f} to {against['high']:+.2f})"
+        lines[name][f"tuned − {'few-shot' if few else 'base'} (95 %)"] = interval
     return pd.DataFrame(lines).T
 
 
@@ -100,68 +88,72 @@ def shared_words(text: str, reference: str) -> list[tuple[str, bool]]:
     return pieces
 
 
-def side_by_side(table: pd.DataFrame, columns: Sequence[str] = ("base", "few-shot", "tuned"), wanted: str = "wanted") -> HTML:
-    """Question, right answer and the answers of each contestant in a row; the words that an answer shares with the right one are
-    marked. table: columns "question", `wanted` and `columns` (those that are missing are left out)."""
-    columns = [name for name in columns if name in table]
-    rows = []
-    for row in table.to_dict("records"):
-        plain = [[(str(row[name]), False)] for name in ("question", wanted)]
-        rows.append(plain + [shared_words(str(row[name]), str(row[wanted])) for name in columns])
-    names = ["question", "right answer", *columns]
-    return HTML(_ANSWERS.render(names=names, rows=rows, width=100 // len(names)))
+def side_by_side(
+    answers: pd.DataFrame,
+    by: str | None = None,
+    n: int | None = None,
+    names: Sequence[str] | None = None,
+    score: str = "token F1",
+) -> HTML:
+    """Show question, right answer and the answer of each candidate in a row; the words it shares with the right one are marked.
+
+    answers: columns "question", "wanted", and the candidates' names. by: "worst" or "best" by column `score`, "random", or
+    None: as they come. n: at most so many rows. names: which candidates; those that are missing are left out.
+    """
+    names, rows = [name for name in names or CANDIDATES if name in answers], []
+    for row in in_order(answers, by, score).head(n or len(answers)).to_dict("records"):
+        plain = [[(str(row[name]), False)] for name in ("question", "wanted")]
+        rows.append(plain + [shared_words(str(row[name]), str(row["wanted"])) for name in names])
+    heads = ["question", "right answer", *names]
+    return HTML(macros(TEMPLATE).grid(heads, rows, "answers", f"width:{100 // len(heads)}%"))
 
 
-def pick(table: pd.DataFrame, order: str, n: int = 5, by: str = "token F1", seed: int = 0) -> pd.DataFrame:
-    """`n` rows: the worst or the best by the score in column `by`, some at random, or the first."""
-    if order == "random":
-        return table.sample(min(n, len(table)), random_state=seed)
-    if order == "as they come" or by not in table:
-        return table.head(n)
-    return table.sort_values(by, ascending=order == "worst", kind="stable").head(n)
+def in_order(answers: pd.DataFrame, by: str | None, score: str = "token F1") -> pd.DataFrame:
+    """All rows: the worst or the best first by column `score`, shuffled ("random", always alike), or as they come."""
+    if by == "random":
+        return answers.sample(frac=1, random_state=0)
+    if by not in ("worst", "best") or score not in answers:
+        return answers
+    return answers.sort_values(score, ascending=by == "worst", kind="stable")
 
 
-class ReadingPanel:
-    """Choose which answers to read: worst, best, random; of one label; with one sign of ill health. Shows `n` at a time.
+class ReadingPanel(Panel):
+    """Choose which answers to read: worst, best, random; of one label; with one sign of failure. Shows `n` at a time.
 
-    table: as `side_by_side` takes it, with a column of scores `by`, and if there are any: "label", and "signs", the names of
-    `evaluation.health.SIGNS` that the tuned answer shows, separated by commas.
+    answers: as `side_by_side` takes them, with a column `score`, and if there are any: "label", and "signs", the failure modes
+    that the tuned answer shows, separated by commas.
     """
 
-    def __init__(self, table: pd.DataFrame, by: str = "token F1", n: int = 4):
-        self.table, self.by, self.n = table, by, n
-        style = {"description_width": "initial"}
-        labels = sorted(set(table.get("label", pd.Series(dtype=str)).dropna().astype(str)))
-        signs = sorted({s for text in table.get("signs", pd.Series(dtype=str)).dropna() for s in str(text).split(", ") if s})
-        self.order = widgets.Dropdown(options=ORDERS, description="show", style=style)
-        self.label = widgets.Dropdown(options=["all", *labels], description="label", style=style)
-        self.sign = widgets.Dropdown(options=["any", *signs], description="sign", style=style)
-        self.more = widgets.Button(description=f"next {n}")
-        self.count, self.shown = widgets.HTML(), widgets.HTML()
-        self.at = 0
+    def __init__(self, answers: pd.DataFrame, score: str = "token F1", n: int = 4):
+        self.answers, self.score, self.n, self.at = answers, score, n, 0
+        texts = {name: answers.get(name, pd.Series(dtype=str)).dropna().astype(str) for name in ("label", "signs")}
+        labels, signs = sorted(set(texts["label"])), sorted({s for text in texts["signs"] for s in text.split(", ") if s})
+        offers = {"show": ORDERS, "label": ["all", *labels], "sign": ["any", *signs]}
+        self.order, self.label, self.sign = (
+            widgets.Dropdown(options=options, description=name, style={"description_width": "initial"})
+            for name, options in offers.items()
+        )
         for control in (self.order, self.label, self.sign):
             control.observe(lambda change: self.show(0), names="value")
-        self.more.on_click(lambda button: self.show(self.at + self.n))
-        used = [self.order, *[self.label] * bool(labels), *[self.sign] * bool(signs), self.more, self.count]
+        self.more = button(f"next {n}", lambda: self.show(self.at + self.n))
+        self.message, self.shown = widgets.HTML(), widgets.HTML()
+        used = [self.order, *[self.label] * bool(labels), *[self.sign] * bool(signs), self.more, self.message]
         self.widget = widgets.VBox([widgets.HBox(used, layout={"flex_flow": "row wrap"}), self.shown])
         self.show(0)
 
     def chosen(self) -> pd.DataFrame:
         """All rows that the controls let through, in their order."""
-        table = self.table
+        answers = self.answers
         if self.label.value != "all":
-            table = table[table["label"].astype(str) == self.label.value]
+            answers = answers[answers["label"].astype(str) == self.label.value]
         if self.sign.value != "any":
-            table = table[[self.sign.value in str(text).split(", ") for text in table["signs"]]]
-        return pick(table, self.order.value, len(table), self.by)
+            answers = answers[[self.sign.value in str(text).split(", ") for text in answers["signs"]]]
+        return in_order(answers, self.order.value, self.score)
 
     def show(self, at: int) -> None:
+        """Show `n` of the chosen rows from this one on; beyond the end, from the first."""
         rows = self.chosen()
         self.at = at if at < len(rows) else 0
         part = rows.iloc[self.at : self.at + self.n]
-        first = self.at + 1 if len(rows) else 0
-        self.count.value = f"&nbsp;{first}–{self.at + len(part)} of {len(rows)}"
+        self.say("", f"{self.at + 1 if len(rows) else 0}–{self.at + len(part)} of {len(rows)}")
         self.shown.value = side_by_side(part).data
-
-    def _ipython_display_(self):
-        display(self.widget)

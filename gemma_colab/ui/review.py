@@ -1,7 +1,4 @@
-"""A panel for what no check can decide: keep, edit or drop, one case at a time. Every click is saved at once.
-
-Only widgets that ipywidgets 7.7 (Colab) and 8 share are used, no JavaScript, and texts of rows are escaped.
-"""
+"""A panel for what no check can decide: keep, edit or drop, one case at a time. Every click is saved at once; texts are escaped."""
 
 from __future__ import annotations
 
@@ -9,34 +6,21 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 import ipywidgets as widgets
-from IPython.display import display
 
 from gemma_colab.core.errors import GemmaColabError, SettingsError
-from gemma_colab.core.html import ENVIRONMENT, pieces
+from gemma_colab.core.html import macros, pieces
 from gemma_colab.core.rows import Row, answer, answer_field, fingerprint, place, texts
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.data.finding import Hit
 from gemma_colab.data.report import FINDINGS, Report
 from gemma_colab.data.review import CHECKS, Case, Review, find_cases
+from gemma_colab.ui.common import Panel, button, text_area
 
 CONTEXT = 60  # characters shown on each side of a span in the answer
-ACTIONS = {"keep": ("Keep", "success"), "edit": ("Save edit", "info"), "drop": ("Drop", "danger")}
-ALL_DECIDED = "Every click is saved; panel.review.apply(rows) makes the edits and leaves out what you dropped."
+BUTTONS = {"keep": ("Keep", "success"), "edit": ("Save edit", "info"), "drop": ("Drop", "danger")}
 DONE = {"keep": ("kept", "#2e7d32"), "edit": ("edited", "#1565c0"), "drop": ("dropped", "#c62828")}
-
-_LINE = ENVIRONMENT.from_string('<div style="line-height:1.5">{% if bold %}<b>{{ bold }}</b> {% endif %}{{ text }}</div>')
-_HEAD = ENVIRONMENT.from_string(
-    """<div style="line-height:1.4"><b>{{ place }}</b>{% if done %}
- <span style="background:{{ done[1] }}; color:#fff; border-radius:3px; padding:1px 6px">{{ done[0] }}</span>{% endif %}
-{% for check, note in notes %}<br><b>{{ check }}</b>{{ ': ' + note if check and note else note }}{% endfor %}
-</div>"""
-)
-_PARTS = ENVIRONMENT.from_string(
-    """<div style="line-height:1.4; max-height:20em; overflow:auto">{% for name, pieces in parts %}
-<div style="opacity:.65; margin-top:4px">{{ name }}</div><div style="white-space:pre-wrap; overflow-wrap:anywhere">
-{%- for text, marked in pieces %}{% if marked %}<mark>{{ text }}</mark>{% else %}{{ text }}{% endif %}{% endfor -%}
-</div>{% endfor %}</div><div style="opacity:.65; margin-top:4px">answer</div>"""
-)
+ALL_DECIDED = "Every click is saved; panel.review.apply(rows) makes the edits and leaves out what you dropped."
+TEMPLATE = "ui/templates/review.html"
 
 
 class _Card:
@@ -44,44 +28,40 @@ class _Card:
 
     def __init__(self, decide: Callable[[_Card, str], None]):
         self.row, self.shown = -1, ""
-        self.head, self.question = widgets.HTML(), widgets.HTML()
-        # Sent when the field is left: sent with every key, the last letters could arrive after the click on a button.
-        self.answer = widgets.Textarea(continuous_update=False, layout={"width": "auto"})
-        self.buttons = {}
-        for action, (text, style) in ACTIONS.items():
-            self.buttons[action] = widgets.Button(description=text, button_style=style, layout={"width": "auto"})
-            self.buttons[action].on_click(lambda _, action=action: decide(self, action))
+        self.head, self.question, self.answer = widgets.HTML(), widgets.HTML(), text_area(2)
+        self.buttons = {
+            action: button(text, lambda action=action: decide(self, action), style) for action, (text, style) in BUTTONS.items()
+        }
         layout = {"flex": "1 1 360px", "max_width": "760px", "border": "1px solid #8886", "padding": "8px", "margin": "4px"}
         parts = [self.head, self.question, self.answer, widgets.HBox(list(self.buttons.values()))]
         self.widget = widgets.VBox(parts, layout=layout)
 
     def fill(self, number: int, row: Row, said: list[tuple[str, Hit]], place: str, decision: dict | None) -> None:
-        self.row, field = number, answer_field(row)
+        self.row = number
         notes = list(dict.fromkeys((check, hit.note) for check, hit in said)) or [("", "shown to compare")]
-        self.head.value = _HEAD.render(place=place, notes=notes, done=DONE[decision["action"]] if decision else None)
-        self.question.value = _PARTS.render(parts=list(_parts(row, [hit for _, hit in said])))
-        self.shown = (decision or {}).get("new", {}).get(field, answer(row))
+        self.head.value = macros(TEMPLATE).head(place, notes, DONE[decision["action"]] if decision else None)
+        self.question.value = macros(TEMPLATE).parts(list(_parts(row, [hit for _, hit in said])))
+        self.shown = (decision or {}).get("new", {}).get(answer_field(row), answer(row))
         self.answer.value, self.answer.rows = self.shown, min(14, 2 + len(self.shown) // 50 + self.shown.count("\n"))
 
 
 def _parts(row: Row, hits: list[Hit]):
-    """(name, pieces) of each field of the question, and of what is hit in the answer; a piece is (text, marked?)."""
-    for i, (field, text) in enumerate(texts(row).items()):
-        name = row["messages"][i]["role"] if "messages" in row else field
+    """Yield (name, pieces) of each turn of the question, and of what is hit in the answer; a piece is (text, marked?)."""
+    for turn, (field, text) in zip(row["messages"], texts(row).items(), strict=True):
         if field != answer_field(row):
             spans = [(hit.start, hit.end or len(text)) for hit in hits if hit.field == field]
-            yield name, pieces(text, spans, 0, len(text))
+            yield turn["role"], pieces(text, spans, 0, len(text))
         elif spans := [(hit.start, hit.end) for hit in hits if hit.field == field and hit.end]:
             start, stop = max(0, min(spans)[0] - CONTEXT), max(end for _, end in spans) + CONTEXT
             near = pieces(text, spans, start, min(stop, len(text)))
             yield "in the answer", [("…" * (start > 0), False), *near, ("…" * (stop < len(text)), False)]
 
 
-class ReviewPanel:
+class ReviewPanel(Panel):
     """Rows that contradict, nearly repeat or stand out, one case at a time. `review` holds the decisions, in `review.json`.
 
-    rows, report: from `check_rows(rows)`. checks: names of findings to look at, instead of `CHECKS`. A panel made again goes on
-    at the first undecided case. Raises `SettingsError` for a check that doesn't exist, or a report about other rows.
+    rows, report: from `check_rows(rows)`. checks: names of findings to look at, instead of `data.review.CHECKS`. A panel made
+    again goes on at the first undecided case. Raises `SettingsError` for an unknown check, or a report about other rows.
     """
 
     def __init__(self, rows: list[Row], report: Report, workspace: Workspace, checks: Iterable[str] | None = None):
@@ -98,9 +78,7 @@ class ReviewPanel:
             self._places[fingerprint(row)].append(place(row, i))
         self.cards: list[_Card] = []
         self.progress, self.message = widgets.HTML(), widgets.HTML()
-        self.previous, self.next = (widgets.Button(description=text, layout={"width": "auto"}) for text in ("Previous", "Next"))
-        self.previous.on_click(lambda _: self.go(self.at - 1))
-        self.next.on_click(lambda _: self.go(self.at + 1))
+        self.previous, self.next = button("Previous", lambda: self.go(self.at - 1)), button("Next", lambda: self.go(self.at + 1))
         self._box = widgets.HBox(layout={"flex_flow": "row wrap", "align_items": "stretch"})
         bar = widgets.HBox([self.previous, self.next, self.progress], layout={"align_items": "center"})
         self.widget = widgets.VBox([bar, self.message, self._box] if self.cases else [self.message])
@@ -108,7 +86,7 @@ class ReviewPanel:
         if self.cases:
             self.go(self._undecided() or 0)
         else:
-            self._say("Nothing to decide:", f"no row was hit by {', '.join(checks)}.")
+            self.say("Nothing to decide:", f"no row was hit by {', '.join(checks)}.")
 
     def go(self, at: int) -> None:
         """Show this case (from 0); beyond the ends, the first or last one."""
@@ -138,17 +116,17 @@ class ReviewPanel:
     def _decide(self, card: _Card, action: str) -> None:
         row, case, new = self.rows[card.row], self.cases[self.at], card.answer.value
         if action == "edit" and new == answer(row):
-            return self._say("Nothing to save:", "the answer is as it was in the file. Change it first, or click Keep.")
+            return self.say("Nothing to save:", "the answer is as it was in the file. Change it first, or click Keep.")
         if action == "edit" and not new.strip():
-            return self._say("Not saved:", "an empty answer teaches nothing. Write one, or click Drop.")
+            return self.say("Not saved:", "an empty answer teaches nothing. Write one, or click Drop.")
         if action == "keep" and new not in (card.shown, answer(row)):
-            return self._say("Not saved:", "you changed this answer. Click Save edit; Next and Previous bring back the old one.")
+            return self.say("Not saved:", "you changed this answer. Click Save edit; Next and Previous bring back the old one.")
         before, edit = self._decided(case), {answer_field(row): new} if action == "edit" else None
         try:
             checks = dict.fromkeys(check for check, _ in self._said.get(card.row, []))
             self.review.decide(row, action, edit, why=", ".join(case.checks), checks=checks)
         except (GemmaColabError, OSError) as e:  # raised in a click it would only reach the log
-            return self._say("Not saved:", str(e))
+            return self.say("Not saved:", str(e))
         if not before and self._decided(case) and (following := self._undecided()) is not None:
             return self.go(following)
         self._fill(card, card.row)  # the other cards stay: somebody may be writing there
@@ -158,11 +136,5 @@ class ReviewPanel:
         case, numbers = self.cases[self.at], [row for case in self.cases for row in case.rows]
         done = sum(self.review.of(self.rows[row]) is not None for row in numbers)
         text = f"{', '.join(case.checks)}. Rows: {done} of {len(numbers)} decided."
-        self.progress.value = _LINE.render(bold=f"Case {self.at + 1} of {len(self.cases)}:", text=text)
-        self._say("All decided.", ALL_DECIDED) if done == len(numbers) else self._say("", "")
-
-    def _say(self, bold: str, text: str) -> None:
-        self.message.value = _LINE.render(bold=bold, text=text) if bold else ""
-
-    def _ipython_display_(self):
-        display(self.widget)
+        self.progress.value = macros("ui/templates/common.html").line(f"Case {self.at + 1} of {len(self.cases)}:", text)
+        self.say("All decided.", ALL_DECIDED) if done == len(numbers) else self.say("")

@@ -15,9 +15,7 @@ EVIL = "<img src=x onerror='window.hacked = 1'> <b>жирный</b> **звёзд
 START = """
 import json, time
 import pandas as pd
-from gemma_colab.ui.blind import BlindPanel
-from gemma_colab.ui.chat import ChatPanel
-from gemma_colab.ui.evidence import ReadingPanel
+from gemma_colab.ui import BlindPanel, ChatPanel, ReadingPanel
 from gemma_colab.core.workspace import Workspace
 
 workspace = Workspace("work")
@@ -37,7 +35,7 @@ CELLS = [
     START.format(evil=EVIL),
     "panel = BlindPanel(answers, workspace)\npanel",
     "chat = ChatPanel({'base': parrot, 'tuned': lambda turns: turns[-1]['content'][::-1]})\nchat",
-    "print(json.dumps({name: chat.turns(name) for name in chat.contestants}))",
+    "print(json.dumps({name: chat.turns(name) for name in chat.talks}))",
     "more = {'label': ['odd', 'even'] * 4, 'token F1': [i / 8 for i in range(8)], 'signs': ['repeating'] + 7 * ['']}\n"
     "ReadingPanel(answers.assign(**more), n=3)",
 ]

@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from gemma_colab.core.html import text_table
 from gemma_colab.core.rows import to_messages, with_texts
 from gemma_colab.data.page import report_page
 from gemma_colab.data.report import check_rows
+from gemma_colab.ui import text_table
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (on Debian: apt install chromium)")

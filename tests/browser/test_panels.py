@@ -11,9 +11,9 @@ import pytest
 from lab import Notebook, running_browser, running_lab, write_notebook
 
 from gemma_colab.core.catalog import CATALOG
-from gemma_colab.core.parameters import lora_parameters
+from gemma_colab.core.lora import lora_parameters
 from gemma_colab.core.settings import LoraSettings, TrainSettings
-from gemma_colab.ui.presets import preset
+from gemma_colab.ui.train_panel import presets
 
 START = """
 import dataclasses, json
@@ -21,10 +21,11 @@ from gemma_colab.core.catalog import CATALOG
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.machine import Machine
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
-from gemma_colab.ui.panels import lora_panel, model_panel
-from gemma_colab.ui.train_panel import train_panel
+from gemma_colab.ui import settings_panel
+import pandas as pd
 
-LENGTHS = [60 + 7 * i for i in range(150)]
+LENGTHS = pd.DataFrame({"total": [60 + 7 * i for i in range(150)], "answer": 40})
+SHORT = pd.DataFrame({"total": [150] * 100, "answer": 40})
 
 class Picky(LoraSettings):
     def __post_init__(self):
@@ -33,7 +34,8 @@ class Picky(LoraSettings):
             raise SettingsError(f"r={self.r} is too much for <me>; try 16")
 
 t4 = Machine(True, "Tesla T4", (7, 5), 14.74, 12.7, 60.0, 2)
-shape = CATALOG["google/gemma-3-4b-it"]
+plan = {"dimensions": CATALOG["google/gemma-3-4b-it"], "train": TrainSettings(), "tokens": 1024}
+run = {"dimensions": CATALOG["google/gemma-3-4b-it"], "lora": LoraSettings()}
 panels = {"model": [], "lora": [], "picky": [], "train": []}
 
 def keep(name, panel):
@@ -42,14 +44,15 @@ def keep(name, panel):
 """
 ODD = LoraSettings(r=3, lora_alpha=7.5, lora_dropout=0.123, target_modules=r".*\.(q_proj|v_proj)")
 RATE = TrainSettings(learning_rate=1.23e-4)
+STRONG = RATE.replace(**presets(RATE)["strong"])
 NAMES = ("model", "lora", "picky", "train")
 MODEL, LORA, PICKY, TRAIN = 1, 2, 3, 4
 CELLS = [
     START,
-    "keep('model', model_panel(ModelSettings(model='gemma-9'), t4))",
-    f"keep('lora', lora_panel({ODD}, shape, t4, train=TrainSettings(), tokens=1024, dtype='float16'))",
-    "keep('picky', lora_panel(Picky(r=16), shape, t4, train=TrainSettings(), tokens=1024))",
-    f"keep('train', train_panel({RATE}, [150] * 100, shape=shape, machine=t4, lora=LoraSettings()))",
+    "keep('model', settings_panel(ModelSettings(model='gemma-9'), t4))",
+    f"keep('lora', settings_panel({ODD}, t4, **plan, dtype='float16'))",
+    "keep('picky', settings_panel(Picky(r=16), t4, **plan))",
+    f"keep('train', settings_panel({RATE}, t4, **run, lengths=SHORT))",
     "print(json.dumps({name: [dataclasses.asdict(p.settings) for p in many] for name, many in panels.items()}))",
 ]
 READ = len(CELLS) - 1
@@ -148,21 +151,21 @@ def test_a_panel_gives_back_what_was_put_in_and_then_what_was_moved(notebook):
 def test_a_preset_sets_two_sliders_and_what_is_folded_can_be_moved(notebook):
     train = notebook.output(TRAIN)
     steps = 13 * 3
-    shows(train, f"{steps}")
+    shows(train, f"13 steps an epoch, {steps} in all")
     assert buttons(train) == ["normal"]
     train.get_by_text("strong", exact=True).click()
     shows(line(train, "num_train_epochs"), "^5$")
     assert buttons(train) == ["strong"]
-    assert TrainSettings(**notebook.read(READ)["train"][0]) == preset(RATE, "strong")
+    assert TrainSettings(**notebook.read(READ)["train"][0]) == STRONG
 
     line(train, "num_train_epochs").locator(HANDLE).focus()
     notebook.page.keyboard.press("ArrowLeft")
     shows(line(train, "num_train_epochs"), "^4$")
-    shows(train, "^52$")  # steps in all
+    shows(train, "13 steps an epoch, 52 in all")
     assert buttons(train) == []
 
     assert not line(train, "packing").is_visible()
-    train.get_by_text("14 more settings").click()
+    train.get_by_text("15 more settings").click()
     line(train, "packing").locator("input").check()
     shows(train, "packed sequences, about 53 rows")
     shows(line(train, "neftune_noise_alpha"), "^off$")
@@ -170,7 +173,7 @@ def test_a_preset_sets_two_sliders_and_what_is_folded_can_be_moved(notebook):
     notebook.page.keyboard.press("ArrowRight")
     shows(line(train, "neftune_noise_alpha"), "^1$")
     line(train, "lr_scheduler_type").locator("select").select_option("cosine")
-    now = preset(RATE, "strong").replace(num_train_epochs=4, packing=True, neftune_noise_alpha=1.0, lr_scheduler_type="cosine")
+    now = STRONG.replace(num_train_epochs=4, packing=True, neftune_noise_alpha=1.0, lr_scheduler_type="cosine")
     assert TrainSettings(**notebook.read(READ)["train"][0]) == now
 
 
@@ -180,9 +183,9 @@ def buttons(output) -> list[str]:
 
 
 PICTURES = {
-    "model_panel": "model_panel(ModelSettings(model='google/gemma-3-4b-it'), t4)",
-    "lora_panel": "lora_panel(LoraSettings(), shape, t4, train=TrainSettings(), tokens=1024, dtype='float16')",
-    "train_panel": "train_panel(TrainSettings(), LENGTHS, shape=shape, machine=t4, lora=LoraSettings(), seconds_per_step=2.5)",
+    "model_panel": "settings_panel(ModelSettings(model='google/gemma-3-4b-it'), t4)",
+    "lora_panel": "settings_panel(LoraSettings(), t4, **plan, dtype='float16')",
+    "train_panel": "settings_panel(TrainSettings(), t4, **run, lengths=LENGTHS, seconds_per_step=2.5)",
 }
 
 

@@ -12,7 +12,7 @@ from conftest import ROOT
 from IPython.core.interactiveshell import InteractiveShell
 
 from gemma_colab import __version__
-from gemma_colab.core import lent
+from gemma_colab.model import lent
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 CELLS = {p.stem: next(c.source for c in nbformat.read(p, as_version=4).cells if c.cell_type == "code") for p in NOTEBOOKS}

@@ -1,4 +1,4 @@
-"""Machines that are lent for an hour, Colab's and Kaggle's: how to know them, their secrets, and Kaggle's second GPU."""
+"""Machines that are lent for an hour, Colab's and Kaggle's: their secrets, Kaggle's second GPU, and where the work is kept."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ import subprocess
 import sys
 from importlib import invalidate_caches
 from importlib.metadata import distributions, packages_distributions
-from pathlib import Path
 
-DRIVE = Path("/content/drive/MyDrive")  # where Colab mounts Google Drive
-KAGGLE = Path("/kaggle/working")  # the only folder there that "Save Version" keeps
+from gemma_colab.core import machine
+from gemma_colab.core.machine import KAGGLE, on_kaggle
+
+# Only the standard library and psutil above: what `settle_in` imports must not look like a library in use before the install.
 HIDDEN = "GEMMA_COLAB_HIDES_GPUS"  # how many GPUs the machine has, where `use_one_gpu` leaves one in sight
 
 
-def on_colab() -> bool:
-    """Whether this runs on a Colab machine, in a cell or in a command."""
-    return "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ
-
-
-def on_kaggle() -> bool:
-    """Whether this runs on a Kaggle machine, in a cell or in a command."""
-    return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+def describe_machine(path: str = ".") -> machine.Machine:
+    """Describe this machine, once what must come first on Kaggle is settled: one GPU for this process, and the token."""
+    use_one_gpu()
+    if on_kaggle() and (token := secret("HF_TOKEN")):  # huggingface_hub looks into the environment, and asks Colab only
+        os.environ["HF_TOKEN"] = token
+    return machine.describe_machine(path)
 
 
 def secret(name: str) -> str | None:
-    """From the environment, else from the secrets of Colab or Kaggle; None if it is not there, or this notebook may not see it."""
+    """Return it from the environment, else from the secrets of Colab or Kaggle; None if this notebook may not see it."""
     if value := os.environ.get(name, "").strip():
         return value
     try:
@@ -41,14 +40,8 @@ def secret(name: str) -> str | None:
         return None
 
 
-def use_kaggles_token() -> None:
-    """Let huggingface_hub find Kaggle's secret HF_TOKEN, as it finds Colab's: it looks into this process's environment only."""
-    if on_kaggle() and (token := secret("HF_TOKEN")):
-        os.environ["HF_TOKEN"] = token
-
-
 def driver_gpus() -> int:
-    """How many GPUs NVIDIA's driver sees; 0 without one. Machines without a GPU may have `nvidia-smi` too; it then fails."""
+    """Count the GPUs that NVIDIA's driver sees; 0 without one. `nvidia-smi` may be there too, and fail, where no GPU is."""
     if not shutil.which("nvidia-smi"):
         return 0
     try:
@@ -72,7 +65,7 @@ def use_one_gpu() -> None:
 
 
 def settle_in(before: dict[str, str]) -> None:
-    """What the first cell of a notebook does on Colab and Kaggle once the package is there: say what that changed, and keep the work.
+    """Say what the install in a notebook's first cell changed on Colab or Kaggle, and mount Google Drive, which keeps the work.
 
     before: name -> version of what was installed earlier.
     """

@@ -1,4 +1,4 @@
-"""Is what came out an answer at all? Signs that need no reference, or only its language."""
+"""Is what came out an answer at all? Ways to fail that show without a reference, or by its language alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from py3langid import classify
 
 CYRILLIC, LATIN = re.compile("[А-яЁё]"), re.compile("[A-Za-z]")
 LETTERS = 200  # in a shorter text langid takes ru for uk or bg
-SIGNS = ("empty", "hit the limit", "repeating", "other language")
+FAILURE_MODES = ("empty", "hit the limit", "repeating", "other language")
 
 
 def repeating(text: str) -> bool:
@@ -34,24 +34,23 @@ def other_language(answer: str, reference: str) -> bool:
     return min(letters) >= LETTERS and classify(answer)[0] != classify(reference)[0]
 
 
-def signs(table: pd.DataFrame, wanted: list[str]) -> pd.DataFrame:
-    """One line a row, one column of `SIGNS`: True where something is wrong, and the right answer isn't so too.
+def failures(table: pd.DataFrame, references: list[str]) -> pd.DataFrame:
+    """One line a row, one column of `FAILURE_MODES`: True where something is wrong, and the right answer isn't so too.
     table: of `generation.generate`."""
-    pairs = list(zip(table["answer"], wanted, strict=True))
-    return pd.DataFrame(
-        {
-            "empty": [not a.strip() and bool(w.strip()) for a, w in pairs],
-            "hit the limit": [not finished for finished in table["finished"]],
-            "repeating": [repeating(a) and not repeating(w) for a, w in pairs],
-            "other language": [other_language(a, w) for a, w in pairs],
-        },
-        index=table.index,
-    )
+    pairs = list(zip(table["answer"], references, strict=True))
+    found = {
+        "empty": [not a.strip() and bool(r.strip()) for a, r in pairs],
+        "hit the limit": [not finished for finished in table["finished"]],
+        "repeating": [repeating(a) and not repeating(r) for a, r in pairs],
+        "other language": [other_language(a, r) for a, r in pairs],
+    }
+    return pd.DataFrame(found, index=table.index)
 
 
-def health(tables: dict[str, pd.DataFrame], wanted: list[str]) -> pd.DataFrame:
-    """contestant -> the share of its answers with each sign and with any of them, and the mean length in tokens."""
-    found = {name: signs(table, wanted) for name, table in tables.items()}
-    lines = {name: one.mean().to_dict() | {"any": one.any(axis=1).mean()} for name, one in found.items()}
-    frame = pd.DataFrame.from_dict(lines, orient="index", columns=[*SIGNS, "any"])
-    return frame.assign(tokens=[table["tokens"].mean() for table in tables.values()])
+def failure_modes(answers: dict[str, pd.DataFrame], references: list[str]) -> pd.DataFrame:
+    """candidate -> the share of its answers with each failure mode and with any of them, and the mean length in tokens."""
+    lines = {}
+    for name, table in answers.items():
+        found = failures(table, references)
+        lines[name] = found.mean().to_dict() | {"any": found.any(axis=1).mean(), "tokens": table["tokens"].mean()}
+    return pd.DataFrame.from_dict(lines, orient="index", columns=[*FAILURE_MODES, "any", "tokens"])

@@ -13,12 +13,12 @@ from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.machine import Machine
 from gemma_colab.core.rows import answer
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
-from gemma_colab.core.workspace import samples
+from gemma_colab.core.workspace import Workspace, samples
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.review import Review
 from gemma_colab.handover.adapter import ensure_adapter, train_adapter
 from gemma_colab.handover.rows import ensure_rows, prepare_rows, save_rows
-from gemma_colab.handover.settings import chosen_model, ensure_lora, ensure_train, pace_of, save_settings
+from gemma_colab.handover.settings import choose_model, settings_for
 from gemma_colab.model.memory import memory_plan
 from gemma_colab.training.records import list_runs
 
@@ -32,10 +32,10 @@ def test_rows_are_made_from_the_sample_once_and_said_aloud(workspace, capsys):
 
 
 def test_somebodys_rows_are_never_overwritten(workspace):
-    workspace.write_jsonl("rows/train.jsonl", [{"prompt": "mine", "completion": "mine"}])
+    workspace.write_jsonl("rows/train.jsonl", [{"messages": "mine"}])
     with pytest.raises(WorkspaceError, match=r"rows/validation.jsonl is missing"):
         ensure_rows(workspace)
-    assert workspace.read_jsonl("rows/train.jsonl")[0]["completion"] == "mine"
+    assert workspace.read_jsonl("rows/train.jsonl")[0]["messages"] == "mine"
 
 
 def test_a_blocked_dataset_leaves_the_rows_alone_and_says_why(workspace, support_rows, tmp_path):
@@ -84,9 +84,10 @@ def test_training_leaves_adapter_settings_and_record(trained, random_gemma):
     assert record["steps"] == run.trainer.state.global_step == 2
     assert (record["status"], record["best_step"]) == ("finished", 2)
     assert record["verdict"] == str(run.verdict)
-    assert ensure_lora(workspace, chosen).r == 4
+    saved = settings_for(workspace, chosen, CPU)
+    assert saved.lora.r == 4
     assert TrainSettings.load(workspace).num_train_epochs == 1
-    assert pace_of(workspace, chosen, CPU) == pytest.approx(run.seconds / 2)
+    assert saved.seconds_per_step == pytest.approx(run.seconds / 2)
     (kept,) = list_runs(workspace)
     assert (kept["status"], kept["rows"], kept["data"]) == ("finished", 24, record["rows"])
     assert kept["curves"]["step"] == [1, 2]
@@ -149,13 +150,15 @@ def test_an_adapter_of_another_model_or_other_rows_is_refused(trained, random_ge
 def test_the_choice_of_notebook_02_is_kept_and_made_where_it_is_missing(workspace, capsys, monkeypatch):
     monkeypatch.delenv("GEMMA_COLAB_MODEL")
     monkeypatch.setattr("gemma_colab.core.catalog.packaged_here", lambda: False)
-    chosen, why = chosen_model(workspace, CPU)
+    chosen, why = choose_model(workspace, CPU)
     assert (chosen.model, chosen.load_in_4bit) == ("tiny-gemma3", True)
     assert "no GPU" in why
-    assert "Notebook 02 has not run" in capsys.readouterr().out
+    assert "No model was chosen in this workspace yet" in capsys.readouterr().out
     ModelSettings(model="google/gemma-3-4b-it", load_in_4bit=False).save(workspace)
-    assert chosen_model(workspace, A100)[0] == ModelSettings(model="google/gemma-3-4b-it", load_in_4bit=False)
+    assert choose_model(workspace, A100)[0] == ModelSettings(model="google/gemma-3-4b-it", load_in_4bit=False)
     assert capsys.readouterr().out == ""
+    assert choose_model(workspace, CPU, "gemma-3-270m", load_in_4bit=True)[1] == "chosen by you"
+    assert ModelSettings.load(workspace) == ModelSettings(model="gemma-3-270m")
 
 
 def test_a_choice_that_is_too_large_for_this_machine_is_refused_before_the_download(workspace):
@@ -163,42 +166,53 @@ def test_a_choice_that_is_too_large_for_this_machine_is_refused_before_the_downl
     with pytest.raises(
         ModelError, match=r"has a GPU of 14\.7 GiB, and training takes 1\d\.\d at least; choose another in notebook 02"
     ):
-        chosen_model(workspace, T4)
+        choose_model(workspace, T4)
     with pytest.raises(ModelError, match="this machine has no GPU; choose another"):
-        chosen_model(workspace, CPU)
+        choose_model(workspace, CPU)
     ModelSettings(model="gemma-3-270m").save(workspace)  # which a CPU can train
-    assert chosen_model(workspace, CPU)[0].model == "gemma-3-270m"
+    assert choose_model(workspace, CPU)[0].model == "gemma-3-270m"
     ModelSettings(model="google/gemma-3-27b-it").save(workspace)
-    assert chosen_model(workspace, CPU, anyway=True)[0].model == "google/gemma-3-27b-it"
+    assert choose_model(workspace, CPU, anyway=True)[0].model == "google/gemma-3-27b-it"
 
 
 def test_settings_are_used_for_what_they_were_made_for_and_planned_anew_for_anything_else(workspace, support_rows, capsys):
     save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
     large, lengths = ModelSettings(model="google/gemma-3-4b-it"), [200] * 32
-    planned = ensure_train(workspace, large, A100, lengths)
+
+    def saved(machine=A100, lengths=lengths):
+        return settings_for(workspace, large, machine, lengths)
+
+    planned = saved().train
     assert planned.gradient_checkpointing is False
     mine = planned.replace(num_train_epochs=7)
     found = {"activation_factor": 1.5, "overhead_gib": 0.5}
-    save_settings(workspace, large, A100, LoraSettings(r=8), mine, found)
-    save_settings(workspace, large, A100, LoraSettings(r=8), mine)  # as notebook 04 does: what was measured is kept
-    assert workspace.read_json("settings_for.json")["correction"] == found
-    assert ensure_train(workspace, large, A100, lengths) == mine
-    assert ensure_lora(workspace, large).r == 8
-    save_settings(workspace, large, A100, LoraSettings(r=8), mine, seconds_per_step=2.5)
-    save_settings(workspace, large, A100, LoraSettings(r=8), mine)
-    assert pace_of(workspace, large, A100) == 2.5
-    assert pace_of(workspace, large, T4) is None
-    save_settings(workspace, large, A100, LoraSettings(r=8), mine.replace(max_length=777))  # whatever a step takes now, not that
-    assert pace_of(workspace, large, A100) is None
-    save_settings(workspace, large, A100, LoraSettings(r=8), mine)
+    saved().save(LoraSettings(r=8), mine, correction=found)
+    saved().save(train=mine)  # as notebook 04 does: what was measured is kept
+    assert workspace.read_json("settings_for.json")["correction"] == saved().correction == found
+    assert (saved().train, saved().lora.r) == (mine, 8)
+    saved().save(seconds_per_step=2.5)
+    saved().save(train=mine)
+    assert saved().seconds_per_step == 2.5
+    assert saved(T4).seconds_per_step is None
+    saved().save(train=mine.replace(max_length=777))  # whatever a step takes now, not that
+    assert saved().seconds_per_step is None
+    saved().save(train=mine)
     capsys.readouterr()
-    on_t4 = ensure_train(workspace, large, T4, lengths)
+    on_t4 = saved(T4).train
     assert "made for another model, GPU or other rows" in capsys.readouterr().out
     plan = memory_plan(CATALOG[large.model], LoraSettings(r=8), on_t4, tokens=200, dtype="float16")
     assert plan.sum() <= 0.85 * T4.gpu_gib
     assert on_t4.num_train_epochs == TrainSettings().num_train_epochs
-    tiny = ModelSettings(model="tiny-gemma3")
-    assert ensure_train(workspace, tiny, CPU, lengths) == starting_point("tiny-gemma3")[1]
-    assert ensure_lora(workspace, tiny) == starting_point("tiny-gemma3")[0]
+    tiny = settings_for(workspace, ModelSettings(model="tiny-gemma3"), CPU, lengths)
+    assert (tiny.lora, tiny.train) == starting_point("tiny-gemma3")
     save_rows({"train": support_rows[:20], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
-    assert ensure_train(workspace, large, A100, [900] * 28).max_length == 900  # longer rows are not cut by an older plan
+    assert saved(lengths=[900] * 28).train.max_length >= 900  # longer rows are not cut by an older plan
+
+
+def test_a_workspace_says_its_version_and_a_newer_one_is_refused(workspace):
+    assert workspace.version == 1  # nothing said it before version 2
+    LoraSettings().save(workspace)
+    assert Workspace(workspace.path).version == 2
+    workspace.write_json("workspace.json", {"version": 3})
+    with pytest.raises(WorkspaceError, match="has version 3, and this gemma_colab knows 2 at most; update"):
+        Workspace(workspace.path)

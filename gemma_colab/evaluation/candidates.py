@@ -1,0 +1,203 @@
+"""The candidates on the same held-out rows: the base, the base with a few examples, the tuned model. One model in memory is all of
+them: without its adapter it is the base."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import pandas as pd
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gemma_colab.core.catalog import shape_of
+from gemma_colab.core.errors import ModelError, SettingsError
+from gemma_colab.core.machine import dtype_name
+from gemma_colab.core.rows import Row, answer, prompt
+from gemma_colab.core.settings import ModelSettings
+from gemma_colab.core.workspace import ADAPTER_FILES, Workspace
+from gemma_colab.evaluation.compare import LOSS, compare
+from gemma_colab.evaluation.failures import failure_modes, failures
+from gemma_colab.evaluation.fields import schema_of, telling_examples
+from gemma_colab.evaluation.generation import Turns, generate
+from gemma_colab.evaluation.loss import answer_losses
+from gemma_colab.evaluation.metrics import USUAL, Metric
+from gemma_colab.model.lent import describe_machine
+
+ANSWERS = "evaluation/answers.jsonl"  # every answer ever given, with a key of its prompt and its model
+CANDIDATES = ("base", "few-shot", "tuned")
+FIXED_COLUMNS = ("question", "wanted", "label", "signs")  # of `Evaluation.rows`, beside candidates and scores
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    test_rows: the rows asked. answers: candidate -> one line a row, with answer, tokens, finished (whether it ended by itself), loss
+    (sum over the tokens of the right answer, in nats) and loss_tokens. metrics: name -> function; score the answers otherwise with
+    `dataclasses.replace(evaluation, metrics=...)`. examples: solved rows in the few-shot prompt. max_new_tokens: limit of an answer.
+    """
+
+    test_rows: list[Row]
+    answers: dict[str, pd.DataFrame]
+    metrics: dict[str, Metric] = field(default_factory=lambda: dict(USUAL))
+    lower_is_better: Sequence[str] = ()
+    labels: Sequence[str | None] | None = None
+    examples: int = 0
+    max_new_tokens: int | None = None
+
+    @property
+    def references(self) -> list[str]:
+        """The right answers."""
+        return [answer(row) for row in self.test_rows]
+
+    @property
+    def last(self) -> str:
+        """The candidate that is looked at most closely: the tuned model, if it was asked."""
+        return list(self.answers)[-1]
+
+    @cached_property
+    def scores(self) -> dict[str, dict[str, list]]:
+        """candidate -> metric -> one score a row; None where a row has nothing to measure."""
+        return {name: self.score(list(table["answer"])) for name, table in self.answers.items()}
+
+    def score(self, answers: list[str]) -> dict[str, list]:
+        """metric -> one score a row, of any answers to these rows."""
+        return {name: metric(answers, self.references) for name, metric in self.metrics.items()}
+
+    def table(self) -> pd.DataFrame:
+        """The mean of each metric (lines) for each candidate (columns)."""
+        return pd.DataFrame({name: pd.DataFrame(scores, dtype=float).mean() for name, scores in self.scores.items()})
+
+    def compare(self, before: str, after: str | None = None) -> pd.DataFrame:
+        """Is `after` better than `before`? One line a metric, then the loss on the right answers; see `compare.compare`.
+        after: left out, the last candidate, which is the tuned model if it was asked."""
+        after = after or self.last
+        pairs = {metric: (self.scores[before][metric], self.scores[after][metric]) for metric in self.metrics}
+        pairs[LOSS] = self.answers[before]["loss"], self.answers[after]["loss"]
+        tokens = {LOSS: self.answers[after]["loss_tokens"]}
+        return compare(pairs, weights=tokens, lower_is_better=[*self.lower_is_better, LOSS])
+
+    def failure_modes(self) -> pd.DataFrame:
+        """candidate -> the share of its answers that are empty, cut off, repeating, in another language, or any of these."""
+        return failure_modes(self.answers, self.references)
+
+    def rows(self) -> pd.DataFrame:
+        """One line a test row, to read: question, wanted (the right answer), label, the answer of each candidate, the scores of the
+        last one (the tuned, if it was asked), and "signs", the names of the failure modes that its answer shows."""
+        failed = failures(self.answers[self.last], self.references)
+        columns = {"question": [_as_text(prompt(row)) for row in self.test_rows], "wanted": self.references}
+        labels = list(self.labels or [row.get("label") for row in self.test_rows])
+        columns |= {"label": labels} if any(labels) else {}
+        columns |= {name: table["answer"] for name, table in self.answers.items()}
+        for name, scores in self.scores[self.last].items():  # a field of a form may be called as a column here is
+            columns[f"{name}, score" if name in (*self.answers, *FIXED_COLUMNS) else name] = scores
+        columns["signs"] = [", ".join(name for name in failed.columns if row[name]) for row in failed.to_dict("records")]
+        return pd.DataFrame(columns)
+
+
+def evaluate(
+    model: PeftModel | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[Row],
+    *,
+    workspace: Workspace | None = None,
+    train_rows: Sequence[Row] = (),
+    examples: int = 3,
+    candidates: Sequence[str] = CANDIDATES,
+    metrics: dict[str, Metric] | None = None,
+    lower_is_better: Sequence[str] = (),
+    labels: Sequence[str | None] | None = None,
+    max_length: int = 1024,
+    max_new_tokens: int | None = None,
+    batch_size: int = 32,
+) -> Evaluation:
+    """Ask the same questions of the base, of the base with `examples` solved training rows in the prompt, and of the tuned model.
+
+    All answer without chance (greedily). A model without an adapter is asked as base and few-shot only; without train_rows there is
+    no few-shot. workspace: keeps each answer as it comes, and finds those again that this model and adapter gave before: after a
+    disconnect, run the same again. metrics: more than the usual four, name -> function of (predictions, references).
+    lower_is_better: those of them where it is. labels: one a row to filter by; else the rows' own. max_length: tokens of a row whose
+    loss is measured, the examples aside. max_new_tokens: left out, a third more than the longest right answer (`enough_tokens`).
+    """
+    if unknown := set(candidates) - set(CANDIDATES):
+        raise SettingsError(
+            f"candidates names {sorted(unknown)}, and there are {', '.join(CANDIDATES)}; try candidates=('base',)"
+        )
+    solved = few_shot_turns(train_rows, examples)
+    possible = {"base": True, "few-shot": bool(solved), "tuned": hasattr(model, "disable_adapter")}
+    max_new_tokens, answers = max_new_tokens or enough_tokens(tokenizer, rows), {}
+    for name in (name for name in CANDIDATES if name in candidates and possible[name]):
+        shown = solved if name == "few-shot" else []
+        asked = [row | {"messages": [*in_front(shown, prompt(row)), row["messages"][-1]]} for row in rows]
+        extra = len(tokenizer.apply_chat_template(shown, return_dict=True)["input_ids"]) - 1 if shown else 0  # <bos> stands once
+        kept = {} if workspace is None else kept_answers(workspace, name)
+        how = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "description": f"{name}: answers", **kept}
+        with adapter_for(name, model):
+            table = generate(model, tokenizer, [prompt(row) for row in asked], **how)
+            losses = answer_losses(model, tokenizer, asked, max_length=max_length + extra, description=f"{name}: loss")
+        answers[name] = table.assign(loss=losses["loss"], loss_tokens=losses["tokens"])
+    shots = min(examples, len(train_rows)) if "few-shot" in answers else 0
+    return Evaluation(list(rows), answers, USUAL | (metrics or {}), lower_is_better, labels, shots, max_new_tokens)
+
+
+def adapter_for(candidate: str, model):
+    """A block in which the model's adapter, if it has one, is on for the tuned model and off for the others."""
+    return nullcontext() if candidate == "tuned" else getattr(model, "disable_adapter", nullcontext)()
+
+
+def few_shot_turns(rows: Sequence[Row], examples: int = 3, seed: int = 0) -> Turns:
+    """So many solved examples, from rows that are not in the test, as the turns of one conversation: drawn at random, or where all
+    answers fill in one form, those that show most of it (`fields.telling_examples`).
+
+    Their system prompts are left out: one can't stand in the middle of a conversation, and the question that follows has its own.
+    """
+    answers = [answer(row) for row in rows]
+    if examples and schema_of(answers):
+        drawn = [rows[i] for i in telling_examples(answers, examples, seed)]
+    else:
+        drawn = random.Random(seed).sample(rows, min(examples, len(rows)))
+    return [turn for row in drawn for turn in row["messages"] if turn["role"] != "system"]
+
+
+def in_front(examples: Turns, turns: Turns) -> Turns:
+    """The examples before the question. A system prompt stays first; Gemma's template folds it into the first user turn."""
+    system = [turn for turn in turns[:1] if turn["role"] == "system"]
+    return [*system, *examples, *turns[len(system) :]]
+
+
+def enough_tokens(tokenizer: PreTrainedTokenizerBase, rows: list[Row], most: int = 1024) -> int:
+    """Tokens that an answer may have: a third more than the longest right one, at most `most`."""
+    lengths = [len(tokenizer(answer(row))["input_ids"]) for row in rows]
+    return min(most, int(max(lengths) * 4 / 3) + 8)
+
+
+def kept_answers(workspace: Workspace, candidate: str) -> dict:
+    """Options of `generation.generate` that keep the answers of a candidate in the workspace. They are found again by the chosen
+    model, its precision, and for the tuned one a checksum of the adapter that is saved there; nothing is kept without one."""
+    chosen = ModelSettings.load(workspace)
+    made_by = f"{chosen.model} {chosen.load_in_4bit} {computes_in(chosen)}"
+    if candidate == "tuned":
+        if not workspace.has("adapter"):
+            return {}
+        made_by += f" {workspace.fingerprint(*ADAPTER_FILES)}"
+    return {"save": workspace.path / ANSWERS, "made_by": made_by}
+
+
+def computes_in(chosen: ModelSettings) -> str:
+    """The dtype in which this model computes on this machine, "float32" for example."""
+    try:
+        shape = shape_of(chosen.model)
+    except ModelError:  # kept answers can be told of when their base is gone
+        shape = None
+    return dtype_name(describe_machine(), shape)[0]
+
+
+def _as_text(turns: Turns) -> str:
+    """The turns as one text; where there are several, with who speaks."""
+    if len(turns) == 1:
+        return turns[0]["content"]
+    return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)

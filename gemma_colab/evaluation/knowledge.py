@@ -1,0 +1,107 @@
+"""What did tuning cost? General questions and neutral texts before and after, and training answers that are known by heart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gemma_colab.core.workspace import read_sample
+from gemma_colab.evaluation.compare import QUESTIONS, compare, unpaired_bootstrap
+from gemma_colab.evaluation.generation import generate_answers
+from gemma_colab.evaluation.loss import mean_loss, text_losses
+from gemma_colab.evaluation.metrics import contains_answer, exact_match, words
+
+TEXTS = "loss on neutral text"
+
+
+@dataclass(frozen=True)
+class GeneralKnowledge:
+    """questions: one line a question, with kind, language, question, answer, and right (1.0 or 0.0). texts: one line a text, with
+    loss (sum, in nats), tokens and language."""
+
+    questions: pd.DataFrame
+    texts: pd.DataFrame
+
+    def summary(self) -> dict[str, float]:
+        """The share of questions answered rightly, and the loss on the texts in nats per token."""
+        return {QUESTIONS: float(self.questions["right"].mean()), TEXTS: mean_loss(self.texts)}
+
+    def compare(self, before: GeneralKnowledge) -> pd.DataFrame:
+        """One line a language and kind of evidence, as `compare.compare` makes them. before: of the model without its adapter."""
+        scores, weights = {}, {}
+        for language, then in before.questions.groupby("language", sort=False):
+            now = self.questions[self.questions["language"] == language]
+            scores[f"{QUESTIONS}, {language}"] = list(then["right"]), list(now["right"])
+        for language, then in before.texts.groupby("language", sort=False):
+            now, name = self.texts[self.texts["language"] == language], f"{TEXTS}, {language}"
+            scores[name], weights[name] = (then["loss"], now["loss"]), then["tokens"]
+        return compare(scores, weights=weights, lower_is_better=list(weights))
+
+
+def general_knowledge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, every: int = 1, **options) -> GeneralKnowledge:
+    """Ask the model the sample's general questions (`general_probe.jsonl`), and measure its loss on `neutral_text.jsonl`.
+
+    every: 4 asks each fourth question only. options: those of `generation.generate`. An answer that begins with the whole question is
+    not right, even where the question holds the answer ("a plant or an animal?"): a model that was never taught to answer repeats
+    what it reads.
+    """
+    probe, texts = read_sample("general_probe")[::every], read_sample("neutral_text")
+    options = {"max_new_tokens": 48, "description": "general questions"} | options
+    answers = generate_answers(model, tokenizer, [[{"role": "user", "content": q["question"]}] for q in probe], **options)
+    holds = contains_answer(answers, [q["key"] for q in probe])
+    right = [one * (not _repeats(a, q["question"])) for one, a, q in zip(holds, answers, probe, strict=True)]
+    losses = text_losses(model, tokenizer, [text["text"] for text in texts], description="neutral text")
+    return GeneralKnowledge(
+        pd.DataFrame(probe)[["kind", "language", "question"]].assign(answer=answers, right=right),
+        losses.assign(language=[text["language"] for text in texts]),
+    )
+
+
+def _repeats(answer: str, question: str) -> bool:
+    return " ".join(words(answer)).startswith(" ".join(words(question)))
+
+
+# ------------------------------------------------------------------------------------------ memorization
+def memorization(
+    answers: dict[str, list[str]],
+    references: dict[str, list[str]],
+    losses: tuple[pd.DataFrame, pd.DataFrame] | None = None,
+) -> pd.DataFrame:
+    """Learned, or learned by heart? One line a split ("train", "test"): rows, and of the model's answers to its questions the share
+    that is the reference word for word, and the mean and longest common prefix, as a share of the reference.
+
+    A test answer can come out word for word too, where it is easy to foresee, so the share on training rows means something only
+    beside the share on test rows. losses: (train, test), of `answer_losses`; they add the mean loss of either, and to the test's line
+    its distance from the training loss with a 95 % interval (low, high), in nats per token.
+    """
+    lines = {}
+    for split, said in answers.items():
+        prefixes = common_prefix(said, references[split])
+        lines[split] = {
+            "rows": len(prefixes),
+            "word for word": sum(exact_match(said, references[split])) / max(1, len(prefixes)),
+            "common prefix": sum(prefixes) / max(1, len(prefixes)),
+            "longest prefix": max(prefixes, default=0.0),
+        }
+    table = pd.DataFrame.from_dict(lines, orient="index")
+    if losses:
+        table.loc[["train", "test"], "loss"] = [mean_loss(one) for one in losses]
+        table.loc["test", ["gap", "low", "high"]] = loss_gap(*losses)
+    return table
+
+
+def common_prefix(predictions: list[str], references: list[str]) -> list[float]:
+    """How far an answer follows the reference word for word from its start, as a share of the reference's words."""
+    shares = []
+    for prediction, reference in zip(predictions, references, strict=True):
+        mine, theirs = words(prediction), words(reference)
+        same = next((n for n, (p, r) in enumerate(zip(mine, theirs, strict=False)) if p != r), min(len(mine), len(theirs)))
+        shares.append(same / len(theirs) if theirs else float(not mine))
+    return shares
+
+
+def loss_gap(train: pd.DataFrame, other: pd.DataFrame) -> tuple[float, float, float]:
+    """(loss on other rows - loss on training rows, low, high), in nats per token. train, other: of `answer_losses`."""
+    return unpaired_bootstrap(train["loss"], other["loss"], weights_a=train["tokens"], weights_b=other["tokens"])

@@ -59,7 +59,7 @@ def nothing(folder: Path, size: str) -> dict:
 def streamed(folder: Path, size: str) -> dict:
     from gemma_colab.export.merged import merge
 
-    return {"predicted": merge(str(folder / "base"), folder / "adapter", folder / "streamed").memory}
+    return {"predicted": merge(str(folder / "base"), folder / "adapter", folder / "streamed")}
 
 
 def plain(folder: Path, size: str) -> dict:

@@ -35,9 +35,8 @@ def load_adapter(model: PreTrainedModel, workspace: Workspace) -> PeftModel:
     try:
         return PeftModel.from_pretrained(model, path)
     except (RuntimeError, ValueError) as e:
-        raise WorkspaceError(
-            f"{path} doesn't fit this base model ({str(e).splitlines()[0][:120]}); load the base it was trained on"
-        ) from None
+        reason = str(e).splitlines()[0][:120]
+        raise WorkspaceError(f"{path} doesn't fit this base model ({reason}); load the base it was trained on") from None
 
 
 def check_adapter(folder: str | Path) -> dict:

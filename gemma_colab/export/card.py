@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from gemma_colab.core.catalog import TINY, source_of
 from gemma_colab.core.hub import TOKEN
+from gemma_colab.export.checkpoint import is_hub_id
 
 TEMPLATE = Path(__file__).parent / "templates" / "card.jinja"
 PATH = re.compile(r"(?<![\w.:/])(?:~|[A-Za-z]:)?[\\/](?:[^\s\\/|`'\",;:<>()]+[\\/])+([^\s\\/|`'\",;:<>()]*)")
@@ -26,7 +27,7 @@ def model_card(form: str, run: dict, *, curve: bool = False, multimodal: bool = 
     """
     name = str(run.get("model") or "an unknown Gemma 3")
     base = name if name == TINY else source_of(name)
-    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", base) is not None
+    on_hub = is_hub_id(base)
     base = base if on_hub else re.split(r"[\\/]", base.rstrip("\\/"))[-1]
     data = ModelCardData(
         base_model=base if on_hub else None,

@@ -45,13 +45,16 @@ class Tensor:
             return file.get_tensor(self.name)
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a base is named by its id on the Hub, and not by a folder of this machine."""
+    return re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None and not Path(name).exists()
+
+
 def stored_tensors(name: str, folder: Path) -> dict[str, Tensor]:
     """Find all tensors of a checkpoint, by name, from the headers of its files. Raises `ModelError` where a file is not whole."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ModelError(
-            f"{name} has no weights in the safetensors format in {folder}; download it again, or save it in that format"
-        )
+        raise ModelError(f"{name} has no weights in the safetensors format in {folder}; download it again, or save it so")
     found = {}
     for path in files:
         try:
@@ -76,14 +79,11 @@ def text_name(name: str) -> str | None:
 def config_of(base: str) -> PretrainedConfig:
     """Load the config of a base to merge into. Raises `ModelError` if it can't be had, is no Gemma 3, or is quantized."""
     if Path(base).is_absolute() and not Path(base).is_dir():
-        raise ModelError(f"the base {base} is no longer there; put that folder back, it holds the 16-bit weights to merge into")
+        raise ModelError(f"the base {base} is no longer there; put that folder back, it holds the weights to merge into")
     config = from_hub(AutoConfig, base, source_of(base))
     refuse_other_models(base, config.model_type)
     if getattr(config, "quantization_config", None):
-        raise ModelError(
-            f"{base} is stored quantized, and merging into rounded weights would round them again; name the 16-bit checkpoint it "
-            "was made from, such as google/gemma-3-1b-it"
-        )
+        raise ModelError(f"{base} is stored quantized; name the 16-bit checkpoint it was made from, such as google/gemma-3-1b-it")
     return config
 
 
@@ -117,10 +117,9 @@ def base_folder(base: str) -> Path:
 def _refuse_full_disk(base: str, files: list) -> None:
     need, free = sum(file.file_size or 0 for file in files if file.will_download) / GIB, free_gib(constants.HF_HUB_CACHE)
     if need and free < need + 0.5:
-        raise ModelError(
-            f"the 16-bit weights of {base} take {need:.1f} GiB more, and {free:.1f} GiB are free in {constants.HF_HUB_CACHE}; make "
-            "room there (`hf cache ls` lists what it holds), or set HF_HOME to a folder on a larger disk and restart"
-        )
+        short = f"{base} take {need:.1f} GiB more, and {free:.1f} GiB are free in {constants.HF_HUB_CACHE}"
+        room = "make room there (`hf cache ls` lists what it holds), or set HF_HOME to a folder on a larger disk and restart"
+        raise ModelError(f"the 16-bit weights of {short}; {room}")
 
 
 # --------------------------------------------------------------------------------------------- the merged model

@@ -32,9 +32,7 @@ CACHE = Path("~/.cache/gemma_colab") / SOURCE.replace("==", "-")
 def ready_converter() -> Path:
     """Return the path of the converter, downloaded if there is none, once it is clear that it can run. Raises `WorkspaceError`."""
     if find_spec("sentencepiece") is None:
-        raise WorkspaceError(
-            "llama.cpp's converter needs sentencepiece, which isn't installed; install it: pip install sentencepiece"
-        )
+        raise WorkspaceError("llama.cpp's converter needs sentencepiece, which isn't installed: pip install sentencepiece")
     return find_converter() or fetch_converter()
 
 
@@ -47,9 +45,7 @@ def find_converter() -> Path | None:
     if named := os.environ.get("LLAMA_CPP"):
         script = Path(named).expanduser().absolute() / SCRIPT
         if not script.is_file():
-            raise WorkspaceError(
-                f"LLAMA_CPP={named!r} has no {SCRIPT}; name the folder of llama.cpp's sources, or unset it to fetch them"
-            )
+            raise WorkspaceError(f"LLAMA_CPP={named!r} has no {SCRIPT}; name llama.cpp's sources, or unset it to fetch them")
         return script
     places = [shutil.which(SCRIPT), Path("llama.cpp") / SCRIPT, Path("~/llama.cpp") / SCRIPT, CACHE / SCRIPT]
     scripts = (Path(place).expanduser().absolute() for place in places if place)
@@ -64,9 +60,7 @@ def fetch_converter(into: str | Path = CACHE) -> Path:
     """
     into = Path(into).expanduser().absolute()
     if (free := free_gib(into)) < 0.2:
-        raise WorkspaceError(
-            f"the converter takes 0.2 GiB for a moment and {readable(free)} is free in {into.parent}; make room there"
-        )
+        raise WorkspaceError(f"the converter takes 0.2 GiB for a moment and {readable(free)} is free in {into.parent}; make room")
     print(f"Fetching llama.cpp's converter from the source package of {SOURCE} into {into}.")
     with Workspace(into.parent).writing(into.name) as part, tempfile.TemporaryDirectory(dir=into.parent) as folder:
         wanted = Path(folder) / "wanted.txt"
@@ -77,10 +71,8 @@ def fetch_converter(into: str | Path = CACHE) -> Path:
         done = lambda: sum(path.stat().st_size for path in Path(folder).rglob("*.tar.gz"))  # noqa: E731
         code, last = watch(command, "fetching", done, SOURCE_BYTES, os.environ | {"TMPDIR": folder})
         if code:
-            raise WorkspaceError(
-                f"pip can't download {SOURCE} ({last}); check the network, or fetch llama.cpp's sources yourself and name their "
-                "folder in LLAMA_CPP"
-            )
+            yourself = "fetch llama.cpp's sources yourself and name their folder in LLAMA_CPP"
+            raise WorkspaceError(f"pip can't download {SOURCE} ({last}); check the network, or {yourself}")
         with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
             for member in archive:
                 name = member.name.partition("/vendor/llama.cpp/")[2]

@@ -48,7 +48,7 @@ def write_gguf(merged: str | Path, out: str | Path, *, outtype: str = "f16") -> 
     merged, out = Path(merged).expanduser().absolute(), Path(out).expanduser().absolute()
     check_outtype(outtype)
     if out.suffix != ".gguf" or out.is_dir():
-        raise SettingsError(f"out={str(out)!r} must be the name of a file that ends in .gguf, such as {out.with_suffix('.gguf')}")
+        raise SettingsError(f"out={str(out)!r} must be a file that ends in .gguf, such as {out.with_suffix('.gguf')}")
     config, tensors = check_merged(merged)
     refuse_to_overwrite(out, merged, "")
     need, free = gguf_gib(tensors, outtype), free_gib(out)
@@ -66,10 +66,8 @@ def write_gguf(merged: str | Path, out: str | Path, *, outtype: str = "f16") -> 
             if "No space left" in last:
                 raise WorkspaceError(f"the disk is full; make room in {out.parent}")
             if code or not part.stat().st_size:
-                raise ModelError(
-                    f"llama.cpp's converter can't convert {merged} ({last}); if it is your own llama.cpp, take a newer one, or unset "
-                    "LLAMA_CPP"
-                )
+                yours = "if it is your own llama.cpp, take a newer one, or unset LLAMA_CPP"
+                raise ModelError(f"llama.cpp's converter can't convert {merged} ({last}); {yours}")
     except OSError as e:
         raise WorkspaceError(f"{out} can't be written ({e.strerror}); name a folder you may write to") from None
     return out
@@ -121,9 +119,7 @@ def check_gguf(
     equal. Raises `WorkspaceError` if xllamacpp, a llama.cpp that Python can call, isn't installed.
     """
     if len(prompts) != len(expected):
-        raise SettingsError(
-            f"{len(prompts)} prompts and {len(expected)} expected answers must be of one number; give one for each"
-        )
+        raise SettingsError(f"{len(prompts)} prompts have {len(expected)} expected answers; give one for each")
     server = _server(Path(path), n_ctx, n_threads or os.cpu_count() or 1)
     lines = []
     for prompt, right in zip(tqdm(prompts, desc=f"asking {Path(path).name}", leave=False), expected, strict=True):
@@ -143,17 +139,10 @@ def _server(path: Path, n_ctx: int, n_threads: int):
     if not can_run():
         raise WorkspaceError(f"to run a GGUF file, Python needs llama.cpp, and {RUNTIME} isn't installed; pip install {RUNTIME}")
     xllamacpp = import_module(RUNTIME)  # an import statement would make it a requirement
-    try:
-        with path.open("rb") as file:
-            whole = file.read(4) == b"GGUF"
-    except OSError as e:
-        raise WorkspaceError(f"{path} can't be read ({e.strerror}); write it with write_gguf first") from None
-    if not whole:
-        raise ModelError(f"{path} is no GGUF file; write it with write_gguf")
     parameters = xllamacpp.CommonParams()
     parameters.model.path, parameters.n_ctx, parameters.n_parallel, parameters.verbosity = str(path), n_ctx, 1, -1
     parameters.cpuparams.n_threads = n_threads
     try:
         return xllamacpp.Server(parameters)
     except (RuntimeError, ValueError) as e:
-        raise ModelError(f"llama.cpp can't load {path} ({str(e).splitlines()[0][:200]}); write it again") from None
+        raise ModelError(f"llama.cpp can't load {path} ({str(e)[:200]}); write it again, with write_gguf") from None

@@ -18,7 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 from gemma_colab.core.errors import ModelError, WorkspaceError
 from gemma_colab.core.hub import LOST, SITE, STORE, TOKEN, trace
 from gemma_colab.export.adapter import SETTINGS, check_adapter
-from gemma_colab.export.checkpoint import check_merged
+from gemma_colab.export.checkpoint import check_merged, is_hub_id
 from gemma_colab.export.record import mib
 from gemma_colab.model.preflight import token_source
 
@@ -102,7 +102,7 @@ def _without_folders(path: Path) -> bytes:
     """peft's settings with the base's name only, where the base was a folder of this machine."""
     settings = json.loads(path.read_text(encoding="utf-8"))
     base = str(settings.get("base_model_name_or_path") or "")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", base) or Path(base).exists():
+    if not is_hub_id(base):
         settings["base_model_name_or_path"] = re.split(r"[\\/]", base.rstrip("\\/"))[-1]
     return (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
 
@@ -113,11 +113,10 @@ def _checked(api: HfApi, repo_id: str, private: bool, exist_ok: bool) -> tuple[s
     try:
         validate_repo_id(repo_id)
     except HFValidationError:
-        raise ModelError(
-            f"repo={repo_id!r} can't be the name of a repository; take owner/name with letters, digits, '-', '_' and '.', 96 at most"
-        ) from None
+        rule = "take owner/name with letters, digits, '-', '_' and '.', 96 at most"
+        raise ModelError(f"repo={repo_id!r} can't be the name of a repository; {rule}") from None
     if is_offline_mode():
-        raise ModelError("HF_HUB_OFFLINE is set and allows no connection to the Hugging Face Hub; unset it and restart")
+        raise ModelError("HF_HUB_OFFLINE is set and allows no connection to the Hub; unset it and restart")
     if not get_token():
         raise ModelError(f"there is no token here, and the Hugging Face Hub needs one to write; {_new_token()}")
     me = api.whoami()
@@ -126,9 +125,8 @@ def _checked(api: HfApi, repo_id: str, private: bool, exist_ok: bool) -> tuple[s
     owner, _, name = repo_id.rpartition("/")
     mine = [me["name"], *(org["name"] for org in me.get("orgs") or [])]
     if owner and owner.lower() not in [one.lower() for one in mine]:
-        raise ModelError(
-            f"{me['name']} has no right to write to {owner!r}; take one of: {', '.join(f'{one}/{name}' for one in mine)}"
-        )
+        yours = ", ".join(f"{one}/{name}" for one in mine)
+        raise ModelError(f"{me['name']} has no right to write to {owner!r}; take one of: {yours}")
     repo_id = repo_id if owner else f"{me['name']}/{name}"
     try:
         there = api.model_info(repo_id)
@@ -136,15 +134,11 @@ def _checked(api: HfApi, repo_id: str, private: bool, exist_ok: bool) -> tuple[s
         return repo_id, None
     filled = {sibling.rfilename for sibling in there.siblings or []} - EMPTY
     if filled and not exist_ok:
-        raise ModelError(
-            f"{repo_id} exists already, with {len(filled)} files; take another name, or write a new version into it with exist_ok=True "
-            "(--exist-ok)"
-        )
+        or_into = "or write a new version into it with exist_ok=True (--exist-ok)"
+        raise ModelError(f"{repo_id} exists already, with {len(filled)} files; take another name, {or_into}")
     if private and not there.private:
-        raise ModelError(
-            f"{repo_id} is public, and this would be seen by everybody; make it private in its settings, take another name, or say "
-            "private=False (--public)"
-        )
+        change = "make it private in its settings, take another name, or say private=False (--public)"
+        raise ModelError(f"{repo_id} is public, and this would be seen by everybody; {change}")
     return repo_id, there
 
 

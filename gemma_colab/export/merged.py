@@ -10,7 +10,6 @@ import ctypes
 import json
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -34,6 +33,7 @@ from gemma_colab.export.checkpoint import (
     Tensor,
     base_folder,
     config_of,
+    is_hub_id,
     stored_tensors,
     text_name,
     with_added_tokens,
@@ -43,24 +43,14 @@ SMALLEST_SHARD = 2**28  # bytes; a shard is as large as the largest tensor, whic
 KIND = r"(lora_A|lora_B|lora_magnitude_vector)(\.weight)?$"  # the tensors of LoRA; the last one of DoRA only
 # What peft calls them in its file, in a layer of a block. A head that is also the embedding can't take a change of its own.
 LORA_TENSOR = re.compile(rf"base_model\.model\.model\.(?:language_model\.)?layers\..+\.{KIND}")
+ELSEWHERE = "or name a workspace on a larger disk"
 VISION_FILES = ("preprocessor_config.json", "processor_config.json")
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What merging takes, in GiB: memory at its peak, beside what this program holds already, and room on the disk."""
-
-    memory: float
-    disk: float
-
-    def __str__(self) -> str:
-        return f"merging takes {readable(self.memory)} of memory and {readable(self.disk)} on the disk"
 
 
 def merge(
     base: str, adapter: str | Path, out: str | Path, *, text_only: bool = True, max_shard_bytes: int | None = None
-) -> Needs:
-    """Write base + adapter to the folder `out` as a checkpoint of plain transformers; return what it took.
+) -> float:
+    """Write base + adapter to the folder `out` as a checkpoint of plain transformers; return the memory it takes at its peak, in GiB.
 
     base: a Hub id or a folder, in 16 or 32 bit; saved in bfloat16, or in float32 if it is stored so. adapter: a folder with LoRA,
     rsLoRA or DoRA. text_only: of a multimodal base, write the text part, as `Gemma3ForCausalLM`: nothing else was trained, it is
@@ -74,29 +64,27 @@ def merge(
     layers = _adapted_layers(base, config, adapter)
     folder = base_folder(base)
     stored = stored_tensors(base, folder)
-    dtype = _dtype(config, stored)
     plan = _output(base, config, stored, text_only)
+    # Never float16, whatever the base has.
+    dtype = torch.float32 if all(tensor.dtype == torch.float32 for tensor in stored.values()) else torch.bfloat16
     shapes = {name: torch.empty(tensor.shape, dtype=dtype, device="meta") for name, tensor in plan.items()}
     max_shard_bytes = max_shard_bytes or max(SMALLEST_SHARD, *(shape.nbytes for shape in shapes.values()))
     shards = split_torch_state_dict_into_shards(shapes, max_shard_size=max_shard_bytes)
-    needs = _needs(plan, dtype, list(shards.filename_to_tensors.values()), layers)
-    _refuse_if_short(needs, out)
-    print(needs)
+    memory, disk = _needs(plan, dtype, list(shards.filename_to_tensors.values()), layers)
+    _refuse_if_short(memory, disk, out)
     try:
-        _save_the_rest(
-            base, folder, config, dtype, out, text_only
-        )  # the small files first: what is wrong with them shows at once
+        _save_the_rest(base, folder, config, dtype, out, text_only)  # first: what is wrong with small files shows at once
         _give_back_memory()
         _write_weights(plan, shards.filename_to_tensors, layers, dtype, out)
         if shards.is_sharded:
             index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
             (out / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as e:  # the disk, which others fill too
-        reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)[:120]
+        reason = getattr(e, "strerror", None) or str(e)[:120]
         raise WorkspaceError(
-            f"{out.parent} can't be written ({reason}); make room for {readable(needs.disk)} there, or name a workspace on a larger disk"
+            f"{out.parent} can't be written ({reason}); make room for {readable(disk)} there, {ELSEWHERE}"
         ) from None
-    return needs
+    return memory
 
 
 # --------------------------------------------------------------------------------------------- the adapter
@@ -108,12 +96,14 @@ def _adapted_layers(base: str, config: PretrainedConfig, adapter: Path) -> dict[
     """
     pass_over_old_torchao()
     settings = LoraConfig.from_pretrained(adapter)
-    _refuse_other_base(base, settings, adapter)
+    trained_on, named = settings.base_model_name_or_path or "", source_of(base)
+    # By name: an adapter of -it fits -pt by its shapes, and talks nonsense there.
+    if is_hub_id(trained_on) and is_hub_id(named) and trained_on != named:
+        raise WorkspaceError(f"{adapter} was trained on {trained_on}, not on {named}; name {trained_on} as the base")
     tensors = load_file(adapter / WEIGHTS)
     if other := sorted(name for name in tensors if not LORA_TENSOR.fullmatch(name)):
         raise WorkspaceError(
-            f"{adapter} changes more than the linear layers of the text model, such as {other[0]}; merge it with peft's own "
-            "merge_and_unload, which loads the whole model"
+            f"{adapter} changes more than linear layers of the text model, such as {other[0]}; merge it with peft's merge_and_unload"
         )
     # One that was trained on the whole of a multimodal model has other names: so the model around its layers is of that kind too.
     whole = _is_multimodal(config) and any(".language_model." in name for name in tensors)
@@ -133,25 +123,7 @@ def _adapted_layers(base: str, config: PretrainedConfig, adapter: Path) -> dict[
     return {text_name(f"{name}.weight"): layer for name, layer in modules if isinstance(layer, LoraLayer)}
 
 
-def _refuse_other_base(base: str, settings: LoraConfig, adapter: Path) -> None:
-    """By name, where both are ids of the Hub: an adapter of -it fits -pt by its shapes, and talks nonsense there."""
-    trained_on, named = settings.base_model_name_or_path or "", source_of(base)
-    if _is_id(trained_on) and _is_id(named) and trained_on != named:
-        raise WorkspaceError(f"{adapter} was trained on {trained_on}, not on {named}; name {trained_on} as the base")
-
-
-def _is_id(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
-
-
 # --------------------------------------------------------------------------------------------- the weights
-def _dtype(config: PretrainedConfig, stored: dict[str, Tensor]) -> torch.dtype:
-    """float32 if the base is stored so, by its config or else by its weights; never float16, whatever the base has."""
-    said = getattr(config, "dtype", None)
-    single = said == torch.float32 if said is not None else all(t.dtype == torch.float32 for t in stored.values())
-    return torch.float32 if single else torch.bfloat16
-
-
 def _output(base: str, config: PretrainedConfig, stored: dict[str, Tensor], text_only: bool) -> dict[str, Tensor]:
     """Map names in the merged checkpoint to the base's tensors. Raises `ModelError` where the base lacks one of the text model's."""
     with torch.device("meta"):
@@ -159,9 +131,7 @@ def _output(base: str, config: PretrainedConfig, stored: dict[str, Tensor], text
     wanted = {name: tuple(parameter.shape) for name, parameter in text.named_parameters()}  # a tied head is not among them
     mine = {text_name(name): tensor for name, tensor in stored.items()}
     if wrong := sorted(name for name, shape in wanted.items() if name not in mine or mine[name].shape != shape):
-        raise ModelError(
-            f"{base} lacks {len(wrong)} of its weights, or has them in another shape, such as {wrong[0]}; take a whole checkpoint"
-        )
+        raise ModelError(f"{base} lacks {len(wrong)} of its weights in their shape, such as {wrong[0]}; take a whole checkpoint")
     return {name: mine[name] for name in wanted} if text_only or not _is_multimodal(config) else stored
 
 
@@ -195,7 +165,7 @@ def _merged(tensor: Tensor, layer: LoraLayer) -> torch.Tensor:
         layer.merge(safe_merge=True)  # safe: raises if a number is not finite
     except ValueError:
         raise WorkspaceError(
-            f"the adapter makes {tensor.name} infinite or not a number; train it again with a lower learning rate"
+            f"the adapter makes {tensor.name} infinite or not a number; train with a lower learning rate"
         ) from None
     merged, linear.weight = linear.weight.data, empty
     return merged
@@ -207,27 +177,28 @@ def _give_back_memory() -> None:
         libc.malloc_trim(0)
 
 
-def _needs(plan: dict[str, Tensor], dtype: torch.dtype, shards: list[list[str]], layers: dict[str, LoraLayer]) -> Needs:
+def _needs(
+    plan: dict[str, Tensor], dtype: torch.dtype, shards: list[list[str]], layers: dict[str, LoraLayer]
+) -> tuple[float, float]:
+    """Return what merging takes, in GiB: memory at its peak, beside what this program holds already, and room on the disk."""
     shard = max(sum(plan[name].numel for name in names) for names in shards) * dtype.itemsize
     # Beside them a tensor that is read and changes its type; or a layer in float32: weight, copy, change and their sum.
     read = max((tensor.numel * tensor.dtype.itemsize for tensor in plan.values() if tensor.dtype != dtype), default=0)
     layer = max((4 * 4 * layer.get_base_layer().weight.numel() for layer in layers.values()), default=0)
     memory = shard + max(read, layer) + 128 * 2**20  # and what Python and the libraries take along the way
     disk = sum(tensor.numel for tensor in plan.values()) * dtype.itemsize + 32 * 2**20  # with the tokenizer
-    return Needs(memory / GIB, disk / GIB)
+    return memory / GIB, disk / GIB
 
 
-def _refuse_if_short(needs: Needs, out: Path) -> None:
-    memory, disk = psutil.virtual_memory().available / GIB, free_gib(out)
-    if memory < needs.memory:
+def _refuse_if_short(memory: float, disk: float, out: Path) -> None:
+    needs = f"merging takes {readable(memory)} of memory and {readable(disk)} on the disk"
+    if (free := psutil.virtual_memory().available / GIB) < memory:
         raise ModelError(
-            f"{needs}, and {readable(memory)} of memory is free; close other notebooks, delete the model you have loaded, or take a "
-            "machine with more memory"
+            f"{needs}, and {readable(free)} of memory is free; close other notebooks, or delete the model you have loaded"
         )
-    if disk < needs.disk:
-        raise ModelError(
-            f"{needs}, and {readable(disk)} is free in {out.parent}; make room there, or name a workspace on a larger disk"
-        )
+    if (free := free_gib(out)) < disk:
+        raise ModelError(f"{needs}, and {readable(free)} is free in {out.parent}; make room there, {ELSEWHERE}")
+    print(needs)
 
 
 # --------------------------------------------------------------------------------------------- what belongs to them
@@ -264,9 +235,6 @@ def _save_generation_config(base: str, folder: Path, ids: dict, out: Path) -> No
     generation.update(**ids)
     try:
         generation.save_pretrained(out)
-    except ValueError:  # transformers reads such a one, and won't write it
-        print(
-            f"generation_config.json of {base} contradicts itself, such as by a temperature without do_sample; the merged model gets the "
-            f"sampling that Google recommends: {', '.join(f'{name} {value}' for name, value in SAMPLING.items())}"
-        )
+    except ValueError:  # a temperature without do_sample and the like: transformers reads it, and won't write it
+        print(f"generation_config.json of {base} contradicts itself; the merged model gets the sampling that Google recommends")
         GenerationConfig(do_sample=True, **SAMPLING, **ids).save_pretrained(out)

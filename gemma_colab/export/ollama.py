@@ -82,8 +82,8 @@ def _link(source: Path, target: Path) -> None:
     except OSError:  # another disk, or one without links, such as Google Drive
         size = source.stat().st_size / GIB
         if (free := free_gib(target)) < size:
+            place = target.parent.parent
             raise WorkspaceError(
-                f"{source.name} takes {readable(size)} and {readable(free)} is free in {target.parent.parent}; make room there, or "
-                "name a folder on the disk of the merged model"
+                f"{source.name} takes {readable(size)} and {readable(free)} is free in {place}; make room there"
             ) from None
         shutil.copyfile(source, target)

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gemma_colab.core.machine import quiet_libraries
-from gemma_colab.core.workspace import open_workspace
+from gemma_colab import open_workspace, quiet_libraries
 
 SAME, DIFFERS = 0, 1
 

@@ -73,17 +73,8 @@ class Workspace:
         """Yield a path beside the target; when the block ends well it replaces the target, else it is removed."""
         if name != "workspace.json" and self.version < VERSION:
             self.write_json("workspace.json", {"version": VERSION})
-        target = self.path / name
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        _remove(part)
-        part.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with whole(self.path / name) as part:
             yield part
-            if not part.exists():
-                raise WorkspaceError(f"nothing was written for {name}; the old one, if any, is kept")
-            swap_in(part, target)
-        finally:
-            _remove(part)
 
     def write_text(self, name: str, text: str) -> Path:
         with self.writing(name) as part:
@@ -118,6 +109,21 @@ class Workspace:
             raise WorkspaceError(
                 f"{path} is not valid {form} ({e}); delete it and run notebook {MADE_IN.get(name, 'that makes it')} again"
             ) from None
+
+
+@contextmanager
+def whole(target: Path):
+    """Yield a path beside `target`, a file or a folder; when the block ends well it replaces the target, else it is removed."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    _remove(part)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield part
+        if not part.exists():
+            raise WorkspaceError(f"nothing was written for {target.name}; the old one, if any, is kept")
+        swap_in(part, target)
+    finally:
+        _remove(part)
 
 
 def swap_in(part: Path, target: Path) -> None:

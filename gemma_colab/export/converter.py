@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from gemma_colab.core.errors import WorkspaceError
 from gemma_colab.core.machine import free_gib, readable
-from gemma_colab.core.workspace import Workspace
+from gemma_colab.core.workspace import whole
 
 SCRIPT = "convert_hf_to_gguf.py"
 # The source package of llama-cpp-python carries llama.cpp. The checksum: what is downloaded here is run later.
@@ -62,7 +62,7 @@ def fetch_converter(into: str | Path = CACHE) -> Path:
     if (free := free_gib(into)) < 0.2:
         raise WorkspaceError(f"the converter takes 0.2 GiB for a moment and {readable(free)} is free in {into.parent}; make room")
     print(f"Fetching llama.cpp's converter from the source package of {SOURCE} into {into}.")
-    with Workspace(into.parent).writing(into.name) as part, tempfile.TemporaryDirectory(dir=into.parent) as folder:
+    with whole(into) as part, tempfile.TemporaryDirectory(dir=into.parent) as folder:
         wanted = Path(folder) / "wanted.txt"
         wanted.write_text(f"{SOURCE} --hash=sha256:{SHA256}\n")
         # pip asks a source package for its metadata; that takes a build tool of its own for a moment, and builds nothing.

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.machine import GIB, free_gib, readable
-from gemma_colab.core.workspace import Workspace
+from gemma_colab.core.workspace import whole
 from gemma_colab.export.checkpoint import Tensor, check_merged, refuse_to_overwrite, text_name, with_added_tokens
 from gemma_colab.export.converter import ready_converter, watch
 
@@ -56,7 +56,7 @@ def write_gguf(merged: str | Path, out: str | Path, *, outtype: str = "f16") -> 
         raise WorkspaceError(f"{out.name} takes {readable(need)} and {readable(free)} is free in {out.parent}; make room there")
     script = ready_converter()
     try:
-        with Workspace(out.parent).writing(out.name) as part, tempfile.TemporaryDirectory() as links:
+        with whole(out) as part, tempfile.TemporaryDirectory() as links:
             part.touch()  # where nothing can be written, that shows at once
             _complete(merged, Path(links))
             command = [sys.executable, "-c", RUN, str(script), json.dumps(_layers(config)), links]

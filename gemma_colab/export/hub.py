@@ -27,6 +27,18 @@ CARD = "README.md"
 PLACE = re.compile(r"path/or/id/of/this/(?:adapter|model)")  # in the code of the card
 NO_TEXT = (".safetensors", ".gguf", ".png", ".model")  # all others are searched for tokens
 SEARCHED = 50 * 2**20  # bytes; Gemma's tokenizer.json has 33 million
+WRITE = f"make a token of the type 'write' at {SITE}/settings/tokens, and {STORE}"
+FAILURES = {  # pattern in an error's `trace` -> what it means, and the next step; the first that is found counts
+    "HTTP 401|'ascii' codec": f"the Hugging Face Hub refused your token, from {{token}}: mistyped, deleted or expired; {WRITE}",
+    "HTTP 40[34]": "your token, from {token}, has no right to write to {repo}; "
+    f"{WRITE}; or allow a fine-grained one to write there; or take a name under your own account",
+    "HTTP 409": "{repo} was written to by somebody else just now; look at it, and run this again",
+    "HTTP 429": "{repo}: the Hugging Face Hub had too many requests from here; run this again in five minutes",
+    r"HTTP (5\d\d)": "{repo}: the Hugging Face Hub itself has a problem (HTTP {0}); run this again in a few minutes; "
+    "https://status.huggingface.co tells when it is over",
+    LOST: "{repo}: no connection to the Hugging Face Hub, or the upload broke off, and nothing of it is visible there; check the "
+    "network, and run this again",
+}
 
 
 def push(folder: str | Path, repo_id: str, *, private: bool = True, exist_ok: bool = False, message: str | None = None) -> str:
@@ -118,10 +130,10 @@ def _checked(api: HfApi, repo_id: str, private: bool, exist_ok: bool) -> tuple[s
     if is_offline_mode():
         raise ModelError("HF_HUB_OFFLINE is set and allows no connection to the Hub; unset it and restart")
     if not get_token():
-        raise ModelError(f"there is no token here, and the Hugging Face Hub needs one to write; {_new_token()}")
+        raise ModelError(f"there is no token here, and the Hugging Face Hub needs one to write; {WRITE}")
     me = api.whoami()
     if ((me.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
-        raise ModelError(f"your token, from {token_source()}, may only read; {_new_token()}")
+        raise ModelError(f"your token, from {token_source()}, may only read; {WRITE}")
     owner, _, name = repo_id.rpartition("/")
     mine = [me["name"], *(org["name"] for org in me.get("orgs") or [])]
     if owner and owner.lower() not in [one.lower() for one in mine]:
@@ -142,10 +154,6 @@ def _checked(api: HfApi, repo_id: str, private: bool, exist_ok: bool) -> tuple[s
     return repo_id, there
 
 
-def _new_token() -> str:
-    return f"make a token of the type 'write' at {SITE}/settings/tokens, and {STORE}"
-
-
 def _explained(repo_id: str, ask: Callable):
     """Ask the Hub; what goes wrong becomes one sentence of a `ModelError`, which never holds a token."""
     try:
@@ -153,33 +161,9 @@ def _explained(repo_id: str, ask: Callable):
     except ModelError:
         raise
     except Exception as e:  # huggingface_hub, httpx and hf_xet raise here
-        sentence = TOKEN.sub("***", "; ".join(_why_not(repo_id, e)))
-    raise ModelError(sentence)
-
-
-def _why_not(repo_id: str, error: BaseException) -> tuple[str, str]:
-    """What went wrong, and the next step."""
-    first_line, text = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}", trace(error)
-    status = int(found[1]) if (found := re.search(r"HTTP (\d+) with", text)) else 0
-    if status == 401 or "'ascii' codec" in text:  # a letter of another alphabet can't be sent
-        return f"the Hugging Face Hub refused your token, from {token_source()}: mistyped, deleted or expired", _new_token()
-    if status in (403, 404):
-        return (
-            f"your token, from {token_source()}, has no right to write to {repo_id}",
-            f"{_new_token()}; or allow a fine-grained one to write there; or take a name under your own account",
-        )
-    if status == 409:
-        return f"{repo_id} was written to by somebody else just now", "look at it, and run this again"
-    if status == 429:
-        return f"{repo_id}: the Hugging Face Hub had too many requests from here", "run this again in five minutes"
-    if status >= 500:
-        return (
-            f"{repo_id}: the Hugging Face Hub itself has a problem (HTTP {status})",
-            "run this again in a few minutes; https://status.huggingface.co tells when it is over",
-        )
-    if re.search(LOST, text):
-        return (
-            f"{repo_id}: no connection to the Hugging Face Hub, or the upload broke off, and nothing of it is visible there",
-            "check the network, and run this again",
-        )
-    return f"{repo_id} can't be pushed: {first_line}", "if the next try fails too, report it with this sentence"
+        text, error = trace(e), f"{type(e).__name__}: {e}".splitlines()[0]
+    found = next(((match, said) for pattern, said in FAILURES.items() if (match := re.search(pattern, text))), None)
+    sentence = f"{repo_id} can't be pushed: {error}; if the next try fails too, report it with this sentence"
+    if found:
+        sentence = found[1].format(*found[0].groups(), repo=repo_id, token=token_source())
+    raise ModelError(TOKEN.sub("***", sentence))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gemma_colab.core.errors import SettingsError, WorkspaceError
 from gemma_colab.core.machine import GIB, free_gib, readable
-from gemma_colab.core.workspace import Workspace
+from gemma_colab.core.workspace import whole
 from gemma_colab.export.checkpoint import SAMPLING, STOPS, check_merged, refuse_to_overwrite
 
 # Gemma's chat template in Go's template language. Ollama puts <bos> before it, and joins system texts into .System; they stay
@@ -65,7 +65,7 @@ def write_ollama(merged: str | Path, out: str | Path, *, system: str | None = No
         files = [path for path in sorted(merged.iterdir()) if path.is_file() and path.suffix != ".gguf"]
     refuse_to_overwrite(out, merged, "Modelfile")
     try:
-        with Workspace(out.parent).writing(out.name) as part:
+        with whole(out) as part:
             part.mkdir()
             for path in files:
                 _link(path.resolve(), part / path.name)

@@ -23,7 +23,7 @@ from gemma_colab.core.loading import load_model, quantization_config
 from gemma_colab.core.machine import GIB, free_gib, pick_dtype, readable, stack_versions
 from gemma_colab.core.rows import Row, prompt, to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
-from gemma_colab.core.workspace import Workspace
+from gemma_colab.core.workspace import Workspace, whole
 from gemma_colab.evaluation.generation import generate_answers
 from gemma_colab.evaluation.loss import answer_losses
 from gemma_colab.export.adapter import check_adapter, load_adapter
@@ -184,12 +184,12 @@ def write_card(workspace: Workspace, form: str) -> None:
 
 
 def _write_card(folder: Path, form: str, facts: dict) -> None:
-    place = Workspace(folder)
-    with place.writing("loss_curve.png") as curve:
+    with whole(folder / "loss_curve.png") as curve:
         save_loss_curve(facts["log_history"], curve, dpi=120)
     dtype = str(AutoConfig.from_pretrained(folder).dtype).removeprefix("torch.") if form == "merged" else "bfloat16"
     card = model_card(form, facts, curve=True, multimodal=facts["is_multimodal"], dtype=dtype)
-    place.write_text("README.md", str(card))
+    with whole(folder / "README.md") as part:
+        part.write_text(str(card), encoding="utf-8", errors="backslashreplace")
 
 
 def run_facts(workspace: Workspace) -> dict:

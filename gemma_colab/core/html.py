@@ -23,10 +23,10 @@ ENVIRONMENT = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
 ENVIRONMENT.globals["lights"] = LIGHTS
 
 
-def macros(template: str):
-    """The macros of a template, such as "ui/templates/chat.html", as attributes. Each returns markup, with its arguments escaped
-    unless they are markup themselves."""
-    return ENVIRONMENT.get_template(template).module
+def render(template: str, macro: str, *values, **named) -> str:
+    """HTML from a macro of a template: "ui/chat" is `ui/templates/chat.html`. All values are escaped, except `HTML` objects."""
+    room, name = template.split("/")
+    return str(getattr(ENVIRONMENT.get_template(f"{room}/templates/{name}.html").module, macro)(*values, **named))
 
 
 def pieces(text: str, spans: list[tuple[int, int]], start: int, stop: int) -> list[tuple[str, bool]]:

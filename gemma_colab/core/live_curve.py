@@ -19,7 +19,7 @@ from IPython.display import HTML, Image, display
 from matplotlib.figure import Figure
 
 from gemma_colab.core.history import history_table, smoothed
-from gemma_colab.core.html import LIGHTS, macros
+from gemma_colab.core.html import LIGHTS, render
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,7 +102,7 @@ class LiveCurve:
         verdict = self.verdict and self.verdict(progress.history, finished=progress.done)
         color = LIGHTS.get(LIGHT_OF.get(verdict.word), "#888") if verdict else ""
         percent = round(100 * progress.step / max(1, progress.max_steps), 1)
-        self.line = _update(self.line, HTML(macros("core/templates/panel.html").run(percent, facts(progress), verdict, color)))
+        self.line = _update(self.line, HTML(render("core/panel", "run", percent, facts(progress), verdict, color)))
 
     def draw(self, progress: Progress) -> None:
         if self.axes is None:

@@ -14,13 +14,13 @@ import ipywidgets as widgets
 from IPython.display import HTML, display
 
 from gemma_colab.core.errors import GemmaColabError, SettingsError
-from gemma_colab.core.html import macros
+from gemma_colab.core.html import render
 from gemma_colab.core.settings import Settings
 
 # field -> (values, what it does). Numbers get a slider, on which None is "off"; texts and {label: value} a list; None a box to tick.
 Controls = dict[str, tuple[list | dict | None, str]]
 OFF = object()  # in place of None, which a slider can't hold
-TEMPLATE = "core/templates/panel.html"
+TEMPLATE = "core/panel"
 
 
 def _control(field: str, values: list | dict | None, value, width: int) -> widgets.Widget:
@@ -45,7 +45,7 @@ def _shown(value):
 
 
 def _line(control: widgets.Widget, hint: str) -> widgets.HBox:
-    text = widgets.HTML(macros(TEMPLATE).hint(hint), layout={"flex": "1 1 240px", "margin": "2px 2px 2px 12px"})
+    text = widgets.HTML(render(TEMPLATE, "hint", hint), layout={"flex": "1 1 240px", "margin": "2px 2px 2px 12px"})
     return widgets.HBox([control, text], layout={"flex_flow": "row wrap", "align_items": "center"})
 
 
@@ -116,7 +116,7 @@ class SettingsPanel:
             text = self._note(self.settings)
         except GemmaColabError as e:  # raised in a click it would only reach the log
             what, error = (what, error) if error else ("No prediction", str(e))
-        self.note.value = macros(TEMPLATE).note(what, error, text)
+        self.note.value = render(TEMPLATE, "note", what, error, text)
 
     def _ipython_display_(self):
         display(self.widget)

@@ -10,7 +10,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from gemma_colab.core.errors import GemmaColabError
-from gemma_colab.core.html import macros
+from gemma_colab.core.html import render
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.evaluation.blind import CHOICES, BlindReview, percent
 from gemma_colab.ui.common import Panel, button, entry_line, text_area
@@ -20,7 +20,7 @@ SAID = dict(zip(CHOICES, ("left is better", "right is better", "the same", "both
 KEYS = {str(i): choice for i, choice in enumerate(CHOICES, 1)}
 HINT = "1 to 4 and Enter chooses, Enter alone goes on, 0 and Enter goes back"
 MEANT = {"correct": "what it says is right", "tone": "it sounds as it should", "format": "length and form are as wanted"}
-TEMPLATE = "ui/templates/blind.html"
+TEMPLATE = "ui/blind"
 
 
 def blind_result(summary: dict, *, below: bool = False) -> HTML:
@@ -30,12 +30,12 @@ def blind_result(summary: dict, *, below: bool = False) -> HTML:
     """
     base, tuned = summary["pair"]
     if not summary["opened"]:
-        return HTML(macros("ui/templates/common.html").line("", summary["sentence"]))
+        return HTML(render("ui/common", "line", "", summary["sentence"]))
     named = {"wins": (f"{tuned} better", "#2e9d4e"), "ties": ("the same", "#9a9fa6"), "both_bad": ("both bad", "#6d5a7a")}
     named["losses"] = (f"{base} better", "#d9822b")
     parts = [(text, summary[name], color) for name, (text, color) in named.items()]
     label = ", ".join(f"{text}: {count}" for text, count, _ in parts)
-    return HTML(macros(TEMPLATE).result(summary, parts, label, percent, below))
+    return HTML(render(TEMPLATE, "result", summary, parts, label, percent, below))
 
 
 class _Side:
@@ -44,7 +44,7 @@ class _Side:
     def __init__(self, side: str, mark):
         self.side, self.text, self.marks, lines = side, widgets.HTML(), {}, []
         for name, meant in MEANT.items():
-            label = widgets.HTML(macros(TEMPLATE).mark(name, meant), layout={"flex": "1 1 auto", "margin": "0"})
+            label = widgets.HTML(render(TEMPLATE, "mark", name, meant), layout={"flex": "1 1 auto", "margin": "0"})
             layout = {"flex": "0 0 auto", "width": "auto", "margin": "0"}
             self.marks[name] = widgets.ToggleButtons(options=["yes", "no"], value=None, layout=layout)
             self.marks[name].style.button_width = "46px"
@@ -55,7 +55,7 @@ class _Side:
         self.widget = widgets.VBox([self.text, rubric], layout=layout | {"justify_content": "space-between"})
 
     def fill(self, text: str, said: dict[str, str], name: str) -> None:
-        self.text.value = macros(TEMPLATE).text([(name, text)], "22em")
+        self.text.value = render(TEMPLATE, "text", [(name, text)], "22em")
         for mark, buttons in self.marks.items():
             buttons.value = said[f"{self.side}_{mark}"] or None
 
@@ -115,7 +115,7 @@ class BlindPanel(Panel):
         self._filling = True  # what is set here came from the file
         try:
             parts = [("question", row.question)] + [("the wanted answer", row.wanted)] * bool(row.wanted)
-            self.question.value = macros(TEMPLATE).text(parts, "12em")
+            self.question.value = render(TEMPLATE, "text", parts, "12em")
             for side, card in self.sides.items():
                 card.fill(getattr(row, side), said, names[side])
             self.notes.value = said["notes"]
@@ -125,7 +125,9 @@ class BlindPanel(Panel):
             one.button_style = "info" if said["choice"] == choice else ""
         self.previous.disabled, self.next.disabled = self.at == 0, self.at == len(review.rows) - 1
         chosen = f"you chose: {SAID[said['choice']]}" if said["choice"] else ""
-        self.place.value = macros(TEMPLATE).place(f"Row {self.at + 1} of {len(review.rows)}", f"{review.decided} decided", chosen)
+        self.place.value = render(
+            TEMPLATE, "place", f"Row {self.at + 1} of {len(review.rows)}", f"{review.decided} decided", chosen
+        )
 
     def choose(self, choice: str) -> None:
         """Save this choice for the row shown, and go on to the next undecided one."""

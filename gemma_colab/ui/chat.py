@@ -9,7 +9,7 @@ from typing import NamedTuple
 import ipywidgets as widgets
 
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.html import LIGHTS, macros
+from gemma_colab.core.html import LIGHTS, render
 from gemma_colab.ui.common import Panel, button, entry_line
 
 
@@ -93,4 +93,4 @@ class ChatPanel(Panel):
 
     def _show(self, *names: str) -> None:
         for name in names or self.columns:
-            self.columns[name].value = macros("ui/templates/chat.html").talk(name, self.talks[name], self._height)
+            self.columns[name].value = render("ui/chat", "talk", name, self.talks[name], self._height)

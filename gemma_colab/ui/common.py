@@ -7,7 +7,7 @@ from collections.abc import Callable
 import ipywidgets as widgets
 from IPython.display import display
 
-from gemma_colab.core.html import macros
+from gemma_colab.core.html import render
 
 
 class Panel:
@@ -18,7 +18,7 @@ class Panel:
 
     def say(self, bold: str, text: str = "", color: str = "") -> None:
         """Put this into the message line, escaped."""
-        self.message.value = macros("ui/templates/common.html").line(bold, text, color) if bold or text else ""
+        self.message.value = render("ui/common", "line", bold, text, color) if bold or text else ""
 
     def _ipython_display_(self):
         display(self.widget)

@@ -10,25 +10,25 @@ import ipywidgets as widgets
 import pandas as pd
 from IPython.display import HTML
 
-from gemma_colab.core.html import macros
+from gemma_colab.core.html import render
 from gemma_colab.ui.common import Panel, button
 
 GREEN, RED, GREY = "#2e9d4e", "#d64545", "#8a8f98"
 CANDIDATES = ("base", "few-shot", "tuned")
 ORDERS = ("worst", "random", "best", "as they come")
-TEMPLATE = "ui/templates/evidence.html"
+TEMPLATE = "ui/evidence"
 
 
 def text_table(table: pd.DataFrame) -> HTML:
     """Show a table whose long texts wrap and are left-aligned. Whatever the cells hold is shown, never run."""
     rows = [[[(cell, False)] for cell in row] for row in table.itertuples(index=False)]
-    return HTML(macros(TEMPLATE).grid(list(table.columns), rows, "texts", "max-width:36em"))
+    return HTML(render(TEMPLATE, "grid", list(table.columns), rows, "texts", "max-width:36em"))
 
 
 def trained_tokens(input_ids: Sequence[int], labels: Sequence[int], tokenizer) -> HTML:
     """Show the tokens of one row in color: trained where the label is not -100."""
     shown = [tokenizer.decode([i]).replace("\n", "⏎").replace(" ", "·") for i in input_ids]
-    return HTML(macros(TEMPLATE).tokens([(text, label != -100) for text, label in zip(shown, labels, strict=True)]))
+    return HTML(render(TEMPLATE, "tokens", [(text, label != -100) for text, label in zip(shown, labels, strict=True)]))
 
 
 def comparison_table(x: pd.DataFrame | dict, other: str = "base") -> HTML | pd.DataFrame:
@@ -56,7 +56,7 @@ def comparison_table(x: pd.DataFrame | dict, other: str = "base") -> HTML | pd.D
             line["word"] += ", better" if good else ", worse"
         if pd.notna(line["p"]):  # McNemar's, for yes/no scores
             line["word"] += f" (p {line['p']:.2f})" if line["p"] >= 0.005 else " (p < 0.01)"
-    return HTML(macros(TEMPLATE).comparison(lines, other))
+    return HTML(render(TEMPLATE, "comparison", lines, other))
 
 
 def _candidates(summary: dict) -> pd.DataFrame:
@@ -105,7 +105,7 @@ def side_by_side(
         plain = [[(str(row[name]), False)] for name in ("question", "wanted")]
         rows.append(plain + [shared_words(str(row[name]), str(row["wanted"])) for name in names])
     heads = ["question", "right answer", *names]
-    return HTML(macros(TEMPLATE).grid(heads, rows, "answers", f"width:{100 // len(heads)}%"))
+    return HTML(render(TEMPLATE, "grid", heads, rows, "answers", f"width:{100 // len(heads)}%"))
 
 
 def in_order(answers: pd.DataFrame, by: str | None, score: str = "token F1") -> pd.DataFrame:

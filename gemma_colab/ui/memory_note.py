@@ -6,7 +6,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from gemma_colab.core.catalog import Shape
-from gemma_colab.core.html import PART_COLORS, macros
+from gemma_colab.core.html import PART_COLORS, render
 from gemma_colab.core.machine import Machine, dtype_name, readable
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.model.memory import memory_plan
@@ -24,7 +24,9 @@ def memory_note(dimensions: Shape, machine: Machine, lora: LoraSettings, train: 
     parts, limit = memory_plan(dimensions, lora, train, **plan), machine.gpu_gib if machine.gpu else machine.ram_gib
     total = float(parts.sum())
     small = total < limit / 20
-    shown = macros("ui/templates/panels.html").memory(
+    shown = render(
+        "ui/panels",
+        "memory",
         parts=[(f"{name} {readable(gib)}", gib, PART_COLORS[name]) for name, gib in parts.items() if gib],
         total=total,
         limit=limit,

@@ -8,7 +8,7 @@ from IPython.display import HTML
 
 from gemma_colab.core.catalog import CATALOG, GPUS, TINY, Shape, download_gib, known_shape, pick_model, shape_of
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.html import macros
+from gemma_colab.core.html import render
 from gemma_colab.core.lora import lora_parameters
 from gemma_colab.core.machine import Machine, describe_machine, dtype_name, free_gib
 from gemma_colab.core.settings import LoraSettings, ModelSettings, Settings, TrainSettings, starting_point
@@ -32,7 +32,7 @@ LORA_CONTROLS: Controls = {
     "use_dora": (None, "learn length and direction of the weights apart: may learn more, takes longer"),
 }
 SMALL = 50_000_000  # weights that a CPU trains in minutes; tiny-gemma3 has 3 million
-TEMPLATE = "ui/templates/panels.html"
+TEMPLATE = "ui/panels"
 
 
 def settings_panel(settings: Settings, machine: Machine | None = None, **about) -> SettingsPanel:
@@ -64,7 +64,7 @@ def lora_panel(
         share = count / (count + dimensions.linear_parameters + dimensions.embedding_parameters)
         formula = f"lora_alpha / {'√r' if s.use_rslora else 'r'} = {s.lora_alpha:g} / {'√' * s.use_rslora}{s.r}"
         memory = memory_note(dimensions, machine, s, train, tokens=tokens, **plan)
-        return HTML(macros(TEMPLATE).lora(count, share, formula, s.scale, memory))
+        return HTML(render(TEMPLATE, "lora", count, share, formula, s.scale, memory))
 
     return SettingsPanel(settings, LORA_CONTROLS, note)
 
@@ -116,7 +116,9 @@ def _model_note(
         gib, batch = memory_plan(dimensions, lora, train, **plan).sum(), largest_batch(dimensions, lora, train, limit, **plan)
         line = {"gpu": place, "here": "this machine" in place, "word": fits(gib, limit), "gib": gib, "limit": limit}
         lines.append(line | {"batch": f"{batch} or more" if batch == BATCHES[-1] else batch or "none"})
-    text = macros(TEMPLATE).model(
+    text = render(
+        TEMPLATE,
+        "model",
         asked=s.model,
         name=name,
         why=why if name != s.model else "",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import ipywidgets as widgets
 
 from gemma_colab.core.errors import GemmaColabError, SettingsError
-from gemma_colab.core.html import macros, pieces
+from gemma_colab.core.html import pieces, render
 from gemma_colab.core.rows import Row, answer, answer_field, fingerprint, place, texts
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.data.finding import Hit
@@ -20,7 +20,7 @@ CONTEXT = 60  # characters shown on each side of a span in the answer
 BUTTONS = {"keep": ("Keep", "success"), "edit": ("Save edit", "info"), "drop": ("Drop", "danger")}
 DONE = {"keep": ("kept", "#2e7d32"), "edit": ("edited", "#1565c0"), "drop": ("dropped", "#c62828")}
 ALL_DECIDED = "Every click is saved; panel.review.apply(rows) makes the edits and leaves out what you dropped."
-TEMPLATE = "ui/templates/review.html"
+TEMPLATE = "ui/review"
 
 
 class _Card:
@@ -39,8 +39,8 @@ class _Card:
     def fill(self, number: int, row: Row, said: list[tuple[str, Hit]], place: str, decision: dict | None) -> None:
         self.row = number
         notes = list(dict.fromkeys((check, hit.note) for check, hit in said)) or [("", "shown to compare")]
-        self.head.value = macros(TEMPLATE).head(place, notes, DONE[decision["action"]] if decision else None)
-        self.question.value = macros(TEMPLATE).parts(list(_parts(row, [hit for _, hit in said])))
+        self.head.value = render(TEMPLATE, "head", place, notes, DONE[decision["action"]] if decision else None)
+        self.question.value = render(TEMPLATE, "parts", list(_parts(row, [hit for _, hit in said])))
         self.shown = (decision or {}).get("new", {}).get(answer_field(row), answer(row))
         self.answer.value, self.answer.rows = self.shown, min(14, 2 + len(self.shown) // 50 + self.shown.count("\n"))
 
@@ -136,5 +136,5 @@ class ReviewPanel(Panel):
         case, numbers = self.cases[self.at], [row for case in self.cases for row in case.rows]
         done = sum(self.review.of(self.rows[row]) is not None for row in numbers)
         text = f"{', '.join(case.checks)}. Rows: {done} of {len(numbers)} decided."
-        self.progress.value = macros("ui/templates/common.html").line(f"Case {self.at + 1} of {len(self.cases)}:", text)
+        self.progress.value = render("ui/common", "line", f"Case {self.at + 1} of {len(self.cases)}:", text)
         self.say("All decided.", ALL_DECIDED) if done == len(numbers) else self.say("")

@@ -11,7 +11,7 @@ from IPython.display import HTML
 
 from gemma_colab.core.catalog import Shape
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.html import PART_COLORS, macros
+from gemma_colab.core.html import PART_COLORS, render
 from gemma_colab.core.machine import Machine
 from gemma_colab.core.settings import OPTIMIZERS, SCHEDULERS, LoraSettings, TrainSettings
 from gemma_colab.core.sliders import Controls, SettingsPanel
@@ -65,7 +65,7 @@ CONTROLS: Controls = {field: (VALUES[field], HINTS[field]) for field in VALUES}
 PRESETS = {"cautious": (0.25, 2 / 3), "normal": (1.0, 1.0), "strong": (2.5, 5 / 3)}
 PRESETS_HINT = "for rate and epochs at once; cautious: forgets little, learns little; strong: learns fast, may overfit"
 CURVE_POINTS = 200  # at most: more than the curve's pixels would show
-TEMPLATE = "ui/templates/panels.html"
+TEMPLATE = "ui/panels"
 
 
 def train_panel(
@@ -99,7 +99,9 @@ def train_panel(
         seconds = None if seconds_per_step is None else seconds_per_step * steps * _step_cost(s, total) / measured_cost
         cut = int((total > s.max_length).sum())
         about = "about " * (s.packing or cut > 0)
-        text = macros(TEMPLATE).train(
+        text = render(
+            TEMPLATE,
+            "train",
             batch=s.effective_batch,
             what=_behind_a_step(s, total),
             steps=f"{about}{per_epoch:,} step{'s' * (per_epoch != 1)} an epoch, {about}{steps:,} in all",
@@ -153,7 +155,7 @@ def schedule_curve(settings: TrainSettings, steps: int, per_epoch: int) -> HTML:
     ends = range(per_epoch, steps, per_epoch)
     line = " ".join(f"{a:g},{b:g}" for a, b in points)
     epochs = [x(end) for end in ends] if len(ends) <= 20 else []
-    return HTML(macros(TEMPLATE).curve(line, epochs, settings.learning_rate, steps, PART_COLORS["weights"]))
+    return HTML(render(TEMPLATE, "curve", line, epochs, settings.learning_rate, steps, PART_COLORS["weights"]))
 
 
 def sequences(lengths: Sequence[int], max_length: int) -> int:

@@ -31,7 +31,7 @@ def browser():
 
 @pytest.fixture
 def page(browser, support_rows):
-    rows = [*support_rows[:7], to_messages(EVIL), *support_rows[8:60]]
+    rows = [*support_rows[:7], to_messages(EVIL) | {"line": 8}, *support_rows[8:60]]
     rows.append(with_texts(rows[7], {"messages[1]": "<i>другой</i> ответ " + EVIL["output"]}))
     report = check_rows(
         rows, aside=[{"line": 9, "field": "<b>", "problem": "<script>window.hacked = 4</script>", "content": "</td>"}]

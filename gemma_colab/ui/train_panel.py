@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 from collections.abc import Sequence
 
@@ -13,54 +15,45 @@ from gemma_colab.core.catalog import Shape
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.html import PART_COLORS, render
 from gemma_colab.core.machine import Machine
-from gemma_colab.core.settings import OPTIMIZERS, SCHEDULERS, LoraSettings, TrainSettings
+from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.sliders import Controls, SettingsPanel
 from gemma_colab.ui.memory_note import memory_note
 
 FIRST = ("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs")
-VALUES = {  # None: a box to tick
-    "learning_rate": [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2],
-    "per_device_train_batch_size": [1, 2, 4, 8, 16, 32, 64],
-    "gradient_accumulation_steps": [1, 2, 4, 8, 16, 32, 64],
-    "num_train_epochs": [0.5, 1, 2, 3, 4, 5, 8, 10, 15, 20],
-    "lr_scheduler_type": list(SCHEDULERS),
-    "warmup_steps": [0, 2, 5, 10, 20, 50, 100, 200],
-    "weight_decay": [0.0, 0.001, 0.01, 0.05, 0.1],
-    "max_grad_norm": [0.1, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0],
-    "max_length": [64, 128, 256, 512, 768, 1024, 2048, 4096, 8192],
-    "packing": None,
-    "last_answer_only": None,
-    "gradient_checkpointing": None,
-    "optim": list(OPTIMIZERS),
-    "neftune_noise_alpha": [None, 1.0, 2.0, 5.0, 10.0, 15.0],
-    "seed": list(range(10)),
-    "replay": [0.0, 0.1, 0.2, 0.3, 0.5],
-    "evals_per_epoch": [1, 2, 3, 4, 6, 8, 12],
-    "save_minutes": [0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0],
-    "early_stopping_patience": [0, 1, 2, 3, 5, 8, 12],
-}
-HINTS = {
-    "learning_rate": "size of each step; too low: nothing is learned; too high: what was there is destroyed",
-    "per_device_train_batch_size": "rows computed at once; too low: a GPU has little to do; too high: it runs out of memory",
-    "gradient_accumulation_steps": "batches added up before a step; too low: shaky steps; too high: few steps, and little is learned",
-    "num_train_epochs": "passes over the rows; too few: little is learned; too many: it is learned by heart",
-    "lr_scheduler_type": "how the rate ends; linear and cosine: calmly, at 0; constant: still in motion, but good to go on from",
-    "warmup_steps": "steps up to the full rate; too few: the first ones may do damage; too many: the full rate comes too late",
-    "weight_decay": "pulls the adapter back to zero; 0: not at all; too high: it stays near the model you began with",
-    "max_grad_norm": "a longer gradient is cut to this; too low: all are cut alike; too high: one odd batch can throw it off",
-    "max_length": "tokens kept of a row; too low: answers lose their end; too high: a few long ones take all the memory",
-    "packing": "several rows in one sequence; off: padding is computed; on: no padding, and fewer, larger steps",
-    "last_answer_only": "of a conversation; off: every answer is learned; on: the last one alone, the earlier are only read",
-    "gradient_checkpointing": "computes again instead of keeping; off: faster; on: far less memory, about half as long again",
-    "optim": "how Adam remembers; torch: exactly, 8 bytes a weight; 8bit: rounded, 2 bytes; paged: and may move to RAM",
-    "neftune_noise_alpha": "noise on the embeddings, against learning by heart; off: none; too high: the text drowns in it",
-    "seed": "which random order and start; none is better: two runs with different ones show what is chance",
-    "replay": "share of general rows mixed in; 0: the rest may be forgotten; too high: your own rows get lost among them",
-    "evals_per_epoch": "looks at the validation rows; too few: the turn is seen late; too many: they take longer than training",
-    "save_minutes": "longest time between checkpoints; too short: always writing; too long: much is lost with the machine",
-    "early_stopping_patience": "looks without a new best before it stops; 1: a chance bump ends it; too many: time wasted; 0: never stops",
-}
-CONTROLS: Controls = {field: (VALUES[field], HINTS[field]) for field in VALUES}
+# Setting: values to choose from, where it is a number: what it does, and what too little and too much of it do.
+TABLE = """
+learning_rate: 1e-5 2e-5 5e-5 1e-4 2e-4 5e-4 1e-3 2e-3 5e-3 1e-2 2e-2: size of each step; too low: nothing is learned; too high: what was there is destroyed
+per_device_train_batch_size: 1 2 4 8 16 32 64: rows computed at once; too low: a GPU has little to do; too high: it runs out of memory
+gradient_accumulation_steps: 1 2 4 8 16 32 64: batches added up before a step; too low: shaky steps; too high: few steps, and little is learned
+num_train_epochs: 0.5 1 2 3 4 5 8 10 15 20: passes over the rows; too few: little is learned; too many: it is learned by heart
+lr_scheduler_type:: how the rate ends; linear and cosine: calmly, at 0; constant: still in motion, but good to go on from
+warmup_steps: 0 2 5 10 20 50 100 200: steps up to the full rate; too few: the first ones may do damage; too many: the full rate comes too late
+weight_decay: 0.0 0.001 0.01 0.05 0.1: pulls the adapter back to zero; 0: not at all; too high: it stays near the model you began with
+max_grad_norm: 0.1 0.3 0.5 1.0 2.0 5.0 10.0: a longer gradient is cut to this; too low: all are cut alike; too high: one odd batch can throw it off
+max_length: 64 128 256 512 768 1024 2048 4096 8192: tokens kept of a row; too low: answers lose their end; too high: a few long ones take all the memory
+packing:: several rows in one sequence; off: padding is computed; on: no padding, and fewer, larger steps
+last_answer_only:: of a conversation; off: every answer is learned; on: the last one alone, the earlier are only read
+gradient_checkpointing:: computes again instead of keeping; off: faster; on: far less memory, about half as long again
+optim:: how Adam remembers; torch: exactly, 8 bytes a weight; 8bit: rounded, 2 bytes; paged: and may move to RAM
+neftune_noise_alpha: null 1.0 2.0 5.0 10.0 15.0: noise on the embeddings, against learning by heart; off: none; too high: the text drowns in it
+seed: 0 1 2 3 4 5 6 7 8 9: which random order and start; none is better: two runs with different ones show what is chance
+replay: 0.0 0.1 0.2 0.3 0.5: share of general rows mixed in; 0: the rest may be forgotten; too high: your own rows get lost among them
+evals_per_epoch: 1 2 3 4 6 8 12: looks at the validation rows; too few: the turn is seen late; too many: they take longer than training
+save_minutes: 0.5 1.0 2.0 5.0 10.0 20.0 60.0: longest time between checkpoints; too short: always writing; too long: much is lost with the machine
+early_stopping_patience: 0 1 2 3 5 8 12: looks without a new best before it stops; 1: a chance bump ends it; too many: time wasted; 0: never stops
+"""
+
+
+def _controls() -> Controls:
+    """The table as controls: a slider for numbers, a list for choices, a box for yes and no."""
+    choices, controls = {f.name: f.metadata.get("choices") for f in dataclasses.fields(TrainSettings)}, {}
+    for field, values, hint in (line.split(":", 2) for line in TABLE.strip().splitlines()):
+        values = [json.loads(value) for value in values.split()] or choices[field]
+        controls[field] = values and list(values), hint.strip()
+    return controls
+
+
+CONTROLS = _controls()
 # What a preset does to a starting point: (times the learning rate, times the epochs).
 PRESETS = {"cautious": (0.25, 2 / 3), "normal": (1.0, 1.0), "strong": (2.5, 5 / 3)}
 PRESETS_HINT = "for rate and epochs at once; cautious: forgets little, learns little; strong: learns fast, may overfit"

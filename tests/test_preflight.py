@@ -35,7 +35,7 @@ def clean(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "driver_gpus", lambda: 0)
-    monkeypatch.setattr(module, "DRIVE", tmp_path / "drive")
+    monkeypatch.setattr("gemma_colab.core.machine.DRIVE", tmp_path / "drive")
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def one_sentence(text):
 # --------------------------------------------------------------------------------------------- GPU
 @pytest.mark.parametrize(("there", "choice"), [(False, "tiny-gemma3"), (True, "gemma-3-270m")])
 def test_a_learner_on_a_cpu_gets_the_next_step(there, choice, monkeypatch):
-    monkeypatch.setattr(module, "packaged_here", lambda: there)
+    monkeypatch.setattr("gemma_colab.core.catalog.packaged_here", lambda: there)
     check = look("GPU")
     assert check.status == WARN
     assert f"choose {choice} here" in check.next_step

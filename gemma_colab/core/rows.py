@@ -49,19 +49,26 @@ def question(row: Row) -> str:
 
 
 def texts(row: Row) -> dict[str, str]:
-    """Return the texts of a row by field, in reading order. The fields are called `messages[0]`, `messages[1]`, ..."""
-    return {f"messages[{i}]": turn["content"] for i, turn in enumerate(row["messages"])}
+    """Return the texts of a row by field, in reading order: perhaps "system", of a conversation "turn 1", "turn 2" and so on, and always
+    "question" and "answer" for the last two turns."""
+    turns = row["messages"]
+    has_system = turns[0]["role"] == "system"
+    fields = [f"turn {i + 1 - has_system}" for i in range(len(turns) - 2)] + ["question", "answer"]
+    if has_system:
+        fields[0] = "system"
+    return {field: turn["content"] for field, turn in zip(fields, turns, strict=True)}
 
 
 def with_texts(row: Row, new: dict[str, str]) -> Row:
-    """Return a copy of the row with these texts, by field as in `texts`."""
-    turns = [turn | {"content": new.get(f"messages[{i}]", turn["content"])} for i, turn in enumerate(row["messages"])]
-    return row | {"messages": turns}
+    """Return a copy of the row with these texts, by field as in `texts`; files made before version 2 say `messages[0]`, `messages[1]`."""
+    fields = enumerate(zip(texts(row), row["messages"], strict=True))
+    contents = [new.get(field, new.get(f"messages[{i}]", turn["content"])) for i, (field, turn) in fields]
+    return row | {"messages": [turn | {"content": text} for turn, text in zip(row["messages"], contents, strict=True)]}
 
 
 def answer_field(row: Row) -> str:
     """Return the field of the last answer."""
-    return f"messages[{len(row['messages']) - 1}]"
+    return "answer"
 
 
 def place(row: Row, number: int) -> str:
@@ -71,5 +78,5 @@ def place(row: Row, number: int) -> str:
 
 def fingerprint(row: Row) -> str:
     """Return sixteen digits that change when a text of the row does: by them a decision about a row finds it again."""
-    joined = "\x1f".join(f"{k}\x1e{v}" for k, v in texts(row).items())
+    joined = "\x1f".join(f"messages[{i}]\x1e{turn['content']}" for i, turn in enumerate(row["messages"]))
     return hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:16]

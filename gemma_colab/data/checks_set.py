@@ -11,12 +11,28 @@ from functools import cache
 import numpy as np
 from ftfy import fix_encoding
 
-from gemma_colab.core.rows import answer, answer_field, place, question
-from gemma_colab.data.checks_text import placeholders, visible
-from gemma_colab.data.finding import Finding, Hit, Look
+from gemma_colab.core.rows import answer, question
+from gemma_colab.data.checks_text import about_markup, code_blanked, visible
+from gemma_colab.data.finding import CheckContext, Finding, Hit, check
 from gemma_colab.data.neighbours import clusters
+from gemma_colab.data.personal import MASKS
 from gemma_colab.data.text import jaccard, sameness, shingles
 
+# What tells near twins apart: numbers, signs between them, negations.
+FACTS = re.compile(
+    r"\d+|(?<=\d)\s*[-+*/×÷:^%]|[<>=≤≥≠]|\b(?:не\w*|ни|без|not?|none|nothing|cannot|never|without|\w+n['’]t)\b", re.IGNORECASE
+)
+# What stands in square brackets where something is to be filled in; [смех в зале] is none.
+FILL_IN = r"(?:ваш\w*|your|вставь?т?е?\w*|insert|enter|укаж\w+|the )?\s*(?:имя|фамилия|фио|name|ссылк[аиу]|link|url|дат[аыу]|date|время|time"
+FILL_IN += r"|номер|number|город|city|адрес|address|компани[яи]|company|телефон|phone|почт[аы]|e-?mail|сумм[аыу]|amount|товар|product|цен[аы]|price)"
+PLACEHOLDER = re.compile(
+    r"\{\{[^{}\n]{1,40}\}\}|(?<![\w\\}^$])\{[\w .-]{2,30}\}|(?<![\w\])])\["
+    + FILL_IN
+    + r"[\w ]{0,20}\](?![(\[])|<[а-яё][а-яё _]{2,30}>"
+    r"|(?-i:\b(?:TODO|FIXME|XXX)\b(?![ -]?(?:[Ll]ist|[Aa]pp|[Ii]tem|спис|лист)))",
+    re.IGNORECASE,
+)
+F_STRING = re.compile(r"\bf(?:\"[^\"\n]*\"|'[^'\n]*')")
 FORMAL = re.compile(r"\b(?:вы|вас|вам|вами|ваш(?:а|е|и|у|его|ей|ему|им|их|ими)?)\b", re.IGNORECASE)
 INFORMAL = re.compile(  # pronouns, the second person singular of verbs (but not «лишь»), a few imperatives of help desks
     r"\b(?:ты|тебя|тебе|тобой|тво(?:й|я|ё|е|и|его|ей|ему|им|их|ими|ю)|\w{3,}(?:ешь|ёшь|ишь)(?:ся)?"
@@ -29,119 +45,119 @@ GREETING = re.compile(
     r"|\b(?:с уважением|best regards|kind regards|sincerely)\b",
     re.IGNORECASE,
 )
-OPEN = re.compile(r"[^\W\d_],?\s*$")  # ends on a letter; an amount or an emoji is an end too
+OPEN_END = re.compile(r"[^\W\d_],?\s*$")  # ends on a letter; an amount or an emoji is an end too
 SCRIPTS = {"Cyrillic": re.compile("[^\u0400-\u04ff]+"), "Latin": re.compile("[^A-Za-z\u00c0-\u024f]+")}  # what to leave out
-SEEN = 140  # characters of an answer that tell its language
 NOT_LETTERS = re.compile(r"[\W\d_]+")
+SAMPLE = 140  # characters of an answer that tell its language
 
 
-def too_few(look: Look, block: int = 10, warn: int = 50, inform: int = 100) -> Iterator[Finding]:
-    n = len(look.rows)
+@check("too few rows")
+def too_few(context: CheckContext, block: int = 10, warn: int = 50, inform: int = 100) -> Iterator[Finding]:
+    n = len(context.rows)
     if n < inform:
         severity = "E" if n < block else "W" if n < warn else "I"
         yield Finding("too few rows", severity, f"{n} rows; {warn} are a start, a few hundred good ones are plenty")
 
 
-def mixed_schemas(look: Look) -> Iterator[Finding]:
+@check("mixed schemas", advice="give all rows the same keys; was a second file pasted in?")
+def mixed_schemas(context: CheckContext) -> Iterator[Hit]:
     """Rows whose keys in the file are not those that most rows have (`keys`, which reading notes on such rows)."""
-    odd = [Hit(i, note="keys: " + row["keys"]) for i, row in enumerate(look.rows) if "keys" in row]
-    if odd:
-        yield Finding("mixed schemas", "W", "give all rows the same keys; was a second file pasted in?", odd)
+    return (Hit(i, note="keys: " + row["keys"]) for i, row in enumerate(context.rows) if "keys" in row)
 
 
-def exact_duplicates(look: Look) -> Iterator[Finding]:
+@check("exact duplicate", advice="drop it: a repeated row is learned twice and tells nothing new")
+def exact_duplicates(context: CheckContext) -> Iterator[Hit]:
     """Rows that repeat an earlier row; case, punctuation and spaces aside."""
-    first, hits = {}, []
-    for row, key in enumerate(zip(look.questions, look.answers, strict=True)):
-        twin = first.setdefault(key, row)
-        if twin != row:
-            hits.append(Hit(row, note=f"like {_name(look, twin)}", twin=twin))
-    if hits:
-        yield Finding("exact duplicate", "W", "drop it: a repeated row is learnt twice and tells nothing new", hits)
+    first: dict[tuple[str, str], int] = {}
+    for row, key in enumerate(zip(context.same_questions, context.same_answers, strict=True)):
+        if (twin := first.setdefault(key, row)) != row:
+            yield Hit(row, note=f"like {context.place(twin)}", twin=twin)
 
 
-def near_duplicates(look: Look, threshold: float = 0.72) -> Iterator[Finding]:
+@check("near duplicate", "look-alike")
+def near_duplicates(context: CheckContext, threshold: float = 0.72) -> Iterator[Finding]:
     """Rows much like an earlier one: Jaccard of 5-character shingles, all digits alike. Those that say the same are a warning;
-    those that differ in what counts (see `agreement`) only inform. Exact duplicates and contradictions are other findings."""
-    twins, others = {}, {}
-    says_the_same = agreement(look)
-    for row, twin, similarity in look.near:
-        if similarity >= threshold and look.questions[row] != look.questions[twin]:
-            best = twins if row in twins or says_the_same(row, twin) else others
-            best[row] = max(best.get(row, (0.0, 0)), (similarity, twin))
-    others = {row: twin for row, twin in others.items() if row not in twins}
-    for best, name, severity, advice in (
-        (twins, "near duplicate", "W", "keep one, or make the situations really different"),
-        (others, "look-alike", "I", "nearly the same words, but other numbers, a “not”, or another answer; a slip, or a series?"),
-    ):
-        if hits := [
-            Hit(row, note=f"{alike:.2f} like {_name(look, twin)}", twin=twin) for row, (alike, twin) in sorted(best.items())
-        ]:
-            yield Finding(name, severity, advice, hits)
+    those that differ in what counts (see `near_twins`) only inform. Exact duplicates and contradictions are other findings."""
+    best: dict[bool, dict[int, tuple[float, int]]] = {True: {}, False: {}}
+    for row, twin, similarity, says_the_same in near_twins(context):
+        if similarity >= threshold:
+            best[says_the_same][row] = max(best[says_the_same].get(row, (0.0, 0)), (similarity, twin))
+    advice = {
+        True: "keep one, or make the situations really different",
+        False: "nearly the same words, but other numbers, a “not”, or another answer; a slip, or a series?",
+    }
+    for same, name, severity in ((True, "near duplicate", "W"), (False, "look-alike", "I")):
+        found = {row: one for row, one in best[same].items() if same or row not in best[True]}
+        hits = [Hit(row, note=f"{s:.2f} like {context.place(twin)}", twin=twin) for row, (s, twin) in sorted(found.items())]
+        if hits:
+            yield Finding(name, severity, advice[same], hits)
 
 
-def near_twins(look: Look) -> Iterator[tuple[int, int, str]]:
-    """(row, earlier row, note) for every pair of near twins that say the same, in the order of the rows."""
-    says_the_same = agreement(look)
-    for row, twin, similarity in look.near:
-        if look.questions[row] != look.questions[twin] and says_the_same(row, twin):
-            yield row, twin, f"{similarity:.2f} like {_name(look, twin)}"
+def near_twins(context: CheckContext) -> Iterator[tuple[int, int, float, bool]]:
+    """Yield (row, earlier row, similarity, whether they say the same) of near rows that don't ask the very same.
 
-
-FACTS = re.compile(
-    r"\d+|(?<=\d)\s*[-+*/×÷:^%]|[<>=≤≥≠]|\b(?:не\w*|ни|без|not?|none|nothing|cannot|never|without|\w+n['’]t)\b", re.IGNORECASE
-)
-
-
-def agreement(look: Look) -> Callable[[int, int], bool]:
-    """A function of two row numbers: whether these near twins say the same, that is the same numbers, signs and negations,
-    question near question, answer near answer. What it needs of a row is computed once."""
+    They say the same if they hold the same numbers, signs and negations, question near question, answer near answer.
+    """
 
     @cache
     def facts(row: int) -> list[str]:
-        one = look.rows[row]
+        one = context.rows[row]
         return [fact.strip() for fact in FACTS.findall(f"{question(one)} {answer(one)}".lower())]
 
     @cache
-    def cut(row: int, half: int) -> tuple[str, np.ndarray]:
-        text = answer(look.rows[row]) if half else look.own[row]
-        return sameness(text), shingles(text)
+    def halves(row: int) -> list[tuple[str, np.ndarray]]:
+        return [(sameness(text), shingles(text)) for text in (context.own_questions[row], answer(context.rows[row]))]
 
-    def near(one: int, other: int, half: int) -> bool:
-        (text, mine), (its_text, its) = cut(one, half), cut(other, half)
-        return text == its_text or jaccard(mine, its) >= look.near_threshold
+    def say_the_same(row: int, twin: int) -> bool:
+        pairs = zip(halves(row), halves(twin), strict=True)
+        return facts(row) == facts(twin) and all(
+            text == its_text or jaccard(mine, its) >= context.near_threshold for (text, mine), (its_text, its) in pairs
+        )
 
-    return lambda one, other: facts(one) == facts(other) and near(one, other, 0) and near(one, other, 1)
+    for row, twin, similarity in context.near:
+        if context.same_questions[row] != context.same_questions[twin]:
+            yield row, twin, similarity, say_the_same(row, twin)
 
 
-def contradictions(look: Look) -> Iterator[Finding]:
+@check("contradiction", advice="decide which answer is right: the model can't")
+def contradictions(context: CheckContext) -> list[Hit]:
     """Rows whose question stands elsewhere with another answer."""
     groups = defaultdict(list)
-    for row, asked in enumerate(look.questions):
+    for row, asked in enumerate(context.same_questions):
         if asked:
             groups[asked].append(row)
     hits = []
     for group in groups.values():
-        if len({look.answers[row] for row in group}) > 1:
-            hits += [Hit(row, answer_field(look.rows[row]), note=f"asked in {_names(look, group)}") for row in group]
-    if hits:
-        yield Finding("contradiction", "W", "decide which answer is right: the model can't", sorted(hits))
+        if len({context.same_answers[row] for row in group}) > 1:
+            places = ", ".join(map(context.place, group[:5])) + " ..." * (len(group) > 5)
+            hits += [Hit(row, "answer", note=f"asked in {places}") for row in group]
+    return sorted(hits)
 
 
-def placeholder_words(look: Look, allowed: tuple[str, ...] = (), common: int = 3) -> Iterator[Finding]:
-    """A placeholder in at least `common` rows is taken for one that your program fills in, and only informs."""
-    hits = placeholders(look, allowed)
+@check("placeholder", "placeholder in use")
+def placeholder_words(context: CheckContext, allowed: tuple[str, ...] = (), common: int = 3) -> Iterator[Finding]:
+    """Placeholders in answers, but for those that your own program fills in (`allowed`), code and masks of personal data. One in at
+    least `common` rows is taken for one that your program fills in, and only informs."""
+    known = {word.lower() for word in (*allowed, *MASKS)}
+    hits = []
+    for row, field, text in context.answers():
+        if about_markup(context.rows[row]):
+            continue
+        known_here = known | set(re.findall(r"todo|fixme|xxx", question(context.rows[row]).lower()))  # asked for
+        text = F_STRING.sub(lambda m: " " * len(m[0]), code_blanked(text))
+        hits += [Hit(row, field, *m.span(), m[0]) for m in PLACEHOLDER.finditer(text) if m[0].lower() not in known_here]
     counts = Counter(hit.note.lower() for hit in hits)
-    rare = [hit for hit in hits if counts[hit.note.lower()] < common]
-    often = [hit for hit in hits if counts[hit.note.lower()] >= common]
-    if rare:
+    if rare := [hit for hit in hits if counts[hit.note.lower()] < common]:
         yield Finding("placeholder", "W", "write the text out; if your program fills it in, accept this finding", rare)
-    if often:
+    if often := [hit for hit in hits if counts[hit.note.lower()] >= common]:
         words = ", ".join(sorted({hit.note for hit in often}))
         yield Finding("placeholder in use", "I", f"{words}: fine if your program fills it in", often)
 
 
-def language(look: Look, share: float = 0.5, letters: int = 20, minority: float = 0.1, sample: int = 2000) -> Iterator[Finding]:
+@check("language", severity="I", advice="one language unless you want several; translate or drop")
+def language(
+    context: CheckContext, share: float = 0.5, letters: int = 20, minority: float = 0.1, sample: int = 2000
+) -> Iterator[Hit]:
     """Answers in another script than most, or in another language of it: langid decides, on `letters` letters or more.
 
     Related languages (ru, uk, bg) are easily mistaken in a short text, so within the script only long ones are judged.
@@ -149,44 +165,45 @@ def language(look: Look, share: float = 0.5, letters: int = 20, minority: float 
     """
     from py3langid import classify  # half a second to load
 
-    answers = [answer(row) for row in look.rows]
-    long_enough = [len(NOT_LETTERS.sub("", text[:SEEN])) >= letters for text in answers]
-    spoken = Counter(classify(text[:SEEN])[0] for text, enough in list(zip(answers, long_enough, strict=True))[:sample] if enough)
+    answers = [answer(row) for row in context.rows]
+    long_enough = [len(NOT_LETTERS.sub("", text[:SAMPLE])) >= letters for text in answers]
+    first = list(zip(answers, long_enough, strict=True))[:sample]
+    spoken = Counter(classify(text[:SAMPLE])[0] for text, enough in first if enough)
     if not spoken or spoken.most_common(1)[0][1] < share * spoken.total():
         return
     main, scripts = spoken.most_common(1)[0][0], [_script(text) for text in answers]
     script = Counter(scripts).most_common(1)[0][0]
-    hits = []
 
     def rare(one: str) -> bool:
         return one != main and spoken[one] < minority * spoken.total()
 
     for row, text in enumerate(answers):
-        if long_enough[row] and (scripts[row] != script or len(text) >= SEEN):
-            one = classify(text[:SEEN])[0]
-            if rare(one) and rare(one := classify(fix_encoding(text[:SEEN]))[0]):  # mojibake would pass for Uzbek
-                hits.append(Hit(row, answer_field(look.rows[row]), note=f"looks like {one!r}, most answers are {main!r}"))
-    if hits:
-        yield Finding("language", "I", "one language unless you want several; translate or drop", hits)
+        if long_enough[row] and (scripts[row] != script or len(text) >= SAMPLE):
+            one = classify(text[:SAMPLE])[0]
+            if rare(one) and rare(one := classify(fix_encoding(text[:SAMPLE]))[0]):  # mojibake would pass for Uzbek
+                yield Hit(row, "answer", note=f"looks like {one!r}, most answers are {main!r}")
 
 
 def _script(text: str) -> str:
-    return max(SCRIPTS, key=lambda name: len(SCRIPTS[name].sub("", text[:SEEN])))
+    return max(SCRIPTS, key=lambda name: len(SCRIPTS[name].sub("", text[:SAMPLE])))
 
 
-def style(look: Look, majority: float = 0.8, length: float = 4.0) -> Iterator[Finding]:
+@check("style: address", "style: greeting", "style: ending", "style: length")
+def style(context: CheckContext, majority: float = 0.8, length: float = 4.0) -> Iterator[Finding]:
     """Answers unlike most others: formal or informal address, greeting, closing punctuation, length.
 
     majority: a habit counts when at least this share of the answers has it. length: how many times the median, in characters.
     """
-    answers = {row: answer(one) for row, one in enumerate(look.rows)}
-    answers = {row: text for row, text in answers.items() if visible(text)}
+    answers = {row: text for row, _, text in context.answers() if visible(text)}
     if not answers:
         return
-    formal = {row: match for row, text in answers.items() if (match := FORMAL.search(text))}
-    informal = {row: match for row, text in answers.items() if HINT.search(text) and (match := INFORMAL.search(text))}
-    greeting = {row: match for row, text in answers.items() if (match := GREETING.search(text))}
-    open_ended = {row: None for row, text in answers.items() if OPEN.search(text[-20:])}
+
+    def matching(find: Callable[[str], re.Match | None]) -> dict[int, re.Match]:
+        return {row: match for row, text in answers.items() if (match := find(text))}
+
+    formal, greeting = matching(FORMAL.search), matching(GREETING.search)
+    informal = matching(lambda text: HINT.search(text) and INFORMAL.search(text))
+    open_ended = matching(lambda text: OPEN_END.search(text[-20:]))
     addressed = len(formal.keys() | informal.keys())
     for name, odd, among, note in (
         ("style: address", informal, addressed, "«ты» among «вы»"),
@@ -195,53 +212,40 @@ def style(look: Look, majority: float = 0.8, length: float = 4.0) -> Iterator[Fi
         ("style: ending", open_ended, len(answers), "no closing punctuation, unlike most answers"),
     ):
         if odd and len(odd) + majority * among <= among + 1e-9:
-            advice = "one voice is learnt faster than two; make them alike, or keep them if you mean it"
-            spans = [(row, match.span() if match else (0, 0)) for row, match in odd.items()]
-            yield Finding(name, "I", advice, [Hit(row, answer_field(look.rows[row]), *span, note) for row, span in spans])
-    middle = statistics.median(map(len, answers.values()))
-    long = {row: len(text) for row, text in answers.items() if len(text) > length * middle}
+            advice = "one voice is learned faster than two; make them alike, or keep them if you mean it"
+            whole = odd is open_ended  # what is missing has no place
+            yield Finding(name, "I", advice, [Hit(i, "answer", *((0, 0) if whole else m.span()), note) for i, m in odd.items()])
+    median = statistics.median(map(len, answers.values()))
+    long = {row: len(text) for row, text in answers.items() if len(text) > length * median}
     if long and len(answers) >= 10:
-        advice = f"the median answer has {middle:.0f} characters; is the long one needed?"
-        hits = [Hit(row, answer_field(look.rows[row]), note=f"{count} characters") for row, count in long.items()]
-        yield Finding("style: length", "I", advice, hits)
+        advice = f"the median answer has {median:.0f} characters; is the long one needed?"
+        yield Finding("style: length", "I", advice, [Hit(row, "answer", note=f"{n} characters") for row, n in long.items()])
 
 
-def diversity(look: Look, cluster: float = 0.05, prompts: float = 0.8, opening: float = 0.3, words: int = 3) -> Iterator[Finding]:
+@check("diversity")
+def diversity(
+    context: CheckContext, cluster: float = 0.05, prompts: float = 0.8, opening: float = 0.3, words: int = 3
+) -> Iterator[Finding]:
     """Too much alike: few distinct prompts, one group of near twins, or answers that open with the same words."""
-    n = len(look.rows)
+    n = len(context.rows)
     if n < 10:
         return
-    distinct = len(set(look.questions)) / n
+    distinct = len(set(context.same_questions)) / n
     if distinct < prompts:
         yield Finding("diversity", "I", f"only {distinct:.0%} of the questions are distinct; add other situations")
-    biggest = max(clusters(n, look.near), key=len)
+    biggest = max(clusters(n, context.near), key=len)
     if len(biggest) > max(3, cluster * n):
         advice = f"{len(biggest)} rows ({len(biggest) / n:.0%}) are one group of look-alikes; the model will learn mostly these"
         yield Finding("diversity", "I", advice, [Hit(row) for row in biggest])
-    if statistics.median(len(text.split()) for text in look.answers) <= words:
+    if statistics.median(len(text.split()) for text in context.same_answers) <= words:
         return  # one-word answers: a label, which is meant to come back
-    openings = Counter(" ".join(text.split()[:words]) for text in look.answers)
+    openings = Counter(" ".join(text.split()[:words]) for text in context.same_answers)
     text, count = openings.most_common(1)[0]
     if text and count > opening * n:
         yield Finding("diversity", "I", f"{count} answers ({count / n:.0%}) open with “{text}”; the model will too")
 
 
-def _name(look: Look, row: int) -> str:
-    return place(look.rows[row], row)
-
-
-def _names(look: Look, rows: list[int], most: int = 5) -> str:
-    return ", ".join(_name(look, row) for row in rows[:most]) + (" ..." if len(rows) > most else "")
-
-
-SET_CHECKS = [
-    too_few,
-    mixed_schemas,
-    exact_duplicates,
-    near_duplicates,
-    contradictions,
-    placeholder_words,
-    language,
-    style,
-    diversity,
-]
+@check("earlier answers", severity="I", advice="all answers of a row are trained; with `last_answer_only` only the last one is")
+def earlier_answers(context: CheckContext) -> Iterator[Hit]:
+    """Conversations with more than one answer."""
+    return (Hit(i) for i, row in enumerate(context.rows) if sum(turn["role"] == "assistant" for turn in row["messages"]) > 1)

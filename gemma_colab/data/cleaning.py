@@ -16,23 +16,13 @@ from ftfy import fix_encoding
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import Row, texts, with_texts
 from gemma_colab.data.checks_set import exact_duplicates, near_twins
-from gemma_colab.data.checks_text import (
-    CONTROL,
-    ENTITY,
-    ESCAPE,
-    MARKDOWN_IMAGE,
-    about_markup,
-    asked,
-    empty_text,
-    fake_input_start,
-    is_entity,
-)
-from gemma_colab.data.finding import Look
+from gemma_colab.data.checks_text import CONTROL, ENTITY, ESCAPE, FAKE_INPUT, MARKDOWN_IMAGE, about_markup, empty_text, is_entity
+from gemma_colab.data.finding import CheckContext
 from gemma_colab.data.personal import mask
-from gemma_colab.data.text import CODE, HIDDEN, TAG, normalise
+from gemma_colab.data.text import CODE, HIDDEN, TAG, normalize
 
 DROPPED = "(dropped)"
-COLUMNS = ["step", "row", "line", "field", "before", "after"]
+LOG_COLUMNS = ["step", "row", "line", "field", "before", "after"]
 SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u3000]")  # all kinds of them but the plain one
 GAP = re.compile(r"\S(?: {3,}|\t)\S")  # between columns
 BREAK = re.compile("[\x0b\x0c\x1c-\x1f\x85]+")  # control characters that end a line or a page
@@ -139,26 +129,30 @@ def _single_spaces(text: str) -> str:
     return re.sub(r"(?<=\n) +", "", re.sub(r"[ \t]+", " ", text))
 
 
-def drop_empty(look: Look) -> dict[int, str]:
-    return {hit.row: "nothing to learn" for hit in empty_text(look)}
+def fake_input(text: str) -> str:
+    return FAKE_INPUT.sub("", text)
 
 
-def drop_exact_duplicates(look: Look) -> dict[int, str]:
-    return {hit.row: hit.note for finding in exact_duplicates(look) for hit in finding.hits}
+def drop_empty(context: CheckContext) -> dict[int, str]:
+    return {hit.row: "nothing to learn" for finding in empty_text(context) for hit in finding.hits}
 
 
-def drop_near_duplicates(look: Look) -> dict[int, str]:
-    """Of two near twins that say the same, the later one, if the earlier is kept and the texts differ only in words added or in
+def drop_exact_duplicates(context: CheckContext) -> dict[int, str]:
+    return {hit.row: hit.note for finding in exact_duplicates(context) for hit in finding.hits}
+
+
+def drop_near_duplicates(context: CheckContext) -> dict[int, str]:
+    """Of two near twins that say the same, drop the later one, if the earlier is kept and the texts differ only in words added or in
     endings. A word put for another may turn the meaning (on, off): that, like contradictions, is for a person."""
     dropped: dict[int, str] = {}
-    for row, twin, note in near_twins(look):
-        if row not in dropped and twin not in dropped and _adds_only(look.texts[row], look.texts[twin]):
-            dropped[row] = note
+    for row, twin, similarity, says_the_same in near_twins(context):
+        if says_the_same and not {row, twin} & dropped.keys() and _adds_only(context.texts[row], context.texts[twin]):
+            dropped[row] = f"{similarity:.2f} like {context.place(twin)}"
     return dropped
 
 
 def _adds_only(one: dict[str, str], other: dict[str, str]) -> bool:
-    words = [Counter(normalise(" ".join(texts.values())).split()) for texts in (one, other)]
+    words = [Counter(normalize(" ".join(texts.values())).split()) for texts in (one, other)]
     fewer, more = sorted((list((words[0] - words[1]).elements()), list((words[1] - words[0]).elements())), key=len)
     return all(any(_same_stem(a, b) for b in more) for a in fewer)
 
@@ -176,6 +170,7 @@ CHANGES = {
     "control_characters": control_characters,
     "invisible_characters": invisible_characters,
     "white_space": white_space,
+    "fake_input": fake_input,
     "mask_personal_data": mask,
 }
 # rows -> {number of a row to drop: why}
@@ -184,11 +179,11 @@ DROPS = {
     "drop_exact_duplicates": drop_exact_duplicates,
     "drop_near_duplicates": drop_near_duplicates,
 }
-STEPS = (*list(CHANGES)[:-1], "fake_input", "mask_personal_data", *DROPS)
+STEPS = (*CHANGES, *DROPS)
 
 
 def clean(rows: list[Row], steps: tuple[str, ...] = STEPS) -> tuple[list[Row], pd.DataFrame]:
-    """New rows, and the log: step, row (number in `rows`), line, field, before, after. The rows given are not changed.
+    """Return new rows, and the log: step, row (number in `rows`), line, field, before, after. The rows given are not changed.
 
     A dropped row has an empty `field`; `before` holds it whole, as JSON. Raises `SettingsError` for a step that doesn't exist.
     """
@@ -196,37 +191,31 @@ def clean(rows: list[Row], steps: tuple[str, ...] = STEPS) -> tuple[list[Row], p
         raise SettingsError(f"step={unknown[0]!r} is not a cleaning step; choose from {', '.join(STEPS)}")
     kept, log = list(enumerate(rows)), []
     for step in steps:
-        kept = _dropping(step, kept, log) if step in DROPS else _changing(step, kept, log)
-    return [row for _, row in kept], pd.DataFrame(log, columns=COLUMNS)
-
-
-def _changing(step: str, kept: list[tuple[int, Row]], log: list) -> list[tuple[int, Row]]:
-    done = []
-    for i, row in kept:
-        old = texts(row)
-        if step == "fake_input":
-            field, text = asked(row)
-            new = {field: text[: fake_input_start(text)]}
-        elif step in ("html_to_text", "entities") and about_markup(row):
-            new = {}
+        if step in DROPS:
+            drop = DROPS[step](CheckContext([row for _, row in kept]))
+            for n, why in drop.items():
+                i, row = kept[n]
+                log.append((step, i, row.get("line"), "", json.dumps(row, ensure_ascii=False), f"{DROPPED} {why}"))
+            kept = [pair for n, pair in enumerate(kept) if n not in drop]
         else:
-            new = {field: CHANGES[step](text) for field, text in old.items()}
-        changed = {field: text for field, text in new.items() if text != old[field]}
-        log += [(step, i, row.get("line"), field, old[field], text) for field, text in changed.items()]
-        done.append((i, with_texts(row, changed) if changed else row))
-    return done
+            kept = [(i, _changed(step, i, row, log)) for i, row in kept]
+    return [row for _, row in kept], pd.DataFrame(log, columns=LOG_COLUMNS)
 
 
-def _dropping(step: str, kept: list[tuple[int, Row]], log: list) -> list[tuple[int, Row]]:
-    drop = DROPS[step](Look([row for _, row in kept]))
-    for n, why in drop.items():
-        i, row = kept[n]
-        log.append((step, i, row.get("line"), "", json.dumps(row, ensure_ascii=False), f"{DROPPED} {why}"))
-    return [pair for n, pair in enumerate(kept) if n not in drop]
+def _changed(step: str, number: int, row: Row, log: list) -> Row:
+    if step in ("html_to_text", "entities") and about_markup(row):
+        return row
+    new = {
+        field: text
+        for field, old in texts(row).items()
+        if (step != "fake_input" or field == "question") and (text := CHANGES[step](old)) != old
+    }
+    log += [(step, number, row.get("line"), field, texts(row)[field], text) for field, text in new.items()]
+    return with_texts(row, new) if new else row
 
 
 def undo(rows: list[Row], log: pd.DataFrame) -> list[Row]:
-    """The rows as they were before `clean` gave these rows and this log."""
+    """Return the rows as they were before `clean` gave these rows and this log."""
     dropped = {
         line.row: json.loads(line.before) for line in log.itertuples() if line.after.startswith(DROPPED) and not line.field
     }

@@ -1,20 +1,23 @@
-"""What a check says: which rows it hit and where, how bad that is, and what to do."""
+"""What a check is, what it sees of the rows, and what it says: which of them it hit and where, how bad that is, what to do."""
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from gemma_colab.core.rows import Row, answer, question, texts
+import pandas as pd
+
+from gemma_colab.core.rows import Row, answer, place, question, texts
 from gemma_colab.data.neighbours import Pair, near_pairs
 from gemma_colab.data.text import sameness, shingles
 
 
 class Hit(NamedTuple):
-    """One place: the row (from 0), the field, the characters [start, end) in it, a note for the reader, and the row it repeats.
+    """One place: the row (from 0), the field as in `rows.texts`, the characters [start, end) in it, a note, and the row it repeats.
 
     end = 0: the whole field. field = "": the whole row.
     """
@@ -48,52 +51,88 @@ class Finding:
         return len(self.rows) or len(self.lines)
 
 
-def own_questions(rows: list[Row], common: int = 5) -> list[str]:
-    """The questions by which rows can be told apart: without system messages, and without an opening (an instruction) that
-    stands over `common` different texts or more. Else all rows of one prompt would look alike."""
-    asked = [question(row | {"messages": [turn for turn in row["messages"] if turn["role"] != "system"]}) for row in rows]
-    seen = Counter(key for text in set(asked) for key, _ in _openings(text))
-    return [text[max((end for key, end in _openings(text) if seen[key] >= common), default=0) :] for text in asked]
+CHECKS: list[Callable[..., list[Finding]]] = []  # in the order in which they run
 
 
-def _openings(text: str) -> Iterator[tuple[int, int]]:
-    """A key of the text before each blank line, and where the text goes on behind it."""
-    key = end = 0
-    for paragraph in text.split("\n\n")[:-1]:
-        key, end = hash((key, paragraph)), end + len(paragraph) + 2
-        yield key, end
+def check(*names: str, severity: str = "W", advice: str = "", counts_tokens: bool = False):
+    """Register a function of a `CheckContext` as a check; its other arguments, by name, are thresholds.
+
+    It yields hits, which become one finding called names[0], with this severity and advice; or findings, where these depend on what was
+    found. names: all that its findings may be called. The registered function returns a list of findings.
+    """
+
+    def register(function: Callable[..., Iterable[Hit | Finding]]) -> Callable[..., list[Finding]]:
+        @functools.wraps(function)
+        def run(context: CheckContext, **thresholds) -> list[Finding]:
+            found = list(function(context, **thresholds))
+            hits = [one for one in found if isinstance(one, Hit)]
+            return [one for one in found if isinstance(one, Finding)] + [Finding(names[0], severity, advice, hits)] * bool(hits)
+
+        run.names, run.counts_tokens = names, counts_tokens
+        CHECKS.append(run)
+        return run
+
+    return register
 
 
 @dataclass(frozen=True)
-class Look:
-    """The rows under inspection, and what several checks need of them, computed once."""
+class CheckContext:
+    """The rows under inspection, and what several checks need of them, computed once. lengths: of `chat.token_lengths`, if known."""
 
     rows: list[Row]
     max_length: int = 1024
     num_train_epochs: float = 3.0
     near_threshold: float = 0.72
+    lengths: pd.DataFrame | None = None
+
+    def place(self, row: int) -> str:
+        return place(self.rows[row], row)
 
     @cached_property
     def texts(self) -> list[dict[str, str]]:
         return [texts(row) for row in self.rows]
 
+    def fields(self) -> Iterator[tuple[int, str, str]]:
+        """Yield (number of the row, field, text) for every turn of every row."""
+        return ((row, name, text) for row, fields in enumerate(self.texts) for name, text in fields.items())
+
+    def answers(self) -> Iterator[tuple[int, str, str]]:
+        """Yield (number of the row, "answer", text) for every row."""
+        return ((row, "answer", answer(one)) for row, one in enumerate(self.rows))
+
     @cached_property
-    def questions(self) -> list[str]:
+    def same_questions(self) -> list[str]:
         return [sameness(question(row)) for row in self.rows]
 
     @cached_property
-    def answers(self) -> list[str]:
+    def same_answers(self) -> list[str]:
         return [sameness(answer(row)) for row in self.rows]
 
     @cached_property
-    def own(self) -> list[str]:
+    def own_questions(self) -> list[str]:
         return own_questions(self.rows)
 
     @cached_property
     def near(self) -> list[Pair]:
         """Pairs of rows, own question and answer together, with Jaccard `near_threshold` or more. Rows of one `conversation`
         are alike because one goes on where the other ends: they are no pair."""
-        whole = [f"{own} {answer(row)}" for own, row in zip(self.own, self.rows, strict=True)]
+        whole = [f"{own} {answer(row)}" for own, row in zip(self.own_questions, self.rows, strict=True)]
         names = [row.get("conversation") for row in self.rows]
         pairs = near_pairs([shingles(text) for text in whole], self.near_threshold)
         return [pair for pair in pairs if names[pair.row] is None or names[pair.row] != names[pair.earlier]]
+
+
+def own_questions(rows: list[Row], common: int = 5) -> list[str]:
+    """Return the questions by which rows can be told apart: without system prompts, and without opening paragraphs (an instruction)
+    that stand over `common` different texts or more. Else all rows of one prompt would look alike."""
+    asked = ["\n\n".join(t["content"] for t in row["messages"][:-1] if t["role"] != "system" and t["content"]) for row in rows]
+    seen = Counter(key for text in set(asked) for key, _ in _openings(text))
+    return [text[max((end for key, end in _openings(text) if seen[key] >= common), default=0) :] for text in asked]
+
+
+def _openings(text: str) -> Iterator[tuple[int, int]]:
+    """Yield a key of the text before each blank line, and where the text goes on behind it."""
+    key = end = 0
+    for paragraph in text.split("\n\n")[:-1]:
+        key, end = hash((key, paragraph)), end + len(paragraph) + 2
+        yield key, end

@@ -4,88 +4,54 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import NamedTuple
 
 import matplotlib.pyplot as plt
-import pandas as pd
 from IPython.display import HTML
 
 from gemma_colab.core.html import ENVIRONMENT, pieces
-from gemma_colab.core.rows import answer, answer_field, place, question, texts
+from gemma_colab.core.rows import answer, place, question, texts
 from gemma_colab.data.finding import Finding, Hit
 from gemma_colab.data.report import Report
-from gemma_colab.ui.plots import length_histogram
 
-COLOURS = {"ready": "#2e7d32", "fix first": "#b26a00", "blocked": "#c62828"}
+VERDICT_COLORS = {"ready": "#2e7d32", "fix first": "#b26a00", "blocked": "#c62828"}
 SEVERITIES = {"E": ("error", "#c62828"), "W": ("warning", "#b26a00"), "I": ("for your information", "#546e7a")}
 CONTEXT = 90  # characters shown on each side of a marked span
-
-_PAGE = ENVIRONMENT.from_string(
-    """<div style="max-width:60em; line-height:1.45">
-<div style="border-left:6px solid {{ colour }}; padding:2px 12px; font-size:115%"><b>{{ verdict }}</b>{{ reason }}</div>
-<p>{% for name, value in counts.items() %}<span style="display:inline-block; margin-right:1.6em"><b>{{ '{:,}'.format(value) }}</b> {{ name }}</span>{% endfor %}</p>
-{% if picture %}<img alt="lengths" style="max-width:100%; background:white" src="data:image/png;base64,{{ picture }}">{% endif %}
-{% for f in findings %}
-<details style="border-top:1px solid #8884; padding:3px 0">
-<summary style="cursor:pointer"><b style="color:{{ f.colour }}" title="{{ f.word }}">{{ f.severity }}</b>&ensp;<b>{{ f.check }}</b>{% if f.count %} · {{ f.count }} row{{ 's' if f.count > 1 }}{% endif %}: {{ f.advice }}</summary>
-<table style="border-collapse:collapse; margin:4px 0 8px 1.2em; text-align:left">
-{% for row in f.rows %}<tr><td style="text-align:left; vertical-align:top; padding:2px 10px; white-space:nowrap">{{ row.place }}</td>
-<td style="text-align:left; vertical-align:top; padding:2px 10px; white-space:pre-wrap">
-{%- if row.note %}<i>{{ row.note }}</i>
-{% endif %}{% for label, pieces in row.parts %}<span style="opacity:.6">{{ label }}:</span> {% for text, marked in pieces %}{% if marked %}<mark>{{ text }}</mark>{% else %}{{ text }}{% endif %}{% endfor %}
-
-{% endfor %}</td></tr>{% endfor %}
-</table>{% if f.more %}<p style="margin-left:1.2em">and {{ f.more }} more rows</p>{% endif %}
-</details>
-{% endfor %}
-</div>"""
-)
-
-
-class _Row(NamedTuple):
-    place: str
-    note: str
-    parts: list[tuple[str, list[tuple[str, bool]]]]  # field, and its text in pieces: (text, marked?)
+Pieces = list[tuple[str, bool]]  # (text, marked?)
 
 
 def report_page(report: Report, most: int = 20) -> HTML:
-    """The whole report; each finding opens to at most `most` of its rows."""
-    findings = []
-    for f in report.findings:
-        word, colour = SEVERITIES[f.severity]
-        rows = _unreadable(report, f, most) if f.lines else [_row(report, f, row) for row in f.rows[:most]]
-        findings.append(
-            dict(severity=f.severity, word=word, colour=colour, check=f.check, advice=f.what_to_do, count=f.count, rows=rows)
-            | {"more": max(0, f.count - len(rows))}
-        )
+    """Show the whole report; each finding opens to at most `most` of its rows."""
     verdict, _, reason = report.reason.partition(":")
-    return HTML(
-        _PAGE.render(
-            verdict=verdict,
-            reason=":" + reason,
-            colour=COLOURS[report.verdict],
-            counts={name: value for name, value in report.counts().items() if value},
-            picture=_picture(report),
-            findings=findings,
-        )
+    page = ENVIRONMENT.get_template("data/templates/report.html").render(
+        verdict=verdict,
+        reason=":" + reason,
+        color=VERDICT_COLORS[verdict],
+        severities=SEVERITIES,
+        counts=report.counts(),
+        picture=_picture(report) if report.rows else None,
+        findings=[(f, _rows(report, f, most)) for f in report.findings],
     )
+    return HTML(page)
 
 
-def _row(report: Report, finding: Finding, row: int) -> _Row:
-    hits = [hit for hit in finding.hits if hit.row == row]
-    one = report.rows[row]
-    notes = "; ".join(dict.fromkeys(hit.note for hit in hits if hit.note))
-    fields = texts(one)
-    marked = [
-        (name, _marked(fields[name], spans)) for name in fields if (spans := [h for h in hits if h.field == name and h.end])
-    ]
-    whole = [("question", _short(question(one))), (answer_field(one), _short(answer(one)))]
-    return _Row(place(one, row), notes, marked or whole)
+def _rows(report: Report, finding: Finding, most: int) -> list[tuple[str, str, list[tuple[str, Pieces]]]]:
+    """(place, note, [(field, its text in pieces)]) of each row that is shown."""
+    if finding.lines:
+        bad = [one for one in report.aside if one["line"] in finding.lines][:most]
+        return [(f"line {b['line']}", b["problem"], [(b.get("field") or "content", _short(str(b["content"])))]) for b in bad]
+    rows = []
+    for number in finding.rows[:most]:
+        row, hits = report.rows[number], [hit for hit in finding.hits if hit.row == number]
+        spans = {field: [(hit.start, hit.end) for hit in hits if hit.field == field and hit.end] for field in texts(row)}
+        marked = [(field, _marked(text, spans[field])) for field, text in texts(row).items() if spans[field]]
+        whole = [("question", _short(question(row))), ("answer", _short(answer(row)))]
+        note = "; ".join(dict.fromkeys(hit.note for hit in hits if hit.note))
+        rows.append((place(row, number), note, marked or whole))
+    return rows
 
 
-def _marked(text: str, hits: list[Hit]) -> list[tuple[str, bool]]:
+def _marked(text: str, spans: list[tuple[int, int]]) -> Pieces:
     """The text in pieces, cut to what is near the hits if it is long."""
-    spans = [(hit.start, hit.end) for hit in hits]
     start, stop = 0, len(text)
     if len(text) > 500:
         start, stop = max(0, min(spans)[0] - CONTEXT), min(len(text), min(spans)[1] + 4 * CONTEXT)
@@ -98,24 +64,21 @@ def _seen(span: str) -> str:
     return "".join(c if c.isprintable() and c != "\xad" else f"U+{ord(c):04X}" for c in span[:200])
 
 
-def _short(text: str, most: int = 300) -> list[tuple[str, bool]]:
+def _short(text: str, most: int = 300) -> Pieces:
     return [(text[:most] + "…" * (len(text) > most), False)] if text.strip() else [("(empty)", True)]
 
 
-def _unreadable(report: Report, finding: Finding, most: int) -> list[_Row]:
-    bad = [one for one in report.aside if one["line"] in set(finding.lines)][:most]
-    return [_Row(f"line {b['line']}", b["problem"], [(b.get("field") or "content", _short(str(b["content"])))]) for b in bad]
-
-
 def _picture(report: Report) -> str:
-    """Histogram of the tokens, with `max_length`; without a tokenizer of the characters in an answer. As base64 PNG."""
-    if not report.rows:
-        return ""
+    """Draw a histogram of the tokens, with `max_length`; without a tokenizer of the characters in an answer. As base64 PNG."""
     figure, ax = plt.subplots(figsize=(7, 2.4), layout="constrained")
     if report.lengths is not None:
-        length_histogram(report.lengths["total"], report.max_length, ax)
+        total, limit = report.lengths["total"], report.max_length
+        ax.hist(total, bins=30)
+        ax.axvline(limit, color="C1", linestyle="--", label=f"max_length = {limit}")
+        ax.set(xlabel="tokens in a row", ylabel="rows", title=f"{(total > limit).sum()} of {len(total)} rows would be cut")
+        ax.legend()
     else:
-        pd.Series([len(answer(row)) for row in report.rows]).plot.hist(bins=30, ax=ax)
+        ax.hist([len(answer(row)) for row in report.rows], bins=30)
         ax.set(xlabel="characters in an answer", ylabel="rows")
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=90)

@@ -11,7 +11,7 @@ import phonenumbers
 from stdnum import iban, luhn
 from stdnum.ru import inn
 
-WORDS = {  # kind -> what stands in its place, in a Russian and in an English text
+MASK_WORDS = {  # kind -> what stands in its place, in a Russian and in an English text
     "e-mail": ("[почта]", "[e-mail]"),
     "phone": ("[телефон]", "[phone]"),
     "card": ("[карта]", "[card]"),
@@ -22,7 +22,7 @@ WORDS = {  # kind -> what stands in its place, in a Russian and in an English te
     "ip": ("[IP]", "[IP]"),
     "key": ("[ключ]", "[key]"),
 }
-MASKS = frozenset(word for pair in WORDS.values() for word in pair)
+MASKS = frozenset(word for pair in MASK_WORDS.values() for word in pair)
 
 # Not numpy@1.26, nor git@github.com:...
 EMAIL = re.compile(r"(?<![\w.+-])(?!git@)[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}")
@@ -73,7 +73,7 @@ def mask(text: str, regions: tuple[str, ...] = ("RU",)) -> str:
     """The text with a word in brackets for each find."""
     russian = bool(re.search("[а-яё]", text.lower()))
     for kind, start, end in reversed(personal_data(text, regions)):
-        text = text[:start] + WORDS[kind][0 if russian else 1] + text[end:]
+        text = text[:start] + MASK_WORDS[kind][0 if russian else 1] + text[end:]
     return text
 
 

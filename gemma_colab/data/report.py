@@ -1,7 +1,4 @@
-"""All checks over a dataset, and what came of them: a verdict, findings, as table, text or JSON.
-
-The page for a notebook is made of it by `gemma_colab.data.page`.
-"""
+"""All checks over a dataset, and what came of them: a verdict and findings, as page, table, text or JSON."""
 
 from __future__ import annotations
 
@@ -18,26 +15,23 @@ from tqdm.auto import tqdm
 from gemma_colab.core.chat import token_lengths
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import Row, answer, fingerprint, place
-from gemma_colab.data.checks_set import SET_CHECKS, too_few
-from gemma_colab.data.checks_text import TEXT_CHECKS
-from gemma_colab.data.checks_tokens import TOKEN_CHECKS
-from gemma_colab.data.finding import Finding, Look
+from gemma_colab.data import checks_set, checks_text, checks_tokens  # noqa: F401  they register their checks
+from gemma_colab.data.finding import CHECKS, CheckContext, Finding
 
 if TYPE_CHECKING:
+    from IPython.display import HTML
     from transformers import PreTrainedTokenizerBase
 
-# Every name a finding may have: the names of checks on texts, and those that the others give.
-OTHERS = """unreadable row|too few rows|mixed schemas|exact duplicate|near duplicate|contradiction|placeholder|placeholder in use
-language|style: address|style: greeting|style: ending|style: length|diversity|too long|nothing trained|too many dropped
-end not trained|not one <bos>|budget|lengths|look-alike|reviewed|leak|validation too small"""
-FINDINGS = frozenset([check[0] for check in TEXT_CHECKS] + OTHERS.replace("\n", "|").split("|"))
-WORDS = {"E": "blocked", "W": "fix first", "I": "ready"}
+# Every name a finding may have: those of the checks, and what is found beside them.
+FINDINGS = frozenset(name for check in CHECKS for name in check.names)
+FINDINGS |= {"unreadable row", "lengths", "reviewed", "leak", "validation too small"}
+VERDICTS = {"E": "blocked", "W": "fix first", "I": "ready"}
 EXIT_CODES = {"ready": 0, "fix first": 1, "blocked": 2}
 
 
 @dataclass(frozen=True)
 class Report:
-    """The rows, what the checks found, worst first, and the token lengths if a tokenizer was given."""
+    """The rows, what the checks found, worst first, and the token lengths if a tokenizer was given. A notebook shows it as a page."""
 
     rows: list[Row]
     findings: list[Finding]
@@ -48,14 +42,26 @@ class Report:
     @cached_property
     def verdict(self) -> str:
         """ "ready", "fix first" or "blocked"."""
-        return WORDS[min((f.severity for f in self.findings), key="EWI".index, default="I")]
+        return VERDICTS[min((f.severity for f in self.findings), key="EWI".index, default="I")]
 
     @property
     def reason(self) -> str:
         """The verdict with the checks behind it."""
-        severity = next(s for s, word in WORDS.items() if word == self.verdict)
-        names = list(dict.fromkeys(f.check for f in self.findings if f.severity == severity != "I"))
+        names = dict.fromkeys(f.check for f in self.findings if f.severity != "I" and VERDICTS[f.severity] == self.verdict)
         return f"{self.verdict}: {', '.join(names) or 'no errors, no warnings'}"
+
+    def page(self, most: int = 20) -> HTML:
+        """Show the whole report; each finding opens to at most `most` of its rows."""
+        from gemma_colab.data.page import report_page  # matplotlib takes a second
+
+        return report_page(self, most)
+
+    def _repr_html_(self) -> str:
+        return self.page().data
+
+    def with_findings(self, findings: list[Finding], accept: Iterable[str] = ()) -> Report:
+        """Return the report with more findings, such as those of `split_rows`. accept: as in `check_rows`."""
+        return dataclasses.replace(self, findings=_worst_first([*self.findings, *_accepted(findings, accept)]))
 
     def table(self) -> pd.DataFrame:
         """One line a finding: severity, check, how many rows, the first few (by line of the file, if known), what to do."""
@@ -71,20 +77,20 @@ class Report:
     def places(self, finding: Finding, most: int = 5) -> str:
         """Where the first few rows are: "line 3, 5, 8 ...", or items of a list that stands on one line."""
         rows = [f"line {line}" for line in finding.lines[:most]] or [place(self.rows[row], row) for row in finding.rows[:most]]
-        kinds = {text.rpartition(" ")[0] for text in rows}
-        if len(kinds) == 1:
-            rows = [f"{kinds.pop()} {rows[0].rpartition(' ')[2]}", *(text.rpartition(" ")[2] for text in rows[1:])]
+        if len({text.split()[0] for text in rows}) == 1:
+            rows[1:] = [text.split()[1] for text in rows[1:]]
         return ", ".join(rows) + (" ..." if finding.count > most else "")
 
     def counts(self) -> dict[str, float]:
         """Rows, conversations of several turns, characters; tokens as percentiles 5, 50, 95 and the longest, if known."""
-        answers = pd.Series([len(answer(row)) for row in self.rows], dtype=float)
+        roles = [[turn["role"] for turn in row["messages"]] for row in self.rows]
+        characters = pd.Series([len(answer(row)) for row in self.rows], dtype=float)
         counts = {
             "rows": len(self.rows),
             "put aside": len(self.aside),
-            "with several questions": sum(_questions(row) > 1 for row in self.rows),
-            "with a system prompt": sum(row.get("messages", [{"role": ""}])[0]["role"] == "system" for row in self.rows),
-            "characters in an answer, median": round(answers.median()) if len(answers) else 0,
+            "with several questions": sum(some.count("user") > 1 for some in roles),
+            "with a system prompt": sum("system" in some for some in roles),
+            "characters in an answer, median": round(characters.median()) if len(characters) else 0,
         }
         if self.lengths is not None and len(self.lengths):
             quantiles = self.lengths["total"].quantile([0.05, 0.5, 0.95])
@@ -105,17 +111,11 @@ class Report:
             }
             for f in self.findings
         ]
-        return {
-            "verdict": self.verdict,
-            "reason": self.reason,
-            "counts": self.counts(),
-            "max_length": self.max_length,
-            "findings": findings,
-        }
+        said = {"verdict": self.verdict, "reason": self.reason, "counts": self.counts(), "max_length": self.max_length}
+        return said | {"findings": findings}
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{name} {value:g}" for name, value in self.counts().items() if value)
-        lines = [self.reason, counts]
+        lines = [self.reason, ", ".join(f"{name} {value:g}" for name, value in self.counts().items() if value)]
         for f in self.findings:
             where = f" in {n} row{'s' * (n > 1)} ({self.places(f)})" if (n := f.count) else ""
             lines.append(f"{f.severity}  {f.check}{where}: {f.what_to_do}")
@@ -128,18 +128,11 @@ class Report:
     __repr__ = __str__
 
 
-def _questions(row: Row) -> int:
-    return sum(turn["role"] == "user" for turn in row.get("messages", []))
-
-
 def parameters() -> dict[str, dict]:
-    """Every check with named thresholds -> those thresholds and their defaults."""
-    found = {}
-    for function in [*(check[2] for check in TEXT_CHECKS), *SET_CHECKS, *TOKEN_CHECKS]:
-        named = list(inspect.signature(function).parameters.values())
-        if thresholds := {p.name: p.default for p in named if p.default is not p.empty}:
-            found[function.__name__] = thresholds
-    return found
+    """Return every check with named thresholds -> those thresholds and their defaults."""
+    named = {check.__name__: inspect.signature(check).parameters.values() for check in CHECKS}
+    defaults = {name: {p.name: p.default for p in some if p.default is not p.empty} for name, some in named.items()}
+    return {name: thresholds for name, thresholds in defaults.items() if thresholds}
 
 
 def check_rows(
@@ -161,51 +154,31 @@ def check_rows(
     thresholds: by check, such as `near_duplicates={"threshold": 0.8}`; `parameters()` lists them.
     Raises `SettingsError` for a check, a threshold or a finding that doesn't exist.
     """
-    _refuse_unknown(thresholds)
-    aside = list(aside)
-    threshold = thresholds.get("near_duplicates", {}).get("threshold", parameters()["near_duplicates"]["threshold"])
-    look = Look(rows, max_length, num_train_epochs, threshold)
-    findings = _unreadable(aside)
-    steps = [*TEXT_CHECKS, *SET_CHECKS] if rows else [too_few]
-    for step in tqdm(steps, desc="checks", disable=len(rows) < 2000, leave=False):
-        name, severity, function, advice = step if isinstance(step, tuple) else ("", "", step, "")
-        found = list(function(look, **thresholds.get(function.__name__, {})))
-        if name:
-            found = [Finding(name, severity, advice, found)] if found else []
-        findings += found
-    lengths = None
+    known = parameters()
+    for check, values in thresholds.items():
+        if check not in known:
+            raise SettingsError(f"{check!r} is not a check with thresholds; choose from {', '.join(sorted(known))}")
+        if wrong := sorted(set(values) - set(known[check])):
+            raise SettingsError(f"{check} has no threshold {wrong[0]!r}; it has {', '.join(known[check])}")
+    near = (known["near_duplicates"] | thresholds.get("near_duplicates", {}))["threshold"]
+    lengths = token_lengths(rows, tokenizer, max_length) if tokenizer is not None and rows else None
+    context = CheckContext(rows, max_length, num_train_epochs, near, lengths)
+    findings, aside = [], list(aside)
+    if aside:
+        advice = "mend them in the file, or accept 'unreadable row' to go on without them"
+        findings.append(Finding("unreadable row", "E", advice, lines=[bad["line"] for bad in aside]))
+    possible = [check for check in CHECKS if lengths is not None or not check.counts_tokens] if rows else [checks_set.too_few]
+    for check in tqdm(possible, desc="checks", disable=len(rows) < 2000, leave=False):
+        findings += check(context, **thresholds.get(check.__name__, {}))
     if tokenizer is None and rows:
         advice = f"not counted, so nothing is said about max_length={max_length}: give the tokenizer of your model"
         findings.append(Finding("lengths", "I", advice))
-    if tokenizer is not None and rows:
-        lengths = token_lengths(rows, tokenizer, max_length)
-        for function in TOKEN_CHECKS:
-            findings += function(look, lengths, **thresholds.get(function.__name__, {}))
-    findings = _accepted(_without_kept(findings, rows, kept or {}), list(accept))
+    findings = _accepted(_without_kept(findings, rows, kept or {}), accept)
     return Report(rows, _worst_first(findings), max_length, lengths, aside)
-
-
-def with_split(report: Report, findings: list[Finding], accept: Iterable[str] = ()) -> Report:
-    """The report with what `check_split` found in the split of its rows; told in words, since those rows have numbers of their own."""
-    told = [
-        dataclasses.replace(f, what_to_do=f"{f.hits[0].note}{' and others' * (len(f.hits) > 1)}; {f.what_to_do}", hits=[])
-        if f.hits
-        else f
-        for f in findings
-    ]
-    together = [*report.findings, *_accepted(told, list(accept))]
-    return dataclasses.replace(report, findings=_worst_first(together))
 
 
 def _worst_first(findings: list[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda f: "EWI".index(f.severity))
-
-
-def _unreadable(aside: list[dict]) -> list[Finding]:
-    if not aside:
-        return []
-    advice = "mend them in the file, or accept 'unreadable row' to go on without them"
-    return [Finding("unreadable row", "E", advice, lines=[bad["line"] for bad in aside])]
 
 
 def _without_kept(findings: list[Finding], rows: list[Row], kept: dict[str, set[str]]) -> list[Finding]:
@@ -221,21 +194,13 @@ def _without_kept(findings: list[Finding], rows: list[Row], kept: dict[str, set[
     return [*left, Finding("reviewed", "I", "you looked at these and kept them", reviewed)] if reviewed else left
 
 
-def _accepted(findings: list[Finding], accept: list[str]) -> list[Finding]:
-    if unknown := sorted(set(accept) - FINDINGS):
+def _accepted(findings: list[Finding], accept: Iterable[str]) -> list[Finding]:
+    accept = set(accept)
+    if unknown := sorted(accept - FINDINGS):
         raise SettingsError(f"accept={unknown[0]!r} is not a finding; choose from {', '.join(sorted(FINDINGS))}")
-    done = []
-    for f in findings:
-        if f.check in accept and f.severity != "I":
-            f = dataclasses.replace(f, severity="I", what_to_do=f"accepted by you ({f.severity}): {f.what_to_do}")
-        done.append(f)
-    return done
-
-
-def _refuse_unknown(thresholds: dict[str, dict]) -> None:
-    known = parameters()
-    for check, values in thresholds.items():
-        if check not in known:
-            raise SettingsError(f"{check!r} is not a check with thresholds; choose from {', '.join(sorted(known))}")
-        if wrong := sorted(set(values) - set(known[check])):
-            raise SettingsError(f"{check} has no threshold {wrong[0]!r}; it has {', '.join(known[check])}")
+    return [
+        dataclasses.replace(f, severity="I", what_to_do=f"accepted by you ({f.severity}): {f.what_to_do}")
+        if f.check in accept and f.severity != "I"
+        else f
+        for f in findings
+    ]

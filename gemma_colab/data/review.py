@@ -15,8 +15,8 @@ import pandas as pd
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import Row, fingerprint, texts, with_texts
 from gemma_colab.core.workspace import Workspace
-from gemma_colab.data.cleaning import COLUMNS, DROPPED
-from gemma_colab.data.finding import Look
+from gemma_colab.data.cleaning import DROPPED, LOG_COLUMNS
+from gemma_colab.data.finding import CheckContext
 from gemma_colab.data.neighbours import clusters
 from gemma_colab.data.report import Report
 
@@ -43,7 +43,7 @@ def find_cases(rows: list[Row], report: Report, checks: Iterable[str] = CHECKS) 
     first: dict[str, int] = {}
     own = [first.setdefault(fingerprint(row), i) for i, row in enumerate(rows)]
     said, pairs, asked = defaultdict(list), [], set()
-    look = Look(rows)
+    context = CheckContext(rows)
     for finding in report.findings:
         if not any(finding.check == check or finding.check.startswith(check + ":") for check in checks):
             continue
@@ -52,9 +52,9 @@ def find_cases(rows: list[Row], report: Report, checks: Iterable[str] = CHECKS) 
             if hit.twin is not None:
                 pairs.append((own[hit.row], own[hit.twin]))
             elif finding.check == "contradiction":
-                asked.add(look.questions[hit.row])
+                asked.add(context.same_questions[hit.row])
     same: dict[str, int] = {}
-    for row, question in enumerate(look.questions if asked else []):
+    for row, question in enumerate(context.same_questions if asked else []):
         if question in asked:  # also rows that were kept earlier, and so are no longer hit
             pairs.append((own[row], same.setdefault(question, own[row])))
     order = {row: n for n, row in enumerate(said)}
@@ -104,7 +104,8 @@ class Review:
             if one["action"] == "drop":
                 log.append(("review", i, row.get("line"), "", json.dumps(row, ensure_ascii=False), f"{DROPPED} {one['why']}"))
                 continue
-            new = one.get("new", {})
-            log += [("review", i, row.get("line"), field, texts(row)[field], text) for field, text in new.items()]
-            done.append(with_texts(row, new))
-        return done, pd.DataFrame(log, columns=COLUMNS)
+            new = with_texts(row, one.get("new", {}))
+            changes = zip(texts(row).items(), texts(new).values(), strict=True)
+            log += [("review", i, row.get("line"), field, old, text) for (field, old), text in changes if text != old]
+            done.append(new)
+        return done, pd.DataFrame(log, columns=LOG_COLUMNS)

@@ -1,30 +1,32 @@
-"""Deal rows out to train, validation and test so that look-alikes stay together, and check a split for leaks."""
+"""Deal rows out to train, validation and test so that what belongs together stays together, and say what leaks all the same."""
 
 from __future__ import annotations
 
 import json
 import math
 import random
-import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-import numpy as np
-
-from gemma_colab.core.errors import DatasetError
+from gemma_colab.core.errors import DatasetError, SettingsError
 from gemma_colab.core.rows import Row, answer, question
 from gemma_colab.core.settings import Settings, within
-from gemma_colab.data.finding import Finding, Hit, own_questions
+from gemma_colab.data.finding import Finding, own_questions
 from gemma_colab.data.neighbours import clusters, near_pairs
-from gemma_colab.data.text import jaccard, normalise, sameness, shingles
+from gemma_colab.data.text import jaccard, normalize, sameness, shingles
+
+SPLITS = ("train", "validation", "test")
+SMALL_SET = 20  # with fewer rows, any three groups are good enough
+RARE = ("rare",)  # the class of all labels that are too rare; no label is a tuple
+PairSet = set[tuple[int, int]]  # (number of a row, number of an earlier row)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSettings(Settings):
-    """How rows are dealt out to train, validation and test. validation_size, test_size: shares of all rows."""
+    """How rows are dealt out. validation_size, test_size: shares of all rows, 0.02-0.4 each. seed: any whole number."""
 
     file: ClassVar[str] = "split_settings.json"
     validation_size: float = within(0.1, 0.02, 0.4)
@@ -32,11 +34,115 @@ class SplitSettings(Settings):
     seed: int = within(0, 0, 2**32 - 1)
 
 
-PARTS = ("train", "validation", "test")
-LONG = 60  # letters and digits; a shorter answer ("positive", "42") may well be right for many questions
+@dataclass(frozen=True)
+class SplitNotes:
+    """What there is to say of a split: one sentence, and the findings about it, for `Report.with_findings`."""
+
+    sentence: str
+    findings: list[Finding] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return "\n".join([self.sentence, *(f"{f.severity}  {f.check}: {f.what_to_do}" for f in self.findings)])
+
+    __repr__ = __str__
 
 
-def _said(row: Row) -> str:
+def split_rows(
+    rows: list[Row] | Mapping[str, list[Row]],
+    *,
+    groups: str | None = None,
+    validation_size: float = 0.1,
+    test_size: float = 0.15,
+    seed: int = 0,
+    near: float = 0.6,
+    twin: float = 0.72,
+    long_answer: int = 60,
+    shared_words: int = 13,
+    largest_group: float = 0.3,
+    few: int = 16,
+) -> tuple[dict[str, list[Row]], SplitNotes]:
+    """Return {"train", "validation", "test"} -> rows, and what there is to say of it. The same rows and seed give the same split.
+
+    rows: all of them, or ready-made splits such as {"train": ..., "test": ...}: those stay as they are, and what is missing is
+    taken from train. groups: a key of the rows ("customer"); rows with the same value stay together, as look-alikes and the rows
+    of a `conversation` do. validation_size, test_size: shares of the rows, 0.02-0.4. Shares of each `label` are kept where rows
+    have one; labels too rare for a row in the smaller split count as one.
+
+    near: Jaccard of 5-character shingles from which questions, or answers of `long_answer` letters and more, are alike; answers
+    with `shared_words` words in a row in common (13 as in lm-eval) are, too. twin: Jaccard from which rows are near duplicates as
+    a whole, and from which a held-out row has leaked. largest_group: see `group_rows`. few: validation rows that are too few.
+    Raises `DatasetError` when there are too few groups, `SettingsError` for sizes, splits or groups that are impossible.
+    """
+    SplitSettings(validation_size=validation_size, test_size=test_size, seed=seed)
+    ready = dict(rows) if isinstance(rows, Mapping) else {"train": rows}
+    if unknown := set(ready) - set(SPLITS) or {"train"} - set(ready):
+        raise SettingsError(f"splits {', '.join(ready)}: {unknown.pop()!r} is wrong or missing; name them {', '.join(SPLITS)}")
+    if groups and not any(groups in row for some in ready.values() for row in some):
+        raise SettingsError(f"groups={groups!r} is not a key of any row; take one that your rows have, or None")
+    measures = {"groups": groups, "long_answer": long_answer, "shared_words": shared_words}
+    shares = {name: size for name, size in (("test", test_size), ("validation", validation_size)) if name not in ready}
+    splits, sentence = {name: list(ready.get(name, [])) for name in SPLITS}, "the splits were ready-made"
+    if shares:
+        pool = splits["train"]
+        grouped, why = group_rows(pool, near=near, twin=twin, largest_group=largest_group, **measures)
+        if len(grouped) <= len(shares):
+            remedy = f"too few for {', '.join(['train', *reversed(shares)])}; add different rows"
+            raise DatasetError(f"{len(pool)} rows make {len(grouped)} group(s) of look-alikes, {remedy}")
+        dealt, labels = deal(pool, grouped, shares, seed)
+        splits |= {name: [pool[i] for i in numbers] for name, numbers in dealt.items()}
+        sentence = f"{len(pool)} rows in {len(grouped)} groups: {why}{labels}"
+    findings = leaks(splits, twin=twin, **measures)
+    if (n := len(splits["validation"])) < few:
+        sentence += f"; only {n} validation rows, so read their loss with care"
+        advice = f"{n} rows; with fewer than {few} the validation loss jumps about"
+        findings.append(Finding("validation too small", "W", advice))
+    return splits, SplitNotes(sentence, findings)
+
+
+# ---------------------------------------------------------------------------------------------- what belongs together
+def group_rows(
+    rows: list[Row], *, near: float = 0.6, twin: float = 0.72, largest_group: float = 0.3, **measures
+) -> tuple[list[list[int]], str]:
+    """Return numbers of rows, grouped so that rows that belong together share a group, and how that was decided.
+
+    The same question, conversation or group always ties. Where likeness ties more than the share `largest_group` of the rows
+    into one chain, there is little to split, so within that chain less and less counts: answers no longer do (canned ones), nor
+    do questions that are merely near ("What is 12 + 7?"), and at last not even near duplicates.
+    """
+    n = len(rows)
+    always, asked, answered = related(rows, near, **measures).values()
+    always = always | _same([sameness(question(row)) or None for row in rows])
+    twins = _near_as_a_whole(rows, twin)
+    levels = [
+        (asked | answered | twins, largest_group, "rows alike in question, answer or as a whole"),
+        (asked | twins, largest_group, "rows alike in question or as a whole"),
+        (twins, 0.9, "rows with the same question, or near as a whole,"),  # one row in ten outside that chain is enough
+        (set(), 1.0, "rows with the same question"),
+    ]
+    pairs, tied = set(), ""
+    for likeness, most, what in levels if n >= SMALL_SET else levels[:2]:
+        pairs = pairs | likeness | always
+        found = clusters(n, list(pairs))
+        if len(found) >= 3 and (n < SMALL_SET or max(map(len, found)) <= most * n):
+            break
+        chained = {i for group in found if n < SMALL_SET or len(group) > largest_group * n for i in group}
+        pairs = {pair for pair in pairs if pair[0] not in chained}  # other groups stay as they are
+        tied = f"{max(map(len, found), default=0)} of {n} rows are alike, so only "
+    return found, f"{tied}{what} stay together"
+
+
+def related(rows: list[Row], near: float, *, groups: str | None = None, long_answer: int = 60, shared_words: int = 13):
+    """Return reason -> pairs of rows: of the same conversation or group, and alike in question or in (long) answer."""
+    replies = [_own_answer(row) for row in rows]
+    long = [text if len(normalize(text)) >= long_answer else "" for text in replies]
+    return {
+        "group": _same([row.get("conversation") for row in rows]) | _same([row.get(groups) for row in rows]),
+        "question": _near(own_questions(rows), near),
+        "answer": _near(long, near) | _sharing(replies, shared_words),
+    }
+
+
+def _own_answer(row: Row) -> str:
     """The answer, in so far as it tells rows apart: "" for a filled-in form (a JSON object), which is right for many questions."""
     text = answer(row).strip()
     if text.startswith("{") and text.endswith("}"):
@@ -45,169 +151,67 @@ def _said(row: Row) -> str:
     return text
 
 
-def _near(texts: list[str], threshold: float) -> Iterator[tuple[int, int]]:
-    yield from ((pair.row, pair.earlier) for pair in near_pairs([shingles(text) for text in texts], threshold))
+def _near(texts: list[str], threshold: float) -> PairSet:
+    return {(pair.row, pair.earlier) for pair in near_pairs([shingles(text) for text in texts], threshold)}
 
 
-def word_grams(text: str, n: int = 13) -> np.ndarray:
-    """64-bit hashes of all runs of n words of the normalised text."""
-    words = np.array([zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in normalise(text).split()], dtype=np.uint64)
-    if len(words) < n:
-        return words[:0]
-    powers = np.array([pow(6_364_136_223_846_793_005, k, 2**64) for k in range(n)], dtype=np.uint64)
-    return (np.lib.stride_tricks.sliding_window_view(words, n) * powers).sum(axis=1, dtype=np.uint64)
+def _near_as_a_whole(rows: list[Row], threshold: float, asked: float = 0.36) -> PairSet:
+    """Pairs near in own question and answer together. Questions with a Jaccard below `asked` are different ones, though a long
+    canned answer makes the rows alike."""
+    questions = own_questions(rows)
+    pairs = _near([f"{own} {answer(row)}" for own, row in zip(questions, rows, strict=True)], threshold)
+    sets = {i: shingles(questions[i]) for pair in pairs for i in pair}
+    return {(a, b) for a, b in pairs if questions[a] == questions[b] or jaccard(sets[a], sets[b]) >= asked}
 
 
-def _sharing(texts: list[str]) -> set[tuple[int, int]]:
-    """(text, earlier text) for texts with 13 words in a row in common: a chain that ties all of them together."""
-    grams = [word_grams(text) for text in texts]
-    owner = np.repeat(np.arange(len(texts)), [len(g) for g in grams])
-    grams = np.concatenate(grams) if grams else np.array([], np.uint64)
-    order = np.argsort(grams, kind="stable")
-    grams, owner = grams[order], owner[order]
-    same = (grams[1:] == grams[:-1]) & (owner[1:] != owner[:-1])
-    return set(zip(owner[1:][same].tolist(), owner[:-1][same].tolist(), strict=True))
+def _sharing(texts: list[str], n: int) -> PairSet:
+    """(text, first text with the same n words in a row)."""
+    first, pairs = {}, set()
+    for i, text in enumerate(texts):
+        words = normalize(text).split()
+        for start in range(len(words) - n + 1):
+            if (twin := first.setdefault(hash(tuple(words[start : start + n])), i)) != i:
+                pairs.add((i, twin))
+    return pairs
 
 
-def alike(rows: list[Row], threshold: float = 0.6, answers: bool = True) -> set[tuple[int, int]]:
-    """Pairs of rows that belong on one side: near in their questions, as a whole, or in their (long) answers, with 13
-    words in a row in common, of one `conversation`, or the same though the question has no words (emoji).
-    threshold: Jaccard of 5-character shingles, 0-1."""
-    questions = [normalise(own) for own in own_questions(rows)]
-    replies = [normalise(_said(row)) for row in rows]
-    whole = [f"{q} {a}" for q, a in zip(questions, replies, strict=True)]
-    pairs = set(_near(questions, threshold))
-    # Rows near as a whole are near in one half at least, which tells unless that is an answer too short to count.
-    whole = [text if len(a) < (2 * LONG if answers else LONG) else "" for text, a in zip(whole, replies, strict=True)]
-    if answers:
-        pairs |= set(_near([text if len(text) >= LONG else "" for text in replies], threshold)) | _sharing(replies)
-    pairs |= set(_near(whole, threshold))
-    wordless = [None if q else (sameness(question(row)), sameness(answer(row))) for q, row in zip(questions, rows, strict=True)]
-    return pairs | _same(wordless) | _same([row.get("conversation") for row in rows])
-
-
-def _same(names: list) -> set[tuple[int, int]]:
+def _same(names: list) -> PairSet:
     """(i, where the same name stood first); None is no name."""
     first: dict = {}
     return {(i, first[name]) for i, name in enumerate(names) if name is not None and first.setdefault(name, i) != i}
 
 
-def groups(rows: list[Row], threshold: float = 0.6, most: float = 0.3) -> tuple[list[list[int]], str]:
-    """Row numbers grouped so that look-alikes share a group, and how that was decided.
-
-    Where a chain ties more than the share `most` of all rows together, there would be little to split, so it is untied; other
-    groups stay. Of canned answers, the answer alone no longer counts then; of questions of one form ("What is 12 + 7?"), nor
-    does the question alone, unless it is the same. Rows near as a whole (Jaccard `WHOLE`, and not by a canned answer alone) stay
-    together all the same, but for a chain of such rows that would leave fewer than three groups or next to nothing outside it
-    (`NEARLY_ALL`).
-    Fewer than 20 rows are untied only when they would make fewer than three groups, and then are still alike by question.
-    """
+# ---------------------------------------------------------------------------------------------- who goes where
+def deal(rows: list[Row], grouped: list[list[int]], shares: dict[str, float], seed: int) -> tuple[dict[str, list[int]], str]:
+    """Return split -> numbers of its rows, and what was done about labels. Every split of `shares` gets a group at least."""
+    random.Random(seed).shuffle(grouped)
+    grouped.sort(key=len, reverse=True)  # stable: big groups first, so that they don't overfill a small split
     n = len(rows)
-    pairs = alike(rows, threshold)
-    found = clusters(n, list(pairs))
-    if _splits(found, n, most):
-        return found, "rows alike in question, answer or as a whole stay together"
-    near = _near_as_a_whole(rows)
-    asked = alike(rows, threshold, answers=False)
-    same = _same([sameness(question(row)) for row in rows]) | _same([row.get("conversation") for row in rows])
-
-    tied = max(map(len, found))
-    fewer = _untie(pairs, found, most) | asked | near
-    looser = clusters(n, list(fewer))
-    if _splits(looser, n, most):
-        return looser, f"{tied} of {n} rows have answers alike, so only rows alike in question or as a whole stay together"
-    if n >= FEW:
-        loosest = clusters(n, list(_untie(fewer, looser, most) | same | near))
-        if len(loosest) >= 3 and max(map(len, loosest)) <= NEARLY_ALL * n:
-            why = "so only rows with the same question, or near as a whole, stay together"
-            return loosest, f"{max(map(len, looser))} of {n} rows are alike, {why}"
-    near = _untie(near, clusters(n, list(near)), most)
-    pairs = _untie(pairs, found, most) | asked | near
-    found = clusters(n, list(pairs))
-    if _splits(found, n, most) or n < FEW:
-        return found, f"{tied} of {n} rows have answers alike, so only rows alike in question stay together"
-    tied = max(map(len, found))
-    found = clusters(n, list(_untie(pairs, found, most) | same | near))
-    return found, f"{tied} of {n} rows are alike, so only rows with the same question stay together"
-
-
-FEW = 20
-WHOLE = 0.72  # from here on rows are near duplicates, as in the report
-ASKED = 0.36  # questions less alike than this are different ones, and a long canned answer makes them no near duplicates
-NEARLY_ALL = 0.9
-
-
-def _splits(found: list[list[int]], n: int, most: float) -> bool:
-    return not n or (max(map(len, found)) <= most * n if n >= FEW else len(found) >= 3)
-
-
-def _near_as_a_whole(rows: list[Row]) -> set[tuple[int, int]]:
-    """Pairs near in own question and answer together, but for those near by the answer alone."""
-    questions = own_questions(rows)
-    pairs = set(_near([f"{own} {answer(row)}" for own, row in zip(questions, rows, strict=True)], WHOLE))
-    sets = {i: shingles(questions[i]) for pair in pairs for i in pair}
-    return {(a, b) for a, b in pairs if jaccard(sets[a], sets[b]) >= ASKED or questions[a] == questions[b]}
-
-
-def _untie(pairs: set[tuple[int, int]], found: list[list[int]], most: float) -> set[tuple[int, int]]:
-    """The pairs outside the groups larger than the share `most` of all rows; of fewer than 20 rows none."""
-    n = sum(map(len, found))
-    large = {i for group in found if n < FEW or len(group) > most * n for i in group}
-    return {pair for pair in pairs if pair[0] not in large}
-
-
-def split_rows(rows: list[Row], settings: SplitSettings) -> tuple[dict[str, list[Row]], str]:
-    """{"train", "validation", "test"} -> rows, and a sentence on how. The same rows and seed give the same split.
-
-    Stratified by `label` where rows have one; labels too rare for a row in the smallest part count as one. With few groups,
-    validation and test get at least one each.
-    Raises `DatasetError` when there are fewer than three groups.
-    """
-    grouped, why = groups(rows)
-    if len(grouped) < 3:
-        raise DatasetError(
-            f"{len(rows)} rows make {len(grouped)} group(s) of look-alikes, too few for train, validation and test; add different rows"
-        )
-    random.Random(settings.seed).shuffle(grouped)
-    grouped.sort(key=len, reverse=True)  # stable: big groups first, so that they don't overfill a small part
-    size = {"test": settings.test_size, "validation": settings.validation_size}
-    want = {
-        name: min((len(rows) - 1) // 2, max(1, round(len(rows) * share))) for name, share in size.items()
-    }  # some must be left
+    want = {name: min((n - 1) // 2, max(1, round(n * share))) for name, share in shares.items()}  # some must be left
     counts = Counter(row.get("label") for row in rows)
-    enough = math.ceil(round(1 / min(size.values()), 9))
+    enough = math.ceil(round(1 / min(shares.values()), 9))
     classes = [label if counts[label := row.get("label")] >= enough else RARE for row in rows]
     left, quota = Counter(classes), {}
     for name in want:  # validation over what test leaves, so that rounding does not favour the same labels twice
         quota[name] = _quota(left, want[name])
-        left = left - Counter(quota[name])
-    parts: dict[str, list[list[int]]] = {name: [] for name in PARTS}
+        left -= Counter(quota[name])
+    dealt: dict[str, list[list[int]]] = {"train": [], **{name: [] for name in want}}
     for group in grouped:
         label = Counter(classes[i] for i in group).most_common(1)[0][0]
-        name = next((n for n in want if len(group) <= quota[n].get(label, 0)), "train")
-        parts[name].append(group)
+        name = next((name for name in want if len(group) <= quota[name].get(label, 0)), "train")
+        dealt[name].append(group)
         if name != "train":
             quota[name][label] -= len(group)
     for name in want:
-        missing = want[name] - sum(map(len, parts[name]))
-        rest: list[list[int]] = []
-        for at, group in enumerate(parts["train"][::-1]):  # fill up with small groups, whatever their label
-            if len(group) <= missing and len(rest) + len(parts["train"]) - at > 1:
-                parts[name].append(group)
+        missing = want[name] - sum(map(len, dealt[name]))
+        for group in dealt["train"][::-1]:  # fill up with small groups, whatever their label
+            if len(group) <= missing and len(dealt["train"]) > 1:
+                dealt["train"].remove(group)
+                dealt[name].append(group)
                 missing -= len(group)
-            else:
-                rest.append(group)
-        parts["train"] = rest[::-1]
-        if not parts[name]:  # a small set: the last, smallest group of the part that has most
-            parts[name].append(parts[max(parts, key=lambda part: len(parts[part]))].pop())
-    said = f"{len(rows)} rows in {len(grouped)} groups: {why}{_said_of_labels(counts, enough)}"
-    dealt = {name: [rows[i] for i in sorted(i for group in part for i in group)] for name, part in parts.items()}
-    if (few := len(dealt["validation"])) < 16:
-        said += f"; only {few} validation rows, so read their loss with care"
-    return dealt, said
-
-
-RARE = ("rare",)  # the class of all labels that are too rare; no label is a tuple
+        if not dealt[name]:  # a small set: the last, smallest group of the split that has most
+            dealt[name].append(dealt[max(dealt, key=lambda split: len(dealt[split]))].pop())
+    return {name: sorted(sum(some, [])) for name, some in dealt.items()}, _said_of_labels(counts, enough)
 
 
 def _quota(counts: Counter, want: int) -> dict:
@@ -221,71 +225,32 @@ def _quota(counts: Counter, want: int) -> dict:
 
 def _said_of_labels(counts: Counter, enough: int) -> str:
     labels = {label: n for label, n in counts.items() if label is not None}
-    if not labels:
-        return ""
     rare = sum(n < enough for n in labels.values())
     if not rare:
-        return f"; shares of {len(labels)} labels kept"
+        return f"; shares of {len(labels)} labels kept" if labels else ""
     return f"; shares of {len(labels) - rare} of {len(labels)} labels kept, {rare} with fewer than {enough} rows counted as one"
 
 
-def leaks(parts: dict[str, list[Row]], threshold: float = 0.72) -> list[tuple[str, int, int]]:
-    """(part, row in it, twin) for each held-out row whose question, or long answer, is nearly one of training, and for each
-    row of test that is so like one of validation. twin: the row of train; from len(train) on, it is a row of validation."""
-    rows = [row for name in PARTS for row in parts[name]]
-    validation = len(parts["train"])
-    test = validation + len(parts["validation"])
-    twins: dict[int, int] = {}
-    pairs = set(_near(own_questions(rows), threshold))
-    pairs |= set(_near([a if len(normalise(a)) >= LONG else "" for a in map(_said, rows)], threshold))
-    for row, earlier in sorted(pairs):  # the first twin is told, so rather one of training
-        if earlier < validation <= row or earlier < test <= row:
-            twins.setdefault(row, earlier)
-    return [("test", i - test, twin) if i >= test else ("validation", i - validation, twin) for i, twin in sorted(twins.items())]
+# ---------------------------------------------------------------------------------------------- what leaks all the same
+def leaks(splits: dict[str, list[Row]], *, twin: float = 0.72, **measures) -> list[Finding]:
+    """Look for rows of validation and test that stand in training, and rows of test that stand in validation.
 
-
-def check_split(parts: dict[str, list[Row]], n: int = 13, threshold: float = 0.72, few: int = 16) -> list[Finding]:
-    """Leaks from training into the held-out parts and from validation into test, and parts too small. Row numbers are those
-    within validation, then test.
-
-    E: the very same question and answer. W: near ones (Jaccard >= threshold), or the same n words in a row (13 as in lm-eval).
+    E: the very same question and answer. W: near ones (Jaccard >= twin), or rows of one conversation or group.
     """
-    held = [row for name in PARTS[1:] for row in parts[name]]
-    names = [f"{name} row {i}" for name in PARTS[1:] for i in range(len(parts[name]))]
-    train, test = len(parts["train"]), len(parts["validation"])  # numbers of rows of training, and of the first row of test
-    key = [(sameness(question(row)), sameness(answer(row))) for row in held]
-    trained = {(sameness(question(row)), sameness(answer(row))) for row in parts["train"]}
-    validated = set(key[:test])
-    exact = {i: names[i] for i, one in enumerate(key) if one in trained}
-    for i, one in enumerate(key[test:], test):
-        if one in validated:
-            exact.setdefault(i, f"{names[i]} stands in validation")
-    near = {}
-    for part, i, twin in leaks(parts, threshold):
-        row = i + (test if part == "test" else 0)
-        near[row] = f"{names[row]} is like " + (f"train row {twin}" if twin < train else f"validation row {twin - train}")
-    grams = [word_grams(_said(row), n) for row in held]
-    for i in _sharing_with(grams, [word_grams(_said(row), n) for row in parts["train"]]):
-        near.setdefault(i, f"{names[i]} shares {n} words in a row with training")
-    for i in _sharing_with(grams[test:], grams[:test]):
-        near.setdefault(test + i, f"{names[test + i]} shares {n} words in a row with validation")
-    found = []
-    if exact:
-        advice = "a held-out row stands in training, or a test row in validation; split again with `split_rows`"
-        found.append(Finding("leak", "E", advice, [Hit(i, note=note) for i, note in sorted(exact.items())]))
-    if near := {i: note for i, note in near.items() if i not in exact}:
-        advice = "a held-out row is nearly in training, or a test row in validation, so the test asks what was practised or "
-        advice += "chosen by; split again with `split_rows`"
-        found.append(Finding("leak", "W", advice, [Hit(i, note=note) for i, note in sorted(near.items())]))
-    if len(parts["validation"]) < few:
-        advice = f"{len(parts['validation'])} rows; with fewer than {few} the validation loss jumps about"
-        found.append(Finding("validation too small", "W", advice))
-    return found
-
-
-def _sharing_with(grams: list[np.ndarray], others: list[np.ndarray]) -> list[int]:
-    """Which of `grams`, one array a row, have an element that any of the others has."""
-    if not grams or not others:
-        return []
-    owner = np.repeat(np.arange(len(grams)), [len(g) for g in grams])
-    return np.unique(owner[np.isin(np.concatenate(grams), np.concatenate(others))]).tolist()
+    places = [(name, i) for name in SPLITS for i in range(len(splits[name]))]
+    rows = [splits[name][i] for name, i in places]
+    same = _same([(sameness(question(row)), sameness(answer(row))) for row in rows])
+    told: dict[int, tuple[str, str]] = {}
+    for reason, pairs in {"": same, **related(rows, twin, **measures)}.items():
+        for row, earlier in sorted(pairs):
+            (split, number), (other, its) = places[row], places[earlier]
+            if split != other:
+                kind = f"has its {reason} from" if reason else "stands in"
+                told.setdefault(row, ("W" if reason else "E", f"{split} row {number} {kind} {other} (row {its})"))
+    findings = []
+    for severity in "EW":
+        if some := [text for row, (kind, text) in sorted(told.items()) if kind == severity]:
+            more = f" and {len(some) - 3} more" * (len(some) > 3)
+            advice = "the test would ask what was practised, or chosen by; split again with `split_rows`"
+            findings.append(Finding("leak", severity, f"{'; '.join(some[:3])}{more}: {advice}"))
+    return findings

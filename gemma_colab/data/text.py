@@ -6,13 +6,13 @@ import re
 
 import numpy as np
 
-_NAMES = "a|abbr|b|blockquote|body|br|button|center|code|div|em|font|form|h[1-6]|head|hr|html|i|iframe|img|input|label|li|link"
-_NAMES += "|meta|nobr|ol|option|p|pre|s|script|select|small|span|strike|strong|style|sub|sup|svg|table|tbody|td|tfoot|th|thead"
-_NAMES += "|title|tr|tt|u|ul"
+_TAG_NAMES = "a|abbr|b|blockquote|body|br|button|center|code|div|em|font|form|h[1-6]|head|hr|html|i|iframe|img|input|label|li|link"
+_TAG_NAMES += "|meta|nobr|ol|option|p|pre|s|script|select|small|span|strike|strong|style|sub|sup|svg|table|tbody|td|tfoot|th|thead"
+_TAG_NAMES += "|title|tr|tt|u|ul"
 # Known names, and attributes only with a value: "a<b и c>d" is no tag. One letter right after a word is a tag only where it
 # is closed later: List<i> is Java.
 TAG = re.compile(
-    rf"(?<=\w)<(?P<letter>[abisu])>(?=.{{0,500}}?</(?P=letter)\s*>)|(?<!\w)<(?:[abisu])>|(?!<[abisu]>)</?(?:{_NAMES})(?:\s+[\w:-]+\s*=[^<>]*)?\s*/?>",
+    rf"(?<=\w)<(?P<letter>[abisu])>(?=.{{0,500}}?</(?P=letter)\s*>)|(?<!\w)<(?:[abisu])>|(?!<[abisu]>)</?(?:{_TAG_NAMES})(?:\s+[\w:-]+\s*=[^<>]*)?\s*/?>",
     re.IGNORECASE | re.DOTALL,
 )
 INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060\u00ad"))  # for str.translate: these are dropped
@@ -27,7 +27,7 @@ SAME = re.compile(r"(?:(?<![\w)])-(?=\d)|[^\s.,!?;:…\"'`«»“”„‘’()\
 _POWERS = np.array([1_000_003**k % 2**32 for k in range(SHINGLE)], dtype=np.uint32)
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Lower case, ё as е, words and digits only, single spaces."""
     return " ".join(re.findall(r"\w+", text.lower().replace("ё", "е")))
 
@@ -39,11 +39,11 @@ def sameness(text: str) -> str:
 
 
 def shingles(text: str) -> np.ndarray:
-    """The set of all runs of 5 characters of the normalised text, every digit as 0: sorted 32-bit hashes without repeats.
+    """The set of all runs of 5 characters of the normalized text, every digit as 0: sorted 32-bit hashes without repeats.
 
     A shorter text is its own single shingle; a text without words has none.
     """
-    text = re.sub(r"\d", "0", normalise(text))
+    text = re.sub(r"\d", "0", normalize(text))
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     if not len(codes):
         return codes

@@ -84,7 +84,7 @@ def measure(path: str, with_tokens: bool) -> None:
     """One run in a process of its own, so that its peak memory is its own. Prints JSON."""
     from gemma_colab.data.reading import read_rows
     from gemma_colab.data.report import check_rows
-    from gemma_colab.data.splitting import SplitSettings, split_rows
+    from gemma_colab.data.splitting import split_rows
 
     tokenizer = None
     if with_tokens:
@@ -96,7 +96,7 @@ def measure(path: str, with_tokens: bool) -> None:
     marks.append(time.perf_counter())
     check_rows(rows, tokenizer=tokenizer)
     marks.append(time.perf_counter())
-    split_rows(rows, SplitSettings())
+    split_rows(rows)
     marks.append(time.perf_counter())
     seconds = dict(zip(("read", "report", "split"), (b - a for a, b in pairwise(marks)), strict=True))
     print(json.dumps(seconds | {"MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
@@ -122,10 +122,10 @@ def speed(with_tokens: bool, repeats: int = 2) -> pd.DataFrame:
 def near_duplicates(count: int = 3_000, threshold: float = 0.8) -> dict[str, float]:
     """Pairs found by MinHash against all pairs compared, with sets of strings instead of the package's hashes."""
     from gemma_colab.data.neighbours import near_pairs
-    from gemma_colab.data.text import normalise, shingles
+    from gemma_colab.data.text import normalize, shingles
 
     texts = [" ".join(row.values()) for row in make_rows(count, seed=1)]
-    plain = [re.sub(r"\d", "0", normalise(text)) for text in texts]
+    plain = [re.sub(r"\d", "0", normalize(text)) for text in texts]
     sets = [{text[i : i + 5] for i in range(max(1, len(text) - 4))} for text in plain]
     exact = {(j, i) for i, j in combinations(range(count), 2) if len(sets[i] & sets[j]) >= threshold * len(sets[i] | sets[j])}
     found = {(pair.row, pair.earlier) for pair in near_pairs([shingles(text) for text in texts], threshold)}

@@ -39,7 +39,7 @@ def test_ready_warnings_blocked_unreadable_usage(good, tmp_path, support_rows, c
     assert main(["check", good]) == 0
     assert "ready: no errors, no warnings" in capsys.readouterr().out
     assert main(["check", write(tmp_path / "twice.jsonl", [*rows, rows[5]])]) == 1
-    assert main(["check", write(tmp_path / "empty.jsonl", [*rows, with_texts(rows[5], {"messages[1]": ""})])]) == 2
+    assert main(["check", write(tmp_path / "empty.jsonl", [*rows, with_texts(rows[5], {"answer": ""})])]) == 2
     assert main(["check", str(tmp_path / "nothing.jsonl")]) == 3
     assert "is not there" in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:

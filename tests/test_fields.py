@@ -13,7 +13,7 @@ from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.workspace import read_rules, read_sample, samples
 from gemma_colab.data.reading import read_rows
-from gemma_colab.data.splitting import SplitSettings, check_split, split_rows
+from gemma_colab.data.splitting import leaks, split_rows
 from gemma_colab.evaluation.candidates import few_shot_turns
 from gemma_colab.evaluation.compare import compare
 from gemma_colab.evaluation.fields import confusions, first_object, json_metrics, most_frequent, schema_of, telling_examples
@@ -152,11 +152,11 @@ def test_the_readme_of_the_samples_gives_the_agreement_as_it_is():
 
 def test_rows_of_one_form_are_no_leak():
     rows = read_rows(samples() / "tickets_ru.jsonl").rows
-    parts, _ = split_rows(rows, SplitSettings())
+    parts, notes = split_rows(rows)
     assert len(parts["test"]) >= 75
-    assert not [finding for finding in check_split(parts) if finding.check == "leak"]
+    assert notes.findings == []
     parts["test"].append(parts["train"][0])  # the same question is one all the same
-    assert [finding.severity for finding in check_split(parts) if finding.check == "leak"] == ["E"]
+    assert [finding.severity for finding in leaks(parts)] == ["E"]
 
 
 def test_each_row_of_support_ru_names_rules_that_there_are():

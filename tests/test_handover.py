@@ -51,7 +51,7 @@ def test_decisions_of_a_review_are_applied(workspace):
     source = samples() / "support_en.jsonl"
     rows = read_rows(source).rows
     Review(workspace).decide(rows[10], "drop", why="test")
-    Review(workspace).decide(rows[11], "edit", {"messages[1]": "Edited by hand."})
+    Review(workspace).decide(rows[11], "edit", {"answer": "Edited by hand."})
     prepare_rows(source, workspace)
     saved = sum(ensure_rows(workspace).values(), [])
     assert len(saved) == len(rows) - 1

@@ -83,9 +83,9 @@ def test_a_contradiction_stands_side_by_side_and_every_click_is_saved_at_once(pa
 def test_an_edit_changes_the_answer_and_is_shown_again(panel, rows, workspace):
     shown(panel)[1].answer.value = "За три рабочих дня."
     click(panel, 1, "edit")
-    assert saved(workspace)[fingerprint(rows[13])]["new"] == {"messages[1]": "За три рабочих дня."}
+    assert saved(workspace)[fingerprint(rows[13])]["new"] == {"answer": "За три рабочих дня."}
     assert "edited" in shown(panel)[1].head.value
-    assert panel.review.apply(rows)[0] == [*rows[:13], with_texts(rows[13], {"messages[1]": "За три рабочих дня."})]
+    assert panel.review.apply(rows)[0] == [*rows[:13], with_texts(rows[13], {"answer": "За три рабочих дня."})]
     again = panel_of(rows, workspace, ["contradiction"])
     assert shown(again)[1].answer.value == "За три рабочих дня."
     assert "edited" in shown(again)[1].head.value
@@ -203,7 +203,7 @@ def test_conversations_show_every_turn_and_edit_the_last_answer(workspace):
     assert panel.cards[1].answer.value == "Он потерян."
     panel.cards[1].answer.value = "Он найден."
     click(panel, 1, "edit")
-    assert saved(workspace)[fingerprint(rows[13])]["new"] == {"messages[4]": "Он найден."}
+    assert saved(workspace)[fingerprint(rows[13])]["new"] == {"answer": "Он найден."}
 
 
 def test_texts_and_notes_are_escaped_and_the_span_is_marked(workspace):

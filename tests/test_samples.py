@@ -11,7 +11,7 @@ from gemma_colab.core.workspace import samples
 from gemma_colab.data.cleaning import clean
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import check_rows
-from gemma_colab.data.splitting import SplitSettings, leaks, split_rows
+from gemma_colab.data.splitting import leaks, split_rows
 
 ORDER = {"ru": re.compile(r"№(\d+)"), "en": re.compile(r"#(\d+)")}
 # Kinds that a program can be sure of; style, language and refusals are for a person, and only inform.
@@ -73,7 +73,7 @@ def test_one_tone(sample):
 def test_no_twins_across_any_split(sample):
     _, rows = sample
     for seed in range(3):
-        assert leaks(split_rows(rows, SplitSettings(seed=seed))[0], threshold=0.5) == []
+        assert leaks(split_rows(rows, seed=seed)[0], twin=0.5) == []
 
 
 @pytest.fixture(scope="module")

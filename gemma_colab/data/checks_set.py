@@ -243,9 +243,3 @@ def diversity(
     text, count = openings.most_common(1)[0]
     if text and count > opening * n:
         yield Finding("diversity", "I", f"{count} answers ({count / n:.0%}) open with “{text}”; the model will too")
-
-
-@check("earlier answers", severity="I", advice="all answers of a row are trained; with `last_answer_only` only the last one is")
-def earlier_answers(context: CheckContext) -> Iterator[Hit]:
-    """Conversations with more than one answer."""
-    return (Hit(i) for i, row in enumerate(context.rows) if sum(turn["role"] == "assistant" for turn in row["messages"]) > 1)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
-import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 from IPython.display import HTML
 
 from gemma_colab.core.html import ENVIRONMENT, pieces
 from gemma_colab.core.rows import answer, place, question, texts
-from gemma_colab.data.finding import Finding, Hit
+from gemma_colab.data.finding import Finding
 from gemma_colab.data.report import Report
 
 VERDICT_COLORS = {"ready": "#2e7d32", "fix first": "#b26a00", "blocked": "#c62828"}
@@ -28,7 +26,7 @@ def report_page(report: Report, most: int = 20) -> HTML:
         color=VERDICT_COLORS[verdict],
         severities=SEVERITIES,
         counts=report.counts(),
-        picture=_picture(report) if report.rows else None,
+        histogram=_histogram(report) if report.rows else None,
         findings=[(f, _rows(report, f, most)) for f in report.findings],
     )
     return HTML(page)
@@ -68,19 +66,12 @@ def _short(text: str, most: int = 300) -> Pieces:
     return [(text[:most] + "…" * (len(text) > most), False)] if text.strip() else [("(empty)", True)]
 
 
-def _picture(report: Report) -> str:
-    """Draw a histogram of the tokens, with `max_length`; without a tokenizer of the characters in an answer. As base64 PNG."""
-    figure, ax = plt.subplots(figsize=(7, 2.4), layout="constrained")
+def _histogram(report: Report) -> dict:
+    """Count rows by tokens, and mark what `max_length` would cut; without a tokenizer, by the characters of the answer."""
     if report.lengths is not None:
-        total, limit = report.lengths["total"], report.max_length
-        ax.hist(total, bins=30)
-        ax.axvline(limit, color="C1", linestyle="--", label=f"max_length = {limit}")
-        ax.set(xlabel="tokens in a row", ylabel="rows", title=f"{(total > limit).sum()} of {len(total)} rows would be cut")
-        ax.legend()
+        values, unit, limit = report.lengths["total"], "tokens in a row", report.max_length
     else:
-        ax.hist([len(answer(row)) for row in report.rows], bins=30)
-        ax.set(xlabel="characters in an answer", ylabel="rows")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=90)
-    plt.close(figure)
-    return base64.b64encode(picture.getvalue()).decode()
+        values, unit, limit = pd.Series([len(answer(row)) for row in report.rows]), "characters in an answer", None
+    counts, edges = np.histogram(values, bins=30)
+    bars = [(100 * n / counts.max(), n, low, high) for n, low, high in zip(counts, edges[:-1], edges[1:], strict=True)]
+    return {"bars": bars, "unit": unit, "limit": limit, "cut": (values > limit).sum() if limit else 0, "rows": len(values)}

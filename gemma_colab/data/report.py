@@ -52,7 +52,7 @@ class Report:
 
     def page(self, most: int = 20) -> HTML:
         """Show the whole report; each finding opens to at most `most` of its rows."""
-        from gemma_colab.data.page import report_page  # matplotlib takes a second
+        from gemma_colab.data.page import report_page  # it needs a notebook
 
         return report_page(self, most)
 

@@ -14,11 +14,11 @@ from typing import ClassVar
 from gemma_colab.core.errors import DatasetError, SettingsError
 from gemma_colab.core.rows import Row, answer, question
 from gemma_colab.core.settings import Settings, within
+from gemma_colab.core.workspace import SPLITS
 from gemma_colab.data.finding import Finding, own_questions
 from gemma_colab.data.neighbours import clusters, near_pairs
 from gemma_colab.data.text import jaccard, normalize, sameness, shingles
 
-SPLITS = ("train", "validation", "test")
 SMALL_SET = 20  # with fewer rows, any three groups are good enough
 RARE = ("rare",)  # the class of all labels that are too rare; no label is a tuple
 PairSet = set[tuple[int, int]]  # (number of a row, number of an earlier row)
@@ -78,7 +78,7 @@ def split_rows(
     if unknown := set(ready) - set(SPLITS) or {"train"} - set(ready):
         raise SettingsError(f"splits {', '.join(ready)}: {unknown.pop()!r} is wrong or missing; name them {', '.join(SPLITS)}")
     if groups and not any(groups in row for some in ready.values() for row in some):
-        raise SettingsError(f"groups={groups!r} is not a key of any row; take one that your rows have, or None")
+        raise SettingsError(f"groups={groups!r} is a key of no row; read the file with mapping={{'conversation': {groups!r}}}")
     measures = {"groups": groups, "long_answer": long_answer, "shared_words": shared_words}
     shares = {name: size for name, size in (("test", test_size), ("validation", validation_size)) if name not in ready}
     splits, sentence = {name: list(ready.get(name, [])) for name in SPLITS}, "the splits were ready-made"
@@ -122,13 +122,13 @@ def group_rows(
     pairs, tied = set(), ""
     for likeness, most, what in levels if n >= SMALL_SET else levels[:2]:
         pairs = pairs | likeness | always
-        found = clusters(n, list(pairs))
+        found, why = clusters(n, list(pairs)), f"{tied}{what} stay together"
         if len(found) >= 3 and (n < SMALL_SET or max(map(len, found)) <= most * n):
             break
         chained = {i for group in found if n < SMALL_SET or len(group) > largest_group * n for i in group}
         pairs = {pair for pair in pairs if pair[0] not in chained}  # other groups stay as they are
         tied = f"{max(map(len, found), default=0)} of {n} rows are alike, so only "
-    return found, f"{tied}{what} stay together"
+    return found, why
 
 
 def related(rows: list[Row], near: float, *, groups: str | None = None, long_answer: int = 60, shared_words: int = 13):

@@ -6,8 +6,12 @@ import re
 
 import numpy as np
 
-_TAG_NAMES = "a|abbr|b|blockquote|body|br|button|center|code|div|em|font|form|h[1-6]|head|hr|html|i|iframe|img|input|label|li|link"
-_TAG_NAMES += "|meta|nobr|ol|option|p|pre|s|script|select|small|span|strike|strong|style|sub|sup|svg|table|tbody|td|tfoot|th|thead"
+_TAG_NAMES = (
+    "a|abbr|b|blockquote|body|br|button|center|code|div|em|font|form|h[1-6]|head|hr|html|i|iframe|img|input|label|li|link"
+)
+_TAG_NAMES += (
+    "|meta|nobr|ol|option|p|pre|s|script|select|small|span|strike|strong|style|sub|sup|svg|table|tbody|td|tfoot|th|thead"
+)
 _TAG_NAMES += "|title|tr|tt|u|ul"
 # Known names, and attributes only with a value: "a<b и c>d" is no tag. One letter right after a word is a tag only where it
 # is closed later: List<i> is Java.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,9 +12,9 @@ from gemma_colab.core.rows import Row, to_messages
 from gemma_colab.core.workspace import SPLIT_FILES, SPLITS, Workspace, samples
 from gemma_colab.data.cleaning import STEPS, clean
 from gemma_colab.data.reading import read_rows
-from gemma_colab.data.report import Report, check_rows, with_split
+from gemma_colab.data.report import Report, check_rows
 from gemma_colab.data.review import Review
-from gemma_colab.data.splitting import SplitSettings, check_split, split_rows
+from gemma_colab.data.splitting import SplitSettings, split_rows
 from gemma_colab.data.turns import fit
 
 
@@ -36,8 +37,9 @@ def prepare_rows(
     a sentence on the split.
 
     source and reading: as for `data.read_rows`; rows that can't be read are put aside, and are an error of the report.
-    accept: findings you overrule, see `data.check_rows`. groups, validation_size, test_size, seed: as for `data.split_rows`. too_long: "keep" rows beyond max_length (they will be cut), or
-    "drop" or "split" them as `data.turns.fit` does; that needs the tokenizer. Writes `rows/train.jsonl`, `rows/validation.jsonl`,
+    accept: findings you overrule, see `data.check_rows`. groups, validation_size, test_size, seed: as for `data.split_rows`.
+    too_long: "keep" rows beyond max_length (they will be cut), or "drop" or "split" them as `data.turns.fit` does; that needs the
+    tokenizer. Writes `rows/train.jsonl`, `rows/validation.jsonl`,
     `rows/test.jsonl`, `rows/report.json`, and what was changed or left out: `rows/cleaning_log.jsonl`, `rows/review_log.jsonl`,
     `rows/aside.jsonl`, `rows/too_long.jsonl`.
     Raises `DatasetError` when the file can't be read, and `BlockedError` when the report is blocked or the rows can't be split:
@@ -64,8 +66,8 @@ def prepare_rows(
     splits, how = None, report.reason
     if report.verdict != "blocked":
         try:
-            splits, how = split_rows(rows, split_settings)
-            report = with_split(report, check_split(splits), accept)
+            splits, notes = split_rows(rows, groups=groups, **dataclasses.asdict(split_settings))
+            report, how = report.with_findings(notes.findings, accept), notes.sentence
         except DatasetError as e:
             how = str(e)
     folder = "rows" if splits else "blocked"  # never a report of one file beside the rows of another

@@ -5,7 +5,6 @@ import shutil
 import pytest
 
 from gemma_colab.core.rows import to_messages, with_texts
-from gemma_colab.data.page import report_page
 from gemma_colab.data.report import check_rows
 from gemma_colab.ui import text_table
 
@@ -39,7 +38,7 @@ def page(browser, support_rows):
     page = browser.new_page(viewport={"width": 1000, "height": 1200})
     errors = []
     page.on("pageerror", lambda error: errors.append(error))
-    page.set_content("<!doctype html><meta charset=utf-8><body>" + report_page(report).data + text_table(report.table()).data)
+    page.set_content("<!doctype html><meta charset=utf-8><body>" + report.page().data + text_table(report.table()).data)
     page.wait_for_timeout(200)
     yield page
     assert errors == []

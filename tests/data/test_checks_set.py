@@ -11,11 +11,10 @@ from gemma_colab.data.checks_set import (
     language,
     mixed_schemas,
     near_duplicates,
-    placeholder_words,
     style,
     too_few,
 )
-from gemma_colab.data.finding import Hit, Look
+from gemma_colab.data.finding import CheckContext, Hit
 from gemma_colab.data.text import jaccard, shingles
 
 WORDS = "оплата доставка возврат гарантия обмен сертификат адрес размер посылка скидка курьер самовывоз чек бонус подарок".split()
@@ -42,26 +41,26 @@ def rows_of(findings, check=None):
     ("n", "severity"), [(0, "E"), (9, "E"), (10, "W"), (49, "W"), (50, "I"), (99, "I"), (100, None), (5000, None)]
 )
 def test_too_few(n, severity):
-    assert [f.severity for f in too_few(Look([row()] * n))] == ([severity] if severity else [])
+    assert [f.severity for f in too_few(CheckContext([row()] * n))] == ([severity] if severity else [])
 
 
 @pytest.mark.parametrize(("name", "value", "severity"), [("block", 31, "E"), ("warn", 30, "I"), ("inform", 30, None)])
 def test_too_few_has_three_limits(name, value, severity):
-    assert [f.severity for f in too_few(Look([row()] * 30))] == ["W"]
+    assert [f.severity for f in too_few(CheckContext([row()] * 30))] == ["W"]
     limits = {"block": 10, "warn": 50, "inform": 100} | {name: value} | ({"warn": 30} if name == "inform" else {})
-    assert [f.severity for f in too_few(Look([row()] * 30), **limits)] == ([severity] if severity else [])
+    assert [f.severity for f in too_few(CheckContext([row()] * 30), **limits)] == ([severity] if severity else [])
 
 
 def test_rows_with_other_keys_are_named():
-    (finding,) = mixed_schemas(Look([row(), row(keys="question, answer"), row()]))
+    (finding,) = mixed_schemas(CheckContext([row(), row(keys="question, answer"), row()]))
     assert (finding.severity, finding.hits) == ("W", [Hit(1, note="keys: question, answer")])
-    assert not list(mixed_schemas(Look([row(), row()])))
+    assert not list(mixed_schemas(CheckContext([row(), row()])))
 
 
 # ---------------------------------------------------------------------------------------------------- duplicates
 def test_exact_duplicates_aside_case_punctuation_and_spaces():
     rows = [row(line=5), row("Ещё вопрос"), row("где  заказ", "В пути!"), row("еще вопрос?"), row(), row(output="Уже у вас.")]
-    (finding,) = exact_duplicates(Look(rows))
+    (finding,) = exact_duplicates(CheckContext(rows))
     assert finding.severity == "W"
     assert finding.hits == [
         Hit(2, note="like line 5", twin=0),
@@ -82,11 +81,11 @@ def test_exact_duplicates_aside_case_punctuation_and_spaces():
     ],
 )
 def test_what_differs_in_a_sign_is_no_duplicate(one, other):
-    assert not list(exact_duplicates(Look([one, other])))
+    assert not list(exact_duplicates(CheckContext([one, other])))
 
 
 def test_both_shapes_repeat_each_other():
-    assert rows_of(exact_duplicates(Look([row(), chat("Где заказ?", "В пути.")]))) == {"exact duplicate": [1]}
+    assert rows_of(exact_duplicates(CheckContext([row(), chat("Где заказ?", "В пути.")]))) == {"exact duplicate": [1]}
 
 
 LONG = "Ваш заказ передан в службу доставки и прибудет в течение трёх рабочих дней, отследить его можно в личном кабинете"
@@ -100,30 +99,32 @@ def test_near_duplicates_name_their_twin_and_how_near():
         row(output=LONG),
     ]
     rows[0]["line"] = 3
-    look = Look(rows[:-1])
-    (finding,) = near_duplicates(look)
+    context = CheckContext(rows[:-1])
+    (finding,) = near_duplicates(context)
     near = jaccard(*(shingles(f"{question(r)} {answer(r)}") for r in (rows[0], rows[-2])))
     assert finding.severity == "W"
     assert finding.hits == [Hit(16, note=f"{near:.2f} like line 3", twin=0)]
     for threshold, found in ((near - 0.001, 1), (near + 0.001, 0)):
-        assert len(list(near_duplicates(Look(rows[:-1], near_threshold=threshold), threshold))) == found
-        assert len(list(near_duplicates(look, threshold))) == found
+        assert len(list(near_duplicates(CheckContext(rows[:-1], near_threshold=threshold), threshold=threshold))) == found
+        assert len(list(near_duplicates(context, threshold=threshold))) == found
 
 
 def test_near_twins_that_say_something_else_only_inform():
     for a, b in (("7 дней", "5 дней"), ("можно вернуть", "не можно вернуть")):
-        (finding,) = near_duplicates(Look([row("Где мой заказ?", f"{LONG} {a}."), row("Где же мой заказ?", f"{LONG} {b}.")]))
+        (finding,) = near_duplicates(
+            CheckContext([row("Где мой заказ?", f"{LONG} {a}."), row("Где же мой заказ?", f"{LONG} {b}.")])
+        )
         assert (finding.check, finding.severity) == ("look-alike", "I")
 
 
 def test_two_answers_to_one_question_are_a_contradiction_and_nothing_else():
-    look = Look([row("Где мой заказ?", LONG + " на сайте."), row("Где мой заказ?", LONG + " у нас.")])
-    assert not list(near_duplicates(look))
-    assert [f.check for f in contradictions(look)] == ["contradiction"]
+    context = CheckContext([row("Где мой заказ?", LONG + " на сайте."), row("Где мой заказ?", LONG + " у нас.")])
+    assert not list(near_duplicates(context))
+    assert [f.check for f in contradictions(context)] == ["contradiction"]
 
 
 def test_exact_duplicates_are_not_near_ones_as_well():
-    assert not list(near_duplicates(Look([row(output=LONG), row(output=LONG + "!")])))
+    assert not list(near_duplicates(CheckContext([row(output=LONG), row(output=LONG + "!")])))
 
 
 PROMPT = (
@@ -139,24 +140,26 @@ def test_a_prompt_that_all_rows_share_makes_no_twins(shape):
         rows = [chat(question, answer, system=PROMPT) for question, answer in pairs]
     else:
         rows = [row(PROMPT, answer, question) for question, answer in pairs]
-    assert not list(near_duplicates(Look(rows)))
-    assert list(near_duplicates(Look([*rows, rows[0] | {"conversation": "x"}, *rows[:0]]))) == []  # an exact one is not near
+    assert not list(near_duplicates(CheckContext(rows)))
+    assert (
+        list(near_duplicates(CheckContext([*rows, rows[0] | {"conversation": "x"}, *rows[:0]]))) == []
+    )  # an exact one is not near
 
 
 def test_a_conversation_told_on_is_not_its_own_twin():
     texts = [f"{word}: расскажите об этом подробнее, пожалуйста" for word in WORDS[:8]]
     on = [chat(*texts[:n], conversation="c1") for n in (4, 6, 8)]
-    assert not list(near_duplicates(Look(on)))
-    assert rows_of(near_duplicates(Look([r | {"conversation": str(i)} for i, r in enumerate(on)])))
+    assert not list(near_duplicates(CheckContext(on)))
+    assert rows_of(near_duplicates(CheckContext([r | {"conversation": str(i)} for i, r in enumerate(on)])))
 
 
 # ---------------------------------------------------------------------------------------------------- contradictions
 def test_one_question_two_answers():
     rows = [row(line=2), row("Где заказ", "Потерян.", line=9), *USUAL, chat("где заказ?", "Не знаю")]
-    (finding,) = contradictions(Look(rows))
+    (finding,) = contradictions(CheckContext(rows))
     note = f"asked in line 2, line 9, row {len(rows) - 1}"
     assert finding.severity == "W"
-    assert finding.hits == [Hit(0, "messages[1]", note=note), Hit(1, "messages[1]", note=note), Hit(17, "messages[1]", note=note)]
+    assert finding.hits == [Hit(0, "answer", note=note), Hit(1, "answer", note=note), Hit(17, "answer", note=note)]
 
 
 @pytest.mark.parametrize(
@@ -173,19 +176,7 @@ def test_one_question_two_answers():
     ],
 )
 def test_no_contradiction(one, other):
-    assert not list(contradictions(Look([one, other])))
-
-
-# ---------------------------------------------------------------------------------------------------- placeholders
-def test_a_rare_placeholder_warns_and_a_common_one_informs():
-    rows = [row(output="см. {{url}}")] * 2 + [row(output="см. [ссылка]")] * 3 + [row(output="см. [Ссылка]")]
-    found = {f.check: (f.severity, f.rows) for f in placeholder_words(Look(rows))}
-    assert found == {"placeholder": ("W", [0, 1]), "placeholder in use": ("I", [2, 3, 4, 5])}
-    assert {f.check for f in placeholder_words(Look(rows), common=2)} == {"placeholder in use"}
-    assert {f.check for f in placeholder_words(Look(rows), common=5)} == {"placeholder"}
-    assert {f.check for f in placeholder_words(Look(rows), allowed=("{{url}}",))} == {"placeholder in use"}
-    in_use = next(f for f in placeholder_words(Look(rows)) if f.severity == "I")
-    assert "[ссылка]" in in_use.what_to_do
+    assert not list(contradictions(CheckContext([one, other])))
 
 
 # ---------------------------------------------------------------------------------------------------- language
@@ -198,11 +189,11 @@ UKRAINIAN = (
 
 
 def test_another_language_stands_out():
-    (finding,) = language(Look([*RUSSIAN, row(output=ENGLISH), row(output=UKRAINIAN)]))
+    (finding,) = language(CheckContext([*RUSSIAN, row(output=ENGLISH), row(output=UKRAINIAN)]))
     assert finding.severity == "I"
     assert finding.hits == [
-        Hit(15, "messages[1]", note="looks like 'en', most answers are 'ru'"),
-        Hit(16, "messages[1]", note="looks like 'uk', most answers are 'ru'"),
+        Hit(15, "answer", note="looks like 'en', most answers are 'ru'"),
+        Hit(16, "answer", note="looks like 'uk', most answers are 'ru'"),
     ]
 
 
@@ -216,23 +207,23 @@ def test_short_answers_and_words_of_another_language_do_not():
         "Нажмите кнопку Settings, затем Privacy.",
         spoilt,
     ]
-    assert not list(language(Look([*RUSSIAN, *(row(output=text) for text in odd)])))
+    assert not list(language(CheckContext([*RUSSIAN, *(row(output=text) for text in odd)])))
 
 
 def test_the_thresholds_of_language():
     rows = [*RUSSIAN, row(output=ENGLISH)]
-    assert not list(language(Look(rows), letters=70))  # the English answer has fewer
-    assert not list(language(Look(rows), share=0.95))  # no language has as many
-    assert not list(language(Look(rows), minority=0.05))  # one of sixteen is no longer rare
-    assert list(language(Look(rows), minority=0.07))
+    assert not list(language(CheckContext(rows), letters=70))  # the English answer has fewer
+    assert not list(language(CheckContext(rows), share=0.95))  # no language has as many
+    assert not list(language(CheckContext(rows), minority=0.05))  # one of sixteen is no longer rare
+    assert list(language(CheckContext(rows), minority=0.07))
     half = [r for pair in zip(RUSSIAN, [row(output=ENGLISH)] * 15, strict=True) for r in pair]
-    assert not list(language(Look(half)))  # translations: two languages are meant
+    assert not list(language(CheckContext(half)))  # translations: two languages are meant
 
 
 def test_the_first_answers_say_which_language_is_meant():
     rows = [row(output=ENGLISH)] * 3 + RUSSIAN
-    assert [f.rows for f in language(Look(rows), minority=0.5)] == [[0, 1, 2]]
-    assert not any("'ru'" in h.note.split(",")[1] for f in language(Look(rows), sample=3, minority=0.5) for h in f.hits)
+    assert [f.rows for f in language(CheckContext(rows), minority=0.5)] == [[0, 1, 2]]
+    assert not any("'ru'" in h.note.split(",")[1] for f in language(CheckContext(rows), sample=3, minority=0.5) for h in f.hits)
 
 
 # ---------------------------------------------------------------------------------------------------- style
@@ -241,7 +232,7 @@ POLITE = [row(output=f"Вы найдёте раздел «{word}» в кабин
 
 def style_hits(*answers, among=POLITE, **thresholds):
     rows = [*among, *(row(output=text) for text in answers)]
-    return {f.check: [h for h in f.hits if h.row >= len(among)] for f in style(Look(rows), **thresholds)}
+    return {f.check: [h for h in f.hits if h.row >= len(among)] for f in style(CheckContext(rows), **thresholds)}
 
 
 @pytest.mark.parametrize(
@@ -260,7 +251,7 @@ def test_what_stands_out_from_the_others(check, text, piece):
     found = style_hits(text)
     assert list(found) == [check]
     (hit,) = found[check]
-    assert (hit.row, hit.field, text[hit.start : hit.end]) == (15, "messages[1]", piece)
+    assert (hit.row, hit.field, text[hit.start : hit.end]) == (15, "answer", piece)
 
 
 @pytest.mark.parametrize(
@@ -297,38 +288,38 @@ def test_a_habit_needs_a_majority():
 
 def test_one_word_labels_have_a_style_of_their_own():
     labels = [row(f"Отзыв {i}", ("позитив", "негатив")[i % 2]) for i in range(30)]
-    assert not list(style(Look(labels)))
-    assert not list(style(Look([])))
-    assert not list(style(Look([row(output=" ")] * 20)))
+    assert not list(style(CheckContext(labels)))
+    assert not list(style(CheckContext([])))
+    assert not list(style(CheckContext([row(output=" ")] * 20)))
 
 
 def test_length_is_counted_in_medians():
     answers = [row(output="а" * 10)] * 10
     for size, found in ((40, False), (41, True)):
-        assert bool([f for f in style(Look([*answers, row(output="а" * size)])) if f.check == "style: length"]) == found
-    longer = Look([*answers, row(output="а" * 41)])
+        assert bool([f for f in style(CheckContext([*answers, row(output="а" * size)])) if f.check == "style: length"]) == found
+    longer = CheckContext([*answers, row(output="а" * 41)])
     assert not [f for f in style(longer, length=5) if f.check == "style: length"]
     (finding,) = (f for f in style(longer) if f.check == "style: length")
-    assert finding.hits == [Hit(10, "messages[1]", note="41 characters")]
+    assert finding.hits == [Hit(10, "answer", note="41 characters")]
     assert "median answer has 10 characters" in finding.what_to_do
 
 
 # ---------------------------------------------------------------------------------------------------- diversity
 def test_few_distinct_questions():
     rows = [row(f"Вопрос {word}", word) for word in WORDS[:8]]
-    assert not list(diversity(Look(rows + rows[:1])))  # too few rows to say anything
+    assert not list(diversity(CheckContext(rows + rows[:1])))  # too few rows to say anything
     for repeats, found in ((2, False), (3, True)):
-        advice = [f.what_to_do for f in diversity(Look(rows + rows[:repeats]))]
+        advice = [f.what_to_do for f in diversity(CheckContext(rows + rows[:repeats]))]
         assert any("questions are distinct" in text for text in advice) == found
-    assert not list(diversity(Look(rows + rows[:3]), prompts=0.7))
+    assert not list(diversity(CheckContext(rows + rows[:3]), prompts=0.7))
 
 
 def test_one_group_of_look_alikes():
     twins = [row(f"Где мой заказ {i}?", LONG + f" {word}") for i, word in enumerate(WORDS[:4])]
     others = [row(f"{a} {b} зачем", f"{b} {b} {a}") for a in WORDS for b in WORDS[:6]]
-    found = [f for f in diversity(Look(twins + others)) if "look-alikes" in f.what_to_do]
+    found = [f for f in diversity(CheckContext(twins + others)) if "look-alikes" in f.what_to_do]
     assert [f.rows for f in found] == []  # 4 of 94
-    found = [f for f in diversity(Look(twins + others), cluster=0.04) if "look-alikes" in f.what_to_do]
+    found = [f for f in diversity(CheckContext(twins + others), cluster=0.04) if "look-alikes" in f.what_to_do]
     assert [f.rows for f in found] == [[0, 1, 2, 3]]
     assert "4 rows (4%)" in found[0].what_to_do
 
@@ -337,7 +328,7 @@ def test_the_same_opening():
     rows = [row(f"Вопрос {a}", f"Спасибо за обращение, {a} уже ждёт") for a in WORDS[:3]] + [
         row(f"Ответь {a}", f"{a} придёт к вам завтра") for a in WORDS[3:10]
     ]
-    assert not list(diversity(Look(rows)))  # 3 of 10
-    (finding,) = diversity(Look(rows), opening=0.29)
+    assert not list(diversity(CheckContext(rows)))  # 3 of 10
+    (finding,) = diversity(CheckContext(rows), opening=0.29)
     assert "3 answers (30%) open with “спасибо за обращение”" in finding.what_to_do
-    assert not list(diversity(Look(rows), opening=0.29, words=4))
+    assert not list(diversity(CheckContext(rows), opening=0.29, words=4))

@@ -1,26 +1,30 @@
 """Checks of single texts: the exact place of each hit, and what looks like one and is none."""
 
-import json
-
 import pytest
 
 from gemma_colab.core.rows import to_messages
-from gemma_colab.data.checks_text import GOPHER, TEXT_CHECKS, placeholders
-from gemma_colab.data.finding import Hit, Look
+from gemma_colab.data.checks_set import placeholder_words
+from gemma_colab.data.checks_text import GOPHER, about_markup
+from gemma_colab.data.finding import CHECKS, CheckContext, Hit
 
-CHECKS = {name: function for name, _, function, _ in TEXT_CHECKS}
 PLAIN = {"instruction": "Где мой заказ?", "input": "", "output": "Заказ уже в пути."}
 
 
-def look_at(records):
-    return Look([to_messages(record) for record in records])
+def hits(check, *records, **thresholds):
+    """What a check hits in these rows."""
+    run = next(one for one in CHECKS if check in one.names)
+    return [hit for finding in run(CheckContext([to_messages(r) for r in records]), **thresholds) for hit in finding.hits]
 
 
-def found(check, text, **thresholds):
+def said(text, **more):
+    return PLAIN | {"output": text} | more
+
+
+def pieces(check, text, **thresholds):
     """What a check hits in an answer that stands in the second row: the pieces of text, in order."""
-    hits = list(CHECKS[check](look_at([PLAIN, PLAIN | {"output": text}]), **thresholds))
-    assert {(hit.row, hit.field) for hit in hits} <= {(1, "messages[1]")}
-    return [text[hit.start : hit.end] for hit in sorted(hits)]
+    found = hits(check, PLAIN, said(text), **thresholds)
+    assert {(hit.row, hit.field) for hit in found} <= {(1, "answer")}
+    return [text[hit.start : hit.end] for hit in sorted(found)]
 
 
 def talk(*texts, system=""):
@@ -64,12 +68,13 @@ HITS = [
 ]
 
 
-@pytest.mark.parametrize(("check", "text", "pieces"), HITS)
-def test_the_very_place_is_named(check, text, pieces):
-    assert found(check, text) == pieces
+@pytest.mark.parametrize(("check", "text", "found"), HITS)
+def test_the_very_place_is_named(check, text, found):
+    assert pieces(check, text) == found
 
 
 MISSES = [
+    *(("empty text", text) for text in (".", "0", "👍", "нет", "None", "N/A")),
     ("HTML", "Если a<b и c>d, то что?"),
     ("HTML", "if x<s and s>y then"),
     ("HTML", "2 < 3 > 1, I <3 you, <ваше имя>, <- и ->"),
@@ -103,34 +108,36 @@ MISSES = [
 
 @pytest.mark.parametrize(("check", "text"), MISSES)
 def test_what_only_looks_like_it(check, text):
-    assert found(check, text) == []
+    assert pieces(check, text) == []
 
 
 @pytest.mark.parametrize(
     ("check", "severity"),
     [
-        ("empty text", "E"), ("HTML", "W"), ("fake input", "W"), ("merged examples", "W"), ("mojibake", "W"),
-        ("control characters", "W"), ("invisible characters", "W"), ("personal data", "W"), ("repetition", "W"),
+        ("empty text", "E"), ("chat markers", "E"), ("HTML", "W"), ("markup kept", "I"), ("fake input", "W"), ("merged examples", "W"),
+        ("mojibake", "W"), ("control characters", "W"), ("invisible characters", "W"), ("personal data", "W"), ("repetition", "W"),
         ("refusal", "I"), ("mixed script", "I"),
     ],
 )  # fmt: skip
 def test_how_bad_each_is(check, severity):
-    assert {name: s for name, s, _, _ in TEXT_CHECKS}[check] == severity
-    assert {name for name, _, _, advice in TEXT_CHECKS if advice} == set(CHECKS)
+    text = {"empty text": "", "fake input": "n/a", "mojibake": "РџСЂРёРІРµС‚", "repetition": LOOP * 6, "markup kept": "<svg>"}
+    text = text.get(check) or next((text for name, text, _ in HITS if name == check), "")
+    (finding,) = next(one for one in CHECKS if check in one.names)(CheckContext([to_messages(said(text))]))
+    assert (finding.check, finding.severity) == (check, severity)
+    assert finding.what_to_do
 
 
 # ---------------------------------------------------------------------------------------------------- empty, fake
 @pytest.mark.parametrize("nothing", ["", " ", "\n\t ", "\ufeff", "\u200b\u200c\u200d\u2060", " \u00ad\u00a0"])
 def test_empty_and_invisible_texts(nothing):
-    rows = [PLAIN, PLAIN | {"instruction": nothing}, PLAIN | {"output": nothing}, PLAIN | {"input": nothing}]
-    assert list(CHECKS["empty text"](look_at(rows))) == [Hit(1, "messages[0]"), Hit(2, "messages[1]")]
-    chats = [talk("Привет", "Да"), talk("Привет", nothing), talk("Привет", "Да", nothing, "Да")]
-    assert list(CHECKS["empty text"](look_at(chats))) == [Hit(1, "messages[1]"), Hit(2, "messages[2]")]
-
-
-@pytest.mark.parametrize("text", [".", "0", "👍", "нет", "None", "N/A"])
-def test_a_short_answer_is_not_empty(text):
-    assert found("empty text", text) == []
+    rows = [
+        PLAIN,
+        PLAIN | {"instruction": nothing},
+        said(nothing),
+        PLAIN | {"input": nothing},
+        talk("Привет", "Да", nothing, "Да"),
+    ]
+    assert hits("empty text", *rows) == [Hit(1, "question"), Hit(2, "answer"), Hit(4, "question")]
 
 
 @pytest.mark.parametrize(
@@ -138,43 +145,48 @@ def test_a_short_answer_is_not_empty(text):
     ["[no input]", "<noinput>", "N/A", "n/a", "<No Output>", "No input.", "None", "null", "NaN", "Нет данных", "(не указано)"],
 )
 def test_words_that_stand_for_nothing(text):
-    rows = [PLAIN, PLAIN | {"input": text}, PLAIN | {"output": text}, PLAIN | {"instruction": text}, talk(text, text)]
-    asked = PLAIN["instruction"]
-    answers = [Hit(2, "messages[1]"), Hit(4, "messages[1]")] if text in ("N/A", "n/a", "<No Output>") else []
-    assert list(CHECKS["fake input"](look_at(rows))) == [
-        Hit(1, "messages[0]", len(asked) + 2, len(asked) + 2 + len(text)),
-        *answers,
-    ]  # as an answer, "None" may well be right
+    rows = [PLAIN, PLAIN | {"input": text}, said(text), PLAIN | {"instruction": text}, talk(text, text)]
+    answers = [Hit(2, "answer"), Hit(4, "answer")] if text in ("N/A", "n/a", "<No Output>") else []  # "None" may well be right
+    start = len(PLAIN["instruction"]) + 2
+    assert hits("fake input", *rows) == [Hit(1, "question", start, start + len(text)), *answers]
 
 
 @pytest.mark.parametrize(
     "text", ["", "нет", "No input device is found", "none of them", "0", "Nancy", "n", "Нет данных о заказе"]
 )
 def test_inputs_that_mean_something(text):
-    assert list(CHECKS["fake input"](look_at([PLAIN | {"input": text}]))) == []
+    assert hits("fake input", PLAIN | {"input": text}) == []
 
 
 # ---------------------------------------------------------------------------------------------------- fields
-def test_every_field_is_looked_at_but_answers_alone_where_only_they_are_learnt():
+def test_every_turn_is_looked_at_but_answers_alone_where_only_they_are_learned():
     bad = "<b>As an AI, I</b> can't"
-    row = {"instruction": bad, "input": bad, "output": bad}
-    assert [hit.field for hit in CHECKS["HTML"](look_at([row]))] == ["messages[0]"] * 4 + ["messages[1]"] * 2
-    assert [hit.field for hit in CHECKS["refusal"](look_at([row, talk(bad, bad, bad, bad)]))] == ["messages[1]", "messages[3]"]
-    chat = talk("<i>раз</i>", "два", "три<br>", "четыре", system="<p>")
-    assert [(hit.field, hit.start, hit.end) for hit in CHECKS["HTML"](look_at([chat]))] == [
-        ("messages[0]", 0, 3), ("messages[1]", 0, 3), ("messages[1]", 6, 10), ("messages[3]", 3, 7),
+    assert [hit.field for hit in hits("refusal", said(bad, input=bad), talk(bad, bad, bad, bad))] == ["answer", "answer"]
+    chat = talk("<i>раз</i>", "<u>", "два", "<p>", "три<br>", "четыре", system="<s>")
+    assert [hit[1:4] for hit in hits("HTML", chat)] == [
+        ("system", 0, 3), ("turn 1", 0, 3), ("turn 1", 6, 10), ("turn 2", 0, 3), ("turn 4", 0, 3), ("question", 3, 7),
     ]  # fmt: skip
 
 
 def test_mojibake_is_shown_mended():
-    text = "Да: " + "Привет, клиент".encode().decode("cp1252", "ignore")
     good = "Привет".encode().decode("cp1251")
-    for spoilt, mended in [(good, "Привет"), ("cafÃ© ouvert", "café ouvert")]:
-        hit = next(CHECKS["mojibake"](look_at([PLAIN, PLAIN | {"output": spoilt}])))
-        assert (hit.row, hit.field, hit.note) == (1, "messages[1]", f"probably: {mended}")
-        assert 0 <= hit.start < hit.end <= len(spoilt)
-    assert text  # undecodable remains are no reason to stop
-    list(CHECKS["mojibake"](look_at([PLAIN | {"output": text}])))
+    for spoiled, mended in [(good, "Привет"), ("cafÃ© ouvert", "café ouvert")]:
+        (hit,) = hits("mojibake", said(spoiled))
+        assert (hit.field, hit.note) == ("answer", f"probably: {mended}")
+        assert 0 <= hit.start < hit.end <= len(spoiled)
+    hits("mojibake", said("Да: " + "Привет".encode().decode("cp1252", "ignore")))  # undecodable remains are no reason to stop
+
+
+def test_markup_that_is_the_lesson_is_no_left_over():
+    about = [
+        {"instruction": "Напиши страницу на HTML", "output": "<p>Да</p>"},
+        {"instruction": "What does this tag do?", "output": "<b> makes text bold"},
+        {"instruction": "Make a logo", "output": "<svg><title>x</title></svg>"},
+    ]
+    assert all(about_markup(to_messages(record)) for record in about)
+    assert hits("HTML", *about) == []
+    assert {hit.row for hit in hits("markup kept", *about)} == {0, 1, 2}
+    assert hits("markup kept", said("<p>Да</p>")) == []
 
 
 # ---------------------------------------------------------------------------------------------------- placeholders
@@ -191,21 +203,35 @@ PLACES = [
     ("\\frac{ab}{cd}, x^{nm}, \\text{if}, ${total}", []),
     ("Сделайте todo-список; TODO list app; dict = {key: value}; {} и []", []),
     ("Ваша почта: [почта], тел. [телефон], [E-Mail], [IP]", []),  # what our own masking leaves
+    ("Вот: [смех в зале], TODO-лист на завтра, [1], [пауза]", []),
 ]
 
 
-@pytest.mark.parametrize(("text", "pieces"), PLACES)
-def test_placeholders(text, pieces):
-    hits = placeholders(look_at([PLAIN, PLAIN | {"output": text}, talk("а", text), PLAIN | {"instruction": text, "input": text}]))
-    assert [(hit.row, hit.field, text[hit.start : hit.end], hit.note) for hit in hits] == [
-        (row, field, piece, piece) for row, field in ((1, "messages[1]"), (2, "messages[1]")) for piece in pieces
+@pytest.mark.parametrize(("text", "found"), PLACES)
+def test_placeholders(text, found):
+    placed = hits("placeholder", PLAIN, said(text), talk("а", text), PLAIN | {"instruction": text, "input": text})
+    assert [(hit.row, hit.field, text[hit.start : hit.end], hit.note) for hit in placed] == [
+        (row, "answer", piece, piece) for row in (1, 2) for piece in found
     ]
 
 
-def test_placeholders_of_your_own_program_are_allowed():
-    look = look_at([PLAIN | {"output": "Привет, {{NAME}}: [ссылка]"}])
-    assert [hit.note for hit in placeholders(look, ("{{name}}",))] == ["[ссылка]"]
-    assert placeholders(look, ("{{name}}", "[ссылка]")) == []
+def test_placeholders_that_were_asked_for_and_those_of_your_own_program():
+    assert hits("placeholder", said("# TODO: проверить", instruction="Добавь TODO")) == []
+    record = said("Привет, {{NAME}}: [ссылка]")
+    assert [hit.note for hit in hits("placeholder", record, allowed=("{{name}}",))] == ["[ссылка]"]
+    assert hits("placeholder", record, allowed=("{{name}}", "[ссылка]")) == []
+
+
+def test_a_rare_placeholder_warns_and_a_common_one_informs():
+    records = [said("см. {{url}}")] * 2 + [said("см. [ссылка]")] * 3 + [said("см. [Ссылка]")]
+    context = CheckContext([to_messages(record) for record in records])
+    rare, often = placeholder_words(context)
+    assert (rare.check, rare.severity, rare.rows) == ("placeholder", "W", [0, 1])
+    assert (often.check, often.severity, often.rows) == ("placeholder in use", "I", [2, 3, 4, 5])
+    assert "[ссылка]" in often.what_to_do
+    assert [f.check for f in placeholder_words(context, common=2)] == ["placeholder in use"]
+    assert [f.check for f in placeholder_words(context, common=5)] == ["placeholder"]
+    assert [f.check for f in placeholder_words(context, allowed=("{{url}}",))] == ["placeholder in use"]
 
 
 # ---------------------------------------------------------------------------------------------------- repetition
@@ -214,42 +240,45 @@ COUNTING = " ".join(f"слово{chr(1072 + i)}" for i in range(30))
 
 
 def test_loops_are_found_and_named():
-    rows = [PLAIN | {"output": COUNTING}, PLAIN | {"output": LOOP * 6}, talk("что?", "очень быстро " * 8)]
-    hits = list(CHECKS["repetition"](look_at(rows)))
-    assert [(hit.row, hit.field, hit.end) for hit in hits] == [(1, "messages[1]", 0), (2, "messages[1]", 0)]
-    assert hits[0].note == "5 words in a row are repeated"
+    found = hits("repetition", said(COUNTING), said(LOOP * 6), talk("что?", "очень быстро " * 8))
+    assert [(hit.row, hit.field, hit.end) for hit in found] == [(1, "answer", 0), (2, "answer", 0)]
+    assert found[0].note == "5 words in a row are repeated"
 
 
-def test_two_words_again_and_again():
+def test_the_shares_of_repeated_words_decide():
     text = "очень быстро едет машина очень быстро летит птица очень быстро плывёт рыба очень быстро ползёт змея"
-    (hit,) = CHECKS["repetition"](look_at([PLAIN | {"output": text}]))
+    (hit,) = hits("repetition", said(text))
     assert hit.note == "two words again and again"
     share = 4 * len("оченьбыстро") / len(text.replace(" ", ""))
-    assert not list(CHECKS["repetition"](look_at([PLAIN | {"output": text}]), top_2gram=share + 0.001))
-    assert list(CHECKS["repetition"](look_at([PLAIN | {"output": text}]), top_2gram=share - 0.001))
-
-
-def test_the_share_of_repeated_runs_decides():
+    assert not hits("repetition", said(text), top_2gram=share + 0.001)
+    assert hits("repetition", said(text), top_2gram=share - 0.001)
     gram = "один вдруг прочёл другую книгу"
     text = f"{gram} {COUNTING} {gram}"
     share = len(gram.replace(" ", "")) / len(text.replace(" ", ""))
-    look = look_at([PLAIN | {"output": text}])
-    assert list(CHECKS["repetition"](look, duplicate={5: share - 0.001}))
-    assert not list(CHECKS["repetition"](look, duplicate={5: share + 0.001}))
+    assert hits("repetition", said(text), duplicate={5: share - 0.001})
+    assert not hits("repetition", said(text), duplicate={5: share + 0.001})
     assert GOPHER == {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 
 
 def test_short_answers_may_repeat():
     text = "очень быстро " * 5
-    assert not list(CHECKS["repetition"](look_at([PLAIN | {"output": text}])))
-    assert list(CHECKS["repetition"](look_at([PLAIN | {"output": text}]), words=10))
-    assert not list(CHECKS["repetition"](look_at([PLAIN | {"output": text}]), words=11))
+    assert not hits("repetition", said(text))
+    assert hits("repetition", said(text), words=10)
+    assert not hits("repetition", said(text), words=11)
+
+
+def test_a_refrain_is_no_loop():
+    line = "Откройте раздел «Мои заказы» и выберите возврат.\n"
+    assert hits("repetition", said((line.strip() + " ") * 5))
+    verse = "".join(f"Строка номер {word}\n{line}" for word in ("раз", "два", "три", "четыре"))
+    assert not hits("repetition", said(verse))
+    assert hits("refrain", said(verse))
 
 
 def test_regions_decide_which_national_phones_are_known():
     text = "Call (212) 555-0143 or +44 20 7946 0958"
-    assert found("personal data", text) == ["+44 20 7946 0958"]
-    assert found("personal data", text, regions=("US",)) == ["(212) 555-0143", "+44 20 7946 0958"]
+    assert pieces("personal data", text) == ["+44 20 7946 0958"]
+    assert pieces("personal data", text, regions=("US",)) == ["(212) 555-0143", "+44 20 7946 0958"]
 
 
 def test_nasty_texts_stop_no_check():
@@ -271,31 +300,6 @@ def test_nasty_texts_stop_no_check():
         "\u0301",
     ]
     for text in [*nasty, "".join(nasty)]:
-        for check in CHECKS.values():
-            json.dumps(list(check(look_at([PLAIN | {"input": text, "output": text}, talk(text, text)]))))
-
-
-def test_markup_that_is_the_lesson_is_no_left_over():
-    about = [
-        {"instruction": "Напиши страницу на HTML", "input": "", "output": "<p>Да</p>"},
-        {"instruction": "What does this tag do?", "input": "", "output": "<b> makes text bold"},
-        {"instruction": "Make a logo", "input": "", "output": "<svg><title>x</title></svg>"},
-    ]
-    assert list(CHECKS["HTML"](look_at(about))) == []
-    assert {hit.row for hit in CHECKS["markup kept"](look_at(about))} == {0, 1, 2}
-    assert CHECKS["HTML"](look_at([PLAIN | {"output": "<p>Да</p>"}])).__next__().row == 0
-
-
-def test_a_refrain_is_no_loop():
-    line = "Откройте раздел «Мои заказы» и выберите возврат.\n"
-    assert [hit.row for hit in CHECKS["repetition"](look_at([PLAIN | {"output": (line.strip() + " ") * 5}]))] == [0]
-    verse = "".join(f"Строка номер {word}\n{line}" for word in ("раз", "два", "три", "четыре"))
-    assert list(CHECKS["repetition"](look_at([PLAIN | {"output": verse}]))) == []
-    assert [hit.row for hit in CHECKS["refrain"](look_at([PLAIN | {"output": verse}]))] == [0]
-
-
-@pytest.mark.parametrize("text", ["[смех в зале]", "TODO-лист на завтра", "[1]", "[пауза]"])
-def test_brackets_that_wait_for_nothing(text):
-    assert placeholders(look_at([PLAIN | {"output": f"Вот: {text}."}])) == []
-    asked = PLAIN | {"instruction": "Добавь TODO", "output": "# TODO: проверить"}
-    assert placeholders(look_at([asked])) == []
+        for one in CHECKS:
+            if not one.counts_tokens:
+                hits(one.names[0], said(text, input=text), talk(text, text))

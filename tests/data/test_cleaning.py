@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import answer, question, texts, to_messages
-from gemma_colab.data.cleaning import CHANGES, COLUMNS, DROPPED, DROPS, STEPS, clean, undo
+from gemma_colab.data.cleaning import CHANGES, DROPPED, DROPS, LOG_COLUMNS, STEPS, clean, undo
 from gemma_colab.data.report import check_rows
 
 
@@ -46,10 +46,10 @@ CHANGED = [
 def test_what_a_step_changes_and_logs(step, before, after):
     rows, log = clean([row(), row(output=before, line=7), chat("да", before)], (step,))
     assert rows == [row(), row(output=after, line=7), chat("да", after)]
-    assert list(log.columns) == COLUMNS == ["step", "row", "line", "field", "before", "after"]
+    assert list(log.columns) == LOG_COLUMNS == ["step", "row", "line", "field", "before", "after"]
     assert log.astype(object).where(log.notna(), None).values.tolist() == [
-        [step, 1, 7, "messages[1]", before, after],
-        [step, 2, None, "messages[1]", before, after],
+        [step, 1, 7, "answer", before, after],
+        [step, 2, None, "answer", before, after],
     ]
     assert clean(rows, (step,))[0] == rows  # once is enough
 
@@ -79,7 +79,7 @@ def test_what_a_step_leaves_alone(step, text):
     done, log = clean(rows, (step,))
     assert done == rows
     assert log.empty
-    assert list(log.columns) == COLUMNS
+    assert list(log.columns) == LOG_COLUMNS
 
 
 def test_fake_inputs_go_and_answers_of_that_kind_stay():
@@ -183,7 +183,7 @@ def test_only_the_steps_asked_for_in_that_order():
         SettingsError, match=r"step='magic' is not a cleaning step; choose from html_to_text, .*drop_near_duplicates"
     ):
         clean(rows, ("white_space", "magic"))
-    assert set(STEPS) == {*CHANGES, "fake_input", *DROPS}
+    assert set(STEPS) == {*CHANGES, *DROPS}
 
 
 def test_a_cleaned_set_is_clean():
@@ -251,7 +251,7 @@ def test_undo_of_a_log_that_was_saved(workspace):
     workspace.write_jsonl("log.jsonl", log.to_dict("records"))
     import pandas as pd
 
-    assert undo(done, pd.DataFrame(workspace.read_jsonl("log.jsonl"), columns=COLUMNS)) == rows
+    assert undo(done, pd.DataFrame(workspace.read_jsonl("log.jsonl"), columns=LOG_COLUMNS)) == rows
     assert undo([], clean([])[1]) == []
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.rows import answer, fingerprint, question, to_messages
+from gemma_colab.core.rows import answer, fingerprint, question, to_messages, with_texts
 from gemma_colab.data.report import EXIT_CODES, FINDINGS, Report, check_rows, parameters
 
 ASIDE = [{"line": 7, "problem": "not valid JSON", "content": "{"}, {"line": 30, "problem": "no answer", "content": "{}"}]
@@ -259,7 +259,7 @@ def test_conversations_are_checked_like_any_row(good):
     assert check_rows(talks).verdict == "ready"
     talks[5]["messages"][1]["content"] += "<br>"
     (finding,) = (f for f in check_rows(talks).findings if f.severity == "W")
-    assert [(h.row, h.field) for h in finding.hits] == [(5, "messages[1]")]
+    assert [(h.row, h.field) for h in finding.hits] == [(5, "answer")]
 
 
 def test_a_report_changes_nothing(good):
@@ -271,3 +271,30 @@ def test_a_report_changes_nothing(good):
 
 def test_the_samples_are_ready(support_rows, tokenizer):
     assert check_rows(support_rows, tokenizer=tokenizer).verdict == "ready"
+
+
+# ---------------------------------------------------------------------------------------------------- the page
+def test_a_notebook_shows_a_report_as_a_page(support_rows, tokenizer):
+    rows = [with_texts(row, {"answer": answer(row) + "<br>"}) for row in support_rows[:60]]
+    report = check_rows(rows, tokenizer=tokenizer, max_length=512)
+    page = report.page(most=7).data
+    assert "and 53 more rows" in page
+    assert page.count("&lt;br&gt;</mark>") == 7
+    assert "tokens p95" in page
+    assert "tokens in a row; 0 of 60 rows would be cut at max_length = 512" in page
+    assert report._repr_html_() == report.page().data != page
+
+
+def test_long_texts_are_cut_around_the_place(support_rows):
+    text = "слово " * 400 + "a@example.com" + " слово" * 400
+    page = check_rows([*support_rows[:20], with_texts(support_rows[30], {"answer": text})]).page().data
+    assert "<mark>a@example.com</mark>" in page
+    assert "characters in an answer" in page
+    assert len(page) < 60_000
+    assert page.count("слово слово слово") < 200
+
+
+def test_the_page_of_no_rows_at_all():
+    page = check_rows([], aside=[{"line": 1, "field": "", "problem": "not JSON", "content": "{"}])._repr_html_()
+    assert "not JSON" in page
+    assert "blocked" in page

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.rows import fingerprint, to_messages, with_texts
-from gemma_colab.data.cleaning import COLUMNS, DROPPED, undo
+from gemma_colab.core.rows import answer, fingerprint, to_messages, with_texts
+from gemma_colab.data.cleaning import DROPPED, LOG_COLUMNS, undo
 from gemma_colab.data.report import check_rows
 from gemma_colab.data.review import CHECKS, FILE, SIDE_BY_SIDE, Review, find_cases
 
@@ -29,12 +29,12 @@ def test_a_decision_is_saved_at_once(workspace):
 
 def test_decisions_are_found_again_after_a_restart_by_the_text_of_the_row(workspace):
     Review(workspace).decide(ONE, "keep")
-    Review(workspace).decide(CHAT, "edit", {"messages[1]": "Слушаю."})
+    Review(workspace).decide(CHAT, "edit", {"answer": "Слушаю."})
     again = Review(workspace)
     assert again.of(ONE | {"line": 99, "label": "x"})["action"] == "keep"  # it may have moved
-    assert again.of(with_texts(ONE, {"messages[1]": "Потерян."})) is None  # but not have changed
-    assert again.of(with_texts(ONE, {"messages[0]": "№1"})) is None
-    assert again.of(CHAT) == {"action": "edit", "why": "", "checks": [], "new": {"messages[1]": "Слушаю."}}
+    assert again.of(with_texts(ONE, {"answer": "Потерян."})) is None  # but not have changed
+    assert again.of(with_texts(ONE, {"question": "№1"})) is None
+    assert again.of(CHAT) == {"action": "edit", "why": "", "checks": [], "new": {"answer": "Слушаю."}}
     assert again.kept == {fingerprint(ONE): set()}
 
 
@@ -47,15 +47,15 @@ def test_two_sessions_do_not_overwrite_each_other(workspace):
 
 def test_edits_and_drops_are_made_and_logged(workspace):
     review = Review(workspace)
-    review.decide(ONE, "edit", {"messages[1]": "Уже у вас.", "messages[0]": "№12"}, why="style")
+    review.decide(ONE, "edit", {"answer": "Уже у вас.", "question": "№12"}, why="style")
     review.decide(OTHER, "drop", why="contradiction")
     review.decide(CHAT, "keep")
     done, log = review.apply(ROWS)
-    assert done == [with_texts(ONE, {"messages[1]": "Уже у вас.", "messages[0]": "№12"}), CHAT]
-    assert list(log.columns) == COLUMNS
+    assert done == [with_texts(ONE, {"answer": "Уже у вас.", "question": "№12"}), CHAT]
+    assert list(log.columns) == LOG_COLUMNS
     assert log.values.tolist() == [
-        ["review", 0, 2, "messages[1]", "В пути.", "Уже у вас."],
-        ["review", 0, 2, "messages[0]", "Где заказ?", "№12"],
+        ["review", 0, 2, "question", "Где заказ?", "№12"],
+        ["review", 0, 2, "answer", "В пути.", "Уже у вас."],
         ["review", 1, 3, "", json.dumps(OTHER, ensure_ascii=False), f"{DROPPED} contradiction"],
     ]
     assert ROWS[0]["messages"][1]["content"] == "В пути."
@@ -64,18 +64,28 @@ def test_edits_and_drops_are_made_and_logged(workspace):
 
 def test_a_message_can_be_edited(workspace):
     review = Review(workspace)
-    review.decide(CHAT, "edit", {"messages[1]": "Слушаю."})
+    review.decide(CHAT, "edit", {"answer": "Слушаю."})
     ((row,), log) = review.apply([CHAT])
     assert [turn["content"] for turn in row["messages"]] == ["Привет", "Слушаю."]
     assert CHAT["messages"][1]["content"] == "Да?"
     assert undo([row], log) == [CHAT]
 
 
+def test_decisions_of_version_1_about_a_conversation_are_understood(workspace):
+    long = {"messages": [*CHAT["messages"], *CHAT["messages"]]}
+    workspace.write_json(
+        FILE, {fingerprint(long): {"action": "edit", "why": "", "checks": [], "new": {"messages[3]": "Слушаю."}}}
+    )
+    done, log = Review(workspace).apply([long])
+    assert answer(done[0]) == "Слушаю."
+    assert log["field"].tolist() == ["answer"]
+
+
 def test_without_decisions_nothing_changes(workspace):
     done, log = Review(workspace).apply(ROWS)
     assert done == ROWS
     assert log.empty
-    assert list(log.columns) == COLUMNS
+    assert list(log.columns) == LOG_COLUMNS
 
 
 @pytest.mark.parametrize(
@@ -85,7 +95,7 @@ def test_without_decisions_nothing_changes(workspace):
         ("edit", None, r"an edit names the fields it changes"),
         ("edit", {}, r"an edit names the fields it changes"),
         ("drop", {"output": "x"}, r"nothing else does"),
-        ("edit", {"answer": "x"}, r"new='answer' is not a field of this row; it has messages\[0\], messages\[1\]"),
+        ("edit", {"turn 1": "x"}, r"new='turn 1' is not a field of this row; it has question, answer"),
         ("edit", {"output": "x"}, r"is not a field of this row"),
     ],
 )

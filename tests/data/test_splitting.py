@@ -1,14 +1,18 @@
-"""Splitting: seeded, sized, and nothing alike on both sides; and the check of a split for leaks."""
+"""Splitting: seeded, sized, nothing that belongs together on both sides, and a leak is told."""
 
+import json
 import random
 from collections import Counter
+from pathlib import Path
 
-import numpy as np
 import pytest
 
-from gemma_colab.core.errors import DatasetError
+from gemma_colab.core.errors import DatasetError, SettingsError
 from gemma_colab.core.rows import answer, question, to_messages
-from gemma_colab.data.splitting import PARTS, SplitSettings, alike, check_split, groups, leaks, split_rows, word_grams
+from gemma_colab.core.workspace import SPLITS, samples
+from gemma_colab.data.cleaning import clean
+from gemma_colab.data.reading import read_rows
+from gemma_colab.data.splitting import SplitSettings, group_rows, leaks, split_rows
 
 WORDS = """дом река окно небо трава книга стол море город улица ветер камень лес поезд письмо чай сахар масло врач школа мост завод
 театр парк рынок песня зима лето утро ночь""".split()
@@ -23,42 +27,71 @@ def different(n, seed=0, **more):
     return [row(" ".join(rng.sample(WORDS, 6)), " ".join(rng.sample(WORDS, 6)), **more) for _ in range(n)]
 
 
-def sizes(parts):
-    return {part: len(rows) for part, rows in parts.items()}
+def twin(one, asked=" да", said=" но"):
+    return row(question(one) + asked, answer(one) + said)
 
 
-def where(parts):
-    return {str(r): part for part, rows in parts.items() for r in rows}
+def sizes(splits):
+    return {name: len(rows) for name, rows in splits.items()}
+
+
+def where(splits):
+    return {str(r): name for name, rows in splits.items() for r in rows}
+
+
+def group_of(rows, **options):
+    """Number of the row -> number of its group."""
+    return {i: number for number, group in enumerate(group_rows(rows, **options)[0]) for i in group}
+
+
+def test_the_samples_are_split_as_ever():
+    """The figures of the lessons depend on it: lines of validation and test as version 1 dealt them, by seed."""
+    before = json.loads((Path(__file__).parent / "splits_of_the_samples.json").read_text("utf-8"))
+    cleaned, _ = clean(read_rows(samples() / "support_ru_raw.csv", on_bad="aside").rows)
+    sets = {"lesson": [r for r in cleaned if r["line"] not in before["lesson dropped"]]}
+    sets |= {
+        name: read_rows(samples() / f"{name}.jsonl").rows for name in ("support_ru", "support_en", "tickets_ru", "tickets_en")
+    }
+    for name, rows in sets.items():
+        for seed in (0, 1):
+            splits, _ = split_rows(rows, seed=seed)
+            assert {part: [r["line"] for r in splits[part]] for part in SPLITS[1:]} == before[f"{name} {seed}"]
 
 
 def test_seeded_complete_and_sized(support_rows):
-    parts, how = split_rows(support_rows, SplitSettings(seed=3))
-    assert list(parts) == list(PARTS)
-    assert (parts, how) == split_rows(support_rows, SplitSettings(seed=3))
-    assert parts != split_rows(support_rows, SplitSettings(seed=4))[0]
-    assert sorted(map(str, sum(parts.values(), []))) == sorted(map(str, support_rows))
-    assert len(parts["test"]) == round(0.15 * len(support_rows))
-    assert len(parts["validation"]) == round(0.1 * len(support_rows))
-    assert how.startswith(f"{len(support_rows)} rows in ")
+    splits, notes = split_rows(support_rows, seed=3)
+    assert list(splits) == list(SPLITS)
+    assert (splits, notes) == split_rows(support_rows, seed=3)
+    assert splits != split_rows(support_rows, seed=4)[0]
+    assert sorted(map(str, sum(splits.values(), []))) == sorted(map(str, support_rows))
+    assert [len(splits[name]) for name in SPLITS[1:]] == [round(share * len(support_rows)) for share in (0.1, 0.15)]
+    assert str(notes).startswith(f"{len(support_rows)} rows in ")
     order = {str(r): i for i, r in enumerate(support_rows)}
-    assert all([order[str(r)] for r in rows] == sorted(order[str(r)] for r in rows) for rows in parts.values())
+    assert all([order[str(r)] for r in rows] == sorted(order[str(r)] for r in rows) for rows in splits.values())
 
 
 @pytest.mark.parametrize(("validation", "test"), [(0.1, 0.15), (0.02, 0.4), (0.4, 0.02), (0.25, 0.25)])
 def test_the_sizes_are_those_asked_for(validation, test):
-    parts, _ = split_rows(different(200), SplitSettings(validation_size=validation, test_size=test))
-    assert sizes(parts) == {"train": 200 - round(200 * (validation + test)), "validation": 200 * validation, "test": 200 * test}
+    splits, _ = split_rows(different(200), validation_size=validation, test_size=test)
+    assert sizes(splits) == {"train": 200 - round(200 * (validation + test)), "validation": 200 * validation, "test": 200 * test}
+
+
+def test_impossible_sizes_are_refused_and_the_settings_of_a_workspace_can_be_read(workspace):
+    with pytest.raises(SettingsError, match=r"test_size=0.9 must be a number from 0.02 to 0.4"):
+        split_rows(different(200), test_size=0.9)
+    workspace.write_json("split_settings.json", {"validation_size": 0.1, "test_size": 0.2, "seed": 3})
+    assert SplitSettings.load(workspace) == SplitSettings(test_size=0.2, seed=3)
 
 
 @pytest.mark.parametrize("n", [3, 5, 12])
-def test_small_sets_fill_every_part(n):
+def test_small_sets_fill_every_split(n):
     for seed in range(5):
-        parts, how = split_rows(different(n, seed), SplitSettings(seed=seed))
-        assert sum(sizes(parts).values()) == n
-        assert min(sizes(parts).values()) >= 1
-        assert len(parts["train"]) >= max(map(len, parts.values()))
-        assert "rows alike in question, answer or as a whole stay together" in how
-        assert f"only {len(parts['validation'])} validation rows" in how
+        splits, notes = split_rows(different(n, seed), seed=seed)
+        assert sum(sizes(splits).values()) == n
+        assert min(sizes(splits).values()) >= 1
+        assert len(splits["train"]) >= max(sizes(splits).values())
+        assert "rows alike in question, answer or as a whole stay together" in notes.sentence
+        assert f"only {len(splits['validation'])} validation rows" in notes.sentence
 
 
 @pytest.mark.parametrize("rows", [[], different(1), different(2), [*different(2), different(2)[1] | {"line": 3}]])
@@ -66,65 +99,74 @@ def test_fewer_than_three_groups_cannot_be_split(rows):
     with pytest.raises(
         DatasetError, match=rf"{len(rows)} rows make \d group\(s\) of look-alikes, too few for train.* add different rows"
     ):
-        split_rows(rows, SplitSettings())
+        split_rows(rows)
 
 
-def test_small_sets_keep_twins_together_too():
-    rows = different(5)
-    rows.append(row(question(rows[0]) + " сегодня", answer(rows[0]) + " да"))
-    for seed in range(20):
-        parts = split_rows(rows, SplitSettings(seed=seed))[0]
-        assert where(parts)[str(rows[0])] == where(parts)[str(rows[5])]
+@pytest.mark.parametrize(
+    "group_sizes", [(1, 1, 1), (1, 1, 1, 1), (2, 2, 1), (5, 1, 1, 1), (4, 4, 4), (6, 1, 1), (1,) * 7, (9, 9, 1, 1, 1)]
+)
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.4])
+def test_no_split_is_empty_whatever_the_groups(group_sizes, share):
+    names = [f"c{i}" for i, size in enumerate(group_sizes) for _ in range(size)]
+    rows = [r | {"conversation": name} for r, name in zip(different(len(names)), names, strict=True)]
+    sides = [{r["conversation"] for r in some} for some in split_rows(rows, validation_size=share, test_size=share)[0].values()]
+    assert all(sides)
+    assert sum(map(len, sides)) == len(group_sizes)  # and none is on two
 
 
 # ---------------------------------------------------------------------------------------------------- look-alikes
 LONG = "Ваш заказ передан в службу доставки и прибудет в течение трёх рабочих дней, отследить его можно в личном кабинете"
 A, B = different(2, seed=99)
 TWINS = {
-    "question": (row(question(A), answer(A)), row(question(A) + " скорее", answer(B))),
+    "question": (A, row(question(A) + " скорее", answer(B))),
     "long answer": (row(question(A), LONG + "."), row(question(B), LONG + " на сайте.")),
     "13 words": (row(question(A), f"{answer(A)} {LONG}"), row(question(B), f"{LONG} {' '.join(WORDS[:20])}")),
     "input": (row("Ответь", answer(A), input=question(A)), row("Ответь", answer(B), input=question(A) + " да")),
     "conversation": (A | {"conversation": "c"}, B | {"conversation": "c"}),
+    "customer": (A | {"customer": "c"}, B | {"customer": "c"}),
+    "emoji": (row("😀", "🎉"), row("😀!", "👍")),
 }
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_groups_are_never_on_both_sides(name):
+def test_what_belongs_together_is_never_on_both_sides(name):
     one, other = TWINS[name]
     rows = [one, *different(58, seed=1), other]
-    assert [0, 59] in groups(rows)[0]
+    groups = "customer" if name == "customer" else None
+    assert [0, 59] in group_rows(rows, groups=groups)[0]
     for seed in range(10):
-        parts = where(split_rows(rows, SplitSettings(seed=seed, test_size=0.4))[0])
-        assert parts[str(one)] == parts[str(other)]
+        splits = where(split_rows(rows, seed=seed, test_size=0.4, groups=groups)[0])
+        assert splits[str(one)] == splits[str(other)]
 
 
 def test_strangers_are_in_no_group():
-    rows = [A, *different(58, seed=1), B]
-    assert [len(group) for group in groups(rows)[0]] == [1] * 60
-    assert [len(group) for group in groups([r | {"conversation": str(i)} for i, r in enumerate(rows)])[0]] == [1] * 60
+    rows = [A, *different(58, seed=1), B, row("🐱", "🎉")]
+    for some in (rows, [r | {"conversation": str(i)} for i, r in enumerate(rows)]):
+        assert [len(group) for group in group_rows(some)[0]] == [1] * 61
+    with pytest.raises(SettingsError, match=r"groups='client' is a key of no row.*'conversation': 'client'"):
+        split_rows(rows, groups="client")
 
 
-def test_the_threshold_of_a_group():
-    one, other = TWINS["question"]
-    rows = [one, *different(58, seed=1), other]
-    assert len(groups(rows, threshold=0.6)[0]) == 59
-    assert len(groups(rows, threshold=0.99)[0]) == 60
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("question", {"near": 0.99, "twin": 0.99}), ("13 words", {"shared_words": 40}), ("long answer", {"long_answer": 999, "shared_words": 99})],
+)  # fmt: skip
+def test_the_thresholds_are_parameters(name, options):
+    rows = [TWINS[name][0], *different(58, seed=1), TWINS[name][1]]
+    assert len(group_rows(rows)[0]) == 59
+    assert len(group_rows(rows, **options)[0]) == 60
 
 
-def test_every_group_of_many_stays_whole(support_rows):
-    twins = [row(question(r) + " Срочно.", answer(r) + " Ждём.") for r in support_rows[:100]]
-    parts, _ = split_rows(support_rows[:100] + twins, SplitSettings(seed=1))
-    assert leaks(parts) == []
-    assert [f.check for f in check_split(parts)] == []
-    apart = {"train": support_rows[:100], "validation": twins[:1], "test": twins[1:3]}
-    assert leaks(apart) == [("validation", 0, 0), ("test", 0, 1), ("test", 1, 2)]
+def test_small_sets_keep_twins_together_too():
+    rows = [*different(5), twin(different(5)[0])]
+    for seed in range(20):
+        splits = where(split_rows(rows, seed=seed)[0])
+        assert splits[str(rows[0])] == splits[str(rows[5])]
 
 
 @pytest.mark.parametrize("labels", [("positive", "negative"), ("да", "нет"), ("спам", "не спам")])
 def test_equal_short_answers_do_not_tie(labels):
-    rows = [row(question(r), labels[i % 2]) for i, r in enumerate(different(60))]
-    found, why = groups(rows)
+    found, why = group_rows([row(question(r), labels[i % 2]) for i, r in enumerate(different(60))])
     assert len(found) == 60
     assert why == "rows alike in question, answer or as a whole stay together"
 
@@ -134,245 +176,195 @@ PROMPT = "Определи тональность отзыва и ответь �
 
 @pytest.mark.parametrize("shape", ["instruction", "system"])
 def test_a_shared_prompt_does_not_tie(shape):
-    rows = different(40)
     if shape == "instruction":
-        rows = [row(PROMPT * 3, answer(r), question(r)) for r in rows]
+        rows = [row(PROMPT * 3, answer(r), question(r)) for r in different(40)]
     else:
-        rows = [row(question(r), answer(r), system=PROMPT * 3) for r in rows]
-    assert len(groups(rows)[0]) == 40
-    parts, _ = split_rows(rows, SplitSettings())
-    assert sizes(parts) == {"train": 30, "validation": 4, "test": 6}
-    assert leaks(parts) == []
+        rows = [row(question(r), answer(r), system=PROMPT * 3) for r in different(40)]
+    assert len(group_rows(rows)[0]) == 40
+    splits, notes = split_rows(rows)
+    assert sizes(splits) == {"train": 30, "validation": 4, "test": 6}
+    assert [f.check for f in notes.findings] == ["validation too small"]
 
 
 def test_canned_answers_that_tie_everything_are_left_out():
     rows = [row(question(r), LONG) for r in different(40)]
-    found, why = groups(rows)
+    found, why = group_rows(rows)
     assert len(found) == 40
-    assert why == "40 of 40 rows have answers alike, so only rows alike in question or as a whole stay together"
+    assert why == "40 of 40 rows are alike, so only rows alike in question or as a whole stay together"
     few = [*rows[:12], *different(28, seed=5)]  # 12 of 40 are not more than 30 %
-    assert max(map(len, groups(few)[0])) == 12
-    assert max(map(len, groups(few, most=0.29)[0])) == 1
-    assert sizes(split_rows(rows, SplitSettings())[0]) == {"train": 30, "validation": 4, "test": 6}
+    assert max(map(len, group_rows(few)[0])) == 12
+    assert max(map(len, group_rows(few, largest_group=0.29)[0])) == 1
+    assert sizes(split_rows(rows)[0]) == {"train": 30, "validation": 4, "test": 6}
 
 
 def test_questions_of_one_form_are_told_apart_by_their_numbers():
     rng = random.Random(0)
     rows = [row(f"What is {rng.randint(10, 99)} + {rng.randint(10, 99)}?", str(i)) for i in range(60)] * 2
-    found, why = groups(rows)
+    found, why = group_rows(rows)
     assert why == "120 of 120 rows are alike, so only rows with the same question stay together"
     assert len(found) == len({question(r) for r in rows})
-    parts, _ = split_rows(rows, SplitSettings())
-    questions = {part: {question(r) for r in parts[part]} for part in parts}
-    assert not questions["train"] & (questions["test"] | questions["validation"])
-
-
-TEMPLATE = "Сколько стоит доставка товара из города {} в город {} обычной почтой"
+    asked = {name: {question(r) for r in some} for name, some in split_rows(rows)[0].items()}
+    assert not asked["train"] & (asked["test"] | asked["validation"])
 
 
 def template_rows(n, answers):
     rng = random.Random(7)
-    return [row(TEMPLATE.format(*rng.sample(WORDS, 2)), answers[i]) for i in range(n)]
-
-
-def near_twin(one):
-    return row(question(one) + " да", answer(one) + " но")
+    form = "Сколько стоит доставка товара из города {} в город {} обычной почтой"
+    return [row(form.format(*rng.sample(WORDS, 2)), said) for said in answers[:n]]
 
 
 @pytest.mark.parametrize("answers", ["other", "number"])
 def test_near_duplicates_outside_a_chain_stay_together(answers):
     ones = different(60, seed=8)
-    chain = template_rows(
-        120, [answer(r) for r in different(120, seed=9)] if answers == "other" else [str(i) for i in range(120)]
-    )
-    rows = [*chain, *ones, *map(near_twin, ones)]
-    found, _ = groups(rows)
-    whose = {i: number for number, group in enumerate(found) for i in group}
-    assert all(whose[120 + i] == whose[180 + i] for i in range(60))
-    assert len({whose[i] for i in range(120, 240)}) == 60
-    parts, _ = split_rows(rows, SplitSettings())
-    assert sizes(parts)["test"] == 36
-    texts = {id(r): i for i, r in enumerate(rows)}
-    hits = [texts[id(r)] for part, number, _ in leaks(parts) if texts[id(r := parts[part][number])] >= 120]
-    assert hits == []
+    said = [answer(r) for r in different(120, seed=9)] if answers == "other" else [str(i) for i in range(120)]
+    rows = [*template_rows(120, said), *ones, *map(twin, ones)]
+    groups = group_of(rows)
+    assert all(groups[120 + i] == groups[180 + i] for i in range(60))
+    assert len({groups[i] for i in range(120, 240)}) == 60
+    splits, _ = split_rows(rows)
+    assert sizes(splits)["test"] == 36
+    assert all(where(splits)[str(one)] == where(splits)[str(twin(one))] for one in ones)
 
 
 def test_near_duplicates_inside_a_chain_stay_together():
     chain = template_rows(120, [answer(r) for r in different(120, seed=9)])
-    twins = [row(question(r) + " сегодня", answer(r) + " но") for r in chain[:10]]
-    found, why = groups([*chain, *twins])
-    assert why.endswith("so only rows with the same question, or near as a whole, stay together")
-    whose = {i: number for number, group in enumerate(found) for i in group}
-    assert all(whose[i] == whose[120 + i] for i in range(10))
-    assert len(found) > 60
+    rows = [*chain, *(twin(r, " сегодня") for r in chain[:10])]
+    assert group_rows(rows)[1].endswith("so only rows with the same question, or near as a whole, stay together")
+    groups = group_of(rows)
+    assert all(groups[i] == groups[120 + i] for i in range(10))
+    assert len(set(groups.values())) > 60
 
 
 def test_a_chain_of_rows_near_as_a_whole_is_untied_only_where_nothing_else_is_left():
     ones = different(3, seed=8)
     sums = [row(f"What is {i} + 7?", str(i + 7)) for i in range(10, 90)]
-    found, why = groups([*sums, *ones, *map(near_twin, ones)])
+    found, why = group_rows([*sums, *ones, *map(twin, ones)])
     assert why == "80 of 86 rows are alike, so only rows with the same question stay together"
     assert sorted(map(len, found)) == [1] * 80 + [2] * 3
-    found, _ = groups([*sums, *different(80, seed=2)])
-    assert max(map(len, found)) == 80
-
-
-def test_rows_without_words_that_are_the_same_stay_together():
-    rows = [row("😀", "🎉"), *different(30), row("😀!", "🎉"), row("😀", "👍"), row("🐱", "🎉")]
-    assert alike(rows) == alike(rows, answers=False) == {(31, 0)}
+    assert max(map(len, group_rows([*sums, *different(80, seed=2)])[0])) == 80
 
 
 # ---------------------------------------------------------------------------------------------------- labels
-def labelled(*counts):
+def labeled(*counts):
     names = [f"l{i:02}" for i, n in enumerate(counts) for _ in range(n)]
     return [r | {"label": name} for r, name in zip(different(len(names)), names, strict=True)]
 
 
-def test_labels_with_few_rows_count_as_one():
-    parts, how = split_rows(labelled(*[1] * 100), SplitSettings())
-    assert "; shares of 0 of 100 labels kept, 100 with fewer than 10 rows counted as one" in how
-    assert sizes(parts) == {"train": 75, "validation": 10, "test": 15}
-    parts, how = split_rows(labelled(60, 20, *[2] * 10), SplitSettings(validation_size=0.1, test_size=0.2))
-    assert "; shares of 2 of 12 labels kept, 10 with fewer than 10 rows counted as one" in how
-    assert Counter(min(r["label"], "l02") for r in parts["test"]) == {"l00": 12, "l01": 4, "l02": 4}
-    assert Counter(min(r["label"], "l02") for r in parts["validation"]) == {"l00": 6, "l01": 2, "l02": 2}
-    assert "shares of 2 labels kept" in split_rows(labelled(50, 50), SplitSettings(validation_size=0.02, test_size=0.3))[1]
-    assert "shares of 1 of 2 labels kept" in split_rows(labelled(51, 49), SplitSettings(validation_size=0.02, test_size=0.3))[1]
+@pytest.mark.parametrize(
+    ("counts", "shares", "said"),
+    [
+        ([1] * 100, {}, "; shares of 0 of 100 labels kept, 100 with fewer than 10 rows counted as one"),
+        ([60, 20, *[2] * 10], {"test_size": 0.2}, "; shares of 2 of 12 labels kept, 10 with fewer than 10 rows counted as one"),
+        ([50, 50], {"validation_size": 0.02, "test_size": 0.3}, "; shares of 2 labels kept"),
+        ([51, 49], {"validation_size": 0.02, "test_size": 0.3}, "; shares of 1 of 2 labels kept, 1 with fewer than 50 rows"),
+    ],
+)
+def test_labels_with_few_rows_count_as_one(counts, shares, said):
+    splits, notes = split_rows(labeled(*counts), **shares)
+    assert said in notes.sentence
+    assert len(splits["test"]) == round(sum(counts) * shares.get("test_size", 0.15))
+    if len(counts) == 12:
+        assert Counter(min(r["label"], "l02") for r in splits["test"]) == {"l00": 12, "l01": 4, "l02": 4}
+        assert Counter(min(r["label"], "l02") for r in splits["validation"]) == {"l00": 6, "l01": 2, "l02": 2}
 
 
-def test_validation_and_test_do_not_favour_the_same_labels():
-    parts, _ = split_rows(labelled(*[3] * 34), SplitSettings())
-    tested, validated = ({r["label"] for r in parts[name]} for name in ("test", "validation"))
+def test_validation_and_test_do_not_favor_the_same_labels():
+    splits, _ = split_rows(labeled(*[3] * 34))
+    tested, validated = ({r["label"] for r in splits[name]} for name in ("test", "validation"))
     assert not validated <= tested
-    parts, how = split_rows(labelled(*[10] * 10), SplitSettings())
-    assert "shares of 10 labels kept" in how
-    assert sorted(Counter(r["label"] for r in parts["test"]).values()) == [1] * 5 + [2] * 5
-    assert set(Counter(r["label"] for r in parts["validation"]).values()) == {1}
+    splits, notes = split_rows(labeled(*[10] * 10))
+    assert "shares of 10 labels kept" in notes.sentence
+    assert sorted(Counter(r["label"] for r in splits["test"]).values()) == [1] * 5 + [2] * 5
+    assert set(Counter(r["label"] for r in splits["validation"]).values()) == {1}
 
 
 def test_shares_of_labels_are_kept():
-    rows = [r | {"label": ["a"] * 6 + ["b"] * 3 + ["c"]} for r in different(200)]
-    rows = [r | {"label": r["label"][i % 10]} for i, r in enumerate(rows)]
-    parts, how = split_rows(rows, SplitSettings(validation_size=0.1, test_size=0.2, seed=2))
-    assert Counter(r["label"] for r in parts["validation"]) == {"a": 12, "b": 6, "c": 2}
-    assert Counter(r["label"] for r in parts["test"]) == {"a": 24, "b": 12, "c": 4}
-    assert "shares of 3 labels kept" in how
-    assert "labels" not in split_rows(different(200), SplitSettings())[1]
-
-
-def test_more_labels_than_places():
-    rows = [r | {"label": str(i)} for i, r in enumerate(different(40))]
-    assert sizes(split_rows(rows, SplitSettings())[0]) == {"train": 30, "validation": 4, "test": 6}
-
-
-@pytest.mark.parametrize(
-    "group_sizes", [(1, 1, 1), (1, 1, 1, 1), (2, 2, 1), (5, 1, 1, 1), (4, 4, 4), (6, 1, 1), (1,) * 7, (9, 9, 1, 1, 1)]
-)
-@pytest.mark.parametrize("share", [0.02, 0.1, 0.4])
-def test_no_part_is_empty_whatever_the_groups(group_sizes, share):
-    names = [f"c{i}" for i, size in enumerate(group_sizes) for _ in range(size)]
-    rows = [r | {"conversation": name} for r, name in zip(different(len(names)), names, strict=True)]
-    parts, _ = split_rows(rows, SplitSettings(validation_size=share, test_size=share))
-    sides = [{r["conversation"] for r in part} for part in parts.values()]
-    assert all(sides)
-    assert sum(map(len, sides)) == len(group_sizes)  # and none is on two
-    assert sum(map(len, parts.values())) == len(names)
+    rows = [r | {"label": "aaaaaabbbc"[i % 10]} for i, r in enumerate(different(200))]
+    splits, notes = split_rows(rows, validation_size=0.1, test_size=0.2, seed=2)
+    assert Counter(r["label"] for r in splits["validation"]) == {"a": 12, "b": 6, "c": 2}
+    assert Counter(r["label"] for r in splits["test"]) == {"a": 24, "b": 12, "c": 4}
+    assert "shares of 3 labels kept" in notes.sentence
+    assert "labels" not in split_rows(different(200))[1].sentence
 
 
 # ---------------------------------------------------------------------------------------------------- leaks
-def split_of(held, part="test", train=(), fill=20):
-    parts = {"train": [*different(30, seed=3), *train], "validation": different(fill, seed=4), "test": []}
-    parts[part] = [*parts[part], *held]
-    return parts
+def split_of(held, name="test", train=(), fill=20):
+    splits = {"train": [*different(30, seed=3), *train], "validation": different(fill, seed=4), "test": []}
+    splits[name] = [*splits[name], *held]
+    return splits
 
 
-def said(parts, **thresholds):
-    return [(f.check, f.severity, f.rows) for f in check_split(parts, **thresholds)]
+def said(splits, **options):
+    """Severity of each leak, and what is told of it."""
+    return [(f.severity, f.what_to_do.partition(":")[0]) for f in leaks(splits, **options)]
 
 
 def test_a_clean_split_says_nothing():
     assert said(split_of(different(9, seed=5))) == []
+    assert said({"train": [], "validation": [], "test": []}) == []
 
 
-def test_an_exact_leak_is_an_error():
-    parts = split_of([B, row(question(A).upper() + "?", answer(A) + ".")], train=[A])
-    assert said(parts) == [("leak", "E", [21])]
-    assert check_split(parts)[0].hits[0].note == "test row 1"
-    parts = split_of([A], "validation", train=[A])
-    assert said(parts) == [("leak", "E", [20])]
-    assert check_split(parts)[0].hits[0].note == "validation row 20"
+@pytest.mark.parametrize(
+    ("splits", "told"),
+    [
+        (split_of([B, row(question(A).upper() + "?", answer(A) + ".")], train=[A]), "test row 1 stands in train (row 30)"),
+        (split_of([A], "validation", train=[A]), "validation row 20 stands in train (row 30)"),
+        (split_of([A], "validation") | {"test": [B, row(question(A), answer(A) + "!")]}, "test row 1 stands in validation (row 20)"),
+        (split_of([A], train=[A]) | {"validation": [A, *different(20)]},
+         "validation row 0 stands in train (row 30); test row 0 stands in train (row 30)"),
+        (split_of([A] * 5, train=[A]), "; ".join(f"test row {i} stands in train (row 30)" for i in range(3)) + " and 2 more"),
+    ],
+)  # fmt: skip
+def test_an_exact_leak_is_an_error(splits, told):
+    assert said(splits) == [("E", told)]
 
 
-@pytest.mark.parametrize("name", ["question", "long answer", "13 words", "input"])
+@pytest.mark.parametrize("name", ["question", "long answer", "13 words", "input", "conversation", "customer"])
 def test_a_near_leak_warns(name):
     one, other = TWINS[name]
-    (finding,) = check_split(split_of([B | {"line": 1}, other], train=[one]))
-    assert (finding.check, finding.severity, finding.rows[-1]) == ("leak", "W", 21)
-    words = "shares 13 words in a row with training" if name == "13 words" else "is like train row 30"
-    assert finding.hits[-1].note == f"test row 1 {words}"
+    reason = {"long answer": "answer", "13 words": "answer", "conversation": "group", "customer": "group"}.get(name, "question")
+    groups = "customer" if name == "customer" else None
+    assert said(split_of([B, other], train=[one]), groups=groups)[-1] == ("W", f"test row 1 has its {reason} from train (row 30)")
+    splits = split_of([one], "validation") | {"test": [B, other]}
+    assert said(splits, groups=groups)[-1][1].endswith(f"test row 1 has its {reason} from validation (row 20)")
 
 
 def test_the_thresholds_of_a_leak():
     one, other = TWINS["question"]
-    assert said(split_of([other], train=[one]), threshold=0.95) == []
+    assert said(split_of([other], train=[one]), twin=0.95) == []
     one, other = TWINS["13 words"]
     shared = len(LONG.split())
-    assert said(split_of([other], train=[one]), n=shared) == [("leak", "W", [20])]
-    assert said(split_of([other], train=[one]), n=shared + 1) == []
+    assert said(split_of([other], train=[one]), shared_words=shared)
+    assert not said(split_of([other], train=[one]), shared_words=shared + 1)
 
 
 def test_another_sign_is_another_row():
-    assert said(split_of([row("2*2", "4")], train=[row("2+2", "4")])) in ([], [("leak", "W", [20])])
-    assert said(split_of([row("Which? C++", "Yes")], train=[row("Which? C#", "Yes")]))[:1] != [("leak", "E", [20])]
-
-
-def test_a_row_of_validation_in_test_is_an_error():
-    parts = split_of([B, row(question(A), answer(A) + "!")])
-    parts["validation"].append(A)
-    (finding,) = check_split(parts)
-    assert (finding.check, finding.severity, finding.rows) == ("leak", "E", [22])
-    assert finding.hits[0].note == "test row 1 stands in validation"
-    assert leaks(parts) == [("test", 1, 30 + 20)]  # twins of validation are counted on from those of train
-    parts["train"].append(A)  # found in both, it is told of training, and so is the row of validation
-    assert [hit.note for hit in check_split(parts)[0].hits] == ["validation row 20", "test row 1"]
-
-
-@pytest.mark.parametrize("name", ["question", "long answer", "13 words", "input"])
-def test_a_near_row_of_validation_in_test_warns(name):
-    one, other = TWINS[name]
-    parts = split_of([B | {"line": 1}, other])
-    parts["validation"].append(one)
-    (finding,) = check_split(parts)
-    assert (finding.check, finding.severity, finding.rows[-1]) == ("leak", "W", 22)
-    words = "shares 13 words in a row with validation" if name == "13 words" else "is like validation row 20"
-    assert finding.hits[-1].note == f"test row 1 {words}"
-
-
-def test_words_in_a_row_are_looked_up_once_for_all_rows(monkeypatch):
-    calls, isin = [], np.isin
-    monkeypatch.setattr(np, "isin", lambda *args, **more: calls.append(len(args[0])) or isin(*args, **more))
-    one, other = TWINS["13 words"]
-    assert said(split_of([*different(200, seed=12), other], train=[one])) == [("leak", "W", [220])]
-    assert len(calls) <= 2
+    for one, other in (("2+2", "2*2"), ("Which? C++", "Which? C#")):
+        assert "E" not in dict(said(split_of([row(other, "4")], train=[row(one, "4")])))
 
 
 @pytest.mark.parametrize(("n", "found"), [(15, True), (16, False)])
-def test_a_small_validation_part(n, found):
-    parts = split_of(different(5, seed=6), fill=n)
-    assert said(parts) == ([("validation too small", "W", [])] if found else [])
-    assert said(parts, few=n) == []
-    assert said(parts, few=n + 1) == [("validation too small", "W", [])]
+def test_a_small_validation_split(n, found):
+    splits = split_of(different(5, seed=6), fill=n)
+    assert [(f.check, f.severity) for f in split_rows(splits)[1].findings] == [("validation too small", "W")] * found
+    assert split_rows(splits, few=n)[1].findings == []
 
 
-def test_empty_parts():
-    assert said({"train": [], "validation": [], "test": []}) == [("validation too small", "W", [])]
-    assert leaks({"train": [], "validation": [], "test": []}) == []
+# ---------------------------------------------------------------------------------------------------- ready-made
+def test_ready_made_splits_stay_and_are_checked():
+    ready = split_of([A, B], train=[A])
+    splits, notes = split_rows(ready)
+    assert splits == ready
+    assert [(f.check, f.severity) for f in notes.findings] == [("leak", "E")]
+    assert str(notes).startswith("the splits were ready-made\nE  leak: test row 0 stands in train (row 30): ")
 
 
-def test_word_grams():
-    text = " ".join(WORDS[:14])
-    assert len(word_grams(text)) == 2
-    assert len(word_grams(" ".join(WORDS[:12]))) == 0
-    assert word_grams(text.upper() + "!").tolist() == word_grams(text).tolist()
-    assert word_grams(" ".join(WORDS[1:15]))[0] == word_grams(text)[1]
-    assert len(word_grams(text, n=3)) == 12
+def test_what_is_missing_is_taken_from_train():
+    ready = {"train": different(100), "test": different(9, seed=5)}
+    splits, notes = split_rows(ready)
+    assert splits["test"] == ready["test"]
+    assert sizes(splits) == {"train": 90, "validation": 10, "test": 9}
+    assert notes.sentence.startswith("100 rows in 100 groups: ")
+    for wrong in ({"train": [A], "dev": [B]}, {"test": [A]}):
+        with pytest.raises(SettingsError, match="is wrong or missing; name them train, validation, test"):
+            split_rows(wrong)

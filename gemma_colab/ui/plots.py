@@ -53,16 +53,6 @@ def _axes(ax: Axes | None, size=(7, 3.2)) -> Axes:
     return ax if ax is not None else plt.subplots(figsize=size, layout="constrained")[1]
 
 
-def length_histogram(total: pd.Series, max_length: int, ax: Axes | None = None) -> Axes:
-    """Tokens per row, with the line beyond which a row would be cut."""
-    ax = _axes(ax)
-    ax.hist(total, bins=30, color=TRAIN)
-    ax.axvline(max_length, color=VALIDATION, linestyle="--", label=f"max_length = {max_length}")
-    ax.set(xlabel="tokens in a row", ylabel="rows", title=f"{(total > max_length).sum()} of {len(total)} rows would be cut")
-    ax.legend()
-    return ax
-
-
 # The colours of Okabe and Ito that people who see few colours can tell apart, and a shape for those who see none.
 RUNS = list(zip(("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#555555", "#56b4e9", "#e69f00"), "os^DvPX", strict=True))
 

@@ -51,7 +51,7 @@ def load_tuned(workspace: Workspace, *, anyway: bool = False) -> tuple[PeftModel
     from gemma_colab.core.loading import load_model, load_tokenizer, quantization_config
     from gemma_colab.export.adapter import load_adapter
 
-    machine = describe_machine(str(workspace.path))
+    machine = describe_machine()
     chosen, why = choose_model(workspace, machine, anyway=anyway)
     ensure_adapter(workspace, chosen)
     dtype, why_dtype = pick_dtype(machine, shape_of(chosen.model))
@@ -69,66 +69,52 @@ def assess(
     general: pd.DataFrame | None = None,
     memorized: pd.DataFrame | None = None,
     bars: dict[str, float] | None = None,
-    metrics: dict[str, Metric] | None = None,
-    lower_is_better=(),
-    examples: int = 3,
-    max_new_tokens: int | None = None,
-    batch_size: int = 32,
     test_rows: int | None = None,
     anyway: bool = False,
+    **options,
 ) -> dict:
     """Judge the tuned model of this workspace by all that needs no person, and write `summary.json`, `evaluation/rows.jsonl` and
     `report.html`; returns the summary. What is not given is measured; answers are kept, so the same call goes on where it stopped.
 
     loaded: the tuned `PeftModel` and its tokenizer, if they are in memory. evaluation: of `evaluate` on the test rows. losses: split
-    -> (base, tuned), of `answer_losses`. general: of `GeneralKnowledge.compare`. memorized: of `memorization`.
+    -> (base, tuned), of `answer_losses`. general: of `GeneralKnowledge.compare`. memorized: of `memorization`. test_rows: ask at most
+    so many, drawn at random. options: of `evaluate`, such as examples=3. Where all right answers are JSON objects with the same keys,
+    each field is measured instead of likeness.
     bars: measure -> the share of test rows from which on figures alone may say "ship it"; they are saved in `ship_settings.json`, and
     those on measures that these rows don't have are named and left out. Without bars those saved there hold.
-    metrics, lower_is_better, examples, max_new_tokens, batch_size: of `evaluate`, if it is to be made here. Where all right answers
-    are JSON objects with the same keys, each field is measured instead of likeness. test_rows: at most so many, drawn at random.
     A blind review of these answers, if the names were shown, is taken from `review/`. anyway: as for `load_tuned`.
     """
     if bars is not None:
         ShipSettings(bars=bars)  # impossible ones are refused before hours of work
     rows = ensure_rows(workspace)
-    chosen, _ = choose_model(workspace, describe_machine(str(workspace.path)), anyway=True)  # load_tuned looks at its size
+    known = [answer(row) for row in rows["train"]]
+    chosen, _ = choose_model(workspace, describe_machine(), anyway=True)  # load_tuned looks whether it is too large
     if any(one is None for one in (evaluation, losses, general, memorized)):
         if loaded:
             ensure_adapter(workspace, chosen)
         model, tokenizer = loaded or load_tuned(workspace, anyway=anyway)
     max_length = TrainSettings.load(workspace).max_length if workspace.has(TrainSettings.file) else 1024
     if evaluation is None:
-        drawn = range(len(rows["test"]))
-        if test_rows and test_rows < len(drawn):
-            drawn = sorted(random.Random(0).sample(drawn, test_rows))
-        evaluation = evaluate(
-            model,
-            tokenizer,
-            [rows["test"][i] for i in drawn],
-            workspace=workspace,
-            train_rows=rows["train"],
-            examples=examples,
-            metrics=metrics,
-            lower_is_better=lower_is_better,
-            max_length=max_length,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-        )
+        test = rows["test"]
+        if test_rows and test_rows < len(test):
+            test = [test[i] for i in sorted(random.Random(0).sample(range(len(test)), test_rows))]
+        options = {"max_length": max_length} | options
+        evaluation = evaluate(model, tokenizer, test, workspace=workspace, train_rows=rows["train"], **options)
     if losses is None:
-        losses = {}
-        for split in ("train", "validation"):
-            how = {"rows": rows[split][:LOSS_ROWS], "max_length": max_length}
-            losses[split] = _base_and_tuned(model, lambda name, how=how: answer_losses(model, tokenizer, **how))
+        seen = {split: rows[split][:LOSS_ROWS] for split in ("train", "validation")}
+        losses = {
+            split: _base_and_tuned(model, lambda _, some=some: answer_losses(model, tokenizer, some, max_length=max_length))
+            for split, some in seen.items()
+        }
     if "test" not in losses:
         tables = (evaluation.answers[name][["loss", "loss_tokens"]] for name in ("base", "tuned"))
-        losses |= {"test": tuple(table.rename(columns={"loss_tokens": "tokens"}) for table in tables)}
-    how = {"batch_size": batch_size}
+        losses = losses | {"test": tuple(table.rename(columns={"loss_tokens": "tokens"}) for table in tables)}
+    how = {"batch_size": options.get("batch_size", 32)}
     if general is None:
         before, after = _base_and_tuned(
             model, lambda name: general_knowledge(model, tokenizer, **how, **kept_answers(workspace, name))
         )
         general = after.compare(before)
-    known = [answer(row) for row in rows["train"]]
     if memorized is None:
         how |= kept_answers(workspace, "tuned") | {"max_new_tokens": evaluation.max_new_tokens}
         asked = [prompt(row) for row in rows["train"][:ASKED_AGAIN]]
@@ -186,8 +172,8 @@ def _write_summary(
     )
     losses = {split: pair for split, pair in losses.items() if pair[1]["tokens"].sum()}  # validation may be empty
     training = workspace.read_json("training.json") if workspace.has("training.json") else {}
-    settings = {"lora": LoraSettings, "train": TrainSettings}
-    settings = {n: dataclasses.asdict(kind.load(workspace)) for n, kind in settings.items() if workspace.has(kind.file)}
+    kinds = {"lora": LoraSettings, "train": TrainSettings}
+    settings = {name: dataclasses.asdict(kind.load(workspace)) for name, kind in kinds.items() if workspace.has(kind.file)}
     settings["generation"] = {"max_new_tokens": evaluation.max_new_tokens, "examples": evaluation.examples}
     summary = {
         "model": shown_name(chosen.model),

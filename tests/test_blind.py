@@ -3,7 +3,6 @@
 import csv
 import json
 
-import ipywidgets as widgets
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -12,67 +11,74 @@ from scipy.stats import binom
 
 from gemma_colab.core.errors import DatasetError, SettingsError, WorkspaceError
 from gemma_colab.core.workspace import Workspace
-from gemma_colab.evaluation.blind import CHOICES, FEWEST, MARKS, BlindReview, percent, preference, verdict
+from gemma_colab.evaluation.blind import CHOICES, FEWEST, BlindReview, percent, preference, verdict
 from gemma_colab.ui.blind import BlindPanel, blind_result
 
 EVIL = "<img src=x onerror='alert(1)'> </div><b>жирный</b> {{ 7 * 7 }}"
+TEXTS = {"base": "основы", "tuned": "настроенной"}
 
 
-def table(n=30, base="Ответ основы", tuned="Ответ настроенной"):
-    lines = [{"question": f"Вопрос {i}?", "base": f"{base} {i}.", "tuned": f"{tuned} {i}."} for i in range(n)]
-    return pd.DataFrame(lines)
+def table(n=30, tuned="Ответ настроенной"):
+    return pd.DataFrame({"question": f"Вопрос {i}?", "base": f"Ответ основы {i}.", "tuned": f"{tuned} {i}."} for i in range(n))
 
 
-def choose_by_name(review, number, name):
-    """What somebody does who knows: choose the side of this contestant, or a choice that is no side."""
-    row = review.rows[number]
-    texts = {"base": "основы", "tuned": "настроенной"}
-    choice = name if name not in texts else "left" if texts[name] in row.left else "right"
-    review.decide(number, choice=choice)
+def side_of(row, name):
+    return "left" if TEXTS[name] in row.left else "right"
 
 
-def saved(workspace, review):
-    with (workspace.path / review.file).open(encoding="utf-8-sig", newline="") as f:
+def decide(review, *names):
+    """What somebody does who knows: choose the side of this candidate, or a choice that is no side."""
+    for number, name in enumerate(names):
+        review.decide(number, choice=side_of(review.rows[number], name) if name in TEXTS else name)
+
+
+def saved(review):
+    with (review.workspace.path / review.file).open(encoding="utf-8-sig", newline="") as f:
         return list(csv.DictReader(f))
+
+
+def dealt(review):
+    return {row.key: row.left for row in review.rows}
+
+
+def widgets_of(widget):
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from widgets_of(child)
+
+
+def told(panel):
+    """Everything the widgets of a panel tell the browser."""
+    hidden = ("layout", "style", "children")
+    return json.dumps(
+        [{k: v for k, v in w.get_state().items() if k not in hidden} for w in widgets_of(panel.widget)],
+        default=str,
+        ensure_ascii=False,
+    )
 
 
 # ------------------------------------------------------------------------------------------ order and hiding
 def test_the_order_is_mixed_and_the_same_in_every_session(workspace, tmp_path):
     first = BlindReview(table(), workspace, rows=30)
-    again = BlindReview(table().sample(frac=1, random_state=1), Workspace(tmp_path / "other"), rows=30)
-    assert first.rows == again.rows
-    left = sum("основы" in row.left for row in first.rows)
-    assert 5 < left < 25
+    assert BlindReview(table().sample(frac=1, random_state=1), Workspace(tmp_path / "other"), rows=30).rows == first.rows
+    assert 5 < sum(side_of(row, "base") == "left" for row in first.rows) < 25
     assert all(("основы" in row.left) != ("основы" in row.right) for row in first.rows)
     other = BlindReview(table(), workspace, rows=30, seed=1)
-    assert {row.key: row.left for row in other.rows} != {row.key: row.left for row in first.rows}
-    assert [row.key for row in other.rows] != [row.key for row in first.rows]
-
-
-def state(widget):
-    """Everything a widget tells the browser, and all widgets in it."""
-    told = {k: v for k, v in widget.get_state().items() if k not in ("layout", "style", "children")}
-    return [told, *(state(child) for child in getattr(widget, "children", ()))]
-
-
-def told(panel):
-    return json.dumps(state(panel.widget), default=str, ensure_ascii=False)
+    assert dealt(other) != dealt(first)
+    assert list(dealt(other)) != list(dealt(first))
 
 
 def test_who_is_who_reaches_neither_browser_nor_csv_before_it_is_opened(tmp_path):
     """With the two columns exchanged, and shown in the same places, nothing that can be seen differs."""
     seen = []
-    straight, swapped = table(1), table(1).rename(columns={"base": "tuned", "tuned": "base"})
-    for n, answers in enumerate((straight, swapped)):
-        for seed in range(50):
-            panel = BlindPanel(answers, Workspace(tmp_path / f"{n}-{seed}"), seed=seed)
-            if "основы" in panel.review.rows[0].left:
-                break
+    for n, answers in enumerate((table(1), table(1).rename(columns={"base": "tuned", "tuned": "base"}))):
+        panels = (BlindPanel(answers, Workspace(tmp_path / f"{n}-{seed}"), seed=seed) for seed in range(50))
+        panel = next(panel for panel in panels if "основы" in panel.review.rows[0].left)
         panel.choose("left")
         panel.review.decide(0, notes="хорошо", left_tone="yes")
-        line = saved(panel.review.workspace, panel.review)[0]
+        (line,) = saved(panel.review)
         assert not {"base", "tuned"} & {*line, *line.values()}
-        seen.append((told(panel), {k: v for k, v in line.items() if k != "row"}))
+        seen.append((told(panel), line | {"row": ""}))
         assert "основы" in seen[-1][0]
     assert seen[0] == seen[1]
     assert "tuned" not in seen[0][0]
@@ -85,7 +91,7 @@ def test_nothing_is_written_before_the_first_decision_and_then_at_once(workspace
     assert list(workspace.path.iterdir()) == []
     assert panel.review.summary()["sentence"] == "Nobody has compared the answers by hand yet."
     panel.buttons["right"].click()
-    (line,) = saved(workspace, panel.review)
+    (line,) = saved(panel.review)
     row = panel.review.rows[0]
     assert (line["row"], line["question"], line["left"], line["right"]) == (row.key, row.question, row.left, row.right)
     assert line["choice"] == "right"
@@ -101,13 +107,9 @@ def test_choices_go_on_marks_and_notes_stay(workspace):
     assert panel.at == 0
     assert "0 decided" in panel.place.value
     panel.keys.value = "2\n"
-    assert panel.keys.value == ""
-    assert panel.at == 1
-    assert panel.notes.value == ""
-    assert panel.sides["left"].marks["tone"].value is None
+    assert (panel.keys.value, panel.at, panel.notes.value, panel.sides["left"].marks["tone"].value) == ("", 1, "", None)
     panel.keys.value = "0\n"
-    assert panel.at == 0
-    assert (panel.notes.value, panel.sides["left"].marks["tone"].value) == ("вежливо", "yes")
+    assert (panel.at, panel.notes.value, panel.sides["left"].marks["tone"].value) == (0, "вежливо", "yes")
     assert "you chose: right is better" in panel.place.value
     panel.keys.value = "1\n"  # another mind: it stays, and says so
     assert panel.at == 0
@@ -140,9 +142,7 @@ def test_a_new_panel_goes_on_at_the_first_undecided_row(workspace):
         panel.choose(choice)
     panel.go(2)
     again = BlindPanel(table(), workspace)  # the seed is remembered
-    assert again.review.rows == panel.review.rows
-    assert again.at == 4
-    assert again.review.decisions == panel.review.decisions
+    assert (again.review.rows, again.at, again.review.decisions) == (panel.review.rows, 4, panel.review.decisions)
     more = BlindPanel(table(), workspace, rows=25)
     assert more.review.rows[:20] == panel.review.rows
     assert more.review.decided == 4
@@ -154,28 +154,21 @@ def test_a_new_panel_goes_on_at_the_first_undecided_row(workspace):
 
 
 def test_texts_are_shown_and_never_run(workspace):
-    answers = table(3).assign(wanted=EVIL)
-    answers["question"] += EVIL
-    answers["base"] += EVIL
-    panel = BlindPanel(answers, workspace)
-    shown = told(panel)
+    answers = table(1).assign(wanted=EVIL, tuned="")
+    answers[["question", "base"]] += EVIL
+    shown = told(BlindPanel(answers, workspace))
     assert "<img" not in shown
     assert "<b>жирный" not in shown
     assert "&lt;img src=x" in shown
     assert "{{ 7 * 7 }}" in shown
-
-
-def test_an_empty_answer_is_named(workspace):
-    panel = BlindPanel(pd.DataFrame([{"question": "Как?", "base": "", "tuned": "Так."}]), workspace)
-    assert "(empty)" in "".join(side.text.value for side in panel.sides.values())
+    assert "(empty)" in shown
 
 
 def test_names_are_shown_after_a_second_click_and_end_the_review(workspace):
     panel = BlindPanel(table(), workspace)
     panel.show.click()
     assert "Still hidden:" in panel.message.value
-    for i in range(12):
-        choose_by_name(panel.review, i, "tuned")
+    decide(panel.review, *["tuned"] * 12)
     panel.show.click()
     assert "8 rows are undecided" in panel.message.value
     assert not panel.review.opened
@@ -212,8 +205,13 @@ def test_a_disk_that_is_full_is_said_and_nothing_is_lost(workspace, monkeypatch)
         panel.notes.value = "важное"
         assert "No space left" in panel.message.value
         assert (panel.at, panel.notes.value) == (1, "важное")
-    assert [line["choice"] for line in saved(workspace, panel.review)] == ["left"]
+    assert [line["choice"] for line in saved(panel.review)] == ["left"]
     assert BlindReview(table(), workspace).decided == 1
+
+
+def test_the_panel_uses_only_widgets_that_colab_has(workspace):
+    known = {"HTML", "HBox", "VBox", "Button", "Textarea", "ToggleButtons"}
+    assert {type(widget).__name__ for widget in widgets_of(BlindPanel(table(), workspace).widget)} <= known
 
 
 # ------------------------------------------------------------------------------------------ files
@@ -258,7 +256,7 @@ def test_decisions_without_their_mapping_are_refused(workspace):
     mapping.unlink()
     with pytest.raises(WorkspaceError, match=r"mapping\.json is missing"):
         BlindReview(table(), workspace)
-    mapping.write_text(text.replace('"tuned"', '"base"', 1).replace('"answers": "', '"answers": "x'))
+    mapping.write_text(text.replace('"answers": "', '"answers": "x'))
     with pytest.raises(WorkspaceError, match="does not fit these answers"):
         BlindReview(table(), workspace)
 
@@ -268,23 +266,17 @@ def test_two_panels_keep_each_others_decisions_and_agree_on_the_order(workspace)
     one.decide(0, choice="left")
     two.decide(1, choice="right")
     one.decide(0, notes="заметка")
-    assert len(saved(workspace, one)) == 2
+    assert len(saved(one)) == 2
     with pytest.raises(SettingsError, match="was begun elsewhere"):
         other.decide(2, choice="left")
     two.open_mapping()
     with pytest.raises(SettingsError, match="would not be blind"):
         one.decide(2, choice="left")
-
-
-def test_put_aside_begins_anew_with_another_order(workspace):
-    review = BlindReview(table(), workspace)
-    review.decide(0, choice="left")
-    review.open_mapping()
-    review.put_aside()
+    two.put_aside()  # and begin anew, with another order
     assert len(list((workspace.path / "review").iterdir())) == 2
     anew = BlindReview(table(), workspace, seed=1)
     assert (anew.decided, anew.opened) == (0, None)
-    assert {row.key: row.left for row in anew.rows} != {row.key: row.left for row in review.rows}
+    assert dealt(anew) != dealt(two)
 
 
 def test_a_spreadsheet_runs_nothing_and_reads_russian(workspace):
@@ -295,9 +287,7 @@ def test_a_spreadsheet_runs_nothing_and_reads_russian(workspace):
     for i in range(4):
         review.decide(i, choice="left", notes='=cmd|"/c calc"!A1')
     assert (workspace.path / review.file).read_bytes().startswith(b"\xef\xbb\xbf")
-    for line in saved(workspace, review):
-        for text in line.values():
-            assert text[:1] not in ("=", "+", "-", "@", "\t", "\r")
+    assert not [text for line in saved(review) for text in line.values() if text.startswith(("=", "+", "-", "@", "\t", "\r"))]
     assert BlindReview(answers, workspace).of(0)["notes"] == '=cmd|"/c calc"!A1'
 
 
@@ -311,9 +301,7 @@ def test_whatever_is_noted_comes_back(tmp_path_factory, notes):
 
 def test_texts_that_no_file_can_hold_do_not_stop_a_review(workspace):
     answers = table(2).assign(base=pd.Series(["half \ud83d and \0 none", "x" * 200_000], dtype=object))
-    review = BlindReview(answers, workspace)
-    review.decide(0, choice="left")
-    review.decide(1, choice="right")
+    decide(BlindReview(answers, workspace), "same", "both bad")
     assert BlindReview(answers, workspace).decided == 2
 
 
@@ -334,9 +322,8 @@ def test_what_can_not_be_reviewed_is_said(workspace, answers, pair, more, error,
 
 @pytest.mark.parametrize("change", [{"choice": "middle"}, {"left_tone": "maybe"}, {"left_smell": "yes"}])
 def test_a_decision_that_does_not_exist_is_refused(workspace, change):
-    review = BlindReview(table(), workspace)
     with pytest.raises(SettingsError):
-        review.decide(0, **change)
+        BlindReview(table(), workspace).decide(0, **change)
     assert list(workspace.path.iterdir()) == []
 
 
@@ -345,10 +332,9 @@ def test_the_summary_counts_by_name_not_by_side(workspace):
     answers = pd.concat([table(40), pd.DataFrame([{"question": "Который час?", "base": "Пять.", "tuned": " Пять. "}] * 3)])
     review = BlindReview(answers, workspace, rows=40)
     said = ["tuned"] * 18 + ["base"] * 6 + ["same"] * 5 + ["both bad"] * 4
-    for i, name in enumerate(said):
-        choose_by_name(review, i, name)
-        tuned = "left" if "настроенной" in review.rows[i].left else "right"
-        base = {"left": "right", "right": "left"}[tuned]
+    decide(review, *said)
+    for i in range(len(said)):
+        tuned, base = (side_of(review.rows[i], name) for name in ("tuned", "base"))
         if i < 10:
             review.decide(i, **{f"{tuned}_correct": "yes", f"{base}_correct": "yes" if i < 3 else "no"})
         review.decide(i, **{f"{tuned}_tone": "yes"})  # only one of the two: not a comparison
@@ -366,16 +352,14 @@ def test_the_summary_counts_by_name_not_by_side(workspace):
     assert summary["high"] == pytest.approx(0.8800, abs=1e-4)
     assert summary["rubric"] == {"correct": {"base": 0.3, "tuned": 1.0, "rows": 10}}
     assert summary["verdict"] == "better"
-    lefts = [review.of(i)["choice"] for i in range(24)].count("left")
-    assert summary["left_chosen"] == lefts
+    assert summary["left_chosen"] == [review.of(i)["choice"] for i in range(24)].count("left")
     for part in ("18 of 24", "75 %", "55 to 88 %", "tuned is better than base", "the same in 5", "undecided 7", "3 of 43 rows"):
         assert part in summary["sentence"], part
 
 
 def test_the_other_way_round_it_is_worse(workspace):
     review = BlindReview(table(), workspace)
-    for i in range(12):
-        choose_by_name(review, i, "base")
+    decide(review, *["base"] * 12)
     review.open_mapping()
     assert review.summary()["verdict"] == "worse"
     assert "tuned is worse than base" in review.summary()["sentence"]
@@ -389,12 +373,11 @@ def test_when_all_answers_are_the_same_there_is_nothing_to_ask(workspace):
     assert panel.review.summary()["identical"] == 30
 
 
-def test_equal_contestants_are_seldom_called_different():
+def test_equal_candidates_are_seldom_called_different():
     """Exactly, over all outcomes of a fair coin."""
     for n in [*range(41), 67, 100, 200]:
         called = [k for k in range(n + 1) if verdict(k, n - k) in ("better", "worse")]
-        wrong = binom.pmf(called, n, 0.5).sum()
-        assert wrong <= 0.05 + 1e-12, n
+        assert binom.pmf(called, n, 0.5).sum() <= 0.05 + 1e-12, n
 
 
 @pytest.mark.parametrize("truth", [0.5, 0.65, 0.8])
@@ -409,34 +392,17 @@ def test_the_interval_covers_the_truth(truth):
 
 
 def test_few_rows_are_too_few_however_clear():
-    assert verdict(FEWEST - 1, 0) == "too few rows to tell"
-    assert verdict(FEWEST, 0) == "better"
-    assert verdict(0, FEWEST) == "worse"
+    assert [verdict(FEWEST - 1, 0), verdict(FEWEST, 0), verdict(0, FEWEST)] == ["too few rows to tell", "better", "worse"]
     assert verdict(12, 4) == "no clear difference"  # Wilson's interval is clear of a half, the test is not
     assert preference(0, 0) == {"win_rate": None, "low": None, "high": None, "p": None}
     assert [percent(x) for x in (0, 0.00004, 0.0768, 0.75, 1)] == ["0 %", "less than 0.1 %", "7.7 %", "75 %", "100 %"]
 
 
 def test_a_result_for_the_report_is_escaped(workspace):
-    answers = table().rename(columns={"tuned": "<b>tuned"})
-    review = BlindReview(answers, workspace, ("base", "<b>tuned"))
+    review = BlindReview(table().rename(columns={"tuned": "<b>tuned"}), workspace, ("base", "<b>tuned"))
     assert "Nobody has compared" in blind_result(review.summary()).data
     review.decide(0, choice="left")
     review.open_mapping()
     html = blind_result(review.summary()).data
     assert "<b>tuned" not in html
     assert "&lt;b&gt;tuned" in html
-    assert set(MARKS) >= {"left_correct", "right_format"}
-
-
-def test_the_panel_uses_only_widgets_that_colab_has(workspace):
-    known = {"HTML", "HBox", "VBox", "Button", "Textarea", "ToggleButtons"}
-
-    def kinds(widget):
-        yield type(widget).__name__
-        for child in getattr(widget, "children", ()):
-            yield from kinds(child)
-
-    panel = BlindPanel(table(), workspace)
-    assert set(kinds(panel.widget)) <= known
-    assert isinstance(panel.widget, widgets.VBox)

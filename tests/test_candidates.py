@@ -18,7 +18,7 @@ from gemma_colab.core.workspace import read_sample
 from gemma_colab.evaluation import answer_losses, evaluate, generate_answers, memorization
 from gemma_colab.evaluation.candidates import few_shot_turns, in_front
 from gemma_colab.evaluation.compare import improved, worsened
-from gemma_colab.evaluation.verdict import memorized_verbatim, verdict, word_for
+from gemma_colab.evaluation.verdict import verdict, word_for
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 LORA, TRAIN = starting_point("tiny-gemma3")
@@ -90,11 +90,10 @@ def test_a_model_made_to_memorize_is_found_out(tokenizer, tmp_path, support_rows
     table = memorization(answers, {s: [answer(row) for row in some] for s, some in splits.items()}, losses)
     assert table.loc["train", "word for word"] >= 0.5
     assert table.loc["test", "word for word"] == 0
-    assert memorized_verbatim(table)
     assert table.loc["test", "gap"] == pytest.approx(table.loc["test", "loss"] - table.loc["train", "loss"])
     assert table.loc["test", "gap"] > table.loc["test", "low"] > 1
     against_base = evaluate(model, tokenizer, splits["test"], max_new_tokens=48).compare("base")
-    assert "reproduces" in str(verdict(against_base, memorized=table))
+    assert "it recites training answers" in verdict(against_base, memorized=table).against
 
 
 def test_all_candidates_are_one_model_and_get_the_same_rows(tokenizer):

@@ -5,9 +5,10 @@ import pytest
 
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.evaluation import metrics as m
+from gemma_colab.evaluation.compare import compare
 from gemma_colab.evaluation.failures import failure_modes, failures, other_language, repeating
 from gemma_colab.evaluation.knowledge import common_prefix, memorization
-from gemma_colab.evaluation.verdict import memorized_verbatim
+from gemma_colab.evaluation.verdict import verdict
 
 
 def test_likeness():
@@ -93,5 +94,7 @@ def test_memorization_counts_words_from_the_start():
     table = memorization({"train": ["а б в", "х"], "test": ["а б г", "х"]}, {"train": ["а б в", "у"], "test": ["а б в", "у"]})
     assert table.loc["train"].to_dict() == {"rows": 2, "word for word": 0.5, "common prefix": 0.5, "longest prefix": 1.0}
     assert table.loc["test", "word for word"] == 0
-    assert memorized_verbatim(table)
-    assert not memorized_verbatim(memorization({"train": ["а"], "test": ["а"]}, {"train": ["а"], "test": ["а"]}))
+    as_test = memorization({"train": ["а"], "test": ["а"]}, {"train": ["а"], "test": ["а"]})
+    better = compare({"m": ([0.0] * 20, [1.0] * 20)})
+    assert verdict(better, memorized=table).against == ["it recites training answers"]
+    assert verdict(better, memorized=as_test).against == []

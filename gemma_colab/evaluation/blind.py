@@ -130,14 +130,13 @@ class BlindReview:
         self.seed, self.opened = saved.get("seed", seed or 0), saved.get("opened")
         self._size = max(saved.get("rows", 1), 1 if self.opened else rows or 20 * ("rows" not in saved))
         self._left = saved.get("left") or {key: self.pair[int(_digest("left", self.seed, key), 16) % 2] for key in lines}
-        self._all = {key: self._pair(key, line) for key, line in lines.items()}
+        self._all = {
+            key: Pair(key, line["question"], line["wanted"], *(line[who] for who in self._sides(key)))
+            for key, line in lines.items()
+        }
         drawn = sorted(lines, key=lambda key: _digest("order", self.seed, key))[: self._size]
         self.rows = [self._all[key] for key in drawn]
         self.decisions = self._read()
-
-    def _pair(self, key: str, line: dict) -> Pair:
-        left, right = self._sides(key)
-        return Pair(key, line["question"], line["wanted"], line[left], line[right])
 
     def _sides(self, key: str) -> tuple[str, str]:
         """Who is left and who is right."""
@@ -262,14 +261,13 @@ class BlindReview:
     def _table(self) -> pd.DataFrame:
         lines = []
         for i, row in enumerate(self.rows):
-            said, (left, right) = self.of(i), self._sides(row.key)
+            said, who = self.of(i), dict(zip(("left", "right"), self._sides(row.key), strict=True))
             if not said["choice"]:
                 continue
-            texts, sides = {left: row.left, right: row.right}, {left: "left", right: "right"}
-            line = {"question": row.question, "wanted": row.wanted} | {name: texts[name] for name in self.pair}
-            preferred = {"left": left, "right": right}.get(said["choice"], said["choice"])
-            line |= {"left": left, "preferred": preferred}
-            line |= {f"{who} {name}": said[f"{sides[who]}_{name}"] for who in self.pair for name in RUBRIC}
+            side = {name: side for side, name in who.items()}
+            line = {"question": row.question, "wanted": row.wanted} | {name: getattr(row, side[name]) for name in self.pair}
+            line |= {"left": who["left"], "preferred": who.get(said["choice"], said["choice"])}
+            line |= {f"{name} {mark}": said[f"{side[name]}_{mark}"] for name in self.pair for mark in RUBRIC}
             lines.append(line | {"notes": said["notes"]})
         return pd.DataFrame(lines)
 

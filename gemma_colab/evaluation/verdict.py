@@ -50,19 +50,21 @@ FORM = {"valid JSON", "nothing but JSON"}
 KNOWN = 0.2  # share of general questions; a base that can answer fewer has little to forget there
 VERBATIM = 0.2  # so much larger a share of training answers than of test answers word for word: memorized
 WORTH_HAVING = 0.02  # the smallest difference of a metric worth having
+MEND = "Read the rows that got worse, mend what they were taught from, and train with a lower learning rate."
+STAY = "Stay with the base model and a few examples in the prompt: that costs no training."
+AS_WELL = "a few examples in the prompt do as well, or better"
 AGAINST_BASE = {  # word -> (what speaks against shipping, what to do)
     "better": ("", ""),
     "too few rows": ("there are too few test rows to tell", f"Test on at least {ENOUGH_ROWS} rows, better on a hundred; now there are {{rows}}."),
-    "worse": ("it got worse", "Read the rows that got worse, mend what they were taught from, and train with a lower learning rate."),
-    "mixed": ("it got worse in some measures", "Read the rows that got worse, mend what they were taught from, and train with a lower learning rate."),
+    "worse": ("it got worse", MEND),
+    "mixed": ("it got worse in some measures", MEND),
     "no clear difference": ("its answers did not get clearly better", "Train on more or better rows, or with a higher learning rate; more test rows would show a smaller difference."),
 }  # fmt: skip
-STAY = "Stay with the base model and a few examples in the prompt: that costs no training."
 AGAINST_FEW_SHOT = {  # word -> (what to say, what speaks against shipping, what to do)
     "better": ("Tuning beats a few examples in the prompt", "", ""),
     "mixed": ("Against a few examples in the prompt it wins and loses", "a few examples in the prompt do better in some measures", "Decide which of these measures counts: in some a few examples in the prompt do better than tuning."),
-    "worse": ("A few examples in the prompt do better than tuning", "a few examples in the prompt do as well, or better", STAY),
-    "no clear difference": ("A few examples in the prompt do as well as tuning", "a few examples in the prompt do as well, or better", STAY),
+    "worse": ("A few examples in the prompt do better than tuning", AS_WELL, STAY),
+    "no clear difference": ("A few examples in the prompt do as well as tuning", AS_WELL, STAY),
     "too few rows": ("Whether a few examples in the prompt would do, too few rows can tell", "", ""),
 }  # fmt: skip
 
@@ -169,7 +171,7 @@ def verdict(
     if memorized is not None and len(memorized):
         train, test = memorized.loc["train", "word for word"], memorized.loc["test", "word for word"]
         note(f"It reproduces {train:.0%} of its training answers word for word, and {test:.0%} of the test's.")
-        if memorized_verbatim(memorized) and not bars:
+        if train - test >= VERBATIM and not bars:
             note("", "it recites training answers", "Train for fewer epochs, with a smaller rank, or on more rows.")
     if general is not None:
         lost = worsened(general)
@@ -183,18 +185,16 @@ def verdict(
             )
     if review:
         note(f"Judged blind: {review['sentence']}", "readers who judged blind preferred the base" if disliked else "")
-    counted = bool(bars.keys() - FORM)
-    ship = (
-        "no" if word == "worse" or failed or disliked else "not yet" if against else "yes" if liked or counted else "ask a reader"
-    )
-    if ship == "ask a reader":
+    if word == "worse" or failed or disliked:
+        ship = "no"
+    elif against:
+        ship = "not yet"
+    elif liked or bars.keys() - FORM:
+        ship = "yes"
+    else:
+        ship = "ask a reader"
         note(step="Read the answers below, worst first, and judge them blind: no figure says whether an answer is true.")
     return Verdict(word, ship, against, lines, steps)
-
-
-def memorized_verbatim(table: pd.DataFrame) -> bool:
-    """Whether far more training answers than test answers came out word for word. table: of `knowledge.memorization`."""
-    return bool(table.loc["train", "word for word"] - table.loc["test", "word for word"] >= VERBATIM)
 
 
 def _rows(table: pd.DataFrame) -> int:

@@ -40,7 +40,7 @@ class Pair(NamedTuple):
 
 # ------------------------------------------------------------------------------------------ figures
 def preference(wins: int, losses: int) -> dict:
-    """{"win_rate", "low", "high", "p"} of wins among the rows with a preference; None where there is none.
+    """Return {"win_rate", "low", "high", "p"} of wins among the rows with a preference; None where there is none.
 
     low, high: Wilson's 95 % interval. p: of the exact sign test, how often a fair coin would come out at least this uneven.
     """
@@ -52,7 +52,7 @@ def preference(wins: int, losses: int) -> dict:
 
 
 def verdict(wins: int, losses: int) -> str:
-    """In words: "better", "worse", "no clear difference" or "too few rows to tell".
+    """Return "better", "worse", "no clear difference" or "too few rows to tell".
 
     The exact test decides. Wilson's interval alone calls equal candidates different in up to 8 % of reviews (12 to 4 is clear of
     half, yet a fair coin does it in 7.7 %); the test does in at most 5 %.
@@ -65,13 +65,13 @@ def verdict(wins: int, losses: int) -> str:
 
 
 def percent(share: float) -> str:
-    """0.0768 -> "7.7 %" and 0.75 -> "75 %"."""
+    """Write a share for people: 0.0768 -> "7.7 %" and 0.75 -> "75 %"."""
     text = f"{100 * share:.0f}" if share >= 0.1 or not share else f"{100 * share:.1f}"
     return f"{text} %" if share == 0 or share >= 0.001 else "less than 0.1 %"
 
 
 def in_words(pair: tuple[str, str], wins: int, losses: int) -> str:
-    """Wins, rate, interval and verdict in a sentence or two about the second of the pair."""
+    """Say wins, rate, interval and verdict in a sentence or two about the second of the pair."""
     base, tuned = pair
     n, figures, word = wins + losses, preference(wins, losses), verdict(wins, losses)
     if not n:
@@ -139,12 +139,12 @@ class BlindReview:
         self.decisions = self._read()
 
     def _sides(self, key: str) -> tuple[str, str]:
-        """Who is left and who is right."""
+        """Return who is left and who is right."""
         left = self._left[key]
         return left, self.pair[left == self.pair[0]]
 
     def _read_mapping(self, lines: dict) -> dict:
-        """The saved mapping; {} where there is none yet."""
+        """Read the saved mapping; {} where there is none yet."""
         remedy = "put back what the panel wrote, or move both files away to begin anew"
         if not self.workspace.has(self.mapping_file):
             if self.workspace.has(self.file):
@@ -162,7 +162,7 @@ class BlindReview:
         self.workspace.write_json(self.mapping_file, about | {"opened": self.opened, "left": self._left})
 
     def _read(self) -> dict[str, dict[str, str]]:
-        """key -> what was said of that row: choice, marks, notes."""
+        """Read key -> what was said of that row: choice, marks, notes."""
         if not self.workspace.has(self.file):
             return {}
         path, found = self.workspace.path / self.file, {}
@@ -185,7 +185,7 @@ class BlindReview:
 
     # -------------------------------------------------------------------------------------- deciding
     def of(self, number: int) -> dict[str, str]:
-        """What was said of this row (from 0): "choice", "left_correct" and the other `MARKS`, "notes"; "" where nothing was."""
+        """Return what was said of this row (from 0): "choice", "left_correct" and the other `MARKS`, "notes"; "" where nothing was."""
         return dict.fromkeys(TO_DECIDE, "") | self.decisions.get(self.rows[number].key, {})
 
     def decide(self, number: int, **changes: str) -> None:
@@ -220,11 +220,11 @@ class BlindReview:
 
     @property
     def decided(self) -> int:
-        """How many of the rows have a choice."""
+        """Count the rows that have a choice."""
         return sum(bool(self.of(i)["choice"]) for i in range(len(self.rows)))
 
     def undecided(self, start: int = 0) -> int | None:
-        """The next row without a choice, from this one on and then from the first; None where all have one."""
+        """Return the next row without a choice, from this one on and then from the first; None where all have one."""
         order = [*range(start, len(self.rows)), *range(start)]
         return next((i for i in order if not self.of(i)["choice"]), None)
 
@@ -240,7 +240,7 @@ class BlindReview:
 
     # -------------------------------------------------------------------------------------- opening
     def open_mapping(self) -> pd.DataFrame:
-        """Names to the answers: one line a decided row, with both answers, who was left, who was preferred, marks and notes.
+        """Put names to the answers: one line per decided row, with both answers, who was left, who was preferred, marks and notes.
 
         This ends the review: whoever knows the names is not blind any more. Raises `SettingsError` if nothing was decided.
         """
@@ -253,7 +253,7 @@ class BlindReview:
         return self._table()
 
     def left(self, number: int) -> str:
-        """Who is left in this row. Raises `SettingsError` before the mapping is opened."""
+        """Return who is left in this row. Raises `SettingsError` before the mapping is opened."""
         if not self.opened:
             raise SettingsError("the names are hidden until open_mapping() is called")
         return self._left[self.rows[number].key]
@@ -272,7 +272,7 @@ class BlindReview:
         return pd.DataFrame(lines)
 
     def summary(self) -> dict:
-        """The review in figures, for JSON. Before the mapping is opened: how much is decided, and nothing about who wins.
+        """Return the review in figures, for JSON. Before the mapping is opened: how much is decided, and nothing about who wins.
 
         wins: rows in which the second of the pair was preferred. win_rate, low, high: among wins and losses, with Wilson's 95 %
         interval. p: of the exact sign test. left_chosen: preferences for the left answer; far from half of them, look at your
@@ -309,7 +309,7 @@ class BlindReview:
 
 
 def _checked(answers: pd.DataFrame, pair: tuple[str, str]) -> pd.DataFrame:
-    """question, wanted and the two answers as texts. Raises `DatasetError` where one is missing."""
+    """Return question, wanted and the two answers as texts. Raises `DatasetError` where one is missing."""
     if len(pair) != 2 or pair[0] == pair[1]:
         raise SettingsError(f"pair={pair!r} must name two different columns; try ('base', 'tuned')")
     if taken := {"question", "wanted", "left", "right", *CHOICES} & set(pair):
@@ -328,12 +328,12 @@ def _digest(*texts: object) -> str:
 
 
 def _guard(text: str) -> str:
-    """Excel would run a cell that begins like a formula; with an apostrophe before it, it shows it."""
+    """Put an apostrophe before what Excel would run as a formula; then it shows it."""
     return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "'")) else text
 
 
 def _check(said: dict[str, str]) -> None:
-    """Raises `SettingsError` for a name or value that a decision can't have."""
+    """Raise `SettingsError` for a name or value that a decision can't have."""
     for name, value in said.items():
         known = {"choice": CHOICES, **dict.fromkeys(MARKS, ("yes", "no"))}.get(name)
         if known is None and name != "notes":

@@ -34,7 +34,7 @@ FIXED_COLUMNS = ("question", "wanted", "label", "signs")  # of `Evaluation.rows`
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found.
+    """The answers of each candidate to the same rows, as `evaluate` found them; scores and tables are made of them when asked for.
 
     test_rows: the rows asked. answers: candidate -> one line a row, with answer, tokens, finished (whether it ended by itself), loss
     (sum over the tokens of the right answer, in nats) and loss_tokens. metrics: name -> function; score the answers otherwise with
@@ -51,29 +51,29 @@ class Evaluation:
 
     @property
     def references(self) -> list[str]:
-        """The right answers."""
+        """Return the right answers."""
         return [answer(row) for row in self.test_rows]
 
     @property
     def last(self) -> str:
-        """The candidate that is looked at most closely: the tuned model, if it was asked."""
+        """Return the candidate that is looked at most closely: the tuned model, if it was asked."""
         return list(self.answers)[-1]
 
     @cached_property
     def scores(self) -> dict[str, dict[str, list]]:
-        """candidate -> metric -> one score a row; None where a row has nothing to measure."""
+        """Score the answers: candidate -> metric -> one score per row; None where a row has nothing to measure."""
         return {name: self.score(list(table["answer"])) for name, table in self.answers.items()}
 
     def score(self, answers: list[str]) -> dict[str, list]:
-        """metric -> one score a row, of any answers to these rows."""
+        """Score any answers to these rows: metric -> one score per row."""
         return {name: metric(answers, self.references) for name, metric in self.metrics.items()}
 
     def table(self) -> pd.DataFrame:
-        """The mean of each metric (lines) for each candidate (columns)."""
+        """Return the mean of each metric (lines) for each candidate (columns)."""
         return pd.DataFrame({name: pd.DataFrame(scores, dtype=float).mean() for name, scores in self.scores.items()})
 
     def compare(self, before: str, after: str | None = None) -> pd.DataFrame:
-        """Is `after` better than `before`? One line a metric, then the loss on the right answers; see `compare.compare`.
+        """Compare two candidates on each metric, and on the loss on the right answers; the columns are those of `compare.compare`.
         after: left out, the last candidate, which is the tuned model if it was asked."""
         after = after or self.last
         pairs = {metric: (self.scores[before][metric], self.scores[after][metric]) for metric in self.metrics}
@@ -82,12 +82,12 @@ class Evaluation:
         return compare(pairs, weights=tokens, lower_is_better=[*self.lower_is_better, LOSS])
 
     def failure_modes(self) -> pd.DataFrame:
-        """candidate -> the share of its answers that are empty, cut off, repeating, in another language, or any of these."""
+        """Return for each candidate the share of its answers that are empty, cut off, repeating, in another language, or any of these."""
         return failure_modes(self.answers, self.references)
 
     def rows(self) -> pd.DataFrame:
-        """One line a test row, to read: question, wanted (the right answer), label, the answer of each candidate, the scores of the
-        last one (the tuned, if it was asked), and "signs", the names of the failure modes that its answer shows."""
+        """Return a table to read, one line per test row: question, wanted (the right answer), label, the answer of each candidate, the
+        scores of the last one (the tuned, if it was asked), and "signs", the failure modes that its answer shows."""
         failed = failures(self.answers[self.last], self.references)
         columns = {"question": [_as_text(prompt(row)) for row in self.test_rows], "wanted": self.references}
         labels = list(self.labels or [row.get("label") for row in self.test_rows])
@@ -145,13 +145,13 @@ def evaluate(
 
 
 def adapter_for(candidate: str, model):
-    """A block in which the model's adapter, if it has one, is on for the tuned model and off for the others."""
+    """Open a block in which the model's adapter, if it has one, is on for the tuned model and off for the others."""
     return nullcontext() if candidate == "tuned" else getattr(model, "disable_adapter", nullcontext)()
 
 
 def few_shot_turns(rows: Sequence[Row], examples: int = 3, seed: int = 0) -> Turns:
-    """So many solved examples, from rows that are not in the test, as the turns of one conversation: drawn at random, or where all
-    answers fill in one form, those that show most of it (`fields.telling_examples`).
+    """Return so many solved rows as the turns of one conversation: drawn at random, or where all answers fill in one form, those that
+    show most of it (`fields.telling_examples`).
 
     Their system prompts are left out: one can't stand in the middle of a conversation, and the question that follows has its own.
     """
@@ -164,19 +164,19 @@ def few_shot_turns(rows: Sequence[Row], examples: int = 3, seed: int = 0) -> Tur
 
 
 def in_front(examples: Turns, turns: Turns) -> Turns:
-    """The examples before the question. A system prompt stays first; Gemma's template folds it into the first user turn."""
+    """Put the examples before the question. A system prompt stays first; Gemma's template folds it into the first user turn."""
     system = [turn for turn in turns[:1] if turn["role"] == "system"]
     return [*system, *examples, *turns[len(system) :]]
 
 
 def enough_tokens(tokenizer: PreTrainedTokenizerBase, rows: list[Row], most: int = 1024) -> int:
-    """Tokens that an answer may have: a third more than the longest right one, at most `most`."""
+    """Return how many tokens an answer may have: a third more than the longest right one, at most `most`."""
     lengths = [len(tokenizer(answer(row))["input_ids"]) for row in rows]
     return min(most, int(max(lengths) * 4 / 3) + 8)
 
 
 def kept_answers(workspace: Workspace, candidate: str) -> dict:
-    """Options of `generation.generate` that keep the answers of a candidate in the workspace. They are found again by the chosen
+    """Return the options of `generation.generate` that keep the answers of a candidate in the workspace. They are found again by the chosen
     model, its precision, and for the tuned one a checksum of the adapter that is saved there; nothing is kept without one."""
     chosen = ModelSettings.load(workspace)
     made_by = f"{chosen.model} {chosen.load_in_4bit} {computes_in(chosen)}"
@@ -188,7 +188,7 @@ def kept_answers(workspace: Workspace, candidate: str) -> dict:
 
 
 def computes_in(chosen: ModelSettings) -> str:
-    """The dtype in which this model computes on this machine, "float32" for example."""
+    """Name the dtype in which this model computes on this machine, "float32" for example."""
     try:
         shape = shape_of(chosen.model)
     except ModelError:  # kept answers can be told of when their base is gone
@@ -197,7 +197,7 @@ def computes_in(chosen: ModelSettings) -> str:
 
 
 def _as_text(turns: Turns) -> str:
-    """The turns as one text; where there are several, with who speaks."""
+    """Join the turns to one text; where there are several, with who speaks."""
     if len(turns) == 1:
         return turns[0]["content"]
     return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)

@@ -27,7 +27,7 @@ DRAWN_AT_ONCE = 2**21  # rows drawn that are held in memory at the same time
 def paired_bootstrap(
     before, after, *, weights=None, resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """(difference after - before, low, high): an interval from `resamples` draws of whole rows, 95 % unless `level` says otherwise.
+    """Return (mean difference after - before, low, high): a 95 % interval, or one of `level`, from `resamples` draws of whole rows.
 
     before, after: scores of the same rows. weights: for per-token means, the tokens of each row; then scores are sums.
 
@@ -49,8 +49,8 @@ def paired_bootstrap(
 
 
 def paired_proportions(before, after, level: float = 0.95) -> tuple[float, float, float]:
-    """(difference, low, high) for yes/no scores of the same rows: Wald's interval with half a row added to each of the four cells
-    (Agresti and Min 2005, doi 10.1002/sim.1781). Unlike the bootstrap it has a width where no row, or every row, changed."""
+    """Return (difference, low, high) for yes/no scores of the same rows: Wald's interval with half a row added to each of the four
+    cells (Agresti and Min 2005, doi 10.1002/sim.1781). Unlike the bootstrap it has a width where no row, or every row, changed."""
     before, after = np.asarray(before), np.asarray(after)
     rows, gained, lost = len(before) + 2, (after > before).sum() + 0.5, (after < before).sum() + 0.5
     middle = (gained - lost) / rows
@@ -59,7 +59,7 @@ def paired_proportions(before, after, level: float = 0.95) -> tuple[float, float
 
 
 def unpaired_bootstrap(a, b, *, weights_a, weights_b, resamples: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """(difference b - a, low, high) for two different sets of rows, such as train and test. Scores are sums over the weights."""
+    """Return (difference b - a, low, high) for two different sets of rows, such as train and test. Scores are sums over the weights."""
     a, b, wa, wb = (np.asarray(x, float) for x in (a, b, weights_a, weights_b))
     means = _draws(b, wb, resamples, seed + 1)[0] - _draws(a, wa, resamples, seed)[0]
     low, high = np.quantile(means, _expanded(min(len(a), len(b))))
@@ -67,7 +67,7 @@ def unpaired_bootstrap(a, b, *, weights_a, weights_b, resamples: int = 2000, see
 
 
 def _draws(sums: np.ndarray, weights: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of each draw, and its standard error."""
+    """Return the mean of each draw, and its standard error."""
     rng, means, errors = np.random.default_rng(seed), [], []
     step = max(1, DRAWN_AT_ONCE // len(sums))
     for start in range(0, resamples, step):
@@ -79,15 +79,15 @@ def _draws(sums: np.ndarray, weights: np.ndarray, resamples: int, seed: int) -> 
 
 
 def _standard_error(sums: np.ndarray, weights: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Of a ratio of sums, along the last axis, by linearization; with equal weights that of a mean."""
+    """Return the standard error of a ratio of sums along the last axis, by linearization; with equal weights that of a mean."""
     rows = sums.shape[-1]
     left = sums - means[:, None] * weights
     return np.sqrt((left**2).sum(axis=-1) * rows / max(1, rows - 1)) / weights.sum(axis=-1)
 
 
 def _expanded(rows: int, level: float = 0.95) -> tuple[float, float]:
-    """Which quantiles of the draws' means bound a `level` interval: wider than 2.5 % and 97.5 % by as much as Student's t is wider
-    than a normal distribution."""
+    """Return the quantiles of the draws' means that bound a `level` interval: wider than 2.5 % and 97.5 % by as much as Student's t
+    is wider than a normal distribution."""
     if rows < 2:
         return 0.0, 1.0
     low = float(norm.cdf(np.sqrt(rows / (rows - 1)) * t.ppf((1 - level) / 2, rows - 1)))
@@ -95,13 +95,13 @@ def _expanded(rows: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def mcnemar(before: Sequence[float], after: Sequence[float]) -> float:
-    """Exact p-value for yes/no scores of the same rows: of the rows that changed, would a fair coin split them so unevenly?"""
+    """Return the exact p-value for yes/no scores of the same rows: of the rows that changed, would a fair coin split them so unevenly?"""
     gained, lost = (sum(x > y for x, y in zip(p, q, strict=True)) for p, q in ((after, before), (before, after)))
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def compare(scores: dict[str, tuple], *, weights: dict[str, Sequence[float]] | None = None, lower_is_better=()) -> pd.DataFrame:
-    """One line a metric: is after better than before, and is that clear?
+    """Say for each metric, one line each, whether after is better than before, and whether that is clear of chance.
 
     scores: metric -> (before, after), one value a row; rows where either is None are left out. weights: metric -> tokens of each
     row, for scores that are sums over tokens, such as a loss. lower_is_better: the metrics where it is.
@@ -146,11 +146,11 @@ def _line(metric: str, b: np.ndarray, a: np.ndarray, w: np.ndarray, weighted: bo
 
 
 def improved(table: pd.DataFrame) -> pd.DataFrame:
-    """The lines of `compare` that are clearly better."""
+    """Return the lines of `compare` that are clearly better."""
     return table[(table["clear"] == "yes") & ((table["difference"] < 0) == (table["better"] == "lower"))]
 
 
 def worsened(table: pd.DataFrame) -> pd.DataFrame:
-    """The lines that are clearly worse; a loss that is no number is."""
+    """Return the lines that are clearly worse; a loss that is no number is."""
     worse = (table["clear"] == "yes") & ((table["difference"] < 0) != (table["better"] == "lower"))
     return table[worse | (table["clear"] == NO_NUMBER)]

@@ -14,7 +14,7 @@ FAILURE_MODES = ("empty", "hit the limit", "repeating", "other language")
 
 
 def repeating(text: str) -> bool:
-    """A phrase of one to six words that stands three times in a row, or a text of 20 words whose pairs are half the same."""
+    """Find a phrase of one to six words that stands three times in a row, or a text of 20 words whose pairs are half the same."""
     said = re.findall(r"\w+", text.lower())
     for size in range(1, 7):
         for start in range(len(said) - 3 * size + 1):
@@ -26,7 +26,7 @@ def repeating(text: str) -> bool:
 
 
 def other_language(answer: str, reference: str) -> bool:
-    """Another script than the reference's; or, where both are long enough to tell, another language by langid."""
+    """Find another script than the reference's; or, where both are long enough to tell, another language by langid."""
     ours, theirs = (max((CYRILLIC, LATIN), key=lambda script: len(script.findall(text))) for text in (answer, reference))
     letters = [len(ours.findall(answer)), len(theirs.findall(reference))]
     if min(letters) == 0 or ours is not theirs:
@@ -35,7 +35,7 @@ def other_language(answer: str, reference: str) -> bool:
 
 
 def failures(table: pd.DataFrame, references: list[str]) -> pd.DataFrame:
-    """One line a row, one column of `FAILURE_MODES`: True where something is wrong, and the right answer isn't so too.
+    """Return one line per row, one column per failure mode: True where something is wrong, and the right answer isn't so too.
     table: of `generation.generate`."""
     pairs = list(zip(table["answer"], references, strict=True))
     found = {
@@ -48,7 +48,7 @@ def failures(table: pd.DataFrame, references: list[str]) -> pd.DataFrame:
 
 
 def failure_modes(answers: dict[str, pd.DataFrame], references: list[str]) -> pd.DataFrame:
-    """candidate -> the share of its answers with each failure mode and with any of them, and the mean length in tokens."""
+    """Return for each candidate the share of its answers with each failure mode and with any of them, and the mean length in tokens."""
     lines = {}
     for name, table in answers.items():
         found = failures(table, references)

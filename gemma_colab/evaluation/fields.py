@@ -18,7 +18,7 @@ TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", type(N
 
 
 def first_object(text: str) -> dict | None:
-    """The first whole JSON object in a text; None if there is none. A model that talks on behind its answer is read fairly so."""
+    """Return the first whole JSON object in a text, or None. A model that talks on behind its answer is read fairly so."""
     decoder = json.JSONDecoder()
     for brace in re.finditer(r"\{", text):
         try:
@@ -29,8 +29,8 @@ def first_object(text: str) -> dict | None:
 
 
 def schema_of(answers: Texts) -> dict | None:
-    """The JSON Schema that right answers have in common: their keys, the types of each, and where few values come again and again,
-    these. None where they are not all JSON objects with the same keys."""
+    """Return the JSON Schema that right answers have in common: their keys, the types of each, and where few values come again and
+    again, these. None where they are not all JSON objects with the same keys."""
     try:
         objects = [json.loads(answer) for answer in answers]
     except (ValueError, RecursionError):
@@ -49,7 +49,7 @@ def schema_of(answers: Texts) -> dict | None:
 
 
 def json_metrics(schema: dict) -> dict[str, Metric]:
-    """Measures of answers in the form of `schema`, each of the first JSON object in the answer: "all fields" right; "valid JSON", one
+    """Make the measures of answers in the form of `schema`, each of the first JSON object in the answer: "all fields" right; "valid JSON", one
     that fits the schema; each field by its name; and "nothing but JSON", where nothing stands around it."""
     fits = validator_for(schema)(schema).is_valid
 
@@ -75,19 +75,19 @@ def _objects(predictions: Texts, references: Texts) -> list[tuple[dict, dict]]:
 
 
 def _same(one, other) -> bool:
-    """Whether two values are written alike in JSON, where 1 is not true; the order of keys aside."""
+    """Tell whether two values are written alike in JSON, where 1 is not true; the order of keys aside."""
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 def most_frequent(answers: Texts) -> str:
-    """The answer of somebody who never reads the question: each field's most frequent value in `answers`, all of one form."""
+    """Return the answer of somebody who never reads the question: each field's most frequent value in `answers`, all of one form."""
     objects = [json.loads(answer) for answer in answers]
     values = {name: Counter(json.dumps(one[name]) for one in objects).most_common(1)[0][0] for name in objects[0]}
     return json.dumps({name: json.loads(value) for name, value in values.items()}, ensure_ascii=False)
 
 
 def telling_examples(answers: Texts, examples: int, seed: int = 0) -> list[int]:
-    """Numbers of answers, all of one form, that show as many different values as so few can: drawn at random, three out of three
+    """Choose answers, all of one form, that show as many different values as so few can; returns their numbers. Drawn at random, three out of three
     may happen to be null in the very field that matters."""
     objects = [{(name, json.dumps(value)) for name, value in json.loads(answer).items()} for answer in answers]
     order, seen, chosen = random.Random(seed).sample(range(len(answers)), len(answers)), set(), []
@@ -98,8 +98,8 @@ def telling_examples(answers: Texts, examples: int, seed: int = 0) -> list[int]:
 
 
 def confusions(predictions: Texts, references: Texts, field: str) -> pd.DataFrame:
-    """How often each right value of a field of JSON answers (rows) was answered as what (columns); "none" where there was no such
-    answer."""
+    """Count how often each right value of a field of JSON answers (rows) was answered as what (columns); "none" where there was no
+    such answer."""
 
     def values(texts: Texts) -> list[str]:
         found = [(first_object(text) or {}).get(field, "none") for text in texts]

@@ -36,7 +36,7 @@ def generate(
     made_by: str = "",
     description: str | None = "answers",
 ) -> pd.DataFrame:
-    """One line a prompt (a list of chat turns), in their order: `answer`, `tokens`, and `finished`, whether it ended by itself.
+    """Answer each prompt (a list of chat turns); one line each, in their order: `answer`, `tokens`, and `finished`, whether it ended by itself.
 
     sampling: `GREEDY`, or settings of `transformers.GenerationConfig` such as `SAMPLING`; the random numbers are torch's.
     save: a JSONL file to which each batch is added when it is done, and from which answers are taken that are there already: after
@@ -79,7 +79,7 @@ def generate(
 
 
 def generate_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Turns], **options) -> list[str]:
-    """The model's answers to prompts (lists of chat turns), in their order. options: those of `generate`, such as
+    """Return the model's answers to prompts (lists of chat turns), in their order. options: those of `generate`, such as
     max_new_tokens=128 or batch_size=32."""
     return list(generate(model, tokenizer, prompts, **options)["answer"])
 
@@ -93,7 +93,7 @@ def chat_candidates(
     seed: int = 0,
     **sampling,
 ) -> dict[str, Callable[[Turns], str]]:
-    """{"base": ..., "tuned": ...}: each takes chat turns and gives an answer. The base is the same model, its adapter switched off.
+    """Return {"base": ..., "tuned": ...}: each takes chat turns and gives an answer. The base is the same model, its adapter switched off.
 
     sampling: changes to `SAMPLING`, such as temperature=0.7. Both start each answer from the same seed, plus the number of turns;
     the random state outside is left as it was. Raises `ModelError` if the model has no adapter.
@@ -117,14 +117,14 @@ def chat_candidates(
 
 
 def _answer(ids: list[int], stops: list[int], tokenizer) -> dict:
-    """What was generated up to the first stop token; behind it a batch holds padding."""
+    """Read what was generated up to the first stop token; behind it a batch holds padding."""
     end = next((n for n, token in enumerate(ids) if token in stops), None)
     ids, finished = ids[:end], end is not None
     return {"answer": tokenizer.decode(ids, skip_special_tokens=True).strip(), "tokens": len(ids), "finished": finished}
 
 
 def _keys(encoded: list[list[int]], made_by: str, max_new_tokens: int, sampling: dict) -> list[str]:
-    """By which an answer is found again. A prompt that is asked twice has two: by chance the answers may differ."""
+    """Make the keys by which answers are found again. A prompt that is asked twice has two: by chance the answers may differ."""
     seen, keys = Counter(), []
     for ids in encoded:
         seen[tuple(ids)] += 1
@@ -134,7 +134,7 @@ def _keys(encoded: list[list[int]], made_by: str, max_new_tokens: int, sampling:
 
 
 def _read(path: Path) -> dict[str, dict]:
-    """key -> answer. A last line that was cut off in the middle is left out: that row is asked again."""
+    """Read key -> answer. A last line that was cut off in the middle is left out: that row is asked again."""
     known = {}
     for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
         try:

@@ -18,18 +18,20 @@ TEXTS = "loss on neutral text"
 
 @dataclass(frozen=True)
 class GeneralKnowledge:
-    """questions: one line a question, with kind, language, question, answer, and right (1.0 or 0.0). texts: one line a text, with
+    """What a model still knows of the world.
+
+    questions: one line per question, with kind, language, question, answer, and right (1.0 or 0.0). texts: one line per text, with
     loss (sum, in nats), tokens and language."""
 
     questions: pd.DataFrame
     texts: pd.DataFrame
 
     def summary(self) -> dict[str, float]:
-        """The share of questions answered rightly, and the loss on the texts in nats per token."""
+        """Return the share of questions answered rightly, and the loss on the texts in nats per token."""
         return {QUESTIONS: float(self.questions["right"].mean()), TEXTS: mean_loss(self.texts)}
 
     def compare(self, before: GeneralKnowledge) -> pd.DataFrame:
-        """One line a language and kind of evidence, as `compare.compare` makes them. before: of the model without its adapter."""
+        """Compare with the model before tuning, one line per language and kind of evidence, as `compare.compare` makes them. before: of the model without its adapter."""
         scores, weights = {}, {}
         for language, then in before.questions.groupby("language", sort=False):
             now = self.questions[self.questions["language"] == language]
@@ -69,7 +71,7 @@ def memorization(
     references: dict[str, list[str]],
     losses: tuple[pd.DataFrame, pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
-    """Learned, or learned by heart? One line a split ("train", "test"): rows, and of the model's answers to its questions the share
+    """Tell what was learned by heart; one line per split ("train", "test"): rows, and of the model's answers to its questions the share
     that is the reference word for word, and the mean and longest common prefix, as a share of the reference.
 
     A test answer can come out word for word too, where it is easy to foresee, so the share on training rows means something only
@@ -93,7 +95,7 @@ def memorization(
 
 
 def common_prefix(predictions: list[str], references: list[str]) -> list[float]:
-    """How far an answer follows the reference word for word from its start, as a share of the reference's words."""
+    """Measure how far an answer follows the reference word for word from its start, as a share of the reference's words."""
     shares = []
     for prediction, reference in zip(predictions, references, strict=True):
         mine, theirs = words(prediction), words(reference)
@@ -103,5 +105,5 @@ def common_prefix(predictions: list[str], references: list[str]) -> list[float]:
 
 
 def loss_gap(train: pd.DataFrame, other: pd.DataFrame) -> tuple[float, float, float]:
-    """(loss on other rows - loss on training rows, low, high), in nats per token. train, other: of `answer_losses`."""
+    """Return (loss on other rows - loss on training rows, low, high), in nats per token. train, other: of `answer_losses`."""
     return unpaired_bootstrap(train["loss"], other["loss"], weights_a=train["tokens"], weights_b=other["tokens"])

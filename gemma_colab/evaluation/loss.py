@@ -25,9 +25,9 @@ def answer_losses(
     batch_size: int = 8,
     description: str = "loss",
 ) -> pd.DataFrame:
-    """One line a row: `loss` (sum over the tokens of its last answer, in nats) and `tokens`; `loss.sum() / tokens.sum()` is the mean.
+    """Return one line per row: `loss` (sum over the tokens of its last answer, in nats) and `tokens`.
 
-    Rows are cut at `max_length` tokens. Only positions that predict an answer token go through the head.
+    The mean loss is `loss.sum() / tokens.sum()`. Rows are cut at `max_length` tokens. Only positions that predict an answer token go through the head.
     """
     encoded = [tokenize_row(row, tokenizer, last_answer_only=True) for row in rows]
     encoded = [{key: values[:max_length] for key, values in one.items()} for one in encoded]
@@ -37,7 +37,7 @@ def answer_losses(
 def text_losses(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], *, description: str = "text"
 ) -> pd.DataFrame:
-    """The same for plain texts, in which every token counts but `<bos>`: how well a model still writes what it was not tuned on."""
+    """Return the same for plain texts, in which every token counts but `<bos>`: how well a model still writes what it was not tuned on."""
     encoded = [tokenizer(text)["input_ids"] for text in texts]
     return _losses(model, tokenizer, [{"input_ids": ids, "labels": [-100, *ids[1:]]} for ids in encoded], 8, description)
 
@@ -73,10 +73,10 @@ def _losses(model, tokenizer, rows: list[dict], batch_size: int, description: st
 
 
 def mean_loss(losses: pd.DataFrame) -> float:
-    """Nats per answer token over all rows."""
+    """Return nats per answer token over all rows."""
     return float(losses["loss"].sum(skipna=False) / max(1, losses["tokens"].sum()))
 
 
 def perplexity(losses: pd.DataFrame) -> float:
-    """exp of the mean loss: among how many tokens the model was as good as choosing blindly."""
+    """Return exp of the mean loss: among how many tokens the model was as good as choosing blindly."""
     return math.exp(min(mean_loss(losses), 700.0))

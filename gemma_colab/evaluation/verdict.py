@@ -91,8 +91,10 @@ class ShipSettings(Settings):
 
 @dataclass(frozen=True)
 class Verdict:
-    """word and ship: see above. against: what speaks against shipping. lines: all that was seen, a sentence each. next_steps: what to
-    do about it."""
+    """What the evidence comes to.
+
+    word, ship: see above. against: what speaks against shipping. lines: all that was seen, a sentence each. next_steps: what to do.
+    """
 
     word: str
     ship: str
@@ -105,7 +107,7 @@ class Verdict:
 
 
 def word_for(table: pd.DataFrame) -> str:
-    """The word for a comparison of two candidates, by the rules above. table: of `compare`."""
+    """Find the word for a comparison of two candidates, by the rules above. table: of `compare`."""
     if not len(table) or table["rows"].max() < ENOUGH_ROWS:
         return "too few rows"
     good, bad = set(improved(table)["metric"]), set(worsened(table)["metric"])
@@ -126,7 +128,7 @@ def verdict(
     replayed: bool = False,
     ship_by: ShipSettings | None = None,
 ) -> Verdict:
-    """What all of it says together.
+    """Say what all of it comes to.
 
     against_base, against_few_shot: of `compare`, tuned as after. general: of `GeneralKnowledge.compare`. memorized: of `memorization`.
     failures: of `failure_modes`. alike: the median over rows of token F1. review: of `blind.BlindReview.summary`, opened. replayed:
@@ -202,7 +204,7 @@ def _rows(table: pd.DataFrame) -> int:
 
 
 def _bars(bars: dict[str, float], table: pd.DataFrame) -> tuple[str, list[str]]:
-    """A sentence on all bars, and those that were missed."""
+    """Return a sentence on all bars, and those that were missed."""
     reached = dict(zip(table["metric"], table["after"], strict=True))
     if unknown := sorted(set(bars) - set(reached)):
         raise SettingsError(f"bars names {unknown}, which was not measured; measured were {', '.join(reached)}")
@@ -225,7 +227,7 @@ def _compared(word: str, table: pd.DataFrame) -> str:
 
 
 def _levels(table: pd.DataFrame) -> str:
-    """How often the answers do what was asked for, also where that did not clearly change."""
+    """Say how often the answers do what was asked for, also where that did not clearly change."""
     strict = table[table["p"].notna() & ~table["metric"].isin([*USUAL, LOSS])]
 
     def one(line) -> str:
@@ -238,7 +240,7 @@ def _levels(table: pd.DataFrame) -> str:
 
 
 def _named(lines: pd.DataFrame) -> str:
-    """`token F1 0.034 to 0.127 (+0.074 to +0.114)`: a value before and after, and the interval of the difference."""
+    """Write `token F1 0.034 to 0.127 (+0.074 to +0.114)`: a value before and after, and the interval of the difference."""
 
     def one(line) -> str:
         if line.clear == NO_NUMBER:
@@ -251,7 +253,7 @@ def _named(lines: pd.DataFrame) -> str:
 
 
 def _failed(failures: pd.DataFrame) -> list[str]:
-    """What is wrong with answers of the tuned model; and where others were cut off, which counts against them."""
+    """Say what is wrong with answers of the tuned model; and where others were cut off, which counts against them."""
     tuned, lines = failures.loc["tuned"], []
     if tuned["any"] >= FAILED_WORTH_SAYING:
         named = ", ".join(f"{tuned[mode]:.0%} {text}" for mode, text in FAILED.items() if tuned[mode] > 0)

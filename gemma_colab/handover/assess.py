@@ -134,7 +134,7 @@ def assess(
 
 
 def _base_and_tuned(model, measure: Callable[[str], Any]) -> tuple:
-    """(of the base, of the tuned model). measure: a function of the candidate's name."""
+    """Return (of the base, of the tuned model). measure: a function of the candidate's name."""
     found = []
     for name in ("base", "tuned"):
         with adapter_for(name, model):
@@ -152,7 +152,7 @@ def _write_summary(
     memorized: pd.DataFrame,
     constant: str | None,
 ) -> dict:
-    """constant: an answer that reads no question (`fields.most_frequent`), scored like the others."""
+    """Write summary, rows and report; constant: an answer that reads no question (`fields.most_frequent`), scored like the others."""
     against = {name: evaluation.compare(name) for name in ("base", "few-shot") if name in evaluation.answers}
     failed, table, review = evaluation.failure_modes(), evaluation.rows(), None
     try:
@@ -207,7 +207,7 @@ def _write_summary(
 
 
 def _replayed(workspace: Workspace) -> bool:
-    """Whether the sample's general rows were trained on, which are of the same kinds as the questions."""
+    """Tell whether the sample's general rows were trained on, which are of the same kinds as the questions."""
     return workspace.has(TrainSettings.file) and TrainSettings.load(workspace).replay > 0 and not workspace.has(OWN)
 
 
@@ -218,7 +218,7 @@ def _loss(base: pd.DataFrame, tuned: pd.DataFrame) -> dict:
 
 
 def _gap(losses: Losses) -> dict:
-    """How much larger the loss on test rows is than that on training rows."""
+    """Return how much larger the loss on test rows is than that on training rows."""
     if not {"train", "test"} <= losses.keys():
         return {}
     (base, _, _), (difference, low, high) = (loss_gap(*pair) for pair in zip(losses["train"], losses["test"], strict=True))
@@ -226,22 +226,22 @@ def _gap(losses: Losses) -> dict:
 
 
 def _means(evaluation: Evaluation, constant: str) -> dict[str, float]:
-    """metric -> mean score of one answer given to every question."""
+    """Return metric -> mean score of one answer given to every question."""
     scores = evaluation.score([constant] * len(evaluation.test_rows))
     kept = {name: [one for one in values if one is not None] for name, values in scores.items()}
     return {name: sum(values) / len(values) for name, values in kept.items() if values}
 
 
 def _meaning(metric: Metric) -> str:
-    """What a metric says of itself: the first sentence of its docstring."""
+    """Return what a metric says of itself: the first sentence of its docstring."""
     return " ".join((metric.__doc__ or "").split()).split(". ")[0].rstrip(".")
 
 
 def _finite(value: float) -> float | None:
-    """JSON knows no NaN."""
+    """Return None for what JSON doesn't know, such as NaN."""
     return value if math.isfinite(value) else None
 
 
 def _records(table: pd.DataFrame | None) -> list[dict]:
-    """Lines for JSON: plain numbers, and None where there is none."""
+    """Return lines for JSON: plain numbers, and None where there is none."""
     return [] if table is None else json.loads(table.to_json(orient="records", force_ascii=False, double_precision=12))

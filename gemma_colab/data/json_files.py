@@ -144,8 +144,8 @@ class _Text:
             self.at = end
             return
         alone = isinstance(first, dict) and self.sign() != "{"
-        lists = {key: cells for key, value in first.items() if alone and (cells := _cells(value)) is not None} if alone else {}
-        rows = [key for key, cells in lists.items() if any(isinstance(cell, dict) for cell in cells) and not _is_chat(cells)]
+        lists = {key: value for key, value in first.items() if _is_column(value)} if alone else {}
+        rows = [key for key, value in lists.items() if isinstance(value, list) and any(isinstance(cell, dict) for cell in value)]
         if len(rows) > 1:
             raise DatasetError(f"{name} holds several lists of rows: {listed(rows)}; save the one you want to its own file")
         if rows:
@@ -153,12 +153,11 @@ class _Text:
             self.at = self.start_of(rows[0], first[rows[0]], start)
             yield from self.list()
             self.at = end
-        elif alone and len(lists) == len(first) and any(lists.values()) and not any(map(_is_chat, lists.values())):
-            if len(set(map(len, lists.values()))) > 1:
-                sizes = ", ".join(f"{shown(key)} {len(cells)}" for key, cells in list(lists.items())[:12])
-                raise DatasetError(f"{name} holds columns of different lengths ({sizes}); give each row a value in each column")
+        elif lists and len(lists) == len(first):
+            import pandas as pd
+
             details.append("columns turned into rows")
-            yield from ((line, dict(zip(lists, cells, strict=True))) for cells in zip(*lists.values(), strict=True))
+            yield from ((line, row) for row in pd.DataFrame(lists).to_dict("records"))
         else:
             yield line, first
             while self.sign() == "{":
@@ -171,14 +170,13 @@ class _Text:
         return next(place for place in places if self.parser.parse(self.text, place)[0] == value)
 
 
-def _cells(value: Any) -> list[Any] | None:
-    """Return the cells of a column. pandas' `to_json` writes {"0": ..., "1": ...}."""
-    if isinstance(value, dict) and value and all(map(str.isdigit, value)):
-        return list(value.values())
-    return value if isinstance(value, list) else None
-
-
-def _is_chat(cells: list[Any]) -> bool:
-    """Tell a conversation from a list of rows."""
-    dicts = (cell for cell in cells if isinstance(cell, dict))
-    return any({"role", "from"} & cell.keys() and {"content", "value"} & cell.keys() for cell in dicts)
+def _is_column(value: Any) -> bool:
+    """Tell a column or a list of rows from a conversation. pandas' `to_json` writes a column as {"0": ..., "1": ...}."""
+    if isinstance(value, dict):
+        return bool(value) and all(map(str.isdigit, value))
+    turns = [cell for cell in value if isinstance(cell, dict)] if isinstance(value, list) else []
+    return (
+        bool(value)
+        and isinstance(value, list)
+        and not any({"role", "from"} & turn.keys() and {"content", "value"} & turn.keys() for turn in turns)
+    )

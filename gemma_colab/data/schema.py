@@ -262,6 +262,8 @@ class SchemaReader:
         if not isinstance(record, dict) or not record:
             what = "an empty object" if record == {} else f"{shown(record)}, not an object"
             raise BadRow(what, 'write a row as {"instruction": ..., "output": ...}, or delete it')
+        if self.table:
+            record = {column: "" if value is None or value != value else value for column, value in record.items()}  # NaN
         schema = self._schema(record)
         system = self._text(record, schema, "system")
         turns = [{"role": "system", "content": system}] if system else []
@@ -303,23 +305,19 @@ class SchemaReader:
         return turns if lists and not text else [*turns, {"role": role, "content": text}]
 
     def _text(self, record: dict[str, Any], schema: Schema, ours: str) -> str:
-        """Return what the record has as our `ours`; "" for an optional column that is absent or null, and for an empty cell of a table."""
+        """Return what the record has as our `ours`; "" for an optional column that is absent or null."""
         column = schema.columns.get(ours)
-        value = record.get(column)
-        if (value is None and (self.table or ours not in REQUIRED)) or (self.table and value != value):  # NaN
-            return ""  # the report finds it where it matters
+        if record.get(column) is None and ours not in REQUIRED:
+            return ""
         if column not in record:
             raise BadRow("missing", f"write the {ours}", column)
-        if self.table and not isinstance(value, (str, BadRow)):  # a type of the whole column
-            remedy = "choose a column of texts, or make texts of this one (in pandas: .astype(str))"
-            raise BadRow(f"{shown(value)}, not a text", remedy, column)
-        return _text(value, column)
+        return _text(record[column], column)
 
     def _group(self, record: dict[str, Any], schema: Schema, ours: str) -> str:
         """Return a label or conversation as text. One that was only recognized by its name must not cost the row: no text, no label."""
         column = schema.columns.get(ours)
         value = record.get(column)
-        if value is None or value != value:
+        if value is None or value != value:  # NaN
             return ""
         if isinstance(value, (int, float)):
             return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
@@ -330,7 +328,7 @@ def _text(value: Any, field: str) -> str:
     if isinstance(value, BadRow):  # a cell that could not be read
         raise BadRow(value.problem, value.remedy, field)
     if not isinstance(value, str):
-        remedy = "write it as a text in quotes" if value is not None else "write the text"
+        remedy = "make it a text (in JSON: in quotes; in a table: the whole column)" if value is not None else "write the text"
         raise BadRow(f"{shown(value)}, not a text", remedy, field)
     if not value.isascii() and (hit := BROKEN.search(value)):
         if "\udc80" <= hit[0] <= "\udcff":  # Python's stand-in for a byte that can't be decoded

@@ -1,4 +1,4 @@
-"""Conversations of several turns, and rows too long for `max_length`: what to do with them is a choice, never a default."""
+"""Rows too long for `max_length`: what to do with them is a choice, never a default."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pandas as pd
 
 from gemma_colab.core.chat import token_lengths
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.rows import Row, fingerprint
+from gemma_colab.core.rows import Row, Turn, fingerprint
 
 
 def fit(rows: list[Row], tokenizer, max_length: int, how: str) -> tuple[list[Row], pd.DataFrame]:
-    """Rows that fit into `max_length` tokens, and a log: line, the row before as JSON, its tokens, what was done.
+    """Return the rows that fit into `max_length` tokens, and a log: line, the row before as JSON, its tokens, what was done.
 
     how: "drop" leaves out rows that are too long. "split" cuts conversations between two exchanges into shorter ones, each
     with the system prompt; an exchange that is too long on its own is left out. Raises `SettingsError` for another value.
@@ -29,32 +29,26 @@ def fit(rows: list[Row], tokenizer, max_length: int, how: str) -> tuple[list[Row
             continue
         pieces = _pieces(row, tokenizer, max_length) if how == "split" else []
         kept += pieces
-        log.append(
-            (row.get("line"), json.dumps(row, ensure_ascii=False), total, f"split into {len(pieces)}" if pieces else "dropped")
-        )
+        done = f"split into {len(pieces)}" if pieces else "dropped"
+        log.append((row.get("line"), json.dumps(row, ensure_ascii=False), total, done))
     return kept, pd.DataFrame(log, columns=["line", "before", "tokens", "done"])
 
 
 def _pieces(row: Row, tokenizer, max_length: int) -> list[Row]:
-    """Runs of whole exchanges, each as long as fits."""
-    turns = row.get("messages", [])
+    """Return runs of whole exchanges, each as long as fits; an exchange that is too long on its own is in none."""
+    turns = row["messages"]
     system = [turn for turn in turns if turn["role"] == "system"]
-    exchanges = [turns[i : i + 2] for i in range(len(system), len(turns), 2)]
-    name, pieces, run = row.get("conversation", fingerprint(row)), [], []
-    for exchange in exchanges:
-        for candidate in ([*run, *exchange], exchange):
-            if _tokens(system + candidate, tokenizer) <= max_length:
-                break
-        else:  # this exchange alone is too long
-            pieces, run = _with(pieces, run), []
-            continue
-        pieces, run = (pieces if len(candidate) > len(exchange) or not run else _with(pieces, run)), candidate
-    return [row | {"messages": system + piece, "conversation": name} for piece in _with(pieces, run)]
+    name, pieces = row.get("conversation", fingerprint(row)), [[]]
 
+    def fits(piece: list[Turn]) -> bool:
+        return len(tokenizer.apply_chat_template(system + piece, return_dict=True)["input_ids"]) <= max_length
 
-def _with(pieces: list, run: list) -> list:
-    return [*pieces, run] if run else pieces
-
-
-def _tokens(turns: list[dict], tokenizer) -> int:
-    return len(tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"])
+    for i in range(len(system), len(turns), 2):
+        exchange = turns[i : i + 2]
+        if not fits(exchange):
+            pieces.append([])
+        elif fits(pieces[-1] + exchange):
+            pieces[-1] = pieces[-1] + exchange
+        else:
+            pieces.append(exchange)
+    return [row | {"messages": system + piece, "conversation": name} for piece in pieces if piece]

@@ -39,6 +39,8 @@ EXTRAS = ("system", "label", "conversation")
 MAPPABLE = (*PARTS, "messages", *EXTRAS)
 REQUIRED = ("instruction", "output", "messages")
 CHATS = {"messages": "OpenAI messages", "conversations": "ShareGPT conversations"}  # what is called so holds nothing else
+NAMED = {("prompt", "completion"): "prompt/completion"}
+NAMED |= dict.fromkeys([("instruction", "output"), PARTS], "Alpaca instruction/input/output")
 # Names of columns that are neither question nor answer.
 NO_TEXT = re.compile(r"(.* )?(id|uuid|guid|index|url|link|date|timestamp|номер|№|дата|ссылка|идентификатор)|id .*|unnamed: \d+")
 NUMBER = re.compile(r"[-+−]?\d[\d\s.,]*%?")
@@ -134,16 +136,10 @@ def recognize(record: dict[str, Any]) -> Schema:
     mapping = _question_and_answer(record, found)
     if earlier := [c for c in found["earlier turns"] if kinds[c] in ("list", "turns")]:
         mapping["earlier turns"] = earlier[0]
-    parts = {ours: normal(theirs) for ours, theirs in mapping.items() if ours in PARTS}
-    asked, answer = mapping["instruction"], mapping["output"]
-    if "turns" in (kinds[asked], kinds[answer]):
-        name = f"conversational {printable(asked)}/{printable(answer)}"
-    elif all(ours == theirs for ours, theirs in parts.items()):
-        name = "Alpaca instruction/input/output"
-    elif parts == {"instruction": "prompt", "output": "completion"}:
-        name = "prompt/completion"
-    else:
-        name = "question/answer columns: " + _arrows(mapping)
+    names = tuple(normal(mapping[ours]) for ours in PARTS if ours in mapping)
+    name = NAMED.get(names, "question/answer columns: " + _arrows(mapping))
+    if "turns" in (kinds[mapping["instruction"]], kinds[mapping["output"]]):
+        name = f"conversational {name}"
     return _schema(name, mapping, kinds)
 
 
@@ -189,20 +185,19 @@ def _advice(record: dict[str, Any], found: dict[str, list[str]]) -> str:
     if any(len(c) > 40 or c.isdigit() or c.rstrip().endswith(("?", "!", ".")) for c in map(str, record)):
         return "if this is a row and no header, add a first line of names such as instruction,input,output"
     texts = [c for c, value in record.items() if isinstance(value, str | None) and not NUMBER.fullmatch(str(value).strip())]
-    texts = [c for c in texts if c not in found["rejected"] and not NO_TEXT.fullmatch(normal(c))]
+    texts = [c for c in texts if not NO_TEXT.fullmatch(normal(c))]
     known = found["output"] or found["chosen"]
     asked = [*found["instruction"], *found["question"], *found["input"]][:2] or [c for c in texts if c not in known][:1]
-    answers = [c for c in (*known, *reversed(texts)) if c not in asked][:1]
+    answers = [c for c in (*known, *reversed(texts)) if c not in (*asked, *found["rejected"])][:1]
     mapping = dict(zip(("instruction", "input"), asked, strict=False)) | dict(zip(("output",), answers, strict=False))
     chosen = record.get(found["chosen"][0]) if found["chosen"] else None
     if _kind(chosen) == "turns" and chosen[0].get("role", chosen[0].get("from")) in ("user", "human", "system"):
         mapping = {"messages": found["chosen"][0]}  # a whole conversation, not an answer alone
-    if not ((asked and answers) or "messages" in mapping) or not all(c.isprintable() for c in mapping.values()):
+    elif not (asked and answers):
         return "choose one of them as instruction and one as output, with mapping= (on the command line: --map)"
     python = ", ".join(f'"{ours}": {theirs!r}' for ours, theirs in mapping.items())
     line = shlex.join(word for ours, theirs in mapping.items() for word in ("--map", f"{ours}={theirs}"))
-    said = "take the chosen answers" if known and known == found["chosen"] else "say which is which"
-    return f"{said}: read_rows(..., mapping={{{python}}}) (on the command line: {line})"
+    return f"say which is which: read_rows(..., mapping={{{python}}}) (on the command line: {shown(line, 200)[1:-1]})"
 
 
 # --- a mapping that the user gives

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import re
@@ -15,7 +14,7 @@ from itertools import chain, islice
 from typing import Any
 
 from gemma_colab.core.errors import DatasetError
-from gemma_colab.data.schema import BadRow, Records, UnknownSchema, listed, recognize, shown
+from gemma_colab.data.schema import BadRow, Records, listed, shown
 
 DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
 IN_QUOTES = "put a text that holds the delimiter or a line break in double quotes, or add the missing cells"
@@ -54,15 +53,8 @@ def _table(rows: Iterator[tuple[int, Any]], name: str, details: list[str], unit:
 
 
 def _rows_above_header(first: list[tuple[int, Any]]) -> int:
-    """Return how many rows stand above a header: a title fills one cell where the rows below fill several."""
-    wide = [i for i, (_, cells) in enumerate(first) if _filled(cells) > 1]
-    if _filled(first[0][1]) != 1 or not wide:
-        return 0
-    for i in wide:
-        with contextlib.suppress(UnknownSchema):
-            recognize(dict.fromkeys((str(cell).strip() for cell in first[i][1]), ""))
-            return i
-    return wide[0]
+    """Return how many rows stand above a header: titles fill one cell where the rows below fill several."""
+    return next((i for i, (_, cells) in enumerate(first) if _filled(cells) > 1), 0) if _filled(first[0][1]) == 1 else 0
 
 
 def _filled(cells: list[Any] | BadRow) -> int:
@@ -78,9 +70,7 @@ def read_csv(stream: io.TextIOBase, sample: str, name: str) -> Records:
     told = re.match(r'"?sep=([,;\t|])"?\r?\n', sample)  # Excel's own way to name the delimiter
     delimiter = told[1] if told else find_delimiter(sample)
     if sample.strip() and not delimiter:
-        remedy = (
-            "separate question and answer by a comma, semicolon, tab or |, under a first line such as instruction,input,output"
-        )
+        remedy = "separate its cells by a comma, semicolon, tab or |, under a first line such as instruction,input,output"
         raise DatasetError(f"{name} has one column only, {shown(sample.strip().splitlines()[0])}; {remedy}")
     rows = _csv_rows(stream, delimiter or ",")
     if told:
@@ -137,9 +127,7 @@ def read_excel(stream: io.BufferedIOBase, sheet: str | int, name: str) -> Record
     import openpyxl
 
     if "xl/workbook.xml" not in zipfile.ZipFile(stream).namelist():
-        raise DatasetError(
-            f"{name} is no .xlsx workbook but a zip archive; unpack it, or save it as .xlsx, and give the data file"
-        )
+        raise DatasetError(f"{name} is a zip archive, not an .xlsx workbook; unpack it, or save it as .xlsx")
 
     def sheets(**options) -> dict[str, Any]:
         stream.seek(0)

@@ -40,7 +40,7 @@ FOREIGN = {
     b"\xd0\xcf\x11\xe0": "an old Excel file (.xls) or has a password; save it as .xlsx without one and try again",
 }
 FAILURES = {  # found in the names and texts of the errors of gzip, openpyxl, Arrow, datasets and others -> what it means
-    r"EOFError|zlib\.error|BadGzipFile": "is cut off or damaged as a gzip file; download or compress it again",
+    "EOFError|BadGzipFile|while decompressing": "is cut off or damaged as a gzip file; download or compress it again",
     "UnicodeDecodeError|UnicodeError": "breaks off in the middle of a character; download it again",
     r"\bgated\b|GatedRepoError": "asks you to accept its terms first: open its page on huggingface.co, accept, and give a token as HF_TOKEN",
     r"(?:splits?: |one of )\[([^\]]*)\]": "has no such split; it has {0}; name one with split= (on the command line: --split)",
@@ -91,11 +91,9 @@ def plain_words(name: str):
     except GemmaColabError:
         raise
     except Exception as error:
-        chain, e = [], error
-        while e is not None and e not in chain:
-            chain.append(e)
-            e = e.__cause__ or e.__context__
-        said = " ".join(f"{' '.join(map(str, type(e).__mro__))} {e}" for e in chain)
+        from gemma_colab.core.hub import trace
+
+        said = trace(error)
         for pattern, meaning in FAILURES.items():
             if hit := re.search(pattern, said):
                 raise DatasetError(f"{name} {meaning.format(*hit.groups())}") from error

@@ -8,12 +8,12 @@ Takes the adapter, the settings and the rows of a finished demo. Batches and sin
 import sys
 import time
 
-from gemma_colab.core.machine import quiet_libraries, stack_versions
 from gemma_colab.core.rows import prompt
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.evaluation import evaluate, generate_answers, load_tuned
 from gemma_colab.evaluation.candidates import adapter_for
 from gemma_colab.handover.rows import ensure_rows
+from gemma_colab.model.libraries import quiet_libraries, stack_versions
 
 SINGLE = 16  # rows that are asked one by one
 ROUNDS = 3

@@ -29,8 +29,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 # Nothing here may import torch or bitsandbytes: this process must not hold memory of the GPU while the recipes' are measured.
-from gemma_colab.core.catalog import PACKAGED, TINY, installed, packaged_here, shape_of, source_of
-from gemma_colab.core.machine import stack_versions
+from gemma_colab.core.catalog import PACKAGED, TINY, shape_of, source_of
+from gemma_colab.model.choice import installed, packaged_here
+from gemma_colab.model.libraries import stack_versions
 
 NEEDED = ("torch", "transformers", "peft", "trl", "datasets")
 # FlashAttention 2 as its own package, or as the kernel that the package "kernels" fetches from the Hub, offline from a copy.
@@ -124,11 +125,11 @@ def measure(recipe: Recipe, folder: Path, dry: bool) -> dict:
     from gemma_colab.core.chat import load_tokenizer, tokenize_row
     from gemma_colab.core.loading import load_4bit, load_model
     from gemma_colab.core.lora import lora_config
-    from gemma_colab.core.machine import quiet_libraries
     from gemma_colab.core.rows import to_messages
     from gemma_colab.core.settings import starting_point
     from gemma_colab.core.trainer import build_trainer, sft_config
     from gemma_colab.core.workspace import read_sample
+    from gemma_colab.model.libraries import quiet_libraries
     from gemma_colab.model.measure import PeakMemory, model_bytes
     from gemma_colab.model.memory import memory_plan
 

@@ -25,9 +25,10 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemma_colab.core.catalog import CATALOG, Shape
 from gemma_colab.core.loading import load_4bit, load_model
-from gemma_colab.core.machine import describe_machine, quiet_libraries, stack_versions
+from gemma_colab.core.machine import describe_machine
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.workspace import samples
+from gemma_colab.model.libraries import quiet_libraries, stack_versions
 from gemma_colab.model.memory import memory_plan
 
 GPU = torch.cuda.is_available()

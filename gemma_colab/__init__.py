@@ -8,7 +8,7 @@ from gemma_colab.core.door import door, plugs
 
 __version__ = "0.1.0"
 
-plugs["unpacked"] = "gemma_colab.model.unpack"
+plugs |= {"unpacked": "gemma_colab.model.unpack", "explain": "gemma_colab.model.hub"}
 __all__, __getattr__, __dir__ = door(
     __name__,
     {
@@ -18,8 +18,8 @@ __all__, __getattr__, __dir__ = door(
         "describe_machine": "gemma_colab.model.lent",
         "pick_dtype": "gemma_colab.core.machine",
         "preflight": "gemma_colab.model.preflight",
-        "stack_versions": "gemma_colab.core.machine",
-        "quiet_libraries": "gemma_colab.core.machine",
+        "stack_versions": "gemma_colab.model.libraries",
+        "quiet_libraries": "gemma_colab.model.libraries",
         "GemmaColabError": "gemma_colab.core.errors",
         "BlockedError": "gemma_colab.core.errors",
     },

@@ -21,7 +21,6 @@ from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemm
 from gemma_colab.cli import main
 from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
-from gemma_colab.core.hub import TOKEN
 from gemma_colab.core.loading import load_model, load_tokenizer
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import question
@@ -36,6 +35,7 @@ from gemma_colab.export.parity import CLOSE, Measured, behind, parity, same_mode
 from gemma_colab.export.record import mib
 from gemma_colab.handover import export as steps
 from gemma_colab.handover.export import run_facts
+from gemma_colab.model.hub import TOKEN
 
 TINY = samples() / "tiny-gemma3"
 PLANTED = "hf_" + 17 * "Zz"

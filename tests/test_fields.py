@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from gemma_colab.cli import main
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import to_messages
-from gemma_colab.core.workspace import read_rules, read_sample, samples
+from gemma_colab.core.workspace import read_sample, samples
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.splitting import leaks, split_rows
 from gemma_colab.evaluation.candidates import few_shot_turns
@@ -25,6 +25,13 @@ from make_tickets import INSTRUCTION, agreement, passes, ticket
 
 TICKET = '{"topic": "damage", "order": "38174", "needs_human": true}'
 OTHERS = ['{"topic": "other", "order": null, "needs_human": false}'] * 5 + [TICKET] * 5
+
+
+def read_rules(language: str) -> dict[str, str]:
+    """The sample shop's rules: id -> "topic: rule". language: "ru" or "en"."""
+    text = (samples() / f"shop_facts_{language}.md").read_text(encoding="utf-8")
+    cells = [[cell.strip() for cell in line.strip("|\n ").split("|")] for line in text.splitlines() if line.startswith("| ")]
+    return {name: f"{topic}: {rule}" for name, topic, rule in cells[2:]}
 
 
 # ------------------------------------------------------------------------------------------ reading

@@ -8,15 +8,18 @@ import pytest
 
 from gemma_colab.core import catalog
 from gemma_colab.core import workspace as workspace_module
-from gemma_colab.core.catalog import CATALOG, pick_model, shape_of
+from gemma_colab.core.catalog import CATALOG, shape_of, without_account
 from gemma_colab.core.chat import stop_token_ids, token_lengths, tokenize_row
 from gemma_colab.core.errors import GemmaColabError, ModelError, SettingsError, WorkspaceError
-from gemma_colab.core.hub import without_account
-from gemma_colab.core.machine import Machine, describe_machine, pick_dtype, stack_versions
+from gemma_colab.core.machine import Machine, describe_machine, pick_dtype
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings, starting_point
 from gemma_colab.core.workspace import Workspace, open_workspace
 from gemma_colab.data.splitting import SplitSettings
+from gemma_colab.model import choice
+from gemma_colab.model.choice import pick_model
+from gemma_colab.model.libraries import stack_versions
+from gemma_colab.model.planner import download_gib
 
 CPU = Machine(False, None, None, 0.0, 12.0, 50.0, 2)
 T4 = Machine(True, "Tesla T4", (7, 5), 14.74, 12.7, 60.0, 2)
@@ -197,7 +200,7 @@ def test_this_machine_is_described():
 )
 def test_auto_picks_by_machine_and_says_why(machine, expected, monkeypatch):
     monkeypatch.delenv("GEMMA_COLAB_MODEL")
-    monkeypatch.setattr(catalog, "packaged_here", lambda: False)
+    monkeypatch.setattr(choice, "packaged_here", lambda: False)
     name, why = pick_model("auto", machine)
     assert name == expected
     assert why
@@ -238,7 +241,7 @@ def test_copies_on_the_hub_are_planned_like_their_originals():
     for name in filter(without_account, CATALOG):
         copy = without_account(name)
         assert shape_of(copy) == CATALOG[name]
-        assert catalog.download_gib(copy) == catalog.download_gib(name) > 0
+        assert download_gib(copy) == download_gib(name) > 0
         assert starting_point(copy) == starting_point(name)
     assert pick_model("unsloth/gemma-3-1b-it", CPU)[0] == "unsloth/gemma-3-1b-it"
 

@@ -149,7 +149,7 @@ def test_an_adapter_of_another_model_or_other_rows_is_refused(trained, random_ge
 
 def test_the_choice_of_notebook_02_is_kept_and_made_where_it_is_missing(workspace, capsys, monkeypatch):
     monkeypatch.delenv("GEMMA_COLAB_MODEL")
-    monkeypatch.setattr("gemma_colab.core.catalog.packaged_here", lambda: False)
+    monkeypatch.setattr("gemma_colab.model.choice.packaged_here", lambda: False)
     chosen, why = choose_model(workspace, CPU)
     assert (chosen.model, chosen.load_in_4bit) == ("tiny-gemma3", True)
     assert "no GPU" in why

@@ -57,9 +57,9 @@ def meet_them_all(good: Path, folder: Path) -> dict[str, dict]:
         from huggingface_hub.utils import close_session
         from transformers import AutoConfig, Gemma3ForCausalLM
 
+        from gemma_colab.core.catalog import from_hub
         from gemma_colab.core.chat import load_tokenizer
         from gemma_colab.core.errors import ModelError
-        from gemma_colab.core.hub import from_hub
 
         time.sleep = lambda seconds: None  # huggingface_hub waits half a minute before it gives up
         constants.DOWNLOAD_CHUNK_SIZE = 65_536  # what it keeps of a broken file is counted in these; 10 MB are more than ours has
@@ -247,7 +247,7 @@ def test_hf_hub_offline_is_named():
     ],
 )
 def test_what_can_not_be_met_here_is_known_by_its_text(error, words):
-    from gemma_colab.core.hub import explain
+    from gemma_colab.model.hub import explain
 
     sentence = "; ".join(explain(NAME, error))
     assert words in sentence

@@ -11,7 +11,7 @@ from checkpoints import save_random_gemma
 from steps import training_peak
 
 from gemma_colab import cli
-from gemma_colab.core.catalog import CATALOG, GPUS, shape_of
+from gemma_colab.core.catalog import CATALOG, shape_of
 from gemma_colab.core.chat import token_lengths
 from gemma_colab.core.errors import ModelError, SettingsError
 from gemma_colab.core.loading import load_4bit, load_model
@@ -20,7 +20,7 @@ from gemma_colab.core.machine import GIB
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.model.measure import model_bytes
 from gemma_colab.model.memory import LOADED, correction, memory_plan, side_by_side
-from gemma_colab.model.planner import fit_table, fits, largest_batch, plan_training
+from gemma_colab.model.planner import GPUS, fit_table, fits, largest_batch, plan_training
 from gemma_colab.training.trial import trial_run
 
 B1, B4, B12 = (CATALOG[f"google/gemma-3-{size}-it"] for size in ("1b", "4b", "12b"))

@@ -13,11 +13,12 @@ from conftest import ROOT
 from fake_hub import EXPIRED, NARROW, READER, STRANGER, FakeHub, Repo, put_colab
 from test_house import pins, requirements
 
-from gemma_colab.core.catalog import CATALOG, download_gib
+from gemma_colab.core.catalog import CATALOG, without_account
 from gemma_colab.core.errors import ModelError
-from gemma_colab.core.hub import without_account
-from gemma_colab.core.machine import GIB, STACK, TESTED, Machine, existing, free_gib
+from gemma_colab.core.machine import GIB, Machine, existing, free_gib
 from gemma_colab.model import preflight as module
+from gemma_colab.model.libraries import STACK, TESTED
+from gemma_colab.model.planner import download_gib
 from gemma_colab.model.preflight import FAIL, OK, WARN, Check, Preflight, cached_gib, preflight, token_source
 
 NAME, LARGE = "google/gemma-3-1b-it", "google/gemma-3-4b-it"
@@ -67,7 +68,7 @@ def assert_says(check: Check, status: str, *words: str) -> None:
 # --------------------------------------------------------------------------------------------- the machine
 def test_a_learner_without_a_gpu_gets_the_next_step(monkeypatch):
     for there, choice in ((False, "tiny-gemma3"), (True, "gemma-3-270m")):
-        monkeypatch.setattr("gemma_colab.core.catalog.packaged_here", lambda there=there: there)
+        monkeypatch.setattr("gemma_colab.model.choice.packaged_here", lambda there=there: there)
         assert_says(look("GPU"), WARN, f"choose {choice} here", "a machine with a GPU for larger models")
     assert_says(look("GPU", machine=COLAB_CPU), WARN, "Runtime -> Change runtime type -> T4 GPU")
     assert look("GPU", "tiny-gemma3") == Check("GPU", "none, and tiny-gemma3 needs none")

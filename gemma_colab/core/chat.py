@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from tqdm.auto import tqdm
 
-from gemma_colab.core.catalog import TINY, source_of
+from gemma_colab.core.catalog import TINY, from_hub, source_of
 from gemma_colab.core.errors import ModelError
-from gemma_colab.core.hub import from_hub
 from gemma_colab.core.rows import Row
 from gemma_colab.core.workspace import samples
 

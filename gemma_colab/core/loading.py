@@ -14,11 +14,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from gemma_colab.core.catalog import refuse_other_models, source_of
+from gemma_colab.core.catalog import from_hub, refuse_other_models, source_of
 from gemma_colab.core.chat import load_tokenizer, stop_token_ids
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.float16 import keep_residual_in_float32
-from gemma_colab.core.hub import from_hub
 from gemma_colab.core.machine import pass_over_old_torchao
 
 # What stays as it is when a whole multimodal model is quantised. In the text part alone, only the head.

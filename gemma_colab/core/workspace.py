@@ -70,7 +70,7 @@ class Workspace:
 
     @contextmanager
     def writing(self, name: str):
-        """Yield a path beside the target; when the block ends well it replaces the target, else it is removed."""
+        """Yield a path beside one of its files or folders, see `writing`."""
         if name != "workspace.json" and self.version < VERSION:
             self.write_json("workspace.json", {"version": VERSION})
         with whole(self.path / name) as part:
@@ -168,10 +168,3 @@ def samples() -> Path:
 def read_sample(name: str) -> list[dict]:
     """Read the lines of `<name>.jsonl` in the sample data."""
     return [json.loads(line) for line in (samples() / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def read_rules(language: str) -> dict[str, str]:
-    """The sample shop's rules: id -> "topic: rule". language: "ru" or "en"."""
-    text = (samples() / f"shop_facts_{language}.md").read_text(encoding="utf-8")
-    cells = [[cell.strip() for cell in line.strip("|\n ").split("|")] for line in text.splitlines() if line.startswith("| ")]
-    return {name: f"{topic}: {rule}" for name, topic, rule in cells[2:]}

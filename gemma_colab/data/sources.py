@@ -91,7 +91,7 @@ def plain_words(name: str):
     except GemmaColabError:
         raise
     except Exception as error:
-        from gemma_colab.core.hub import trace
+        from gemma_colab.model.hub import trace
 
         said = trace(error)
         for pattern, meaning in FAILURES.items():

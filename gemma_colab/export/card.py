@@ -10,8 +10,8 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from gemma_colab.core.catalog import TINY, source_of
-from gemma_colab.core.hub import TOKEN
 from gemma_colab.export.checkpoint import is_hub_id
+from gemma_colab.model.hub import TOKEN
 
 TEMPLATE = Path(__file__).parent / "templates" / "card.jinja"
 PATH = re.compile(r"(?<![\w.:/])(?:~|[A-Za-z]:)?[\\/](?:[^\s\\/|`'\",;:<>()]+[\\/])+([^\s\\/|`'\",;:<>()]*)")

@@ -12,10 +12,10 @@ from huggingface_hub import constants, is_offline_mode, snapshot_download
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, GenerationConfig, PretrainedConfig
 
-from gemma_colab.core.catalog import known_shape, refuse_other_models, source_of
+from gemma_colab.core.catalog import from_hub, known_shape, refuse_other_models, source_of
 from gemma_colab.core.errors import ModelError, SettingsError
-from gemma_colab.core.hub import explain, from_hub
 from gemma_colab.core.machine import GIB, free_gib
+from gemma_colab.model.hub import explain
 
 FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
 INDEX = "model.safetensors.index.json"  # says which shard holds which tensor

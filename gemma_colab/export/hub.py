@@ -16,10 +16,10 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from gemma_colab.core.errors import ModelError, WorkspaceError
-from gemma_colab.core.hub import LOST, SITE, STORE, TOKEN, trace
 from gemma_colab.export.adapter import SETTINGS, check_adapter
 from gemma_colab.export.checkpoint import check_merged, is_hub_id
 from gemma_colab.export.record import mib
+from gemma_colab.model.hub import LOST, SITE, STORE, TOKEN, trace
 from gemma_colab.model.preflight import token_source
 
 EMPTY = {".gitattributes"}  # what a repository holds that was made and never filled

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from gemma_colab.core.catalog import shape_of, shown_name
+from gemma_colab.core.catalog import shape_of
 from gemma_colab.core.errors import GemmaColabError
-from gemma_colab.core.machine import pick_dtype, stack_versions
+from gemma_colab.core.machine import pick_dtype
 from gemma_colab.core.rows import answer, prompt
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import SPLIT_FILES, Workspace
@@ -29,7 +29,9 @@ from gemma_colab.export.record import exported
 from gemma_colab.handover.adapter import ensure_adapter
 from gemma_colab.handover.rows import ensure_rows
 from gemma_colab.handover.settings import choose_model
+from gemma_colab.model.choice import shown_name
 from gemma_colab.model.lent import describe_machine
+from gemma_colab.model.libraries import stack_versions
 from gemma_colab.training.replay import OWN
 from gemma_colab.ui.report import write_report
 

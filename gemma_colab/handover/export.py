@@ -15,12 +15,12 @@ import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from gemma_colab.core.catalog import shape_of, shown_name
+from gemma_colab.core.catalog import shape_of
 from gemma_colab.core.chat import load_tokenizer
 from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.live_curve import save_loss_curve
 from gemma_colab.core.loading import load_model, quantization_config
-from gemma_colab.core.machine import GIB, free_gib, pick_dtype, readable, stack_versions
+from gemma_colab.core.machine import GIB, free_gib, pick_dtype, readable
 from gemma_colab.core.rows import Row, prompt, to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace, whole
@@ -36,7 +36,9 @@ from gemma_colab.export.merged import merge
 from gemma_colab.export.ollama import modelfile, write_ollama
 from gemma_colab.export.parity import Measured, behind, parity, same_model
 from gemma_colab.export.record import entry, exported, mib, record
+from gemma_colab.model.choice import shown_name
 from gemma_colab.model.lent import describe_machine
+from gemma_colab.model.libraries import stack_versions
 from gemma_colab.ui.report import write_report
 
 FORMS = ("adapter", "merged", "ollama", "gguf", "hub")

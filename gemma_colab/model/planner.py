@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from gemma_colab.core.catalog import CATALOG, GPUS, Shape, shape_of
+from gemma_colab.core.catalog import CATALOG, PACKAGED, TINY, Shape, known_shape, shape_of
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.machine import Machine, dtype_name
+from gemma_colab.core.machine import GIB, Machine, dtype_name
 from gemma_colab.core.settings import LoraSettings, TrainSettings, starting_point
 from gemma_colab.model.memory import memory_plan
 
 HEADROOM = 0.15  # share of the GPU that a plan leaves free
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
+# GPUs that Colab and clouds lend: GiB that torch can use, and the dtype to compute in (see hardware.pick_dtype).
+GPUS = {"T4": (14.74, "float16"), "L4": (22.16, "bfloat16"), "A100": (39.4, "bfloat16")}
+
+VISION_PARAMETERS = 417_000_000  # the SigLIP tower in checkpoints of 4B and more
 
 
 def fits(gib: float, limit_gib: float) -> str:
@@ -145,3 +150,16 @@ def _batches(train: TrainSettings) -> list[int]:
 
 def _in_batches_of(batch: int, train: TrainSettings) -> dict:
     return {"per_device_train_batch_size": batch, "gradient_accumulation_steps": train.effective_batch // batch}
+
+
+def download_gib(name: str) -> float | None:
+    """GiB that a model's weights take to download, 2 bytes each; 0 if it is on this machine, None if its size is not known.
+
+    Checkpoints of 4B and more hold a vision model too: it comes along, though this project doesn't use it.
+    """
+    if name in (TINY, PACKAGED) or Path(name).exists():
+        return 0.0
+    if not (shape := known_shape(name)):
+        return None
+    vision = VISION_PARAMETERS if shape.vocab_size > 262_144 else 0  # the multimodal ones have 64 tokens more
+    return 2 * (shape.linear_parameters + shape.embedding_parameters + vision) / GIB

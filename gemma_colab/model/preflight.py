@@ -19,9 +19,11 @@ from packaging.version import Version
 
 from gemma_colab.core import catalog
 from gemma_colab.core import machine as local
-from gemma_colab.core.hub import SITE, explain
-from gemma_colab.core.machine import TESTED, Machine, existing, free_gib, on_kaggle, stack_versions
+from gemma_colab.core.machine import Machine, existing, free_gib, on_kaggle
+from gemma_colab.model import choice, planner
+from gemma_colab.model.hub import SITE, explain
 from gemma_colab.model.lent import HIDDEN, describe_machine, driver_gpus
+from gemma_colab.model.libraries import TESTED, stack_versions
 from gemma_colab.model.planner import fits, smallest_peak
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -83,7 +85,7 @@ def preflight(model: str | None = None, workspace: str | Path = ".", load_in_4bi
     except Exception as e:  # a torch that doesn't fit this machine may raise anything when it is imported
         step = f"run `pip install --force-reinstall torch`, then {RESTART}"
         return Preflight((*checks, Check("GPU", f"torch can't be used ({type(e).__name__}: {e})", FAIL, step)))
-    name, _ = catalog.pick_model(model or "auto", machine)
+    name, _ = choice.pick_model(model or "auto", machine)
     checks += [_gpu(machine, name if model else None), *_other_gpus(machine), *_training(machine, name, load_in_4bit)]
     checks += [_memory(machine, name), *_disks(name, Path(workspace).expanduser().resolve()), *_lent(machine, name), _model(name)]
     return Preflight(tuple(checks))
@@ -133,14 +135,14 @@ def _gpu(machine: Machine, asked: str | None) -> Check:
             "install a torch with CUDA, as https://pytorch.org/get-started says, update the driver, or unset CUDA_VISIBLE_DEVICES"
         )
         return Check("GPU", f"there is one, but torch {version('torch')} can't use it", FAIL, f"{step}; then {RESTART}")
-    if asked in catalog.ON_A_CPU:
+    if asked in choice.ON_A_CPU:
         return Check("GPU", f"none, and {asked} needs none")
-    step = f"choose {catalog.PACKAGED if catalog.packaged_here() else catalog.TINY} here, which trains in minutes, and a machine with a GPU for larger models"
+    step = f"choose {catalog.PACKAGED if choice.packaged_here() else catalog.TINY} here, which trains in minutes, and a machine with a GPU for larger models"
     if machine.colab:
         step = "choose Runtime -> Change runtime type -> T4 GPU, and run the notebook from the top"
     elif on_kaggle():
         step = "choose GPU T4 x2 under Session options -> Accelerator, and run the notebook from the top"
-    return Check("GPU", f"none; a CPU trains {' and '.join(catalog.ON_A_CPU)}, for larger models it is far too slow", WARN, step)
+    return Check("GPU", f"none; a CPU trains {' and '.join(choice.ON_A_CPU)}, for larger models it is far too slow", WARN, step)
 
 
 def _other_gpus(machine: Machine) -> Iterator[Check]:
@@ -175,7 +177,7 @@ def _training(machine: Machine, name: str, load_in_4bit: bool) -> Iterator[Check
 def _memory(machine: Machine, name: str) -> Check:
     # Python with torch and CUDA, and one file of weights on its way to the GPU: the Hub's are 4.7 GiB at most. Without a GPU
     # all weights stay in memory, twice as large in float32 as they were downloaded.
-    size = catalog.download_gib(name) or 0
+    size = planner.download_gib(name) or 0
     need = 3 + (min(size, 4.7) if machine.gpu else 2 * size)
     found = f"{machine.ram_gib} GiB; loading {name} takes about {need:.0f} GiB"
     if machine.ram_gib >= need:
@@ -191,7 +193,7 @@ def cached_gib(name: str) -> float:
 
 
 def _disks(name: str, work: Path) -> Iterator[Check]:
-    cache, size = constants.HF_HUB_CACHE, catalog.download_gib(name)
+    cache, size = constants.HF_HUB_CACHE, planner.download_gib(name)
     need, free = max(0.0, (size or 0) - cached_gib(name)), free_gib(cache)
     wants = "size not known" if size is None else f"{need:.1f} GiB to download" if need else "nothing to download"
     found, lacks = f"{free:.1f} GiB free in {cache}; {name}: {wants}", need and need + 0.5 - free
@@ -214,7 +216,7 @@ def _lent(machine: Machine, name: str) -> Iterator[Check]:
         if _error(lambda: socket.getaddrinfo(SITE.removeprefix("https://"), 443)) is None:
             yield Check("internet", "on")
             return
-        status = WARN if name in catalog.ON_A_CPU or Path(name).exists() else FAIL
+        status = WARN if name in choice.ON_A_CPU or Path(name).exists() else FAIL
         step = "switch on Internet in the panel on the right, under Session options (Kaggle asks for a phone number, once)"
         yield Check("internet", "off, or the Hugging Face Hub can't be found", status, step)
     elif machine.colab and local.DRIVE.is_dir():
@@ -227,13 +229,13 @@ def _lent(machine: Machine, name: str) -> Iterator[Check]:
 # --------------------------------------------------------------------------------------------- the model
 def _model(name: str) -> Check:
     """Whether it can be had: where from, and with which token and licence."""
-    if name == catalog.PACKAGED and not catalog.packaged_here():
-        return Check("model", f"{name} comes from PyPI, and its package is not installed", FAIL, catalog.INSTALL)
+    if name == catalog.PACKAGED and not choice.packaged_here():
+        return Check("model", f"{name} comes from PyPI, and its package is not installed", FAIL, choice.INSTALL)
     if name == catalog.PACKAGED:
         return Check("model", f"{name} comes from PyPI and is installed: no token, no account, under the Gemma terms")
     if name == catalog.TINY or Path(name).exists():
         return Check("model", f"{name} is on this machine: no token, no licence, no network needed")
-    error, source, size = _error(lambda: HfApi().auth_check(name)), token_source(), catalog.download_gib(name)
+    error, source, size = _error(lambda: HfApi().auth_check(name)), token_source(), planner.download_gib(name)
     token = f" (token: {source})" if source else ""
     if error is None:
         return Check("model", f"{name}: yours to download{token}")

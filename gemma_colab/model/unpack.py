@@ -19,10 +19,11 @@ from pathlib import Path
 
 import psutil
 
-from gemma_colab.core.catalog import INSTALL, PACKAGE, PACKAGED, READERS, installed, packaged_here
-from gemma_colab.core.errors import ModelError, WorkspaceError
+from gemma_colab.core.catalog import PACKAGED
+from gemma_colab.core.errors import ModelError
 from gemma_colab.core.machine import GIB, free_gib, readable
-from gemma_colab.core.workspace import Workspace
+from gemma_colab.core.workspace import whole
+from gemma_colab.model.choice import INSTALL, PACKAGE, READERS, installed, packaged_here
 
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"  # of the whole file, checked here and not only there
 WHEELS = PACKAGE.replace("_", "-")
@@ -63,25 +64,28 @@ def unpacked(name: str) -> Path:
 def _made(name: str, make: Callable[[Path], object]) -> Path:
     """Have `make(part)` write the folder of this name, once."""
     try:
-        place = Workspace(cache())
-    except WorkspaceError:
-        text = f"{name} can't be unpacked, because {cache()} can't be made; set GEMMA_COLAB_CACHE to a folder you may write to"
-        raise ModelError(text) from None
-    target = place.path / f"{name}.{FORMAT}"
+        cache().mkdir(parents=True, exist_ok=True)
+    except OSError:
+        raise ModelError(
+            f"{name} can't be unpacked, because {cache()} can't be made; set GEMMA_COLAB_CACHE to a folder you may write to"
+        ) from None
+    target = cache() / f"{name}.{FORMAT}"
     if (target / "config.json").is_file() and (target / "model.safetensors").is_file():
         return target
-    for left in place.path.glob(f".{glob.escape(target.name)}.*.part"):
+    for left in cache().glob(f".{glob.escape(target.name)}.*.part"):
         if not psutil.pid_exists(int(left.suffixes[-2][1:])):  # of a run that was killed
             shutil.rmtree(left, ignore_errors=True)
     try:
-        with place.writing(target.name) as part:
+        with whole(target) as part:
             part.mkdir()
             make(part)
     except Exception as e:
         if not isinstance(e, OSError) and "os error" not in str(e):  # as safetensors and tokenizers, written in Rust, name one
             raise
-        reason = f"{name} can't be unpacked into {place.path} ({getattr(e, 'strerror', None) or str(e)[:120]})"
-        raise ModelError(f"{reason}; make room there, or set GEMMA_COLAB_CACHE to another folder") from None
+        reason = getattr(e, "strerror", None) or str(e)[:120]
+        raise ModelError(
+            f"{name} can't be unpacked into {cache()} ({reason}); make room there, or set GEMMA_COLAB_CACHE to another folder"
+        ) from None
     return target
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from gemma_colab.core.catalog import shown_name
 from gemma_colab.core.errors import SettingsError, WorkspaceError
 from gemma_colab.core.history import COLUMNS
-from gemma_colab.core.hub import TOKEN
-from gemma_colab.core.machine import stack_versions
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace
+from gemma_colab.model.choice import shown_name
+from gemma_colab.model.hub import TOKEN
+from gemma_colab.model.libraries import stack_versions
 from gemma_colab.training.verdict import training_verdict
 
 FOLDER = "history"

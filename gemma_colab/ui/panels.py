@@ -6,15 +6,16 @@ from collections.abc import Iterator
 
 from IPython.display import HTML
 
-from gemma_colab.core.catalog import CATALOG, GPUS, TINY, Shape, download_gib, known_shape, pick_model, shape_of
+from gemma_colab.core.catalog import CATALOG, TINY, Shape, known_shape, shape_of
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.html import render
 from gemma_colab.core.lora import lora_parameters
 from gemma_colab.core.machine import Machine, describe_machine, dtype_name, free_gib
 from gemma_colab.core.settings import LoraSettings, ModelSettings, Settings, TrainSettings, starting_point
 from gemma_colab.core.sliders import Controls, SettingsPanel
+from gemma_colab.model.choice import pick_model
 from gemma_colab.model.memory import memory_plan
-from gemma_colab.model.planner import BATCHES, fits, largest_batch
+from gemma_colab.model.planner import BATCHES, GPUS, download_gib, fits, largest_batch
 from gemma_colab.model.preflight import cached_gib, constants
 from gemma_colab.ui.memory_note import memory_note, task
 from gemma_colab.ui.train_panel import train_panel

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 from huggingface_hub import constants, get_token, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
-from gemma_colab.core.errors import ModelError
+from gemma_colab.core.catalog import without_account
 
 SITE = "https://huggingface.co"
 TOKEN = re.compile(r"hf_\w{20,}|Bearer [^'\" ]+")
@@ -31,16 +30,6 @@ FAILURES = {  # pattern in an error's `trace` -> what it means, and the next ste
     # transformers says so too when the connection was lost behind the config
     "file named model.safetensors": ("{name} has no weights as safetensors, or the connection broke", "run this again, or choose a checkpoint that has: other formats can run code when they are opened"),
 }  # fmt: skip
-
-
-def from_hub(cls, name: str, source: str, **options):
-    """Return `cls.from_pretrained(source, **options)`. Raises `ModelError` that names `name` and the remedy."""
-    # Else transformers has pickle weights converted by a public service, which opens a pull request at that model.
-    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    try:
-        return cls.from_pretrained(source, **options)
-    except Exception as e:  # five libraries may raise here
-        raise ModelError("; ".join(filter(None, explain(name, e)))) from None
 
 
 def explain(name: str, error: BaseException) -> tuple[str, str]:
@@ -67,8 +56,3 @@ def trace(error: BaseException | None) -> str:
         lines.append(f"{status}{' '.join(kind.__name__ for kind in type(error).__mro__)}: {error}")
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return "\n".join(lines)
-
-
-def without_account(name: str) -> str | None:
-    """Name the copy of a checkpoint of Google's for which the Hub asks neither token nor licence; None for other models."""
-    return f"unsloth/{name.split('/')[1]}" if re.match(r"google/gemma-3-\d", name) else None

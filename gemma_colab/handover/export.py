@@ -23,9 +23,8 @@ from gemma_colab.core.loading import load_model, quantization_config
 from gemma_colab.core.machine import GIB, free_gib, pick_dtype, readable
 from gemma_colab.core.rows import Row, prompt, to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
-from gemma_colab.core.workspace import Workspace, whole
-from gemma_colab.evaluation.generation import generate_answers
-from gemma_colab.evaluation.loss import answer_losses
+from gemma_colab.core.workspace import SPLITS, Workspace, whole
+from gemma_colab.evaluation import answer_losses, generate_answers
 from gemma_colab.export.adapter import check_adapter, load_adapter
 from gemma_colab.export.card import model_card
 from gemma_colab.export.checkpoint import base_folder, is_multimodal, missing_stops, stored_tensors
@@ -47,6 +46,7 @@ SUMMARY, TEST = "summary.json", "rows/test.jsonl"
 # A GGUF file is sound where this share of its answers is the merged model's, or parts from it at a word that the merged model holds
 # nearly as likely as its own (nats). Measured in benchmarks/README.md.
 SOUND, NEARLY = 0.8, 1.0
+LARGER = "delete the model you have loaded and export again, or compare on a larger machine"
 ON_4, ON_16 = "adapter on the 4-bit base", "adapter on the 16-bit base"
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.(?:part|old)")  # of `Workspace.writing`, when it was killed
 
@@ -83,7 +83,7 @@ def export_workspace(
     if to in ("merged", "ollama", "gguf") or (to == "hub" and form == "merged"):
         _need_merged(workspace, to, text_only, outtype)
     if to == "adapter":
-        write_card(workspace, "adapter")
+        write_card(workspace.path / "adapter", "adapter", run_facts(workspace))
         record(workspace, adapter=entry(workspace, "adapter"))
     elif to == "merged" and rows:
         _compare_merged(workspace, rows, max_new_tokens)
@@ -96,7 +96,7 @@ def export_workspace(
         record(workspace, gguf=made)
         record(workspace, gguf=made | _compare_gguf(workspace, path, rows, max_new_tokens))
     elif to == "hub":
-        write_card(workspace, form)  # notebook 05 may have run since the last one was written
+        write_card(workspace.path / form, form, run_facts(workspace))  # notebook 05 may have run since the last one was written
         url = push(workspace.path / form, repo_id, private=private, exist_ok=exist_ok)
         record(workspace, hub={"repo": url, "form": form, "private": is_private})
     _tell_report(workspace)
@@ -134,20 +134,18 @@ def _sweep(workspace: Workspace) -> None:
 
 def _tell_report(workspace: Workspace) -> None:
     """Bring `summary.json` and `report.html` up to what was exported, where they are there and of today's adapter."""
-    if not workspace.has(SUMMARY) or not _of_this_run(
-        summary := workspace.read_json(SUMMARY), workspace.read_json("training.json")
-    ):
-        return
-    workspace.write_json(SUMMARY, summary | {"export": exported(workspace).get("parity", [])})
-    if workspace.has("report.html") and workspace.has("evaluation/rows.jsonl"):
-        write_report(workspace)
+    summary = workspace.read_json(SUMMARY) if workspace.has(SUMMARY) else {}
+    if summary and _of_this_run(summary, workspace.read_json("training.json")):
+        workspace.write_json(SUMMARY, summary | {"export": exported(workspace).get("parity", [])})
+        if workspace.has("report.html") and workspace.has("evaluation/rows.jsonl"):
+            write_report(workspace)
 
 
 # --------------------------------------------------------------------------------------------- the merged model
 def _need_merged(workspace: Workspace, to: str, text_only: bool | None, outtype: str) -> None:
     """Merge, unless `merged/` is there of today's adapter and of the kind that is wanted; asked for by its name, it is made anew."""
-    known = exported(workspace).get("merged", {}).get("text_only") if workspace.has("merged/config.json") else None
-    there = None if to == "merged" else known
+    usable = to != "merged" and workspace.has("merged/config.json")
+    there = exported(workspace).get("merged", {}).get("text_only") if usable else None
     wanted = text_only if text_only is not None else there is not False
     if there == wanted:
         return
@@ -158,7 +156,7 @@ def _need_merged(workspace: Workspace, to: str, text_only: bool | None, outtype:
         part.mkdir()
         facts = run_facts(workspace) | {"export": [], "export_sentence": None}  # what is wrong with them shows before the work
         merge(base, workspace.path / "adapter", part, text_only=wanted)
-        _write_card(part, "merged", facts)
+        write_card(part, "merged", facts)
     record(workspace, merged=entry(workspace, "merged") | {"text_only": wanted})
 
 
@@ -169,23 +167,18 @@ def _refuse_early(workspace: Workspace, base: str, to: str, outtype: str) -> Non
     folder = base_folder(base)
     if not (folder / "tokenizer.model").is_file():
         raise ModelError(
-            f"tokenizer.model is missing in {folder}, and llama.cpp and Ollama need it; copy it there from the model's original repository"
+            f"tokenizer.model is missing in {folder}, and llama.cpp and Ollama need it; copy it from the original model"
         )
     tensors, free = stored_tensors(base, folder), free_gib(workspace.path)
     # merged/ has 2 bytes a weight at least; `merge` itself looks closer
     if to == "gguf" and free < (need := gguf_gib(tensors, "bf16") + gguf_gib(tensors, outtype)):
-        raise WorkspaceError(
-            f"merged/ and the GGUF file take {readable(need)} and {readable(free)} is free in {workspace.path}; make room there"
-        )
+        short = f"take {readable(need)} and {readable(free)} is free in {workspace.path}"
+        raise WorkspaceError(f"merged/ and the GGUF file {short}; make room there")
 
 
 # --------------------------------------------------------------------------------------------- the card
-def write_card(workspace: Workspace, form: str) -> None:
-    """Write README.md and `loss_curve.png` into `adapter/` or `merged/`."""
-    _write_card(workspace.path / form, form, run_facts(workspace))
-
-
-def _write_card(folder: Path, form: str, facts: dict) -> None:
+def write_card(folder: Path, form: str, facts: dict) -> None:
+    """Write README.md and `loss_curve.png` into the folder of an "adapter" or "merged" model. facts: of `run_facts`."""
     with whole(folder / "loss_curve.png") as curve:
         save_loss_curve(facts["log_history"], curve, dpi=120)
     dtype = str(AutoConfig.from_pretrained(folder).dtype).removeprefix("torch.") if form == "merged" else "bfloat16"
@@ -200,15 +193,15 @@ def run_facts(workspace: Workspace) -> dict:
     Beside it "log_history" of the run itself, for its curve, and "is_multimodal", whether the base sees images.
     """
     run = workspace.read_json("training.json")
-    splits = [split for split in ("train", "validation", "test") if workspace.has(f"rows/{split}.jsonl")]
-    kinds = {name: kind for name, kind in {"lora": LoraSettings, "train": TrainSettings}.items() if workspace.has(kind.file)}
+    splits = {split: f"rows/{split}.jsonl" for split in SPLITS}
+    settings = {"lora": LoraSettings.file, "train": TrainSettings.file}
     facts = {
         "model": run["model"],
         "load_in_4bit": run.get("load_in_4bit"),
         "fingerprint": run.get("rows"),
         "versions": {name: version for name, version in stack_versions().items() if version != "missing"},
-        "rows": {split: len(workspace.read_jsonl(f"rows/{split}.jsonl")) for split in splits},
-        "settings": {name: workspace.read_json(kind.file) for name, kind in kinds.items()},
+        "rows": {split: len(workspace.read_jsonl(file)) for split, file in splits.items() if workspace.has(file)},
+        "settings": {name: workspace.read_json(file) for name, file in settings.items() if workspace.has(file)},
         "training": {name: run.get(name) for name in ("status", "verdict", "seconds", "steps", "best_step", "best_eval_loss")},
         "log_history": run["log_history"],
         "is_multimodal": is_multimodal(run["model"]),  # here: from the name that is shown, a folder can't be found again
@@ -237,29 +230,26 @@ def _of_this_run(summary: dict, run: dict) -> bool:
 def _compare_merged(workspace: Workspace, rows: int, max_new_tokens: int) -> None:
     """Compare `merged/` with the adapter; note it in `export.json` and on both cards."""
 
-    def compare() -> dict:
-        forms = compare_forms(workspace, rows=rows, max_new_tokens=max_new_tokens)
+    def compare(asked: list[Row]) -> dict:
+        forms = compare_forms(workspace, asked, max_new_tokens)
         same, sentence = same_model(forms, "merged", ON_16)
         # The answers don't show it: to measure, every form is told where to stop.
         if lacking := missing_stops(workspace.path / "merged"):
-            same = False
-            sentence += (
-                f"; but its generation_config.json lacks {' and '.join(lacking)}, where its answers should end: export it again"
-            )
+            lacks = f"its generation_config.json lacks {' and '.join(lacking)}, where its answers should end"
+            same, sentence = False, f"{sentence}; but {lacks}: export it again"
         return {"parity": parity(forms).round(6).to_dict("records"), "same": same, "sentence": sentence}
 
-    told = _if_it_fits(workspace, _dtypes(workspace)[1], compare)
+    told = _if_it_fits(workspace, rows, _dtypes(workspace)[1], compare)
     record(workspace, **told)
     if "parity" in told:
         for form in PUSHED:
-            write_card(workspace, form)
+            write_card(workspace.path / form, form, run_facts(workspace))
 
 
-def compare_forms(workspace: Workspace, *, rows: int = 20, max_new_tokens: int = 144) -> dict[str, Measured]:
-    """Ask the first test rows of the adapter on the base it was trained on, of the adapter on the 16-bit base, and of `merged/` in
-    plain transformers, loaded one after the other; the result is for `parity`."""
-    run, asked = workspace.read_json("training.json"), _test_rows(workspace, rows)
-    dtype, wide = _dtypes(workspace)
+def compare_forms(workspace: Workspace, rows: list[Row], max_new_tokens: int = 144) -> dict[str, Measured]:
+    """Ask these rows of the adapter on the base it was trained on, of the adapter on the 16-bit base, and of `merged/` in plain
+    transformers, loaded one after the other; the result is for `parity`."""
+    run, (dtype, wide) = workspace.read_json("training.json"), _dtypes(workspace)
     adapter, merged = workspace.path / "adapter", workspace.path / "merged"
 
     def on_base(quantized: bool) -> tuple:
@@ -270,7 +260,7 @@ def compare_forms(workspace: Workspace, *, rows: int = 20, max_new_tokens: int =
     loaders |= {ON_16: lambda: on_base(False), "merged": lambda: _plain(merged, wide)}
     forms = {}
     for name, load in loaders.items():
-        forms[name] = _measure(*load(), asked, merged if name == "merged" else adapter, name, max_new_tokens)
+        forms[name] = _measure(*load(), rows, merged if name == "merged" else adapter, name, max_new_tokens)
         _free_gpu()
     return forms
 
@@ -285,8 +275,8 @@ def _measure(model, tokenizer, rows: list[Row], folder: Path, name: str, max_new
 def _compare_gguf(workspace: Workspace, path: Path, rows: int, max_new_tokens: int) -> dict:
     """Ask llama.cpp what the merged model is asked, where Python can call it; return what to note of it."""
 
-    def compare() -> dict:
-        prompts = [prompt(row) for row in _test_rows(workspace, rows)]
+    def compare(asked: list[Row]) -> dict:
+        prompts = [prompt(row) for row in asked]
         model, tokenizer = _plain(workspace.path / "merged", torch.float32)
         wanted = generate_answers(model, tokenizer, prompts, max_new_tokens=max_new_tokens, description="merged")
         found = check_gguf(path, prompts, wanted, max_new_tokens=max_new_tokens)
@@ -295,22 +285,16 @@ def _compare_gguf(workspace: Workspace, path: Path, rows: int, max_new_tokens: i
         equal = float(found["equal"].mean())
         sentence = f"llama.cpp gives the answers of the merged model to {equal:.0%} of {len(found)} test rows"
         if equal < 1:
-            also = f"with those that part at a word nearly as likely, which is rounding, it is {near:.0%}"
-            sentence += f"; {also}; a sound file has {SOUND:.0%} or more"
+            sentence += f"; with those that part at a word nearly as likely, which is rounding, it is {near:.0%}"
+            sentence += f"; a sound file has {SOUND:.0%} or more"
         if near < SOUND:
-            remedy = (
-                "export it again with outtype f16, which rounds least, or with another llama.cpp (LLAMA_CPP names its folder)"
-            )
+            remedy = "export it again with outtype f16, which rounds least, or with another llama.cpp (LLAMA_CPP names it)"
             sentence = f"looks broken: {sentence}; {remedy}"
         return {"answers equal": equal, "nearly": near, "rows": len(found), "same": near >= SOUND, "sentence": sentence}
 
     if not can_run():
         return {"not_compared": "Python needs llama.cpp to run it, which pip install xllamacpp brings"}
-    return _if_it_fits(workspace, torch.float32, compare) if rows else {"not_compared": "rows=0 asked for no comparison"}
-
-
-def _test_rows(workspace: Workspace, rows: int) -> list[Row]:
-    return [to_messages(row) for row in workspace.read_jsonl(TEST)[:rows]]
+    return _if_it_fits(workspace, rows, torch.float32, compare)
 
 
 def _dtypes(workspace: Workspace) -> tuple[torch.dtype, torch.dtype]:
@@ -328,22 +312,20 @@ def _plain(folder: Path, dtype: torch.dtype) -> tuple:
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 
-def _if_it_fits(workspace: Workspace, dtype: torch.dtype, compare: Callable[[], dict]) -> dict:
-    """Return what `compare` found; {"not_compared": why} without test rows, or where the merged model is too large to be run here."""
-    if not workspace.has(TEST):
-        return {"not_compared": "there are no test rows in this workspace"}
+def _if_it_fits(workspace: Workspace, rows: int, dtype: torch.dtype, compare: Callable[[list[Row]], dict]) -> dict:
+    """Return what `compare` found on test rows; {"not_compared": why} if there are none, or the merged model is too large to run here."""
+    asked = [to_messages(row) for row in workspace.read_jsonl(TEST)[:rows]] if workspace.has(TEST) else []
+    if not asked:
+        return {"not_compared": "there are no test rows to compare on"}
     _free_gpu()
     if reason := _no_room(workspace.path / "merged", dtype):
-        return {"not_compared": reason}
+        return {"not_compared": f"{reason}; {LARGER}"}
     try:
-        return compare()
+        return compare(asked)
     except torch.OutOfMemoryError:  # others use the GPU too, and long rows take more
         pass
     _free_gpu()  # here, where the error no longer holds what filled it
-    return {
-        "not_compared": "the GPU's memory was full before all questions were answered; delete the model you have loaded and export "
-        "again, or compare on a larger machine"
-    }
+    return {"not_compared": f"the GPU's memory was full before all questions were answered; {LARGER}"}
 
 
 def _no_room(merged: Path, dtype: torch.dtype) -> str:
@@ -351,12 +333,8 @@ def _no_room(merged: Path, dtype: torch.dtype) -> str:
     wider = dtype.itemsize / AutoConfig.from_pretrained(merged).dtype.itemsize  # float32 takes twice what is stored in 16 bit
     need, gpu = mib(merged) / 1024 * wider * 1.1 + 0.5, torch.cuda.is_available()
     free = (torch.cuda.mem_get_info()[0] if gpu else psutil.virtual_memory().available) / GIB
-    if free > need:
-        return ""
-    return (
-        f"running the merged model takes about {need:.1f} GiB, and {readable(free)} of {'the GPU' if gpu else 'memory'} is free; "
-        "delete the model you have loaded and export again, or compare on a larger machine"
-    )
+    short = f"takes about {need:.1f} GiB, and {readable(free)} of {'the GPU' if gpu else 'memory'} is free"
+    return "" if free > need else f"running the merged model {short}"
 
 
 def _free_gpu() -> None:

@@ -28,7 +28,6 @@ from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace, samples, whole
 from gemma_colab.export import checkpoint, converter, export_workspace, exported, load_adapter, merge, save_adapter
 from gemma_colab.export import merged as merging
-from gemma_colab.export.adapter import check_adapter
 from gemma_colab.export.card import model_card, plain
 from gemma_colab.export.checkpoint import missing_stops, text_name
 from gemma_colab.export.parity import CLOSE, Measured, behind, parity, same_model
@@ -345,42 +344,49 @@ def test_an_adapter_of_another_id_is_refused_before_any_download(base32, adapter
     refused(WorkspaceError, words, "gemma-3-1b-pt", adapter, tmp_path / "m")
 
 
-def test_an_adapter_that_does_more_is_refused(base32, tmp_path):
+WEIGHTS, ADAPTER = "model.safetensors", "adapter_model.safetensors"
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def drop(path, name):
+    save_file({key: weight for key, weight in load_file(path).items() if name not in key}, path, {"format": "pt"})
+
+
+SPOILT = {  # what is done to the adapter or the base -> the sentence that says so
+    "cut adapter": ("adapter", lambda a: cut(a / ADAPTER), "not a whole adapter"),
+    "no adapter": ("adapter", lambda a: (a / ADAPTER).unlink(), f"{ADAPTER} is missing"),
+    "cut settings": ("adapter", lambda a: (a / "adapter_config.json").write_text('{"peft_type": "LO'), "not a whole adapter"),
+    "no settings": ("adapter", lambda a: (a / "adapter_config.json").unlink(), "adapter_config.json is missing"),
+    "fewer tensors": ("adapter", lambda a: drop(a / ADAPTER, "layers.0.self_attn.q_proj.lora_A"), "absent in the adapter"),
+    "lacking": ("base", lambda b: drop(b / WEIGHTS, "model.norm"), "lacks 1 of its weights.*model.norm.weight"),
+    "cut base": ("base", lambda b: cut(b / WEIGHTS), "not whole.*download or save"),
+    "no weights": ("base", lambda b: (b / WEIGHTS).unlink(), "no weights in the safetensors format"),
+    "4 bit": ("base", lambda b: rewrite(b / "config.json", quantization_config={"quant_method": "bitsandbytes"}), "stored quantized.*16-bit"),
+    "gone": ("base", shutil.rmtree, "no longer there"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spoilt", SPOILT)
+def test_what_is_not_whole_or_quantized_or_gone_is_refused(base32, adapter, tmp_path, spoilt):
+    which, spoil, words = SPOILT[spoilt]
+    folders = {"base": shutil.copytree(base32, tmp_path / "base"), "adapter": shutil.copytree(adapter, tmp_path / "adapter")}
+    spoil(folders[which])
+    error = {"base": ModelError, "adapter": WorkspaceError}[which]
+    refused(error, words, str(folders["base"]), folders["adapter"], tmp_path / "m")
+
+
+def test_an_adapter_that_does_more_or_gives_no_numbers_is_refused(base32, adapter, tmp_path):
     config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], modules_to_save=["norm"])
-    adapter = save(get_peft_model(load(base32), config), tmp_path / "adapter")
-    refused(WorkspaceError, "changes more than linear layers.*merge_and_unload", base32, adapter, tmp_path / "m")
-
-
-def test_a_half_written_adapter_is_refused(base32, adapter, tmp_path):
-    check_adapter(adapter)
-    for name, content in {"adapter_model.safetensors": b"cut off", "adapter_config.json": b'{"peft_type": "LO'}.items():
-        broken = shutil.copytree(adapter, tmp_path / name)
-        (broken / name).write_bytes(content)
-        refused(WorkspaceError, "not a whole adapter", base32, broken, tmp_path / "m")
-        (broken / name).unlink()
-        refused(WorkspaceError, f"{name} is missing", base32, broken, tmp_path / "m")
-    tensors = load_file(adapter / "adapter_model.safetensors")
-    fewer, nan = shutil.copytree(adapter, tmp_path / "fewer"), shutil.copytree(adapter, tmp_path / "nan")
-    save_file(dict(list(tensors.items())[1:]), fewer / "adapter_model.safetensors")
-    refused(WorkspaceError, "absent in the adapter", base32, fewer, tmp_path / "m")
-    save_file({name: weight * float("nan") for name, weight in tensors.items()}, nan / "adapter_model.safetensors")
+    more = save(get_peft_model(load(base32), config), tmp_path / "more")
+    refused(WorkspaceError, "changes more than linear layers.*merge_and_unload", base32, more, tmp_path / "m")
+    nan = shutil.copytree(adapter, tmp_path / "nan")
+    save_file({name: weight * float("nan") for name, weight in load_file(nan / ADAPTER).items()}, nan / ADAPTER)
     with pytest.raises(WorkspaceError, match="infinite or not a number"), whole(tmp_path / "w" / "merged") as part:
         merge(base32, nan, part)
     assert not list((tmp_path / "w").iterdir())
-
-
-def test_a_base_that_is_not_whole_or_quantized_or_gone_is_refused(base32, adapter, tmp_path):
-    lacking, cut, four = (shutil.copytree(base32, tmp_path / name) for name in ("lacking", "cut", "four"))
-    kept = {name: weight for name, weight in weights(base32).items() if name != "model.norm.weight"}
-    save_file(kept, lacking / "model.safetensors", {"format": "pt"})
-    refused(ModelError, "lacks 1 of its weights.*model.norm.weight", str(lacking), adapter, tmp_path / "m")
-    (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:-1000])
-    refused(ModelError, "not whole.*download or save", str(cut), adapter, tmp_path / "m")
-    (cut / "model.safetensors").unlink()
-    refused(ModelError, "no weights in the safetensors format", str(cut), adapter, tmp_path / "m")
-    rewrite(four / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
-    refused(ModelError, "stored quantized.*16-bit", str(four), adapter, tmp_path / "m")
-    refused(ModelError, "no longer there", str(tmp_path / "gone"), adapter, tmp_path / "m")
 
 
 def test_too_little_memory_or_disk_is_said_before(base32, adapter, tmp_path, monkeypatch):

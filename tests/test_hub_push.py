@@ -74,8 +74,8 @@ def push_them_all(adapter: Path, merged: Path, home: Path) -> dict:
         told["merged files"] = sorted(files("learner/first"))
         shutil.copytree(hub.repos["learner/first"].folder, home / "merged on the Hub")
         told["messages"] = list(hub.repos["learner/first"].messages)
-        attempt("organisation, public", merged, "shop/model", private=False, message="for all")
-        told["organisation, public"]["private"] = hub.repos["shop/model"].private
+        attempt("organization, public", merged, "shop/model", private=False, message="for all")
+        told["organization, public"]["private"] = hub.repos["shop/model"].private
         attempt("private into public", adapter, "shop/model", exist_ok=True)
         hub.repos["learner/locked"] = Repo(hub.repos["shop/model"].folder, private=True, read_only=True)
         attempt("locked", adapter, "locked", exist_ok=True)
@@ -156,14 +156,10 @@ def place(tmp_path_factory):
     from transformers import AutoTokenizer
 
     from gemma_colab.core.loading import load_model
-    from gemma_colab.core.settings import LoraSettings, ModelSettings
     from gemma_colab.core.workspace import Workspace, samples
-    from gemma_colab.export.adapter import save_adapter
-    from gemma_colab.handover.export import export_workspace
+    from gemma_colab.export import export_workspace, save_adapter
 
     workspace = Workspace(tmp_path_factory.mktemp("place") / "work")
-    ModelSettings(model="tiny-gemma3").save(workspace)
-    LoraSettings(r=4, lora_alpha=8).save(workspace)
     log = [{"step": step, "epoch": 1.0, "loss": 8 - step} for step in range(1, 5)]
     workspace.write_json("training.json", {"model": "tiny-gemma3", "steps": 4, "log_history": log})
     save_adapter(
@@ -239,18 +235,13 @@ def test_each_refusal_is_one_sentence_before_any_upload(told, case):
     assert (told[case]["url"], told[case]["made"], told[case]["sent"]) == ("", [], 0)
 
 
-def test_asking_changes_nothing(told):
-    assert told["checked"]["url"] == "learner/first"
-    assert told["made by asking"] == []
-
-
-def test_the_adapter_is_there_private_and_whole(told):
+def test_the_adapter_is_there_private_and_whole_and_asking_first_changes_nothing(told):
+    assert (told["checked"]["url"], told["made by asking"]) == ("learner/first", [])
     assert re.fullmatch(r"http://127.0.0.1:\d+/learner/first", told["adapter"]["url"])
     assert (told["adapter"]["made"], told["adapter"]["private"]) == (["learner/first"], True)
     assert told["adapter weights"]
-    assert {"README.md", "adapter_config.json", "adapter_model.safetensors", "loss_curve.png", "tokenizer.json"} <= set(
-        told["adapter files"]
-    )
+    needed = {"README.md", "adapter_config.json", "adapter_model.safetensors", "loss_curve.png", "tokenizer.json"}
+    assert needed <= set(told["adapter files"])
     assert ".DS_Store" not in told["adapter files"]
     assert told["adapter config"]["base_model_name_or_path"] == "tiny-gemma3"  # not the folder it lies in here
 
@@ -283,15 +274,12 @@ def test_a_new_version_leaves_no_file_of_the_old_one(told):
     assert told["messages"] == ["adapter of gemma_colab", "merged of gemma_colab"]
 
 
-def test_public_and_for_an_organisation_only_when_asked(told):
-    assert (told["organisation, public"]["made"], told["organisation, public"]["private"]) == (["shop/model"], False)
-
-
-def test_what_is_private_already_is_not_called_public(told, output):
+def test_public_and_for_an_organization_only_when_asked_and_what_is_private_already_is_not_called_public(told, output):
+    assert (told["organization, public"]["made"], told["organization, public"]["private"]) == (["shop/model"], False)
+    assert "MiB to shop/model, public\n" in output
     assert told["public, but is private"]["url"].endswith("learner/first")
     assert told["public, but is private"]["private"]
     assert "MiB to learner/first, private, as it is already" in output
-    assert "MiB to shop/model, public\n" in output
 
 
 def test_the_code_in_the_card_names_the_repository(told, place):
@@ -319,12 +307,9 @@ def test_the_command_pushes_and_refuses_the_same_name_twice(told, output, place)
     assert made == {"repo": made["repo"], "form": "merged", "private": True}
 
 
-def test_the_token_of_colabs_secrets_is_enough(told):
-    assert told["in Colab"]["url"].endswith("learner/from-colab")
-
-
 def test_no_token_is_printed_or_written(told, output, place, home):
     tokens = (WRITER, READER, EXPIRED, NARROW)
+    assert told["in Colab"]["url"].endswith("learner/from-colab")  # the token of Colab's secrets is enough
     assert told["token in the log of requests"]
     assert told["to the storage without a token"]
     assert not [token for token in tokens if token in output]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from IPython.display import HTML
 
 from gemma_colab.core.catalog import CATALOG, TINY, Shape, known_shape, shape_of
@@ -70,19 +68,8 @@ def lora_panel(
     return SettingsPanel(settings, LORA_CONTROLS, note)
 
 
-def model_panel(
-    settings: ModelSettings,
-    machine: Machine,
-    *,
-    lora: LoraSettings | None = None,
-    train: TrainSettings | None = None,
-    tokens: int = 1024,
-) -> SettingsPanel:
-    """Which Gemma 3, in 4 or in 16 bit; see `settings_panel`.
-
-    lora, train: settings to predict for; left out, the `starting_point` of each model. A name that was put in stays on offer,
-    whether its config can be read or not.
-    """
+def model_panel(settings: ModelSettings, machine: Machine, *, lora=None, train=None, tokens: int = 1024) -> SettingsPanel:
+    """Which Gemma 3, in 4 or in 16 bit; see `settings_panel`. A name that was put in stays on offer, even if it can't be read."""
     known: dict[str, Shape] = {}
 
     def note(s: ModelSettings) -> HTML:
@@ -90,7 +77,9 @@ def model_panel(
         if name not in known:
             known[name] = shape_of(name)
         start = starting_point(name)
-        return _model_note(s, name, why, known[name], machine, lora or start[0], train or start[1], tokens)
+        return _model_note(
+            s, name, why if name != s.model else "", known[name], machine, lora or start[0], train or start[1], tokens
+        )
 
     return SettingsPanel(settings, MODEL_CONTROLS, note)
 
@@ -117,20 +106,11 @@ def _model_note(
         gib, batch = memory_plan(dimensions, lora, train, **plan).sum(), largest_batch(dimensions, lora, train, limit, **plan)
         line = {"gpu": place, "here": "this machine" in place, "word": fits(gib, limit), "gib": gib, "limit": limit}
         lines.append(line | {"batch": f"{batch} or more" if batch == BATCHES[-1] else batch or "none"})
-    text = render(
-        TEMPLATE,
-        "model",
-        asked=s.model,
-        name=name,
-        why=why if name != s.model else "",
-        size=f"{weights / 1e9:.1f} billion" if weights >= 0.95e9 else f"{weights / 1e6:.0f} million",
-        download=_download(name),
-        only=TINY if machine.gpu is None and weights > SMALL else "",
-        lines=lines,
-        task=f"{task(train, tokens)}, LoRA of r={lora.r} on {lora.target_modules}",
-        advice=list(_advice(s, name, dimensions, machine, lora, train, tokens)),
-    )
-    return HTML(text)
+    size = f"{weights / 1e9:.1f} billion" if weights >= 0.95e9 else f"{weights / 1e6:.0f} million"
+    only = TINY if machine.gpu is None and weights > SMALL else ""
+    what = f"{task(train, tokens)}, LoRA of r={lora.r} on {lora.target_modules}"
+    advice = [_not_tuned(name), _little_saved(s, dimensions, machine, lora, train, tokens)]
+    return HTML(render(TEMPLATE, "model", s.model, name, why, size, _download(name), only, lines, what, filter(None, advice)))
 
 
 def _is(machine: Machine, gpu: str) -> bool:
@@ -149,22 +129,27 @@ def _download(name: str) -> str:
     return f"{size:.1f} GiB to download, {free_gib(constants.HF_HUB_CACHE):.0f} GiB free here"
 
 
-def _advice(
-    s: ModelSettings, name: str, dimensions: Shape, machine: Machine, lora: LoraSettings, train: TrainSettings, tokens: int
-) -> Iterator[str]:
-    """Yield sentences on what the table can't say."""
-    if name.endswith("-pt") or (known_shape(name) and not name.endswith("-it")):
-        yield (
-            f"{name} is pre-trained only: it continues texts and doesn't follow instructions yet. "
-            "To start from one that does, take the model whose name ends in -it."
-        )
+def _not_tuned(name: str) -> str:
+    if not (name.endswith("-pt") or (known_shape(name) and not name.endswith("-it"))):
+        return ""
+    return (
+        f"{name} is pre-trained only: it continues texts and doesn't follow instructions yet. "
+        "To start from one that does, take the model whose name ends in -it."
+    )
+
+
+def _little_saved(
+    s: ModelSettings, dimensions: Shape, machine: Machine, lora: LoraSettings, train: TrainSettings, tokens: int
+) -> str:
+    """Advice for 16 bit where it fits, and 4 bit saves less than a tenth of the memory."""
     limit, dtype = (machine.gpu_gib, dtype_name(machine)[0]) if machine.gpu else GPUS["T4"]
     plans = [memory_plan(dimensions, lora, train, tokens=tokens, dtype=dtype, load_in_4bit=b) for b in (True, False)]
     (small, large), (total, total_16) = [p["weights"] for p in plans], [p.sum() for p in plans]
-    saves_little = dimensions.linear_parameters > SMALL and large - small < 0.1 * limit
-    if s.load_in_4bit and saves_little and fits(total_16, limit) == "fits":
-        yield (
-            f"4 bit saves little here: the weights of the linear layers take {small:.2f} GiB in 4 bit and {large:.2f} GiB in "
-            f"16 bit, of {total:.1f} and {total_16:.1f} GiB in all on a {machine.gpu or 'T4'}. "
-            "16 bit is an option: nothing is rounded, nothing has to be unpacked."
-        )
+    little = dimensions.linear_parameters > SMALL and large - small < 0.1 * limit and fits(total_16, limit) == "fits"
+    if not (s.load_in_4bit and little):
+        return ""
+    return (
+        f"4 bit saves little here: the weights of the linear layers take {small:.2f} GiB in 4 bit and {large:.2f} GiB in "
+        f"16 bit, of {total:.1f} and {total_16:.1f} GiB in all on a {machine.gpu or 'T4'}. "
+        "16 bit is an option: nothing is rounded, nothing has to be unpacked."
+    )

@@ -5,7 +5,7 @@ import torch
 
 from gemma_colab.core.errors import ModelError, SettingsError
 from gemma_colab.evaluation.generation import chat_candidates
-from gemma_colab.ui.chat import ChatPanel
+from gemma_colab.ui import ChatPanel
 
 EVIL = "<img src=x onerror='alert(1)'> </div><b>жирный</b> **звёзды** {{ 7 * 7 }}"
 
@@ -14,7 +14,7 @@ def counting(name):
     return lambda turns: f"{name} {len(turns)}"
 
 
-def test_each_contestant_has_its_own_history():
+def test_each_candidate_has_its_own_history():
     heard = []
 
     def tuned(turns):
@@ -108,20 +108,13 @@ def test_clear_and_nothing_to_send():
         ChatPanel({})
 
 
-def test_several_lines_pasted_are_one_message():
+def test_several_lines_pasted_are_one_message_and_what_is_typed_too_early_is_not_said_twice():
     panel = ChatPanel({"base": counting("base")})
     panel.line.value = "первая\nвторая"
     assert panel.turns("base") == []
-    panel.line.value = "первая\nвторая\n"
-    assert panel.turns("base")[0]["content"] == "первая\nвторая"
-
-
-def test_what_is_typed_before_the_browser_hears_of_the_empty_line_is_not_said_twice():
-    panel = ChatPanel({"base": counting("base")})
-    panel.line.value = "раз\n"
-    panel.line.value = "раз\nдва\n"
-    panel.line.value = "два\n"
-    assert [turn["content"] for turn in panel.turns("base")[::2]] == ["раз", "два", "два"]
+    for text in ("первая\nвторая\n", "первая\nвторая\nтретья\n"):  # the browser had not heard of the empty line yet
+        panel.line.value = text
+    assert [turn["content"] for turn in panel.turns("base")[::2]] == ["первая\nвторая", "третья"]
 
 
 # ------------------------------------------------------------------------------------------ a real model
@@ -144,15 +137,15 @@ TURNS = [{"role": "user", "content": "Где мой заказ?"}]
 def test_base_is_the_model_without_its_adapter(tuned_model, tokenizer):
     from transformers import AutoModelForCausalLM
 
-    functions = chat_candidates(tuned_model, tokenizer, max_new_tokens=8, do_sample=False)
-    base, tuned = (functions[name](TURNS) for name in ("base", "tuned"))
+    panel = ChatPanel(tuned_model, tokenizer, max_new_tokens=8, do_sample=False)
+    panel.ask(TURNS[0]["content"])
+    base, tuned = (panel.turns(name)[1]["content"] for name in ("base", "tuned"))
     assert base != tuned
     plain = AutoModelForCausalLM.from_pretrained(tuned_model.peft_config["default"].base_model_name_or_path)
     batch = tokenizer.apply_chat_template(TURNS, add_generation_prompt=True, return_dict=True, return_tensors="pt")
     out = plain.generate(**batch, max_new_tokens=8, do_sample=False)[0, batch["input_ids"].shape[1] :]
     assert base == tokenizer.decode(out, skip_special_tokens=True).strip()
     assert tuned_model.training  # as it was
-    assert functions["tuned"](TURNS) == tuned
 
 
 def test_sampling_repeats_with_its_seed_and_leaves_the_random_state_alone(tuned_model, tokenizer):
@@ -169,16 +162,14 @@ def test_sampling_repeats_with_its_seed_and_leaves_the_random_state_alone(tuned_
 
 def test_both_start_from_the_same_seed_under_the_same_settings(tuned_model, tokenizer):
     """With an adapter that does nothing, both say the same."""
+    added = [p for name, p in tuned_model.named_parameters() if "lora_B" in name]
+    before = [p.detach().clone() for p in added]
     with torch.no_grad():
-        before = {name: p.clone() for name, p in tuned_model.named_parameters() if "lora_B" in name}
-        for name, p in tuned_model.named_parameters():
-            if name in before:
-                p.zero_()
-        functions = chat_candidates(tuned_model, tokenizer, max_new_tokens=12)
-        answers = [functions[name](TURNS) for name in ("base", "tuned")]
-        for name, p in tuned_model.named_parameters():
-            if name in before:
-                p.copy_(before[name])
+        for p in added:
+            p.zero_()
+        answers = [ask(TURNS) for ask in chat_candidates(tuned_model, tokenizer, max_new_tokens=12).values()]
+        for p, old in zip(added, before, strict=True):
+            p.copy_(old)
     assert answers[0] == answers[1]
 
 

@@ -45,12 +45,22 @@ def token_table(total, answer=1):
 
 ODD_TRAIN = TrainSettings(
     learning_rate=1.0000001e-4,
-    per_device_train_batch_size=99,
-    num_train_epochs=0.7,
+    per_device_train_batch_size=3,
     gradient_accumulation_steps=7,
+    num_train_epochs=0.7,
+    lr_scheduler_type="constant_with_warmup",
+    warmup_steps=1,
+    weight_decay=0.0123,
+    max_grad_norm=0.77,
+    max_length=333,
+    packing=True,
+    gradient_checkpointing=False,
+    optim="paged_adamw_8bit",
     neftune_noise_alpha=3.3,
-    save_minutes=0.021,
     seed=2**32 - 1,
+    evals_per_epoch=7,
+    save_minutes=0.021,
+    early_stopping_patience=99,
 )
 PANELS = {
     "lora": LoraSettings(),

@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -155,3 +156,32 @@ class Notebook:
             if time.monotonic() > end:
                 raise AssertionError(f"waited {PATIENCE} s for {what}; the page says:\n{self.page.inner_text('body')[-2000:]}")
             self.page.wait_for_timeout(50)
+
+
+@contextlib.contextmanager
+def opened(browser, url: str, name: str, **view):
+    """A `Notebook` in a page of its own, run from top to bottom; the page must raise no error until the end."""
+    page, errors = browser.new_page(**view), []
+    page.on("pageerror", errors.append)
+    notebook = Notebook(page, url, name)
+    notebook.run_all()
+    yield notebook
+    assert errors == []
+    page.close()
+
+
+def shows(locator, text: str) -> None:
+    """Wait for a text, a regular expression, somewhere in it."""
+    locator.get_by_text(re.compile(text)).first.wait_for()
+
+
+def screenshot(locator, name: str, folder: Path, most: int = 250_000) -> None:
+    """Save a picture in `folder`, or where SCREENSHOTS says, of at most so many bytes."""
+    path = Path(os.environ.get("SCREENSHOTS", folder)) / f"{name}.png"
+    locator.screenshot(path=path)
+    assert path.stat().st_size < most
+
+
+def nothing_sticks_out(panel) -> bool:
+    """Whether a panel is wide enough for all that is in it."""
+    return panel.evaluate("all => [...all.querySelectorAll('*')].every(e => e.scrollWidth <= all.clientWidth)")

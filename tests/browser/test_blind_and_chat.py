@@ -4,12 +4,10 @@ SCREENSHOTS=docs pytest tests/browser/test_blind_and_chat.py saves their picture
 """
 
 import csv
-import os
 import re
-from pathlib import Path
 
 import pytest
-from lab import Notebook, running_browser, running_lab, write_notebook
+from lab import nothing_sticks_out, opened, running_browser, running_lab, screenshot, shows, write_notebook
 
 EVIL = "<img src=x onerror='window.hacked = 1'> <b>жирный</b> **звёзды** &lt; {{ 7 * 7 }}"
 START = """
@@ -54,20 +52,11 @@ def notebook(lab, request):
     folder, url, browser = lab
     (folder / request.node.name).mkdir()
     write_notebook(folder / request.node.name / "evaluate.ipynb", CELLS)
-    page = browser.new_page(viewport={"width": 1100, "height": 1800})
-    errors = []
-    page.on("pageerror", lambda error: errors.append(error))
-    notebook = Notebook(page, url, f"{request.node.name}/evaluate.ipynb")
-    notebook.folder = folder / request.node.name
-    notebook.run_all()
-    yield notebook
-    assert page.evaluate("window.hacked === undefined")
-    assert errors == []
-    page.close()
-
-
-def shows(locator, text: str) -> None:
-    locator.get_by_text(re.compile(text)).first.wait_for()
+    name = f"{request.node.name}/evaluate.ipynb"
+    with opened(browser, url, name, viewport={"width": 1100, "height": 1800}) as notebook:
+        notebook.folder = folder / request.node.name
+        yield notebook
+        assert notebook.page.evaluate("window.hacked === undefined")
 
 
 def saved(notebook) -> list[dict]:
@@ -234,23 +223,23 @@ talk
 def test_the_panels_are_wide_enough_for_what_they_say_in_light_and_dark(lab, tmp_path):
     folder, url, browser = lab
     write_notebook(folder / "pictures.ipynb", [START.format(evil=EVIL), PICTURES, OPENED, TALK])
-    page = browser.new_page(viewport={"width": 1100, "height": 2400}, device_scale_factor=2)
-    notebook = Notebook(page, url, "pictures.ipynb")
-    notebook.run_all()
-    for theme in ("Light", "Dark"):
-        page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
-        page.wait_for_selector(f"body[data-jp-theme-light={'true' if theme == 'Light' else 'false'}]", state="attached")
-        for cell, (name, text) in enumerate(
-            [("blind_panel", "48213"), ("blind_result", "fair coin"), ("chat_panel", "answered in")], 1
-        ):
-            panel = notebook.output(cell).locator(".widget-vbox").first
-            shows(panel, text)
-            page.wait_for_timeout(300)  # the theme's colours
-            assert panel.evaluate("all => [...all.querySelectorAll('*')].every(e => e.scrollWidth <= all.clientWidth)")
-            path = Path(os.environ.get("SCREENSHOTS", tmp_path)) / f"{name}{'' if theme == 'Light' else '_dark'}.png"
-            panel.screenshot(path=path)
-            assert path.stat().st_size < 250_000
-    page.close()
+    view, panels = (
+        {"viewport": {"width": 1100, "height": 2400}, "device_scale_factor": 2},
+        ("blind_panel", "blind_result", "chat_panel"),
+    )
+    with opened(browser, url, "pictures.ipynb", **view) as notebook:
+        for theme in ("Light", "Dark"):
+            notebook.page.evaluate(
+                f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})"
+            )
+            light = "true" if theme == "Light" else "false"
+            notebook.page.wait_for_selector(f"body[data-jp-theme-light={light}]", state="attached")
+            for cell, (name, text) in enumerate(zip(panels, ("48213", "fair coin", "answered in"), strict=True), 1):
+                panel = notebook.output(cell).locator(".widget-vbox").first
+                shows(panel, text)
+                notebook.page.wait_for_timeout(300)  # the theme's colors
+                assert nothing_sticks_out(panel)
+                screenshot(panel, name + "_dark" * (theme == "Dark"), tmp_path)
 
 
 def test_answers_to_read_are_chosen_by_order_label_and_sign(notebook, tmp_path):
@@ -259,9 +248,7 @@ def test_answers_to_read_are_chosen_by_order_label_and_sign(notebook, tmp_path):
     assert "Ответ два 0" in panel.inner_text()
     assert EVIL in panel.inner_text()  # shown, never run
     assert notebook.page.evaluate("window.hacked") is None
-    path = Path(os.environ.get("SCREENSHOTS", tmp_path)) / "reading_panel.png"
-    panel.screenshot(path=path)
-    assert path.stat().st_size < 250_000
+    screenshot(panel, "reading_panel", tmp_path)
     panel.get_by_role("button", name="next 3").click()
     panel.get_by_text("4–6 of 8").wait_for()
     choices = panel.locator("select")

@@ -14,8 +14,8 @@ import nbformat
 import psutil
 import pytest
 from conftest import ROOT
-from lab import Notebook, running_browser, running_lab
-from test_panels import HANDLE, line, shows
+from lab import Notebook, running_browser, running_lab, screenshot, shows
+from test_panels import HANDLE, line
 
 from gemma_colab.core.settings import ModelSettings
 from gemma_colab.core.workspace import Workspace
@@ -68,9 +68,7 @@ def wait_for(page, condition, what: str):
 
 
 def picture(notebook, name: str, tmp_path: Path, cell: int) -> None:
-    path = Path(os.environ.get("SCREENSHOTS", tmp_path)) / f"{name}.png"
-    notebook.cells.nth(cell).locator(".jp-Cell-outputArea").screenshot(path=path)
-    assert path.stat().st_size < 300_000
+    screenshot(notebook.cells.nth(cell).locator(".jp-Cell-outputArea"), name, tmp_path, 300_000)
 
 
 def kill_the_kernel() -> None:
@@ -84,7 +82,7 @@ def test_a_learner_trains_loses_the_kernel_and_resumes(learner, tmp_path):
     notebook, workspace, sources = learner
     page = notebook.page
     setup, panel_cell, train_cell = (
-        cell_of(sources, text) for text in ("= describe_machine()", "train_panel(", "panel.settings, loaded")
+        cell_of(sources, text) for text in ("= describe_machine()", "settings_panel(", "panel.settings, loaded")
     )
     resume_cell = cell_of(sources, "RESUME = False")
     for cell in (setup, setup + 1, setup + 2, panel_cell):

@@ -3,12 +3,8 @@
 SCREENSHOTS=docs pytest tests/browser/test_panels.py saves their pictures in docs/; use JupyterLab 4 for it.
 """
 
-import os
-import re
-from pathlib import Path
-
 import pytest
-from lab import Notebook, running_browser, running_lab, write_notebook
+from lab import nothing_sticks_out, opened, running_browser, running_lab, screenshot, shows, write_notebook
 
 from gemma_colab.core.catalog import CATALOG
 from gemma_colab.core.lora import lora_parameters
@@ -70,24 +66,14 @@ def lab(tmp_path_factory):
 def notebook(lab):
     folder, url, browser = lab
     write_notebook(folder / "panels.ipynb", CELLS)
-    page = browser.new_page(viewport={"width": 1100, "height": 1800})
-    errors = []
-    page.on("pageerror", lambda error: errors.append(error))
-    notebook = Notebook(page, url, "panels.ipynb")
-    notebook.run_all()
-    yield notebook
-    assert errors == []
-    page.close()
+    with opened(browser, url, "panels.ipynb", viewport={"width": 1100, "height": 1800}) as notebook:
+        yield notebook
 
 
 def line(output, field: str):
     """The control of one field, with its label and its value."""
     named = output.page.get_by_text(field, exact=True)
     return output.locator(".widget-hslider, .jupyter-widget-hslider, .widget-dropdown, .widget-checkbox").filter(has=named).first
-
-
-def shows(locator, text: str) -> None:
-    locator.get_by_text(re.compile(text)).first.wait_for()
 
 
 def test_a_panel_gives_back_what_was_put_in_and_then_what_was_moved(notebook):
@@ -192,15 +178,11 @@ PICTURES = {
 def test_the_panels_are_wide_enough_for_what_they_say(lab, tmp_path):
     folder, url, browser = lab
     write_notebook(folder / "pictures.ipynb", [START, *PICTURES.values()])
-    page = browser.new_page(viewport={"width": 1100, "height": 1800}, device_scale_factor=2)
-    notebook = Notebook(page, url, "pictures.ipynb")
-    notebook.run_all()
-    for cell, name in enumerate(PICTURES, 1):
-        panel = notebook.output(cell).locator(".widget-vbox").first
-        shows(panel, "15 % free")
-        assert panel.bounding_box()["width"] == 900
-        assert panel.evaluate("all => [...all.querySelectorAll('*')].every(e => e.scrollWidth <= all.clientWidth)")
-        path = Path(os.environ.get("SCREENSHOTS", tmp_path)) / f"{name}.png"
-        panel.screenshot(path=path)
-        assert path.stat().st_size < 250_000
-    page.close()
+    view = {"viewport": {"width": 1100, "height": 1800}, "device_scale_factor": 2}
+    with opened(browser, url, "pictures.ipynb", **view) as notebook:
+        for cell, name in enumerate(PICTURES, 1):
+            panel = notebook.output(cell).locator(".widget-vbox").first
+            shows(panel, "15 % free")
+            assert panel.bounding_box()["width"] == 900
+            assert nothing_sticks_out(panel)
+            screenshot(panel, name, tmp_path)

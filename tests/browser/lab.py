@@ -162,7 +162,7 @@ class Notebook:
 def opened(browser, url: str, name: str, **view):
     """A `Notebook` in a page of its own, run from top to bottom; the page must raise no error until the end."""
     page, errors = browser.new_page(**view), []
-    page.on("pageerror", errors.append)
+    page.on("pageerror", lambda error: errors.append(error))  # playwright marks what it calls
     notebook = Notebook(page, url, name)
     notebook.run_all()
     yield notebook

@@ -94,7 +94,7 @@ def test_training_leaves_adapter_settings_and_record(trained, random_gemma):
 
 
 def test_one_call_resumes_with_what_the_workspace_holds(workspace, support_rows, random_gemma, monkeypatch):
-    for pause in ("OFTEN", "SHARE"):  # every step is shown
+    for pause in ("PAUSE", "FACTOR"):  # every step is shown
         monkeypatch.setattr(f"gemma_colab.core.live.{pause}", 0)
     save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
     chosen = ModelSettings(model=random_gemma)

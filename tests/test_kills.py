@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from gemma_colab.core.rows import to_messages
-from gemma_colab.training.checkpoints import WRITING, whole_checkpoints
+from gemma_colab.training.checkpoints import MARK, whole_checkpoints
 
 PATIENCE = 120  # seconds for a run that takes a few on an idle machine
 
@@ -60,11 +60,9 @@ def wait_for(condition, process) -> bool:
     return False
 
 
-def is_saving(writing) -> bool:
-    try:
-        return any(writing.glob("checkpoint-*"))
-    except FileNotFoundError:  # removed while we looked
-        return False
+def is_saving(checkpoints) -> bool:
+    """Whether a checkpoint is there that isn't whole yet."""
+    return any(not (path / MARK).exists() for path in checkpoints.glob("checkpoint-*"))
 
 
 def kill(process) -> bool:
@@ -89,14 +87,14 @@ def assert_same_end(folder, other):
 def disturbed(start, folder, rng, seconds: float, times: int, in_a_save: float) -> dict[str, int]:
     """Kill it `times` times, with probability `in_a_save` while a checkpoint is being written, else at any moment; then let it end.
     Whoever comes to his end before that begins anew."""
-    kills, writing = {"save": 0, "any": 0}, folder / "checkpoints" / WRITING
+    kills, checkpoints = {"save": 0, "any": 0}, folder / "checkpoints"
     while sum(kills.values()) < times:
         process = start(folder)
         if rng.random() < in_a_save:
             kind = "save"
             for _ in range(rng.randint(1, 2)):  # the first one, or the second
-                wait_for(lambda: not is_saving(writing), process)
-                wait_for(lambda: is_saving(writing), process)
+                wait_for(lambda: not is_saving(checkpoints), process)
+                wait_for(lambda: is_saving(checkpoints), process)
             time.sleep(rng.uniform(0, 0.05))
         else:
             kind = "any"
@@ -105,8 +103,8 @@ def disturbed(start, folder, rng, seconds: float, times: int, in_a_save: float) 
             kills[kind] += 1
         else:
             assert process.exitcode == 0
-            shutil.rmtree(folder / "checkpoints")
-        assert len(whole_checkpoints(folder / "checkpoints")) <= 3
+            shutil.rmtree(checkpoints)
+        assert len(whole_checkpoints(checkpoints)) <= 3
     process = start(folder)
     process.join(PATIENCE)
     assert process.exitcode == 0
@@ -119,7 +117,7 @@ def test_killed_runs_end_as_an_undisturbed_one(start, undisturbed, tmp_path):
     kills = disturbed(start, tmp_path, random.Random(0), seconds, 5, in_a_save=0.5)
     assert min(kills.values()) >= 1
     assert_same_end(tmp_path, reference)
-    assert not (tmp_path / "checkpoints" / WRITING).exists()
+    assert not is_saving(tmp_path / "checkpoints")  # nothing is left of the half ones
 
 
 @pytest.mark.long

@@ -133,5 +133,5 @@ def test_a_trainer_that_would_share_out_its_batches_is_refused(random_gemma, tok
     args = sft_config(TrainSettings(), tmp_path, 2, torch.float32)
     args._n_gpu = 2
     rows = Dataset.from_list([{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}])
-    with pytest.raises(SettingsError, match=r"n_gpu=2 must be 1.*CUDA_VISIBLE_DEVICES=0.*ddp --gpus 2"):
+    with pytest.raises(SettingsError, match=r"n_gpu=2 must be 1.*CUDA_VISIBLE_DEVICES=0.*accelerate launch"):
         build_trainer(load_model(random_gemma, torch.float32), tokenizer, rows, rows, args, LoraConfig())

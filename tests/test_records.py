@@ -1,22 +1,25 @@
-"""Records of runs: written, read, compared; and the pictures of runs and of the range test."""
+"""Records of runs: written, read, compared in a table and a picture."""
 
 import json
+import math
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from conftest import ROOT
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.history import history_table
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
-from gemma_colab.training.records import histories, list_runs, record_run, run_history, runs_table
+from gemma_colab.training import compare_runs
+from gemma_colab.training.records import list_runs, record_run, run_history
 from gemma_colab.training.verdict import training_verdict
-from gemma_colab.ui import plots
 
 TRAIN = TrainSettings(learning_rate=3e-3)
 
@@ -72,11 +75,7 @@ def test_a_broken_loss_is_kept_in_valid_json(workspace):
     assert run["best_eval_loss"] is run["best_step"] is None
     assert run["verdict"].startswith("unstable")
     pd.testing.assert_frame_equal(run_history(run), history, check_dtype=False)
-
-
-def test_an_empty_run_can_be_recorded(workspace):
-    record(workspace, history=history_table([]), status="out of memory")
-    assert list_runs(workspace)[0]["steps"] == 0
+    assert json.loads(record(workspace, history=history_table([])).read_text())["steps"] == 0
 
 
 def test_an_unreadable_record_is_left_out_and_said_so(workspace, capsys):
@@ -95,8 +94,9 @@ def test_an_unreadable_record_is_left_out_and_said_so(workspace, capsys):
 
 def test_no_runs_yet(workspace):
     assert list_runs(workspace) == []
-    with pytest.raises(SettingsError, match=r"train first"):
-        runs_table([])
+    for none in ([], workspace):
+        with pytest.raises(SettingsError, match=r"train first"):
+            compare_runs(none)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_the_table_shows_what_differs_and_what_came_of_it(workspace):
     low = {"history": curve([4, 4, 3.9, 4], {4: 3.95}), "status": "interrupted", "verdict": "not learning: it stayed; try more"}
     record(workspace, train=TRAIN.replace(learning_rate=3e-4), **low)
     record(workspace, history=curve([4.0, 3.0, 1.0, 0.2], {1: 3.5, 2: 3.0, 4: 4.1}))
-    table = runs_table(list_runs(workspace))
+    table = compare_runs(workspace)[0]
     assert list(table.index) == ["learning_rate=0.0003", "learning_rate=0.003"]
     columns = ["learning_rate", "best_eval_loss", "best_step", "train_loss", "seconds", "status", "verdict"]
     assert list(table.columns) == columns
@@ -144,17 +144,17 @@ def test_runs_are_named_by_what_differs_or_by_number(workspace):
     for changes in ({}, {"lora": LoraSettings(r=4)}, {"lora": LoraSettings(r=4)}, {"gpu": "L4"}):
         record(workspace, **changes)
     runs = list_runs(workspace)
-    assert list(histories(runs)) == [
+    assert list(compare_runs(runs)[0].index) == [
         "r=16, machine=CPU",
         "r=4, machine=CPU",
         "r=4, machine=CPU (run 3)",
         "r=16, machine=L4",
     ]
-    assert list(histories(runs[1:3])) == ["(run 1)", "(run 2)"]
-    assert list(histories(runs, "abcd")) == list("abcd")
+    assert list(compare_runs(runs[1:3])[0].index) == ["(run 1)", "(run 2)"]
+    assert list(compare_runs(runs, "abcd")[0].index) == list("abcd")
     for wrong in ("abc", "aabc"):
         with pytest.raises(SettingsError, match="must be 4 different ones"):
-            histories(runs, wrong)
+            compare_runs(runs, wrong)
 
 
 def test_runs_of_another_version_may_lack_a_setting(workspace):
@@ -163,22 +163,20 @@ def test_runs_of_another_version_may_lack_a_setting(workspace):
     del run["train"]["neftune_noise_alpha"]
     path.write_text(json.dumps(run))
     record(workspace, train=TRAIN.replace(neftune_noise_alpha=5.0))
-    assert runs_table(list_runs(workspace))["neftune_noise_alpha"].iloc[1] == 5.0
+    assert compare_runs(workspace)[0]["neftune_noise_alpha"].iloc[1] == 5.0
 
 
 def test_short_runs_are_compared_by_their_names():
-    table = runs_table({"a": HISTORY, "b": curve([4.0, 3.0], {})})
+    table, _ = compare_runs({"a": HISTORY, "b": curve([4.0, 3.0], {})})
     assert list(table.columns) == ["best_eval_loss", "best_step", "train_loss", "verdict"]
     assert table["best_eval_loss"].tolist()[0] == 2.6
     assert pd.isna(table.loc["b", "best_step"])
 
 
-# ------------------------------------------------------------------------------ pictures
-def test_compare_runs_draws_train_thin_and_validation_with_points():
+def test_the_picture_draws_train_thin_and_validation_with_points(workspace):
     runs = {str(i): curve([4.0, 3.0, 2.5 - i / 10, 2.4], {2: 2.7, 4: 2.6 - i / 10}) for i in range(6)}
-    table, ax = plots.compare_runs(runs)
+    _, ax = compare_runs(runs)
     assert isinstance(ax, Axes)
-    pd.testing.assert_frame_equal(table, runs_table(runs))
     train, validation = ax.lines[::2], ax.lines[1::2]
     assert len(train) == len(validation) == 6
     for i, (thin, points) in enumerate(zip(train, validation, strict=True)):
@@ -187,42 +185,19 @@ def test_compare_runs_draws_train_thin_and_validation_with_points():
         assert thin.get_ydata().tolist() == [4.0, 3.0, 2.5 - i / 10, 2.4]
         assert points.get_xdata().tolist() == [2, 4]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [f"{i}: best {2.6 - i / 10:.2f}" for i in range(6)]
-    colours = [to_rgb(line.get_color()) for line in train]
-    far = [
-        sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) ** 0.5 for one in colours for other in colours if one != other
-    ]
-    assert len(far) == 30
-    assert min(far) > 0.3
+    colors = [to_rgb(line.get_color()) for line in train]
+    assert min(math.dist(a, b) for a, b in combinations(colors, 2)) > 0.3
     assert len({line.get_marker() for line in validation}) == 6
-    assert plots.compare_runs(runs, x="epoch")[1].lines[1].get_xdata().tolist() == [0.5, 1.0]
-
-
-def test_compare_runs_takes_records(workspace):
+    assert compare_runs(runs, x="epoch", ax=plt.subplots()[1])[1].lines[1].get_xdata().tolist() == [0.5, 1.0]
     record(workspace), record(workspace, train=TRAIN.replace(num_train_epochs=10.0))
-    table, ax = plots.compare_runs(list_runs(workspace))
+    table, ax = compare_runs(workspace)
     assert [text.get_text().split(":")[0] for text in ax.get_legend().get_texts()] == list(table.index)
-    assert plots.compare_runs(list_runs(workspace), names=["a", "b"])[0].index.tolist() == ["a", "b"]
 
 
 @pytest.mark.parametrize("broken", [400.0, float("inf")])
 def test_a_broken_run_does_not_press_the_others_flat(broken):
-    _, ax = plots.compare_runs({"good": HISTORY, "broken": curve([4.0, 4.5, broken, broken], {2: 5.0, 4: broken})})
+    _, ax = compare_runs({"good": HISTORY, "broken": curve([4.0, 4.5, broken, broken], {2: 5.0, 4: broken})})
     assert ax.get_ylim()[1] <= 1.3 * 4.0
-
-
-class Found:
-    table = pd.DataFrame({"learning_rate": [1e-4, 1e-3, 1e-2], "loss": [4.0, 3.0, 90.0], "smoothed": [3.9, 3.1, 80.0]})
-    suggestion, why = 1e-3, "because"
-
-
-def test_learning_rate_curve_marks_the_suggestion():
-    ax = plots.learning_rate_curve(Found)
-    assert isinstance(ax, Axes)
-    assert ax.get_xscale() == "log"
-    assert [line.get_ydata().tolist() for line in ax.lines[:2]] == [[4.0, 3.0, 90.0], [3.9, 3.1, 80.0]]
-    assert ax.lines[2].get_xdata() == [1e-3, 1e-3]
-    assert "suggestion 1.0e-03" in [text.get_text() for text in ax.get_legend().get_texts()]
-    assert ax.get_title() == "because"
 
 
 def test_records_import_without_torch():

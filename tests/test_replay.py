@@ -4,12 +4,12 @@ import pytest
 
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import to_messages
-from gemma_colab.training.replay import general_chats, mix_in
+from gemma_colab.training.replay import general_rows, mix_in
 
 
 def test_general_rows_are_a_share_of_all(workspace):
     own = [to_messages({"instruction": str(n), "output": "a"}) for n in range(40)]
-    general = general_chats(workspace)
+    general = general_rows(workspace)
     mixed = mix_in(own, general, 0.2)
     assert mixed[:40] == own
     assert len(mixed) == 50
@@ -21,4 +21,4 @@ def test_general_rows_are_a_share_of_all(workspace):
     ):
         mix_in(own, general[:3], 0.5)
     workspace.write_jsonl("rows/replay.jsonl", own[:2])
-    assert general_chats(workspace) == own[:2]
+    assert general_rows(workspace) == own[:2]

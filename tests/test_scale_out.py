@@ -5,24 +5,25 @@ too. It then tells accelerate that the processes have GPUs, and torch that these
 """
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import accelerate
 import psutil
 import pytest
 import torch
-import yaml
-from accelerate.commands.config.config_args import load_config_from_file
+import trl
 from accelerate.commands.launch import launch_command_parser
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
+from conftest import ROOT
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import Gemma3ForCausalLM
 
 from gemma_colab.cli import main
 from gemma_colab.core import machine as hardware
@@ -32,9 +33,8 @@ from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.trainer import sft_config
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.handover.rows import save_rows
-from gemma_colab.training import launch as launching
+from gemma_colab.training import sharding
 from gemma_colab.training.checkpoints import whole_checkpoints
-from gemma_colab.training.launch import launch_config, prepare_sharding
 
 SETTINGS = [
     "learning_rate=5e-3", "gradient_accumulation_steps=1", "num_train_epochs=2", "warmup_steps=0", "save_minutes=1440",
@@ -73,15 +73,24 @@ def command(workspace: Workspace, batch: int, *more: str) -> list[str]:
     return ["train", "--workspace", str(workspace.path), *sets, *more]
 
 
+RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8").replace("\\\n", " ")
+# kind -> what the recipe says between "accelerate launch" and "-m gemma_colab"
+OPTIONS = {name: shlex.split(line.split(" -m ")[0])[2:] for name in ("multi_gpu", "fsdp2") for line in RECIPES.splitlines()
+           if line.startswith("accelerate launch") and f"/{name}.yaml" in line}  # fmt: skip
+
+
 @pytest.fixture
 def launch():
-    """launch(config, workspace, arguments, script) -> two processes at work; config: the text of a launch configuration."""
+    """launch(kind, workspace, arguments) -> two processes at work, as docs/recipes.md starts them, but on CPUs."""
     started = []
 
-    def launch(config: str, workspace: Workspace, arguments: list[str], script=("-m", "gemma_colab")) -> subprocess.Popen:
-        file = workspace.path / "launch.yaml"
-        file.write_text(config, encoding="utf-8")
-        start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file), *script, *arguments]
+    def launch(kind: str, workspace: Workspace, arguments: list[str]) -> subprocess.Popen:
+        file = workspace.path / "launch.yaml"  # only what accelerate must not know is changed: that there is no GPU
+        text = (Path(trl.__file__).parent / "accelerate_configs" / f"{kind}.yaml").read_text(encoding="utf-8")
+        file.write_text(text.replace("use_cpu: false", "use_cpu: true"), encoding="utf-8")
+        options = [str(file) if "$configs" in option else option for option in OPTIONS[kind]]
+        script = (__file__,) if kind == "fsdp2" else ("-m", "gemma_colab")
+        start = [sys.executable, "-m", "accelerate.commands.launch", *options, "--main_process_port", "0", *script, *arguments]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         pipe = subprocess.PIPE
         started.append(subprocess.Popen(start, env=environment, stdout=pipe, stderr=pipe, text=True))
@@ -128,9 +137,6 @@ def assert_whole_checkpoints(workspace: Workspace, file: str) -> None:
         assert checkpoint.made_with["rows_per_update"] == 8
 
 
-CPU = launch_config("ddp", 2, cpu=True)
-# Only what accelerate must not know is changed: that there is no GPU.
-FSDP_ON_CPUS = launch_config("fsdp", 2).replace("use_cpu: false", "use_cpu: true")
 needs_accelerate = pytest.mark.skipif(
     tuple(map(int, accelerate.__version__.split(".")[:2])) < (1, 15),
     reason="an older accelerate can't, with torch 2.13",
@@ -139,7 +145,7 @@ needs_accelerate = pytest.mark.skipif(
 
 def test_two_processes_with_batch_4_train_as_one_with_batch_8(make_workspace, launch, capsys):
     one, two = make_workspace("one"), make_workspace("two")
-    process = launch(CPU, two, command(two, 4))
+    process = launch("multi_gpu", two, command(two, 4))
     assert main(command(one, 8)) in (0, 1)
     out = finish(process)
     assert_same_run(one, two)
@@ -152,7 +158,7 @@ def test_two_processes_with_batch_4_train_as_one_with_batch_8(make_workspace, la
 @pytest.mark.long
 def test_two_processes_with_whole_weights_and_accumulation(make_workspace, launch):
     one, two = make_workspace("one", load_in_4bit=False), make_workspace("two", load_in_4bit=False)
-    process = launch(CPU, two, command(two, 2, "--set=gradient_accumulation_steps=2"))
+    process = launch("multi_gpu", two, command(two, 2, "--set=gradient_accumulation_steps=2"))
     assert main(command(one, 4, "--set=gradient_accumulation_steps=2")) in (0, 1)
     finish(process)
     assert_same_run(one, two)
@@ -165,7 +171,7 @@ def test_a_model_in_pieces_trains_as_a_whole_one(make_workspace, launch, random_
     monkeypatch.setenv("TEST_DTYPE", dtype)  # CPUs would compute in float32, and round nothing
     monkeypatch.setattr(hardware, "pick_dtype", _wanted_dtype)
     one, two = make_workspace("one", load_in_4bit), make_workspace("two", load_in_4bit)
-    process = launch(FSDP_ON_CPUS, two, command(two, 4), (__file__,))
+    process = launch("fsdp2", two, command(two, 4))
     assert main(command(one, 8)) in (0, 1)
     finish(process)
     # Losses near 7.5 would be off by up to 0.016 if they were rounded to bfloat16.
@@ -176,15 +182,15 @@ def test_a_model_in_pieces_trains_as_a_whole_one(make_workspace, launch, random_
 
 @pytest.mark.long
 @needs_accelerate  # an older one names the device of two CPU processes cpu:0, and torch.load doesn't know such a one
-@pytest.mark.parametrize(("config", "script"), [(CPU, ("-m", "gemma_colab")), (FSDP_ON_CPUS, (__file__,))], ids=["ddp", "fsdp"])
-def test_two_processes_are_interrupted_and_go_on(make_workspace, launch, config, script):
+@pytest.mark.parametrize("kind", ["multi_gpu", "fsdp2"])
+def test_two_processes_are_interrupted_and_go_on(make_workspace, launch, kind):
     one, two = make_workspace("one"), make_workspace("two")
     longer = ["--set=num_train_epochs=12", "--set=evals_per_epoch=1"]
-    process = launch(config, two, command(two, 4, *longer), script)
+    process = launch(kind, two, command(two, 4, *longer))
     checkpoints, started = two.path / "checkpoints", time.monotonic()
     while not whole_checkpoints(checkpoints) and process.poll() is None and time.monotonic() - started < 200:
         time.sleep(0.2)
-    whom = psutil.Process(process.pid).children()[-1] if config == CPU else process  # one tells the other; or both are told
+    whom = psutil.Process(process.pid).children()[-1] if kind == "multi_gpu" else process  # one tells the other; or both are told
     whom.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=100)
     stopped = whole_checkpoints(checkpoints)[-1].step
@@ -192,7 +198,7 @@ def test_two_processes_are_interrupted_and_go_on(make_workspace, launch, config,
     assert process.returncode == 1
     assert two.read_json("training.json")["status"] == "interrupted"
     assert two.has("adapter")
-    finish(launch(config, two, ["train", "--workspace", str(two.path), "--resume"], script))
+    finish(launch(kind, two, ["train", "--workspace", str(two.path), "--resume"]))
     assert main(command(one, 8, *longer)) in (0, 1)
     for name in ("loss", "eval_loss"):
         a, b = losses(one, name), losses(two, name)
@@ -201,47 +207,11 @@ def test_two_processes_are_interrupted_and_go_on(make_workspace, launch, config,
         assert a == pytest.approx(b, rel=2e-2)  # sums in another order, 36 times
 
 
-@pytest.mark.parametrize(
-    ("kind", "gpus", "more", "processes"),
-    [("ddp", 2, {}, 2), ("fsdp", 8, {}, 8), ("fsdp", 4, {"machines": 2, "address": "10.0.0.1"}, 8), ("ddp", 2, {"cpu": True}, 2)],
-)
-def test_accelerate_reads_the_configuration(tmp_path, kind, gpus, more, processes):
-    file = tmp_path / "launch.yaml"
-    assert main(["launch-config", kind, "--gpus", str(gpus), "--out", str(file), *_options(more)]) == 0
-    assert file.read_text("utf-8") == launch_config(kind, gpus, **more)
-    found = load_config_from_file(str(file))  # refuses keys it doesn't know
-    assert found.num_processes == processes
-    assert found.num_machines == more.get("machines", 1)
-    assert found.distributed_type == {"ddp": "MULTI_GPU", "fsdp": "FSDP"}[kind]
-    assert found.use_cpu is more.get("cpu", False)
-    assert bool(found.fsdp_config) is (kind == "fsdp")
-
-
-def _options(more: dict) -> list[str]:
-    return [text for name, value in more.items() for text in ([f"--{name}"] if value is True else [f"--{name}", str(value)])]
-
-
-def test_accelerate_knows_every_fsdp_choice_and_the_wrapped_block_exists():
-    chosen = yaml.safe_load(launch_config("fsdp", 2))["fsdp_config"]
-    known = {action.dest for action in launch_command_parser()._actions}
-    assert set(chosen) <= known
-    assert chosen["fsdp_transformer_layer_cls_to_wrap"] in Gemma3ForCausalLM._no_split_modules
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (["ddp", "--gpus", "0"], "gpus=0"),
-        (["ddp", "--gpus", "1"], "gpus=1"),
-        (["ddp", "--machines", "2"], "address"),
-        (["fsdp", "--cpu"], "ddp"),
-    ],
-)
-def test_what_cannot_be_launched_is_refused(arguments, named, capsys):
-    assert main(["launch-config", *arguments]) == 4
-    assert named in capsys.readouterr().err
-    with pytest.raises(SettingsError, match="kind='dpp'"):
-        launch_config("dpp", 2)
+def test_accelerate_knows_every_option_of_the_recipe():
+    assert OPTIONS.keys() == {"multi_gpu", "fsdp2"}
+    for options in OPTIONS.values():
+        found = launch_command_parser().parse_args([*options, "train.py"])  # exits where it doesn't know one
+        assert (found.num_processes, found.mixed_precision) == (2, "no")
 
 
 def test_the_tables_of_positions_are_not_sent_around(tmp_path):
@@ -251,25 +221,28 @@ def test_the_tables_of_positions_are_not_sent_around(tmp_path):
 
 
 def test_fsdp_that_cannot_work_is_refused(monkeypatch):
-    def trainer(fsdp_version):
-        plugin = SimpleNamespace(fsdp_version=fsdp_version, mixed_precision_policy=None)
-        return SimpleNamespace(is_fsdp_enabled=True, accelerator=SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)))
+    def prepare(**changes):
+        plugin = {"fsdp_version": 2, "cpu_ram_efficient_loading": False, "mixed_precision_policy": None} | changes
+        state = SimpleNamespace(fsdp_plugin=SimpleNamespace(set_state_dict_type=lambda kind: None, **plugin))
+        sharding.prepare_sharding(SimpleNamespace(is_fsdp_enabled=True, accelerator=SimpleNamespace(state=state)))
 
-    monkeypatch.setattr(launching, "version", lambda name: "1.15.0")
-    prepare_sharding(trainer(2))
+    monkeypatch.setattr(sharding, "version", lambda name: "1.15.0")
+    prepare()
     with pytest.raises(SettingsError, match="fsdp_version=1 must be 2"):
-        prepare_sharding(trainer(1))
-    monkeypatch.setattr(launching, "version", lambda name: "1.14.0")
+        prepare(fsdp_version=1)
+    with pytest.raises(SettingsError, match=r"cpu_ram_efficient_loading=True must be False.*docs/recipes\.md"):
+        prepare(cpu_ram_efficient_loading=True)
+    monkeypatch.setattr(sharding, "version", lambda name: "1.14.0")
     with pytest.raises(SettingsError, match=r"accelerate 1\.14\.0 can't shard"):
-        prepare_sharding(trainer(2))
+        prepare()
 
 
 def test_of_two_processes_one_says_what_is_wrong(tmp_path, launch):
     workspace = Workspace(tmp_path / "ws")
-    process = launch(CPU, workspace, ["train", "--workspace", str(workspace.path)])
+    process = launch("multi_gpu", workspace, ["train", "--workspace", str(workspace.path)])
     out, errors = process.communicate(timeout=100)
     assert process.returncode == 1
-    assert errors.count("WorkspaceError: rows/train.jsonl is missing") == 1
+    assert errors.count("Error: rows/train.jsonl is missing") == 1
     assert not out
 
 

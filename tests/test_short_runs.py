@@ -18,8 +18,8 @@ from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.trainer import build_trainer, sft_config
-from gemma_colab.training.learning_rate import _StopWhenBroken, find_learning_rate, suggest
-from gemma_colab.training.short import short_run
+from gemma_colab.training import find_learning_rate, short_run
+from gemma_colab.training.learning_rate import LearningRates, _StopWhenBroken, suggest
 
 SETTINGS = TrainSettings(
     learning_rate=5e-3,
@@ -34,13 +34,21 @@ LORA = lora_config(LoraSettings(r=4))
 
 
 @pytest.fixture(scope="module")
-def chats(support_rows):
+def rows(support_rows):
     return [to_messages(row) for row in support_rows[1:29]]
 
 
 @pytest.fixture(scope="module")
 def model(random_gemma):
     return load_4bit(random_gemma, torch.float32)
+
+
+@pytest.fixture
+def run(model, tokenizer):
+    """run(rows, settings, ...) -> what `short_run` returns."""
+    return lambda rows, settings=SETTINGS, lora=LORA, **how: short_run(
+        model, tokenizer, rows, settings, lora, torch.float32, **how
+    )
 
 
 def fields(model):
@@ -53,22 +61,12 @@ def fields(model):
     yield "has a gradient", [p.grad is not None for p in model.parameters()]
 
 
-def break_training(monkeypatch):
+# Tokenizing: the adapter is on by then, but there is no trainer to unload it yet.
+@pytest.mark.parametrize("breaks", [None, "training_step", "_prepare_dataset"])
+def test_a_short_run_leaves_the_model_as_it_was(breaks, random_gemma, rows, tokenizer, monkeypatch):
     def broken(self, *args, **kwargs):
         raise KeyboardInterrupt  # no ordinary exception, and the one a learner causes
 
-    monkeypatch.setattr(SFTTrainer, "training_step", broken)
-
-
-def break_tokenizing(monkeypatch):  # the adapter is on by then, but there is no trainer to take it off yet
-    def broken(self, *args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(SFTTrainer, "_prepare_dataset", broken)
-
-
-@pytest.mark.parametrize("error", [None, break_training, break_tokenizing])
-def test_a_short_run_leaves_the_model_as_it_was(error, random_gemma, chats, tokenizer, monkeypatch):
     model, passes = load_4bit(random_gemma, torch.float32), []
     handle = model.get_input_embeddings().register_forward_hook(lambda *args: passes.append(1))
     model.config.use_cache = True
@@ -76,13 +74,13 @@ def test_a_short_run_leaves_the_model_as_it_was(error, random_gemma, chats, toke
         parameter.requires_grad_(False)
     weights, before = {name: p.detach().clone() for name, p in model.named_parameters()}, dict(fields(model))
     settings = SETTINGS.replace(gradient_checkpointing=True, neftune_noise_alpha=5.0)
-    run = {"eval_rows": chats[24:], "max_steps": 2}
-    if error:
-        error(monkeypatch)
+    given = (model, tokenizer, rows[:24], settings, LORA, torch.float32)
+    if breaks:
+        monkeypatch.setattr(SFTTrainer, breaks, broken)
         with pytest.raises(KeyboardInterrupt):
-            short_run(model, tokenizer, chats[:24], settings, LORA, torch.float32, **run)
+            short_run(*given, eval_rows=rows[24:], max_steps=2)
     else:
-        short_run(model, tokenizer, chats[:24], settings, LORA, torch.float32, **run)
+        short_run(*given, eval_rows=rows[24:], max_steps=2)
         assert passes
     assert dict(fields(model)) == before
     assert weights.keys() == dict(model.named_parameters()).keys()
@@ -94,73 +92,79 @@ def test_a_short_run_leaves_the_model_as_it_was(error, random_gemma, chats, toke
     assert not passes
 
 
-def test_a_short_run_is_a_real_run_that_logs_each_step(model, random_gemma, chats, tokenizer, tmp_path, capsys):
-    history = short_run(model, tokenizer, chats[:24], SETTINGS, LORA, torch.float32, eval_rows=chats[24:])
+def test_a_short_run_is_a_real_run_that_logs_each_step(run, random_gemma, rows, tokenizer, tmp_path, capsys):
+    history = run(rows[:24], eval_rows=rows[24:])
     shown = capsys.readouterr().err
     assert "6/6" in shown  # its own bar moved to the end
     assert "Tokenizing" not in shown
     args = sft_config(SETTINGS, tmp_path, 24, torch.float32)
-    args.logging_strategy, args.logging_steps = "steps", 1
-    train, validation = Dataset.from_list(chats[:24]), Dataset.from_list(chats[24:])
-    peft_config = lora_config(LoraSettings(r=4))
-    trainer = build_trainer(load_4bit(random_gemma, torch.float32), tokenizer, train, validation, args, peft_config)
+    data = Dataset.from_list(rows[:24]), Dataset.from_list(rows[24:])
+    lora = lora_config(LoraSettings(r=4))
+    trainer = build_trainer(load_4bit(random_gemma, torch.float32), tokenizer, *data, args, lora)
     trainer.train()
     pd.testing.assert_frame_equal(history, history_table(trainer.state.log_history), atol=1e-6)
     assert history["loss"].notna().all()
     assert len(history["eval_loss"].dropna()) == SETTINGS.evals_per_epoch
-    assert lora_config(LoraSettings(r=4)).target_modules == LORA.target_modules == "all-linear"  # peft writes into its own copy
+    assert LORA.target_modules == "all-linear"  # peft writes into its own copy
+    pd.testing.assert_frame_equal(run(rows[:24], lora=LoraSettings(r=4), eval_rows=rows[24:]), history)
 
 
-def test_max_steps_and_schedule(model, chats, tokenizer):
+def test_a_measure_sees_the_trained_model_and_replay_mixes_general_rows_in(run, rows):
+    def measure(model):
+        return len(model.peft_config), max(
+            p.detach().abs().max().item() for name, p in model.named_parameters() if "lora_B" in name
+        )
+
+    adapters, largest = run(rows[:8], measure=measure)
+    assert adapters == 1
+    assert largest > 0  # where it began
+    settings = SETTINGS.replace(replay=0.5)
+    mixed = run(rows[:8], settings)
+    assert len(mixed) == 4  # 8 more rows
+    assert run(rows[:8], settings, general=rows[8:16])["loss"].iloc[0] != mixed["loss"].iloc[0]
+    with pytest.raises(SettingsError, match=r"replay=0\.5 needs 8 general rows"):
+        run(rows[:8], settings, general=rows[8:10])
+
+
+def test_max_steps_and_schedule(run, rows):
     schedule = (1.0, 0.5, 4.0, 0.25)
-    history = short_run(
-        model, tokenizer, chats[:8], SETTINGS, LORA, torch.float32, max_steps=4, schedule=lambda i: schedule[min(i, 3)]
-    )
+    history = run(rows[:8], max_steps=4, schedule=lambda i: schedule[min(i, 3)])
     assert history["step"].tolist() == [1, 2, 3, 4]  # though an epoch has two
     assert history["learning_rate"].tolist() == pytest.approx([5e-3, 2.5e-3, 2e-2, 1.25e-3])
-    constant = short_run(model, tokenizer, chats[:8], SETTINGS, LORA, torch.float32, max_steps=4, schedule=lambda i: 1.0)
+    constant = run(rows[:8], max_steps=4, schedule=lambda i: 1.0)
     assert constant["loss"].iloc[1] == history["loss"].iloc[1]  # the same first step
     assert constant["loss"].iloc[3] != history["loss"].iloc[3]  # the optimizer took the scheduled ones
 
 
-def test_an_adapter_of_an_earlier_run_comes_back(random_gemma, chats, tokenizer, tmp_path):
+def test_an_adapter_of_an_earlier_run_comes_back(run, random_gemma, rows, tokenizer, tmp_path):
     model = load_4bit(random_gemma, torch.float32)
     args = sft_config(SETTINGS, tmp_path, 8, torch.float32)
     args.eval_strategy, args.load_best_model_at_end, args.save_strategy = "no", False, "no"
-    trainer = build_trainer(model, tokenizer, Dataset.from_list(chats[:8]), None, args, lora_config(LoraSettings(r=4)))
+    trainer = build_trainer(model, tokenizer, Dataset.from_list(rows[:8]), None, args, lora_config(LoraSettings(r=4)))
     trainer.train()
     trained, before = {name: p.detach().clone() for name, p in model.named_parameters()}, dict(fields(model))
     assert any("lora_" in name for name in trained)
-    alone = short_run(load_4bit(random_gemma, torch.float32), tokenizer, chats[:8], SETTINGS, LORA, torch.float32)
-    pd.testing.assert_frame_equal(short_run(model, tokenizer, chats[:8], SETTINGS, LORA, torch.float32), alone)  # a fresh one
+    given = (tokenizer, rows[:8], SETTINGS, LORA, torch.float32)
+    pd.testing.assert_frame_equal(short_run(model, *given), run(rows[:8]))  # a fresh one
     assert dict(fields(model)) == before
     assert all(torch.equal(p, trained[name]) for name, p in model.named_parameters())
     with pytest.raises(ModelError, match=r"pass model\.get_base_model\(\)"):
-        short_run(trainer.model, tokenizer, chats[:8], SETTINGS, LORA, torch.float32)
+        short_run(trainer.model, *given)
 
 
 # ------------------------------------------------------------------------------ the range test
-def test_the_range_test_on_a_real_model(model, chats, tokenizer):
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    found = find_learning_rate(model, tokenizer, chats, SETTINGS, LORA, torch.float32, lowest=1e-5, steps=40)
-    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+def test_the_range_test_on_a_real_model(run, model, rows, tokenizer, monkeypatch):
+    given = (model, tokenizer, rows, SETTINGS.replace(replay=0.5), LORA, torch.float32)  # without replay
+    found = find_learning_rate(*given, lowest=1e-5, steps=40)
     rates = found.table["learning_rate"]
     assert rates.iloc[0] == 1e-5
     assert np.allclose(rates.iloc[1:].to_numpy() / rates.iloc[:-1].to_numpy(), 1e4 ** (1 / 39))
     assert "lowest at" in found.why
     assert 1e-3 <= found.suggestion <= 5e-2
-    losses = {
-        factor: short_run(
-            model, tokenizer, chats, SETTINGS.replace(learning_rate=found.suggestion * factor), LORA, torch.float32
-        )["loss"].iloc[-1]
-        for factor in (0.1, 1)
-    }
-    assert losses[1] < losses[0.1]
-
-
-def test_the_range_test_ends_early(model, chats, tokenizer, monkeypatch):
-    monkeypatch.setattr("gemma_colab.training.learning_rate.STOP", 0.5)  # so that any loss has broken
-    assert len(find_learning_rate(model, tokenizer, chats, SETTINGS, LORA, torch.float32).table) == 5
+    ends = [run(rows, SETTINGS.replace(learning_rate=found.suggestion * factor))["loss"].iloc[-1] for factor in (0.1, 1)]
+    assert ends[1] < ends[0]
+    monkeypatch.setattr("gemma_colab.training.learning_rate.BROKEN", 0.5)  # so that any loss has broken
+    assert len(find_learning_rate(*given).table) == 5
 
 
 @pytest.mark.parametrize(
@@ -173,9 +177,9 @@ def test_the_range_test_ends_early(model, chats, tokenizer, monkeypatch):
         ({"steps": 60.0}, "steps=60.0"),
     ],
 )
-def test_the_range_test_refuses_what_it_cannot_do(changes, message, model, chats, tokenizer):
+def test_the_range_test_refuses_what_it_cannot_do(changes, message, model, rows, tokenizer):
     with pytest.raises(SettingsError, match=message):
-        find_learning_rate(model, tokenizer, chats, SETTINGS, LORA, torch.float32, **changes)
+        find_learning_rate(model, tokenizer, rows, SETTINGS, LORA, torch.float32, **changes)
 
 
 @pytest.mark.parametrize(
@@ -213,11 +217,11 @@ def valley(decade, start=-4.0, bottom=-2.0, high=3.0, low=2.0):
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1, 0.2])
-@pytest.mark.parametrize("seed", range(10))
-def test_the_suggestion_holds_against_the_noise_of_batches(noise, seed):
-    suggestion, why = suggest(curve(valley, noise, seed), 1e-5)
-    assert 10**-3.1 < suggestion < 10**-2  # four fifths of the way are at 10 ** -2.4; above the bottom it breaks
-    assert "rose behind it" in why
+def test_the_suggestion_holds_against_the_noise_of_batches(noise):
+    for seed in range(10):
+        suggestion, why = suggest(curve(valley, noise, seed), 1e-5)
+        assert 10**-3.1 < suggestion < 10**-2  # four fifths of the way are at 10 ** -2.4; above the bottom it breaks
+        assert "rose behind it" in why
 
 
 def test_a_higher_valley_gives_a_higher_rate():
@@ -227,7 +231,6 @@ def test_a_higher_valley_gives_a_higher_rate():
     assert found[1] / found[0] == pytest.approx(10, rel=0.2)
 
 
-@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(
     ("shape", "suggested", "word"),
     [
@@ -238,8 +241,20 @@ def test_a_higher_valley_gives_a_higher_rate():
         (lambda d: math.inf, False, "no loss was a number"),
     ],
 )
-def test_a_curve_without_a_valley_is_named(shape, suggested, word, seed):
-    suggestion, why = suggest(curve(shape, 0.1, seed), 1e-5)
-    assert word in why
-    assert (suggestion != 1e-5) == suggested
-    assert 1e-6 <= suggestion <= 0.1
+def test_a_curve_without_a_valley_is_named(shape, suggested, word):
+    for seed in range(5):
+        suggestion, why = suggest(curve(shape, 0.1, seed), 1e-5)
+        assert word in why
+        assert (suggestion != 1e-5) == suggested
+        assert 1e-6 <= suggestion <= 0.1
+
+
+def test_the_plot_marks_the_suggestion():
+    table = pd.DataFrame({"learning_rate": [1e-4, 1e-3, 1e-2], "loss": [4.0, 3.0, 90.0], "smoothed": [3.9, 3.1, 80.0]})
+    ax = LearningRates(table, 1e-3, "because").plot()
+    assert ax.get_xscale() == "log"
+    assert [line.get_ydata().tolist() for line in ax.lines[:2]] == [[4.0, 3.0, 90.0], [3.9, 3.1, 80.0]]
+    assert ax.lines[2].get_xdata() == [1e-3, 1e-3]
+    assert "suggestion 1.0e-03" in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert ax.get_title() == "because"
+    assert ax.get_ylim()[1] <= 1.3 * 4.0  # one broken step does not press the rest flat

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from gemma_colab.core.history import COLUMNS, GrowingHistory, history_table, smoothed
+from gemma_colab.core.history import HISTORY_COLUMNS, history_table, smoothed
 from gemma_colab.core.loading import load_model
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import TrainSettings, starting_point
 from gemma_colab.training.short import short_run
-from gemma_colab.training.verdict import WORDS, training_verdict
+from gemma_colab.training.verdict import VERDICT_WORDS, training_verdict
 
 
 # ------------------------------------------------------------------------------------------------------------ the table
@@ -31,34 +31,14 @@ def log(loss, validation=(), rate=None):
 
 
 def test_history_joins_the_two_kinds_of_log_lines():
-    table = history_table(
-        [{"step": 5, "epoch": 1, "loss": 2.0}, {"step": 5, "epoch": 1, "eval_loss": 3.0}, {"step": 5, "train_runtime": 9}]
-    )
-    assert table[["step", "loss", "eval_loss"]].to_numpy().tolist() == [[5, 2.0, 3.0]]
-    assert tuple(table.columns) == COLUMNS
-    assert len(history_table([])) == 0
-
-
-def test_a_growing_table_is_the_whole_one_and_reads_each_line_once():
-    class Line(dict):
-        reads = 0
-
-        def get(self, *key):
-            Line.reads += 1
-            return super().get(*key)
-
-    lines = [Line(line) for line in log([4, math.nan, 3, 2, 2], {2: 3.5, 4: math.nan})]
-    growing = GrowingHistory()
-    early = growing.table(lines[:2])
-    table = growing.table(lines)
-    assert Line.reads == len(COLUMNS) * 7
-    assert growing.table(lines) is not table
-    assert Line.reads == len(COLUMNS) * 7
-    pd.testing.assert_frame_equal(table, history_table(lines))
-    assert len(early) == 2  # as it was
+    lines = log([4, math.nan, 3, 2, 2], {2: 3.5, 4: math.nan})
+    table = history_table(lines)
+    assert list(table.columns) == HISTORY_COLUMNS
+    assert table["step"].tolist() == [1, 2, 3, 4, 5]
     assert table["loss"].tolist() == [4, math.inf, 3, 2, 2]  # NaN means: nothing was logged
     assert table["eval_loss"].fillna(-1).tolist() == [-1, 3.5, -1, math.inf, -1]
     pd.testing.assert_frame_equal(history_table(lines[3:] + lines[:3]), table)  # in the order of the steps
+    assert len(history_table([])) == 0
 
 
 def test_smoothing_follows_the_curve_and_forgets_the_noise():
@@ -191,7 +171,7 @@ def words(kind, n, sigma, heavy=False, validation=True):
         history = getattr(Made(n, seed, sigma, heavy, validation), kind)()
         end[training_verdict(history, finished=True).word] += 1
         ever.update({training_verdict(history.iloc[: int(m)]).word for m in np.linspace(1, n, 14)})
-    assert set(end) | set(ever) <= set(WORDS)
+    assert set(end) | set(ever) <= set(VERDICT_WORDS)
     return end, ever
 
 

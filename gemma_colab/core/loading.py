@@ -54,7 +54,7 @@ def load_model(
     if dtype == torch.float16 and _in_pieces():
         raise ModelError(
             f"dtype={dtype} must be bfloat16 under FSDP, which would compute the residual stream in float16; take GPUs from Ampere "
-            "on, or DDP (gemma-colab launch-config ddp)"
+            "on, or DDP (docs/recipes.md)"
         )
     pass_over_old_torchao()  # before somebody adds an adapter to what is loaded here
     config = from_hub(AutoConfig, name, source_of(name))

@@ -91,7 +91,7 @@ def build_trainer(
     if args.n_gpu > 1:
         raise SettingsError(
             f"n_gpu={args.n_gpu} must be 1, one process trains on one GPU; set CUDA_VISIBLE_DEVICES=0 before anything asks torch for a "
-            f"GPU and restart, or train on all with accelerate launch (docs/recipes.md)"
+            "GPU and restart, or train on all with accelerate launch (docs/recipes.md)"
         )
     unload_adapters(model)
     if args.use_cpu:

@@ -16,7 +16,7 @@ from gemma_colab.handover.rows import ensure_rows
 from gemma_colab.handover.settings import SavedSettings
 from gemma_colab.model.lent import describe_machine
 from gemma_colab.model.memory import memory_plan
-from gemma_colab.training.replay import OWN, general_chats, mix_in
+from gemma_colab.training.replay import REPLAY_ROWS, general_rows, mix_in
 
 
 def ensure_adapter(workspace: Workspace, chosen: ModelSettings) -> dict:
@@ -68,9 +68,9 @@ def train_adapter(
     from gemma_colab.core.loading import load_model, load_tokenizer, quantization_config
     from gemma_colab.core.lora import lora_config
     from gemma_colab.core.machine import pick_dtype
-    from gemma_colab.training.launch import whole_adapter
     from gemma_colab.training.records import record_run
     from gemma_colab.training.run import train
+    from gemma_colab.training.sharding import whole_adapter
     from gemma_colab.training.verdict import training_verdict
 
     rows, machine, dimensions = ensure_rows(workspace), describe_machine(str(workspace.path)), shape_of(chosen.model)
@@ -89,8 +89,8 @@ def train_adapter(
     how = {"tokens": int(lengths["total"].max()), "dtype": dtype, "load_in_4bit": chosen.load_in_4bit}
     how |= {"gpu": machine.gpu is not None, "scored": lengths["answer"].sum() / lengths["total"].sum()}
     made_with = {"model": chosen.model, "load_in_4bit": chosen.load_in_4bit, "lora": dataclasses.asdict(saved.lora)}
-    made_with["rows"] = workspace.fingerprint(*SPLIT_FILES, *[OWN] * bool(settings.replay and workspace.has(OWN)))
-    training_rows = mix_in(rows["train"], general_chats(workspace), settings.replay, settings.seed)
+    made_with["rows"] = workspace.fingerprint(*SPLIT_FILES, *[REPLAY_ROWS] * bool(settings.replay and workspace.has(REPLAY_ROWS)))
+    training_rows = mix_in(rows["train"], general_rows(workspace), settings.replay, settings.seed)
     about = {"model": chosen, "lora": saved.lora, "data": made_with["rows"], "rows": len(training_rows), "gpu": machine.gpu}
     start = time.monotonic()
     try:
@@ -128,7 +128,7 @@ def train_adapter(
 
 def save_run(workspace: Workspace, chosen: ModelSettings, saved: SavedSettings, run, weights: dict | None = None) -> None:
     """Save what a run leaves for notebook 05: its settings, `adapter/`, and `training.json` with the model, a checksum of the rows, the
-    time, the best loss and the whole log. weights: of a sharded model, from `training.launch.whole_adapter`."""
+    time, the best loss and the whole log. weights: of a sharded model, from `training.sharding.whole_adapter`."""
     from gemma_colab.export.adapter import save_adapter
 
     state = run.trainer.state

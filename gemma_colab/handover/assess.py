@@ -32,7 +32,7 @@ from gemma_colab.handover.settings import choose_model
 from gemma_colab.model.choice import shown_name
 from gemma_colab.model.lent import describe_machine
 from gemma_colab.model.libraries import stack_versions
-from gemma_colab.training.replay import OWN
+from gemma_colab.training.replay import REPLAY_ROWS
 from gemma_colab.ui.report import write_report
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def _write_summary(
 
 def _replayed(workspace: Workspace) -> bool:
     """Tell whether the sample's general rows were trained on, which are of the same kinds as the questions."""
-    return workspace.has(TrainSettings.file) and TrainSettings.load(workspace).replay > 0 and not workspace.has(OWN)
+    return workspace.has(TrainSettings.file) and TrainSettings.load(workspace).replay > 0 and not workspace.has(REPLAY_ROWS)
 
 
 def _loss(base: pd.DataFrame, tuned: pd.DataFrame) -> dict:

@@ -151,7 +151,7 @@ def _other_gpus(machine: Machine) -> Iterator[Check]:
         yield Check("GPU, others", found, WARN, "close other notebooks that use this GPU, or restart their sessions")
     if gpus := os.environ.get(HIDDEN):
         found = f"{gpus}; this process computes on the first one (CUDA_VISIBLE_DEVICES=0)"
-        yield Check("GPUs", found, OK, f"`gemma-colab launch-config ddp --gpus {gpus}` trains on all of them")
+        yield Check("GPUs", found, OK, "`accelerate launch` trains on all of them (docs/recipes.md)")
     elif machine.gpus > 1 and "LOCAL_RANK" not in os.environ:
         found = f"{machine.gpus}, and torch has looked at them all; one process trains on one"
         yield Check("GPUs", found, WARN, f"set CUDA_VISIBLE_DEVICES=0 before anything asks torch for a GPU, and {RESTART}")

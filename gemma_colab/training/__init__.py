@@ -1,4 +1,10 @@
-"""Train an adapter, watched, and resumed where it stopped."""
+"""Train an adapter: which settings suit, one run that loses nothing on the way, and what its losses say.
+
+`find_learning_rate`, `short_run` and `trial_run` train a fresh adapter for a few steps and leave the model as it was.
+`train_adapter` trains on the rows of a workspace: it saves by time, goes on after a kill (`resume=True`), saves memory when the
+GPU's runs out, and records the run, so that `compare_runs` can lay it beside others. `sft_config` and `build_trainer` are what
+they all stand on: native objects of TRL.
+"""
 
 from gemma_colab.core.door import door
 

@@ -9,17 +9,17 @@ from collections.abc import Callable
 
 import pandas as pd
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from gemma_colab.core.machine import GIB
 from gemma_colab.core.settings import TrainSettings
-from gemma_colab.training.checkpoints import agreed
+from gemma_colab.training.checkpoints import Checkpoint, agreed
 
-SKIPPED = 12  # steps in a row that a GradScaler may skip: it starts at 65,536 and halves
+SCALER_SKIPS = 12  # steps in a row that a GradScaler may skip: it starts at 65,536 and halves
 ZEROS = 3  # one batch may hold rows whose answers were cut off altogether
 
 
-class Tripwire(TrainerCallback):
+class StopOnNonFiniteLoss(TrainerCallback):
     """Stops a run whose loss or gradient is no number, or whose loss stays exactly 0; `reason` then says why.
 
     skipped: steps in a row whose gradient may be no number: 0, but in float16 the scaler tries which scale fits, skips such steps
@@ -29,56 +29,48 @@ class Tripwire(TrainerCallback):
     def __init__(self, skipped: int = 0):
         self.skipped, self.reason, self.bad, self.zeros, self.first = skipped, "", 0, 0, None
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs=None, **kwargs):
+    def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in logs:
-            if math.isfinite(logs.get("eval_loss", 0.0)):
-                return
-            self._trip(control, state, "the validation loss is no number", args)
+            if not math.isfinite(logs.get("eval_loss", 0.0)):
+                self._stop("the validation loss is no number", args, state, control)
             return
         loss, gradient = logs["loss"], float(logs.get("grad_norm", 0.0))
+        no_number = not (math.isfinite(loss) and math.isfinite(gradient))
+        self.bad = self.bad + 1 if no_number else 0
         self.zeros = self.zeros + 1 if loss == 0 else 0
-        if math.isfinite(loss) and math.isfinite(gradient):
-            self.bad, self.first = 0, None if not self.zeros else self.first or state.global_step
-        else:
-            self.bad, self.first = self.bad + 1, self.first or state.global_step
+        self.first = (self.first or state.global_step) if self.bad or self.zeros else None
         if self.bad > (self.skipped if math.isfinite(loss) else 0):
-            self._trip(control, state, f"the {'gradient' if math.isfinite(loss) else 'loss'} is no number", args)
+            self._stop(f"the {'gradient' if math.isfinite(loss) else 'loss'} is no number", args, state, control)
         elif self.zeros >= ZEROS:
-            self._trip(control, state, "the loss is exactly 0", args)
+            self._stop("the loss is exactly 0", args, state, control)
 
-    def _trip(self, control: TrainerControl, state: TrainerState, what: str, args: TrainingArguments) -> None:
-        since = self.first or state.global_step
+    def _stop(self, what: str, args, state, control) -> None:
         losses = [line["loss"] for line in state.log_history if "loss" in line and math.isfinite(line["loss"])]
+        rate = f"the learning rate {args.learning_rate:g} is too high"
         if self.zeros:
             cause = (
                 "no answer token was left to learn from, because max_length cuts the answers off, or float16 overflowed; look at "
                 "the lengths in notebook 01, and load the model with load_model"
             )
         elif len(losses) > 1 and max(losses[-20:]) > 1.2 * losses[0]:
-            cause = f"the learning rate {args.learning_rate:g} is too high, the loss rose before; try a third of it"
+            cause = f"{rate}, the loss rose before; try a third of it"
         elif args.fp16:
             cause = "float16 overflowed; load the model with load_model, which keeps the residual stream in float32"
         else:
-            cause = f"the learning rate {args.learning_rate:g} is too high, or a row is broken; try a third of it, check the rows"
-        self.reason = f"{what} since step {since}; likely cause: {cause}"
+            cause = f"{rate}, or a row is broken; try a third of it, check the rows"
+        self.reason = f"{what} since step {self.first or state.global_step}; likely cause: {cause}"
         control.should_training_stop, control.should_save, control.should_evaluate = True, False, False
 
 
-class StopEarly(TrainerCallback):
-    """Stops after `patience` validation points without a new best; 0 never does.
+def early_stopping(patience: int, start: Checkpoint | None) -> list[EarlyStoppingCallback]:
+    """Make transformers' own callback, which stops after `patience` validation points without a new best; none for 0.
 
-    transformers' own `EarlyStoppingCallback` counts in memory, so that a resumed run would begin to count anew. This one counts
-    in the history, which every checkpoint holds.
+    It counts in memory, so a resumed run gets its count from the log of the checkpoint it starts from.
     """
-
-    def __init__(self, patience: int):
-        self.patience, self.stopped = patience, False
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        losses = [line["eval_loss"] for line in state.log_history if "eval_loss" in line]
-        if self.patience and len(losses) - 1 - losses.index(min(losses)) >= self.patience:
-            self.stopped = state.global_step < state.max_steps
-            control.should_training_stop = True
+    callback = EarlyStoppingCallback(patience)
+    if losses := [line["eval_loss"] for line in (start.log_history if start else []) if "eval_loss" in line]:
+        callback.early_stopping_patience_counter = len(losses) - 1 - losses.index(min(losses))
+    return [callback] if patience else []
 
 
 class Interrupt(TrainerCallback):
@@ -103,34 +95,14 @@ class Interrupt(TrainerCallback):
         self.asked = True
         self.say("stopping after this step, with a checkpoint; interrupt again to stop at once")
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+    def on_step_end(self, args, state, control, **kwargs):
         if agreed(self.asked, args):
             self.stopped = state.global_step < state.max_steps
             control.should_save = control.should_training_stop = True
 
 
-class Moment(TrainerCallback):
-    """Where in a step the run is: after an error in `update`, the weights may be half changed."""
-
-    def __init__(self):
-        self.step, self.update, self.evaluating = 0, False, False
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.step = state.global_step
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self.update = True
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.step, self.update = state.global_step, False
-        self.evaluating = control.should_evaluate
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.evaluating = False
-
-
-def step_down(settings: TrainSettings, longest: int, shorter_rows: bool) -> tuple[TrainSettings | None, str]:
-    """The next rung of the ladder after the memory ran out, and what it means; None if there is none.
+def save_memory(settings: TrainSettings, longest: int, shorter_rows: bool) -> tuple[TrainSettings | None, str]:
+    """Choose the next memory-saving step after the memory ran out: the settings, None if nothing is left, and what it means.
 
     First what changes nothing but the time: a smaller micro-batch with more accumulation, then checkpointing. Rows are cut (to half
     of the `longest`, in tokens) by consent only.
@@ -144,9 +116,8 @@ def step_down(settings: TrainSettings, longest: int, shorter_rows: bool) -> tupl
             f"{settings.gradient_accumulation_steps} -> {now.gradient_accumulation_steps}: the same {rows} rows behind each update"
         )
     if not settings.gradient_checkpointing:
-        return settings.replace(
-            gradient_checkpointing=True
-        ), "gradient_checkpointing on: the same result, a step takes about half as long again"
+        what = "gradient_checkpointing on: the same result, a step takes about half as long again"
+        return settings.replace(gradient_checkpointing=True), what
     length = min(settings.max_length, longest) // 2
     if settings.packing or length < 64:
         return None, "choose a smaller model, a GPU with more memory, or packing=False with a smaller max_length"
@@ -159,7 +130,7 @@ def step_down(settings: TrainSettings, longest: int, shorter_rows: bool) -> tupl
 
 
 def what_took_memory(settings: TrainSettings, plan: Callable[[TrainSettings], pd.Series] | None) -> str:
-    """A sentence on what the GPU's memory was spent on: measured where there is one, and by the plan's parts."""
+    """Say what the GPU's memory was spent on: measured where there is one, and by the plan's parts."""
     said = []
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,11 +16,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.history import smoothed
-from gemma_colab.core.settings import TrainSettings
+from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.training.short import short_run
 
-STOP = 1.5  # times the lowest smoothed loss: the run has broken
-SHARE = 0.8  # of the whole fall, at the suggestion; see `suggest`
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BROKEN = 1.5  # times the lowest smoothed loss: the run has broken
+FALL = 0.8  # share of the whole fall that was made at the suggestion; see `suggest`
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +35,25 @@ class LearningRates:
     suggestion: float
     why: str
 
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Plot the loss of each step over its learning rate, smoothed too, and the suggestion; the title says why."""
+        from gemma_colab.core.live_curve import BEST, TRAIN
+        from gemma_colab.training.records import cut_above_the_start, new_axes
+
+        ax, table = ax or new_axes(7, 3.2), self.table
+        ax.plot(table["learning_rate"], table["loss"], ".", color=TRAIN, alpha=0.5, label="each step")
+        ax.plot(table["learning_rate"], table["smoothed"], color=TRAIN, label="smoothed")
+        ax.axvline(self.suggestion, color=BEST, linestyle="--", label=f"suggestion {self.suggestion:.1e}")
+        ax.set(xscale="log", xlabel="learning rate, higher at each step", ylabel="loss (nats per token)")
+        ax.set_title("\n".join(wrap(self.why, 80)), fontsize=9)
+        cut_above_the_start(ax, table["loss"].head(5))
+        ax.legend()
+        ax.grid(alpha=0.3)
+        return ax
+
 
 class _StopWhenBroken(TrainerCallback):
-    """Ends a run whose smoothed loss has passed `STOP` times its minimum, or is no number."""
+    """Ends a run whose smoothed loss has passed `BROKEN` times its minimum, or is no number."""
 
     def __init__(self, window: int):
         self.window, self.losses, self.lowest = window, [], math.inf
@@ -44,7 +65,7 @@ class _StopWhenBroken(TrainerCallback):
         if len(self.losses) >= self.window:
             mean = sum(self.losses[-self.window :]) / self.window
             self.lowest = min(self.lowest, mean)
-            control.should_training_stop |= not mean <= STOP * self.lowest  # true for NaN too
+            control.should_training_stop |= not mean <= BROKEN * self.lowest  # true for NaN too
 
 
 def find_learning_rate(
@@ -52,18 +73,18 @@ def find_learning_rate(
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[dict],
     settings: TrainSettings,
-    peft_config: LoraConfig,
+    lora: LoraSettings | LoraConfig,
     dtype: torch.dtype,
     *,
     lowest: float = 1e-6,
     highest: float = 0.1,
     steps: int = 60,
 ) -> LearningRates:
-    """The learning rate range test (L. N. Smith, arXiv 1506.01186, section 3.3), with a rate that rises by the same factor at
-    each of `steps` steps, from `lowest` to `highest`, on a fresh adapter, which is then taken off; the model stays as it was.
+    """Run the learning rate range test (L. N. Smith, arXiv 1506.01186, section 3.3), with a rate that rises by the same factor at
+    each of `steps` steps, from `lowest` to `highest`, on a fresh adapter, which is then unloaded; the model stays as it was.
 
     It ends early when the smoothed loss exceeds 1.5 x its minimum. Batch, accumulation, optimizer and seed are those of the
-    settings; there is no warm-up. lowest < highest, both 1e-6 to 0.1. steps: 20-1000. How a rate is chosen: `suggest`.
+    settings; there is no warm-up, and no replay. lowest < highest, both 1e-6 to 0.1. steps: 20-1000. How a rate is chosen: `suggest`.
     Raises `SettingsError` when these are out of range, and `ModelError` for a `PeftModel`.
     """
     if not 1e-6 <= lowest < highest <= 0.1:
@@ -74,8 +95,8 @@ def find_learning_rate(
         model,
         tokenizer,
         rows,
-        settings.replace(learning_rate=lowest, warmup_steps=0),
-        peft_config,
+        settings.replace(learning_rate=lowest, warmup_steps=0, replay=0.0),
+        lora,
         dtype,
         max_steps=steps,
         callbacks=[_StopWhenBroken(_window(steps))],
@@ -91,7 +112,7 @@ def _window(steps: int) -> int:
 
 
 def suggest(table: pd.DataFrame, otherwise: float) -> tuple[float, str]:
-    """A learning rate, and why. table: learning_rate and loss of a range test, one line a step. otherwise: what is returned when
+    """Choose a learning rate, and say why. table: learning_rate and loss of a range test, one line a step. otherwise: what is returned when
     there is no answer.
 
     The rule: the lowest rate at which the smoothed loss had made four fifths of its way from the first rates down to its minimum.
@@ -116,7 +137,7 @@ def suggest(table: pd.DataFrame, otherwise: float) -> tuple[float, str]:
         if rose:
             return otherwise, f"the loss never fell {span}, it only rose: look lower; until then your settings' rate stands"
         return otherwise, f"the loss never fell {span}: nothing can be said, and your settings' rate stands"
-    at = rates[(means <= first - SHARE * fall).idxmax()]
+    at = rates[(means <= first - FALL * fall).idxmax()]
     what = f"four fifths of the fall were made at {at:.1e}; the loss was lowest at {rates[best]:.1e} and"
     if not rose:
         return float(f"{at:.1e}"), f"{what} never rose up to {rates.iloc[-1]:.1e}: a higher rate may do as well"

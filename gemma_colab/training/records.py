@@ -1,4 +1,4 @@
-"""Every run leaves a record, so that runs of different days and machines can be laid side by side. Imports without torch."""
+"""Every run leaves a record, so that runs of different days and machines can be compared. Imports without torch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from gemma_colab.core.errors import SettingsError, WorkspaceError
-from gemma_colab.core.history import COLUMNS
+from gemma_colab.core.history import HISTORY_COLUMNS
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.model.choice import shown_name
@@ -19,9 +20,14 @@ from gemma_colab.model.hub import TOKEN
 from gemma_colab.model.libraries import stack_versions
 from gemma_colab.training.verdict import training_verdict
 
-FOLDER = "history"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+RECORDS = "history"  # their folder in the workspace
 NEEDED = {"status", "verdict", "seconds", "data", "rows", "machine", "model", "lora", "train", "curves"}
-LAST = 5  # steps behind a run's last training loss: that of a single batch is noise
+LAST_STEPS = 5  # behind a run's last training loss: that of a single batch is noise
+# The colors of Okabe and Ito that people who see few colors can tell apart, and a shape for those who see none.
+RUN_STYLES = list(zip(("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#555555", "#56b4e9", "#e69f00"), "os^DvPX", strict=True))
 
 
 def record_run(
@@ -50,7 +56,7 @@ def record_run(
         "time": now.isoformat(timespec="seconds"),
         "status": status,
         "verdict": verdict or str(training_verdict(history, finished=True)),
-        **_result(history),
+        **_best(history),
         "seconds": round(seconds, 1),
         "steps": int(history["step"].max()) if len(history) else 0,
         "data": data,
@@ -60,39 +66,65 @@ def record_run(
         "lora": dataclasses.asdict(lora),
         "train": dataclasses.asdict(train),
         "versions": stack_versions(),
-        "curves": {name: history[name].tolist() for name in COLUMNS},
+        "curves": {name: history[name].tolist() for name in HISTORY_COLUMNS},
     }
-    return workspace.write_json(f"{FOLDER}/{now:%Y-%m-%dT%H%M%S.%f}.json", _clean(record))
+    return workspace.write_json(f"{RECORDS}/{now:%Y-%m-%dT%H%M%S.%f}.json", _clean(record))
 
 
 def list_runs(workspace: Workspace) -> list[dict]:
-    """The records in the workspace, newest last. One that can't be read is left out, and said so."""
+    """Read the records in the workspace, newest last. One that can't be read is left out, and said so."""
     runs = []
-    for path in sorted((workspace.path / FOLDER).glob("*.json")):
+    for path in sorted((workspace.path / RECORDS).glob("*.json")):
         try:
-            run = workspace.read_json(f"{FOLDER}/{path.name}")
+            run = workspace.read_json(f"{RECORDS}/{path.name}")
             if not isinstance(run, dict) or not run.keys() >= NEEDED:
                 raise ValueError
             run_history(run)
         except (WorkspaceError, OSError, LookupError, TypeError, ValueError):
-            print(f"{FOLDER}/{path.name} is no readable record of a run and is left out; delete it")
+            print(f"{RECORDS}/{path.name} is no readable record of a run and is left out; delete it")
             continue
         runs.append(run)
     return runs
 
 
 def run_history(run: dict) -> pd.DataFrame:
-    """The `history_table` of a record."""
-    curves = {name: pd.Series(run["curves"][name], dtype=object).map(_float).astype(float) for name in COLUMNS}
-    return pd.DataFrame(curves).astype({"step": int})
+    """Return the `history_table` of a record."""
+    curves = {name: [math.nan if v is None else float(v) for v in run["curves"][name]] for name in HISTORY_COLUMNS}
+    return pd.DataFrame(curves, dtype=float).astype({"step": int})
+
+
+def compare_runs(
+    runs: Workspace | Sequence[dict] | dict[str, pd.DataFrame],
+    names: Sequence[str] | None = None,
+    x: str = "step",
+    ax: Axes | None = None,
+) -> tuple[pd.DataFrame, Axes]:
+    """Compare runs in a table and a picture: train thin, validation with points. What lies far above the losses at the start is cut off.
+
+    runs: a workspace with its records, records, or short runs by their names. names: one for each; without them a record is named by
+    the settings in which it differs from the others. x: "step" or "epoch". The table has one line a run: the settings that differ,
+    best_eval_loss and best_step, train_loss (the mean of the last five steps), seconds, status, verdict. Losses: nats per token.
+
+    Raises `SettingsError` when there are no runs, or another number of names.
+    """
+    runs = list_runs(runs) if isinstance(runs, Workspace) else runs
+    ax, table, curves = ax or new_axes(8, 4), runs_table(runs, names), histories(runs, names)
+    for i, (name, history) in enumerate(curves.items()):
+        color, marker = RUN_STYLES[i % len(RUN_STYLES)]
+        train, validation = history.dropna(subset=["loss"]), history.dropna(subset=["eval_loss"])
+        ax.plot(train[x], train["loss"], color=color, linewidth=0.8, alpha=0.6)
+        best = table["best_eval_loss"].iloc[i]
+        label = f"{name}: best {best:.2f}" if pd.notna(best) else name
+        ax.plot(validation[x], validation["eval_loss"], marker=marker, markersize=6, linewidth=1.6, color=color, label=label)
+    ax.set(xlabel=x, ylabel="loss (nats per token)", title="thin: train; points: validation")
+    cut_above_the_start(ax, pd.concat([history["loss"].dropna().head(1) for history in curves.values()]))
+    ax.legend(fontsize=8)
+    ax.grid(alpha=0.3)
+    return table, ax
 
 
 def histories(runs: Sequence[dict] | dict[str, pd.DataFrame], names: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
-    """Name -> `history_table`. runs: records (`list_runs`), or what is already like that: short runs by their names.
-
-    names: one for each; without them a record is named by the settings in which it differs from the others.
-    Raises `SettingsError` when there are none, or another number of names.
-    """
+    """Name -> `history_table`; runs, names: as for `compare_runs`."""
     if not len(runs):
         raise SettingsError("runs=[] must hold one run at least; train first, list_runs(workspace) then finds it")
     tables = list(runs.values()) if isinstance(runs, dict) else [run_history(run) for run in runs]
@@ -104,17 +136,13 @@ def histories(runs: Sequence[dict] | dict[str, pd.DataFrame], names: Sequence[st
 
 
 def runs_table(runs: Sequence[dict] | dict[str, pd.DataFrame], names: Sequence[str] | None = None) -> pd.DataFrame:
-    """One line a run: the settings that differ between them, and what came of it. runs, names: as for `histories`.
-
-    best_eval_loss and best_step: of the lowest validation loss. train_loss: mean of the last five steps. Losses: nats per token.
-    """
+    """The table of `compare_runs`."""
     lines, curves = [], histories(runs, names)
     records = [None] * len(curves) if isinstance(runs, dict) else runs
     differing = [] if isinstance(runs, dict) else _differing(runs)
     for history, run in zip(curves.values(), records, strict=True):
-        loss = history["loss"].dropna()
         line = {name: _settings(run).get(name) for name in differing}
-        line |= _result(history) | {"train_loss": loss.tail(LAST).mean()}
+        line |= _best(history) | {"train_loss": history["loss"].dropna().tail(LAST_STEPS).mean()}
         line |= {"seconds": run["seconds"], "status": run["status"]} if run else {}
         line["verdict"] = run["verdict"].split(":")[0] if run else training_verdict(history, finished=True).word
         lines.append(line)
@@ -141,15 +169,24 @@ def _names(runs: Sequence[dict]) -> list[str]:
     return names
 
 
-def _result(history: pd.DataFrame) -> dict:
+def _best(history: pd.DataFrame) -> dict:
     validation = history.set_index("step")["eval_loss"].dropna()
     if validation.empty:
         return {"best_eval_loss": None, "best_step": None}
     return {"best_eval_loss": float(validation.min()), "best_step": int(validation.idxmin())}
 
 
-def _float(value: float | str | None) -> float:
-    return math.nan if value is None else float(value)
+def new_axes(width: float, height: float) -> Axes:
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def cut_above_the_start(ax: Axes, start: pd.Series) -> None:
+    """One broken run must not press all others flat: show no more than 1.3 times the highest loss at the start."""
+    finite = start[start < float("inf")]
+    if len(finite) and ax.get_ylim()[1] > 1.3 * finite.max():
+        ax.set_ylim(top=1.3 * finite.max())
 
 
 def _clean(value):

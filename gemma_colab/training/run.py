@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -22,20 +23,30 @@ from gemma_colab.core.history import history_table
 from gemma_colab.core.live import LiveHistory
 from gemma_colab.core.settings import TrainSettings
 from gemma_colab.core.trainer import build_trainer, sft_config, unload_adapters
-from gemma_colab.training.checkpoints import WRITING, Checkpoint, KeepCheckpoints, put_aside, to_resume, whole_checkpoints
-from gemma_colab.training.guard import SKIPPED, Interrupt, Moment, StopEarly, Tripwire, step_down, what_took_memory
-from gemma_colab.training.launch import prepare_sharding
+from gemma_colab.training.checkpoints import KeepCheckpoints, checkpoint_to_resume, put_aside, whole_checkpoints
+from gemma_colab.training.guard import (
+    SCALER_SKIPS,
+    Interrupt,
+    StopOnNonFiniteLoss,
+    early_stopping,
+    save_memory,
+    what_took_memory,
+)
+from gemma_colab.training.sharding import prepare_sharding
 from gemma_colab.training.short import no_bars, remember
-from gemma_colab.training.verdict import Verdict, training_verdict
+from gemma_colab.training.verdict import TrainingVerdict, training_verdict
 
-FEW = 2000  # rows that are tokenised in a second or two
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+QUICKLY_TOKENIZED = 2000  # rows that are tokenized in a second or two: no bar for them
 
 
 @dataclass(frozen=True)
 class Run:
-    """How a run ended. trainer: with the best adapter on its model. settings: as they were at the end; the ladder may have changed
-    them. status: "finished", "stopped early" or "interrupted". seconds: of training, earlier parts of a resumed run included.
-    notes: what happened on the way, each a sentence."""
+    """How a run ended. trainer: with the best adapter on its model. settings: as they were at the end; saving memory may have
+    changed them. status: "finished", "stopped early" or "interrupted". seconds: of training, earlier parts of a resumed run
+    included. notes: what happened on the way, each a sentence."""
 
     trainer: SFTTrainer
     settings: TrainSettings
@@ -48,8 +59,14 @@ class Run:
         return history_table(self.trainer.state.log_history)
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> TrainingVerdict:
         return training_verdict(self.history, finished=self.status != "interrupted")
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Plot training and validation loss over the steps, the best validation point marked."""
+        from gemma_colab.core.live_curve import loss_curve
+
+        return loss_curve(self.history, ax)
 
 
 def train(
@@ -75,13 +92,13 @@ def train(
     folder: of the checkpoints. Those of an earlier run there are put aside, or with `resume` gone on from: same optimizer, schedule,
     random state and order of the rows. made_with: what else a checkpoint depends on, such as the model and a fingerprint of the
     rows; one made with other settings or data is refused, unless `anyway`. shorter_rows: rows may be cut when nothing else saves
-    memory. show: called with a `callbacks.Progress`. plan: `memory_plan` of settings, to explain what took the memory.
+    memory. show: called with a `core.live.Progress`. plan: `memory_plan` of settings, to explain what took the memory.
 
     An interrupt ends the run after the step at hand and keeps a checkpoint. When the GPU's memory runs out, the run goes on with
-    the next rung of `guard.step_down` from the step it had reached. Raises `TrainingError` when the loss is no number, or nothing
-    is left to save memory with; `WorkspaceError` when it can't be resumed, or there is no room for checkpoints.
+    the next step of `guard.save_memory` from where it was. Raises `TrainingError` when the loss is no number, or nothing is left to
+    save memory with; `WorkspaceError` when it can't be resumed, or there is no room for checkpoints.
     """
-    folder, notes = Path(folder), []
+    folder, notes, start = Path(folder), [], None
     say = print if show is None else getattr(show, "say", print)
     processes = int(os.environ.get("WORLD_SIZE", 1))
 
@@ -89,9 +106,8 @@ def train(
         rows = settings.effective_batch * processes
         return {**(made_with or {}), "rows_per_update": rows, "train": dataclasses.asdict(settings)}
 
-    start: Checkpoint | None = None
     if resume:
-        start = to_resume(folder, now_made_with(), anyway=anyway)
+        start = checkpoint_to_resume(folder, now_made_with(), anyway=anyway)
         notes.append(f"resumed from step {start.step}")
     elif int(os.environ.get("RANK", 0)) == 0 and (before := put_aside(folder)):
         notes.append(f"the checkpoints of the run before are in {before.name}")
@@ -100,13 +116,13 @@ def train(
         unload_adapters(model)
         with ExitStack() as undo:
             undo.callback(remember(model))  # whatever goes wrong in here, the model is as it was
-            args = sft_config(settings, folder / WRITING, len(train_dataset), dtype, report_to=report_to)
+            args = sft_config(settings, folder, len(train_dataset), dtype, report_to=report_to)
             args.disable_tqdm = show is not None
-            keep = KeepCheckpoints(folder, now_made_with(), settings.save_minutes, start.seconds if start else 0.0, say=say)
-            trip = Tripwire(SKIPPED if dtype == torch.float16 else 0)
-            early, interrupt, moment = StopEarly(settings.early_stopping_patience), Interrupt(say), Moment()
-            callbacks = [trip, early, interrupt, keep, moment, *([LiveHistory(show)] if show else [])]
-            with no_bars() if show and len(train_dataset) < FEW else nullcontext():
+            keep = KeepCheckpoints(folder, now_made_with(), settings.save_minutes, start.seconds if start else 0.0, say)
+            broken, interrupt = StopOnNonFiniteLoss(SCALER_SKIPS if dtype == torch.float16 else 0), Interrupt(say)
+            callbacks = [broken, interrupt, keep, *early_stopping(settings.early_stopping_patience, start)]
+            callbacks += [LiveHistory(show)] if show else []
+            with no_bars() if show and len(train_dataset) < QUICKLY_TOKENIZED else nullcontext():
                 trainer = build_trainer(model, tokenizer, train_dataset, eval_dataset, args, peft_config, callbacks)
             prepare_sharding(trainer)
             try:
@@ -116,41 +132,38 @@ def train(
             except torch.OutOfMemoryError as e:
                 full = str(e).splitlines()[0]
             # Out here the error is gone, and with it the frames that held the step's tensors.
-            if trip.reason:
+            state = trainer.state
+            if broken.reason:
                 kept = whole_checkpoints(folder)
                 where = f"; the checkpoint of step {kept[-1].step} is from before" if kept else ""
-                raise TrainingError(trip.reason + where, trainer.state.log_history)
+                raise TrainingError(broken.reason + where, state.log_history)
             if not full:
                 undo.pop_all()
-                status = "interrupted" if interrupt.stopped else "stopped early" if early.stopped else "finished"
-                return Run(trainer, settings, status, keep.seconds, tuple(notes))
-            full = f"the GPU's memory ran out at step {moment.step + 1} ({what_took_memory(settings, plan) or full})"
+                ended = "stopped early" if state.global_step < state.max_steps else "finished"
+                return Run(trainer, settings, "interrupted" if interrupt.stopped else ended, keep.seconds, tuple(notes))
+            full = f"the GPU's memory ran out at step {state.global_step + 1} ({what_took_memory(settings, plan) or full})"
+            if processes > 1:
+                what = "with several processes nothing is changed by itself: choose a smaller batch"
+                raise TrainingError(f"{full}; {what}", state.log_history)
             longest = max(map(len, trainer.train_dataset["input_ids"]))
-            settings, what = _lower(settings, longest, shorter_rows, full, processes, trainer.state.log_history)
-            if moment.step and not (moment.update or moment.evaluating):
+            lower, what = save_memory(settings, longest, shorter_rows)
+            if lower is None:
+                raise TrainingError(f"{full}; {what}", state.log_history)
+            if keep.between_steps:
                 _save_now(trainer, keep)
+        settings, start = lower, next(reversed(whole_checkpoints(folder)), None)
         notes.append(f"{full}; {what}")
         say(notes[-1])
-        start = found[-1] if (found := whole_checkpoints(folder)) else None
         del trainer, callbacks
         gc.collect()
         torch.cuda.empty_cache()
 
 
-def _lower(
-    settings: TrainSettings, longest: int, shorter_rows: bool, full: str, processes: int, log: list[dict]
-) -> tuple[TrainSettings, str]:
-    """`guard.step_down`; raises `TrainingError` where that ends."""
-    if processes > 1:
-        raise TrainingError(f"{full}; with several processes nothing is changed by itself: choose a smaller batch", log)
-    lower, what = step_down(settings, longest, shorter_rows)
-    if lower is None:
-        raise TrainingError(f"{full}; {what}", log)
-    return lower, what
-
-
 def _save_now(trainer: SFTTrainer, keep: KeepCheckpoints) -> None:
-    """A checkpoint of the last whole step, after an error in the next one."""
+    """Save a checkpoint of the last whole step, after an error in the next one."""
+    step = trainer.state.global_step
+    if any(checkpoint.step == step for checkpoint in whole_checkpoints(keep.folder)):
+        return
     trainer.optimizer.zero_grad(set_to_none=True)
     gc.collect()
     torch.cuda.empty_cache()

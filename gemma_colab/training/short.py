@@ -1,4 +1,4 @@
-"""Short runs on a fresh adapter: something is learnt about the settings, nothing is saved, and the model stays as it was."""
+"""Short runs on a fresh adapter: something is learned about the settings, nothing is saved, and the model stays as it was."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import gc
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pandas as pd
 import torch
@@ -20,7 +21,8 @@ from trl import SFTTrainer
 
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.history import history_table
-from gemma_colab.core.settings import TrainSettings
+from gemma_colab.core.lora import lora_config
+from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.trainer import build_trainer, sft_config
 
 
@@ -41,26 +43,12 @@ class MovingBar(TrainerCallback):
         self.bar.refresh()  # the last steps may have come too fast to be shown
 
 
-@contextmanager
-def fresh_adapter(model: PreTrainedModel) -> Iterator[None]:
-    """Whatever is attached to `model` in this block is off again after it, also after an error: adapters, hooks, the
-    trainer's own `forward`, checkpointing, mode, what needs a gradient, the fields of its configurations. No weight is copied:
-    those of the model itself are frozen while an adapter learns. An adapter that `build_trainer` takes off in here, from an
-    earlier run, is on again.
-
-    Raises `ModelError` for peft's wrapper, which holds the model that is meant.
-    """
-    if isinstance(model, PeftModel):
-        raise ModelError("the model is wrapped in a PeftModel, and needs to be given without; pass model.get_base_model()")
-    restore = remember(model)
-    try:
-        yield
-    finally:
-        restore()
-
-
 def remember(model: PreTrainedModel) -> Callable[[], None]:
-    """A function that makes the model what it is now: see `fresh_adapter`."""
+    """Make a function that makes the model what it is now: no adapter, or that of an earlier run; hooks, the trainer's own
+    `forward`, checkpointing, mode, what needs a gradient, the fields of its configurations.
+
+    No weight is copied: those of the model itself are frozen while an adapter learns.
+    """
     gc.collect()  # the trainer of an earlier run still holds its adapter and optimizer: it goes round in circles
     configs = [model.config, model.config.get_text_config(), model.generation_config]
     fields = [(vars(o), _contents(o)) for o in (*model.modules(), *filter(None, configs))]
@@ -86,27 +74,42 @@ def _contents(o: object) -> dict[str, tuple]:
 
 
 @contextmanager
+def fresh_adapter(model: PreTrainedModel) -> Iterator[None]:
+    """Make the model what it was after this block, also after an error in it: see `remember`. Raises `ModelError` for peft's
+    wrapper, which holds the model that is meant."""
+    if isinstance(model, PeftModel):
+        raise ModelError("the model is wrapped in a PeftModel, and needs to be given without; pass model.get_base_model()")
+    restore = remember(model)
+    try:
+        yield
+    finally:
+        restore()
+
+
+@contextmanager
 def short_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    train_rows: Sequence[dict],
+    rows: Sequence[dict],
     settings: TrainSettings,
-    peft_config: LoraConfig,
+    lora: LoraSettings | LoraConfig,
     dtype: torch.dtype,
     *,
     eval_rows: Sequence[dict] | None = None,
     max_steps: int | None = None,
     callbacks: list[TrainerCallback] | None = None,
 ) -> Iterator[SFTTrainer]:
-    """Gives a real `SFTTrainer` with a fresh adapter that logs each step, saves nothing, and has no bars; see `fresh_adapter`."""
+    """Give a real `SFTTrainer` with a fresh adapter that logs each step, saves nothing, and has no bars; see `fresh_adapter`."""
+    # peft writes into a config that it is given
+    peft_config = lora_config(lora) if isinstance(lora, LoraSettings) else copy.deepcopy(lora)
     with no_bars(), tempfile.TemporaryDirectory() as folder, fresh_adapter(model):
-        args = sft_config(settings, folder, len(train_rows), dtype)
+        args = sft_config(settings, folder, len(rows), dtype)
         args.save_strategy, args.load_best_model_at_end, args.disable_tqdm = "no", False, True
         args.max_steps = max_steps or -1
         args.eval_strategy = args.eval_strategy if eval_rows else "no"
-        train, validation = (Dataset.from_list(list(rows)) if rows else None for rows in (train_rows, eval_rows))
-        # peft writes into a config that it is given
-        yield build_trainer(model, tokenizer, train, validation, args, copy.deepcopy(peft_config), callbacks)
+        train, validation = ([{"messages": row["messages"]} for row in part or ()] for part in (rows, eval_rows))
+        train, validation = Dataset.from_list(train), Dataset.from_list(validation) if validation else None
+        yield build_trainer(model, tokenizer, train, validation, args, peft_config, callbacks)
 
 
 @contextmanager
@@ -124,29 +127,35 @@ def no_bars() -> Iterator[None]:
 def short_run(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    train_rows: Sequence[dict],
+    rows: Sequence[dict],
     settings: TrainSettings,
-    peft_config: LoraConfig,
+    lora: LoraSettings | LoraConfig,
     dtype: torch.dtype,
     *,
     eval_rows: Sequence[dict] | None = None,
+    measure: Callable[[PreTrainedModel], Any] | None = None,
+    general: Sequence[dict] | None = None,
     max_steps: int | None = None,
     callbacks: list[TrainerCallback] | None = None,
     schedule: Callable[[int], float] | None = None,
-) -> pd.DataFrame:
-    """Train a fresh adapter on a model, take it off again, and return the `history_table`: one line a step.
+) -> pd.DataFrame | Any:
+    """Train a fresh adapter on a model and unload it again; the model stays as it was, an adapter of an earlier run included.
 
-    train_rows, eval_rows: chats, prompt and completion; with eval_rows there are `evals_per_epoch` validation points.
-    dtype: what the model computes in. max_steps: updates in all, instead of the epochs of the settings.
-    schedule: step, from 0 -> what the learning rate is multiplied by, instead of the scheduler of the settings.
-    Early stopping is left out. The model itself stays as it was, an adapter of an earlier run included. Raises `ModelError` for a
-    `PeftModel`.
+    eval_rows: give `evals_per_epoch` validation points. dtype: what the model computes in. measure: a function of the trained
+    model, called before the adapter is unloaded. general: what `settings.replay` mixes in, the sample's `general_rows` unless given.
+    max_steps: updates in all, instead of the epochs of the settings. schedule: step, from 0 -> what the learning rate is multiplied
+    by, instead of the scheduler of the settings. Early stopping is left out.
+
+    Returns what `measure` returned, without one the `history_table`: one line a step. Raises `ModelError` for a `PeftModel`.
     """
+    if settings.replay:
+        from gemma_colab.training.replay import general_rows, mix_in
+
+        rows = mix_in(rows, general_rows() if general is None else general, settings.replay, settings.seed)
     with tqdm(desc="short run", unit="step", leave=False) as bar:
-        watching = [MovingBar(bar), *(callbacks or [])]
-        how = {"eval_rows": eval_rows, "max_steps": max_steps, "callbacks": watching}
-        with short_trainer(model, tokenizer, train_rows, settings, peft_config, dtype, **how) as trainer:
+        how = {"eval_rows": eval_rows, "max_steps": max_steps, "callbacks": [MovingBar(bar), *(callbacks or [])]}
+        with short_trainer(model, tokenizer, rows, settings, lora, dtype, **how) as trainer:
             if schedule:  # Trainer keeps an optimizer and a scheduler that are there already
                 trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), schedule)
             trainer.train()
-            return history_table(trainer.state.log_history)
+            return measure(trainer.model) if measure else history_table(trainer.state.log_history)

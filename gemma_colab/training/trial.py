@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from peft import LoraConfig
 from tqdm.auto import tqdm
@@ -15,8 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from gemma_colab.core.chat import token_lengths
 from gemma_colab.core.errors import ModelError
-from gemma_colab.core.settings import TrainSettings
+from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.model.measure import PeakMemory, model_bytes
+from gemma_colab.model.memory import correction, side_by_side
 from gemma_colab.training.short import MovingBar, short_trainer
 
 
@@ -33,6 +35,14 @@ class Trial:
     def minutes(self, num_train_epochs: float) -> float:
         """How long training will take at this pace, in minutes, without validation."""
         return self.seconds_per_step * self.steps_per_epoch * num_train_epochs / 60
+
+    def table(self, plan: pd.Series) -> pd.DataFrame:
+        """Lay the peak of a `memory_plan` for these steps beside the measured one."""
+        return side_by_side(plan, peak_gib=self.peak_gib)
+
+    def correction(self, plan: pd.Series) -> dict[str, float]:
+        """Find what `memory_plan` should be told from now on: `activation_factor` and `overhead_gib`, as a dictionary of arguments."""
+        return correction(plan, self.peak_gib, self.overhead_gib)
 
 
 class _Clock(TrainerCallback):
@@ -53,59 +63,39 @@ class _Clock(TrainerCallback):
 def trial_run(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    chats: list[dict],
+    rows: list[dict],
     settings: TrainSettings,
-    peft_config: LoraConfig,
+    lora: LoraSettings | LoraConfig,
     dtype: torch.dtype,
     *,
     steps: int = 3,
 ) -> Trial:
     """Train a fresh adapter for two steps on the longest rows, for the memory, and for `steps` + 1 on random ones, for the time (the
-    first is not counted); then take it off again and leave the model as it was.
+    first is not counted); then unload it and leave the model as it was.
 
-    chats: the training rows, prompt and completion. Raises `ModelError` when the GPU's memory does not suffice.
+    rows: those to train on. Raises `ModelError` when the GPU's memory does not suffice.
     """
-    lengths = token_lengths(chats, tokenizer, settings.max_length)["total"].clip(upper=settings.max_length).to_numpy()
-    rows_per_step, steps_per_epoch = settings.effective_batch, settings.steps_per_epoch(len(chats))
+    lengths = token_lengths(rows, tokenizer, settings.max_length)["total"].clip(upper=settings.max_length).to_numpy()
+    rows_per_step, steps_per_epoch = settings.effective_batch, settings.steps_per_epoch(len(rows))
     if settings.packing:
         sequences = math.ceil(lengths.sum() / settings.max_length)
-        rows_per_step, steps_per_epoch = len(chats) / sequences * settings.effective_batch, settings.steps_per_epoch(sequences)
-    longest, some = np.argsort(lengths)[::-1], np.random.default_rng(settings.seed).permutation(len(chats))
-    peak = PeakMemory()
+        rows_per_step, steps_per_epoch = len(rows) / sequences * settings.effective_batch, settings.steps_per_epoch(sequences)
+    longest, some = np.argsort(lengths)[::-1], np.random.default_rng(settings.seed).permutation(len(rows))
+    one_pass, clock, peak = settings.replace(num_train_epochs=1, warmup_steps=0), _Clock(), PeakMemory()
     try:
         with tqdm(total=2 + steps + 1, desc="trial steps", leave=False) as bar:
-
-            def seconds_of(n: int, order: np.ndarray, meter: PeakMemory | nullcontext) -> list[float]:
-                rows = [chats[i] for i in np.resize(order, math.ceil(n * rows_per_step))]  # again from the front where too few
-                return _train(model, tokenizer, rows, settings, peft_config, dtype, n, bar, meter)
-
-            seconds_of(2, longest, peak)
-            seconds = seconds_of(steps + 1, some, nullcontext())
+            for n, order, meter in ((2, longest, peak), (steps + 1, some, nullcontext())):
+                clock.seconds.clear()
+                chosen = [rows[i] for i in np.resize(order, math.ceil(n * rows_per_step))]  # from the front again where too few
+                watching = {"max_steps": n, "callbacks": [clock, MovingBar(bar)]}
+                with short_trainer(model, tokenizer, chosen, one_pass, lora, dtype, **watching) as trainer:
+                    meter.before = model_bytes(trainer.model)
+                    with meter:
+                        trainer.train()
     except torch.OutOfMemoryError:
         raise ModelError(
             f"a batch of {settings.per_device_train_batch_size} rows does not fit into the GPU's memory; restart the session, and "
             "choose what `plan_training` names first"
         ) from None
     # the first step is slower: everything is warmed up in it
-    return Trial(peak.gib, peak.overhead_gib, float(np.mean(seconds[1:])), steps_per_epoch)
-
-
-def _train(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: list[dict],
-    settings: TrainSettings,
-    peft_config: LoraConfig,
-    dtype: torch.dtype,
-    steps: int,
-    bar: tqdm,
-    meter: PeakMemory | nullcontext,
-) -> list[float]:
-    """Seconds of each step."""
-    clock, settings = _Clock(), settings.replace(num_train_epochs=1, warmup_steps=0)
-    watching = {"max_steps": steps, "callbacks": [clock, MovingBar(bar)]}
-    with short_trainer(model, tokenizer, rows, settings, peft_config, dtype, **watching) as trainer:
-        meter.before = model_bytes(trainer.model)
-        with meter:
-            trainer.train()
-    return clock.seconds
+    return Trial(peak.gib, peak.overhead_gib, float(np.mean(clock.seconds[1:])), steps_per_epoch)

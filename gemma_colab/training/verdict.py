@@ -3,9 +3,7 @@
 The loss of one step is that of a few rows, easy ones or hard ones, so it jumps. Every rule about the training loss therefore
 compares means over several steps, as ratios, and believes a difference only if it is several times what the noise alone would
 make of it. The noise is the spread of the logarithm of the loss from step to step (`_noise`). A validation loss is of the same
-rows each time: its differences are believed as they are.
-
-The rules, in this order; the first that holds speaks:
+rows each time: its differences are believed as they are. The first rule that holds speaks:
 
 | word | holds when |
 | --- | --- |
@@ -30,15 +28,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-WORDS = ("starting", "learning", "settled", "finished", "not learning", "overfitting", "unstable", "unclear")
-ENOUGH = 40  # steps at the full learning rate in which a healthy run shows that it learns
+VERDICT_WORDS = ("starting", "learning", "settled", "finished", "not learning", "overfitting", "unstable", "unclear")
+ENOUGH_STEPS = 40  # at the full learning rate, in which a healthy run shows that it learns
 LOWER_RATE, HIGHER_RATE = "try a third of the learning rate", "try three times the learning rate"
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """word: one of `WORDS`. sentence: what was seen. next_step: what to try. best_step: the step with the lowest validation loss,
-    None without one. since: the step from which on it is so, None if there is no such step."""
+class TrainingVerdict:
+    """word: one of `VERDICT_WORDS`. sentence: what was seen. next_step: what to try. best_step: the step with the lowest validation
+    loss, None without one. since: the step from which on it is so, None if there is no such step."""
 
     word: str
     sentence: str
@@ -50,24 +48,32 @@ class Verdict:
         return f"{self.word}: {self.sentence}; {self.next_step}"
 
 
-def training_verdict(history: pd.DataFrame, finished: bool = False) -> Verdict:
-    """What the losses of a run say. history: of `training.history`, one line a step. finished: whether the run is over, which also
-    decides what can be advised. The rules are those at the top of this module."""
-    run = _Run(history, finished)
+def training_verdict(history: pd.DataFrame, finished: bool = False) -> TrainingVerdict:
+    """Judge a run by its losses, with the rules at the top of this module.
+
+    history: a `history_table`. finished: whether the run is over, which also decides what can be advised.
+    """
+    run = _Losses(history, finished)
     for rule in (_broken, _above_the_start, _rising, _overfitting, _falling, _flat):
         if verdict := rule(run):
             return verdict
     n = len(run.loss)
     if not n:
         return run.says("starting", "no loss was logged yet", "train for at least one step")
-    if n - run.peak < ENOUGH and not finished:
-        return run.says("starting", f"after {_steps(n)} it is too early to tell", "let it run")
+    steps = "1 step" if n == 1 else f"{n} steps"
+    if n - run.peak < ENOUGH_STEPS and not finished:
+        return run.says("starting", f"after {steps} it is too early to tell", "let it run")
     advice = "train for more steps, or validate on more rows" if finished else "let it run"
-    return run.says("unclear", f"the loss jumps too much from step to step to see a fall in {_steps(n)}", advice)
+    return run.says("unclear", f"the loss jumps too much from step to step to see a fall in {steps}", advice)
 
 
-class _Run:
-    """The losses of a run as arrays, and what several rules ask of them."""
+class _Losses:
+    """The losses of a run as arrays, and what several rules ask of them.
+
+    `log`: of the training losses, empty if one is infinite. `now`: training loss of the last steps, the geometric mean over a fifth of
+    all, 5 to 50. `start`: before training changed it, the first or the median of the first three if that is lower. `peak`: how many
+    steps until the learning rate was highest. `best`: index of the lowest validation loss, None without a finite one.
+    """
 
     def __init__(self, history: pd.DataFrame, finished: bool):
         self.finished = finished
@@ -78,78 +84,56 @@ class _Run:
         self.zero_since = int(logged["step"][in_a_row].iloc[0]) if in_a_row.any() else None
         logged = logged[~zero]
         self.steps, self.loss = logged["step"].to_numpy(), logged["loss"].to_numpy(float)
-        self.rate = logged["learning_rate"].to_numpy(float)
         self.validation_steps, self.validation = validated["step"].to_numpy(), validated["eval_loss"].to_numpy(float)
-        finite = np.isfinite(self.validation)
-        self.best = int(np.argmin(self.validation)) if finite.any() else None
+        rate = logged["learning_rate"].to_numpy(float)
+        self.peak = 0 if np.isnan(rate).all() else int(np.nanargmax(rate))
+        self.best = int(np.argmin(self.validation)) if np.isfinite(self.validation).any() else None
         self.log = np.log(self.loss) if np.isfinite(self.loss).all() else np.array([])
         self.noise = _noise(self.log)
+        self.start = self.now = np.nan
+        if len(self.log):
+            self.start = float(min(self.loss[0], np.median(self.loss[:3])))
+            self.now = float(np.exp(self.log[-_clip(5, len(self.log) // 5, 50) :].mean()))
 
-    def says(self, word: str, sentence: str, next_step: str, since: int | None = None) -> Verdict:
+    def says(self, word: str, sentence: str, next_step: str, since: int | None = None) -> TrainingVerdict:
         best = None if self.best is None else int(self.validation_steps[self.best])
-        return Verdict(word, sentence, next_step, best, None if since is None else int(since))
-
-    @property
-    def now(self) -> float:
-        """The training loss of the last steps: the geometric mean over a fifth of all, 5 to 50."""
-        return float(np.exp(self.log[-_between(5, len(self.log) // 5, 50) :].mean()))
-
-    @property
-    def start(self) -> float:
-        """The training loss before training changed it: the first, or the median of the first three if that is lower."""
-        return float(min(self.loss[0], np.median(self.loss[:3])))
-
-    @property
-    def peak(self) -> int:
-        """How many steps were made until the learning rate was highest; all of them while it still rises."""
-        if np.isnan(self.rate).all():
-            return 0
-        return int(np.nanargmax(self.rate))
+        return TrainingVerdict(word, sentence, next_step, best, None if since is None else int(since))
 
     def fell(self) -> bool:
-        """Whether the first steps' mean is clearly above the last steps'. Compared over 5 steps, 10, 20, and so on up to half of
+        """Whether the first steps' mean is clearly above the last steps'. Compared over 4 steps, 8, 16, and so on up to half of
         the run: a loss may fall fast and then lie flat, or slowly all the time."""
         n = len(self.log)
         if n < 8:  # too few to estimate their noise
             ends = max(1, n // 3)
             return self.finished and n > 1 and self.log[:ends].mean() - self.log[-ends:].mean() > 0.05
-        last = _between(4, n // 5, 50)
-        for first in _spans(4, n // 2):
-            fall = self.log[:first].mean() - self.log[-max(first, last) :].mean()
+        for first in _doubled(4, n // 2):
+            last = max(first, _clip(4, n // 5, 50))
+            fall = self.log[:first].mean() - self.log[-last:].mean()
             # a few differences are a poor estimate of the noise: in short runs more is asked for
-            if fall > max(0.05, (3.5 + 30 / n) * self.noise * np.sqrt(1 / first + 1 / max(first, last))):
+            if fall > max(0.05, (3.5 + 30 / n) * self.noise * np.sqrt(1 / first + 1 / last)):
                 return True
         return False
 
     def rose_after(self, step: int) -> bool:
         """Whether the training loss is higher after a step than just before it."""
         after = self.log[self.steps > step]
-        before = self.log[self.steps <= step][-_between(5, len(self.log) // 10, 50) :]
+        before = self.log[self.steps <= step][-_clip(5, len(self.log) // 10, 50) :]
         if not (len(after) and len(before)):
             return False
         return after.mean() - before.mean() > max(0.05, 2 * self.noise * np.sqrt(1 / len(after) + 1 / len(before)))
 
-    def validation_fell(self) -> bool:
-        return len(self.validation) > 1 and self.validation.min() < 0.98 * self.validation[0]
-
 
 def _noise(log: np.ndarray) -> float:
     """Standard deviation of the log of single losses around their curve: 1.4826 x the median of the absolute differences between
-    neighbours (which a few outliers don't move), divided by the square root of 2, for a difference has the noise of both."""
+    neighbors (which a few outliers don't move), divided by the square root of 2, for a difference has the noise of both."""
     return float(1.4826 * np.median(np.abs(np.diff(log))) / np.sqrt(2)) if len(log) > 1 else 0.0
 
 
-def _means(values: np.ndarray, window: int) -> np.ndarray:
-    """Of each `window` neighbours."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    return (sums[window:] - sums[:-window]) / window
-
-
-def _spans(shortest: int, longest: int) -> list[int]:
+def _doubled(shortest: int, longest: int) -> list[int]:
     return [shortest * 2**i for i in range(32) if shortest * 2**i <= longest]
 
 
-def _between(low: int, value: int, high: int) -> int:
+def _clip(low: int, value: int, high: int) -> int:
     return max(low, min(value, high))
 
 
@@ -157,28 +141,17 @@ def _number(loss: float) -> str:
     return f"{loss:.2f}" if loss >= 0.1 else f"{loss:.2g}"
 
 
-def _steps(n: int) -> str:
-    return "1 step" if n == 1 else f"{n} steps"
-
-
-def _broken(run: _Run) -> Verdict | None:
+def _broken(run: _Losses) -> TrainingVerdict | None:
     if run.zero_since is not None:
-        return run.says(
-            "unstable",
-            f"the loss is exactly 0 from step {run.zero_since} on, which is what an overflow in float16 looks like",
-            "load the model with load_model",
-            run.zero_since,
-        )
-    for what, steps, losses in (
-        ("loss", run.steps, run.loss),
-        ("validation loss", run.validation_steps, run.validation),
-    ):
+        seen = f"the loss is exactly 0 from step {run.zero_since} on, which is what an overflow in float16 looks like"
+        return run.says("unstable", seen, "load the model with load_model", run.zero_since)
+    for what, steps, losses in (("loss", run.steps, run.loss), ("validation loss", run.validation_steps, run.validation)):
         if len(broken := steps[~np.isfinite(losses)]):
             return run.says("unstable", f"the {what} is not a finite number at step {broken[0]}", LOWER_RATE, broken[0])
     return None
 
 
-def _above_the_start(run: _Run) -> Verdict | None:
+def _above_the_start(run: _Losses) -> TrainingVerdict | None:
     """A rate that is too high throws the loss up as soon as it is reached. A healthy loss never rises clearly above its start."""
     if len(run.log) < 3:
         return None
@@ -189,21 +162,17 @@ def _above_the_start(run: _Run) -> Verdict | None:
     jumped = pairs[top] > limit and log[top : top + 2].min() > limit / 2  # both: one outlier alone doesn't count
     if jumped and run.now > run.start / 2:
         worst = top + int(np.argmax(log[top : top + 2]))
-        return run.says(
-            "unstable",
-            f"the loss jumped from {_number(run.start)} to {_number(run.loss[worst])} at step {run.steps[worst]}",
-            LOWER_RATE,
-            run.steps[top],
-        )
+        seen = f"the loss jumped from {_number(run.start)} to {_number(run.loss[worst])} at step {run.steps[worst]}"
+        return run.says("unstable", seen, LOWER_RATE, run.steps[top])
     if len(run.log) > 7 and np.log(run.now / run.start) > max(np.log(1.15), 3 * run.noise):
         return run.says("unstable", f"the loss went up from {_number(run.start)} to {_number(run.now)}", LOWER_RATE, run.steps[0])
     return None
 
 
-def _rising(run: _Run) -> Verdict | None:
+def _rising(run: _Losses) -> TrainingVerdict | None:
     n = len(run.log)
-    for window in _spans(max(5, n // 40), n // 2)[:4]:
-        means = _means(run.log, window)
+    for window in _doubled(max(5, n // 40), n // 2)[:4]:
+        means = np.convolve(run.log, np.ones(window) / window, "valid")
         lowest = int(np.argmin(means))
         low, now = np.exp(means[lowest]), np.exp(means[-1])
         if np.log(now / low) > max(np.log(1.2), 7 * run.noise / np.sqrt(window)) and now - low > run.start / 7:
@@ -212,7 +181,7 @@ def _rising(run: _Run) -> Verdict | None:
     return None
 
 
-def _overfitting(run: _Run) -> Verdict | None:
+def _overfitting(run: _Losses) -> TrainingVerdict | None:
     if len(run.validation) < 2:
         return None
     best, lowest, last = run.best, run.validation[run.best], run.validation[-1]
@@ -221,30 +190,23 @@ def _overfitting(run: _Run) -> Verdict | None:
         return None
     step, since = run.validation_steps[best], run.validation_steps[best + 1]
     if run.rose_after(step):
-        return run.says(
-            "unstable",
-            f"since step {since} both losses are higher, validation {_number(last)} where {_number(lowest)} was the best",
-            LOWER_RATE,
-            since,
-        )
-    return run.says(
-        "overfitting",
-        f"since step {since} the validation loss is above its best, {_number(lowest)} at step {step}, and now {_number(last)}",
-        f"keep the checkpoint of step {step}, "
-        + ("train for fewer epochs, or add rows" if run.finished else "and stop: more steps make it worse"),
-        since,
-    )
+        seen = f"since step {since} both losses are higher, validation {_number(last)} where {_number(lowest)} was the best"
+        return run.says("unstable", seen, LOWER_RATE, since)
+    seen = f"since step {since} the validation loss is above its best, {_number(lowest)} at step {step}, and now {_number(last)}"
+    advice = "train for fewer epochs, or add rows" if run.finished else "and stop: more steps make it worse"
+    return run.says("overfitting", seen, f"keep the checkpoint of step {step}, {advice}", since)
 
 
-def _falling(run: _Run) -> Verdict | None:
-    if not (run.fell() or run.validation_fell()):
+def _falling(run: _Losses) -> TrainingVerdict | None:
+    validation, validation_fell = run.validation, len(run.validation) > 1 and run.validation.min() < 0.98 * run.validation[0]
+    if not (run.fell() or validation_fell):
         return None
     fell = f"the loss fell from {_number(run.start)} to {_number(run.now)}"
     if run.best is None:
         if run.finished:
             return run.says("finished", fell, "add validation rows to see whether it overfits")
         return run.says("learning", fell, "let it run")
-    validation, last, lowest = run.validation, run.validation[-1], run.validation[run.best]
+    last, lowest = validation[-1], validation[run.best]
     best = f"the best validation loss is {_number(lowest)}, at step {run.validation_steps[run.best]}"
     seen = f"{fell}, and {best}" if run.fell() else f"{best}, and was {_number(validation[0])} before"
     if run.finished:
@@ -254,16 +216,16 @@ def _falling(run: _Run) -> Verdict | None:
             return run.says("learning", f"{seen}: it was still falling at the end", "train for more epochs")
         return run.says("finished", seen, "test it on rows it has not seen")
     quarter = max(3, len(validation) // 4)
-    advice = "let it run, or stop: the best checkpoint is kept"
     if len(validation) > 2 and validation[-quarter:].max() < 1.01 * validation[-quarter:].min():
         since = run.validation_steps[-quarter]
-        return run.says("settled", f"the validation loss has stayed near {_number(last)} since step {since}", advice, since)
+        seen = f"the validation loss has stayed near {_number(last)} since step {since}"
+        return run.says("settled", seen, "let it run, or stop: the best checkpoint is kept", since)
     return run.says("learning", seen, "let it run")
 
 
-def _flat(run: _Run) -> Verdict | None:
+def _flat(run: _Losses) -> TrainingVerdict | None:
     n = len(run.log)
-    if n < 2 or (not run.finished and n - run.peak < ENOUGH):  # the rate is warming up, or was reached just now
+    if n < 2 or (not run.finished and n - run.peak < ENOUGH_STEPS):  # the rate is warming up, or was reached just now
         return None
     third = max(1, n // 3)
     fall = run.log[:third].mean() - run.log[-third:].mean()

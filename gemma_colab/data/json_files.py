@@ -1,24 +1,20 @@
-"""JSON: an object a line, in a stream; or one list or object over many lines, read whole. Each record with the line it begins in.
-
-`json` parses. Made by hand are the line numbers, and going on behind a broken record.
-"""
+"""JSON: an object a line, in a stream; or one list or object over many lines, read whole. Each record with the line it begins in."""
 
 from __future__ import annotations
 
 import io
 import json
 import re
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from gemma_colab.core.errors import DatasetError
 from gemma_colab.data.schema import BadRow, Records, listed, shown
 
-SPACE = re.compile(r"[ \t\n\r]*")
 # Where a list of rows begins, in an object that can't be parsed: of objects that are no turns of a conversation.
 LIST_OF_ROWS = re.compile(r'"[^"\n]*"\s*:\s*(?=\[\s*\{(?!\s*"(?:role|from|content|value)"))')
+BETWEEN = re.compile(r"[ \t\n\r,]*")
 
 
 def read_json(stream: io.TextIOBase, kind: str, name: str) -> Records:
@@ -26,7 +22,7 @@ def read_json(stream: io.TextIOBase, kind: str, name: str) -> Records:
     if kind == "lines":
         return Records(_lines(stream), ["JSON lines"])
     details = ["JSON"]
-    return Records(_Text(stream.read()).records(name, details), details)
+    return Records(_records(stream.read(), name, details), details)
 
 
 def _lines(stream: io.TextIOBase) -> Iterator[tuple[int, Any]]:
@@ -34,18 +30,59 @@ def _lines(stream: io.TextIOBase) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(stream, 1):
         if line := line.strip(" \t\r\n"):
             try:
-                value, end = parser.parse(line)
+                record, end = parser.parse(line)
                 if end < len(line):
-                    value = BadRow(f"not valid JSON (Extra data at character {end + 1})", "write one whole JSON object a line")
+                    record = BadRow(f"not valid JSON (Extra data at character {end + 1})", "write one whole JSON object a line")
             except BadRow as bad:
-                value = bad
-            if isinstance(value, BadRow):
-                value.content = line
-            yield number, value
+                record = bad
+            if isinstance(record, BadRow):
+                record.content = line
+            yield number, record
+
+
+def _records(text: str, name: str, details: list[str]) -> Iterator[tuple[int, Any]]:
+    """Yield the rows of a list; of an object that holds one, or columns; one row; or several objects one after another."""
+    parser, start = _Parser(), len(text) - len(text.lstrip())
+    if text[start] == "[":
+        end = yield from parser.values(text, start + 1, "]")
+        yield from parser.values(text, end)
+        return
+    line, first = next(values := parser.values(text, start))
+    whole, second = parser.whole, next(values, None)  # None: could not be parsed
+    columns = {key: value for key, value in whole.items() if _is_column(value)} if whole and not second else {}
+    rows = [key for key, value in columns.items() if isinstance(value, list) and any(isinstance(cell, dict) for cell in value)]
+    if len(rows) > 1:
+        raise DatasetError(f"{name} holds several lists of rows: {listed(rows)}; save the one you want to its own file")
+    begins = LIST_OF_ROWS.search(text) if whole is None and not second else None
+    if rows or begins:
+        details.append(f"the list {shown(rows[0])} in it" if rows else "a list in it")
+        at = parser.start_of(text, rows[0], whole[rows[0]]) if rows else begins.end()
+        found = list(parser.values(text, at + 1, "]"))
+        yield from found
+        if isinstance(first, BadRow) and not any(isinstance(row, BadRow) for _, row in found):
+            yield line, first
+    elif columns and len(columns) == len(whole) and first is whole:
+        import pandas as pd
+
+        details.append("columns turned into rows")
+        yield from ((line, row) for row in pd.DataFrame(columns).to_dict("records"))
+    else:
+        yield line, first
+        yield from [second] * bool(second)
+        yield from values
+
+
+def _is_column(value: Any) -> bool:
+    """Tell a column or a list of rows from a conversation. pandas' `to_json` writes a column as {"0": ..., "1": ...}."""
+    if isinstance(value, dict):
+        return bool(value) and all(map(str.isdigit, value))
+    cells = value if isinstance(value, list) else []
+    keys = [cell.keys() for cell in cells if isinstance(cell, dict)]
+    return bool(cells) and not any({"role", "from"} & names and {"content", "value"} & names for names in keys)
 
 
 class _Parser(json.JSONDecoder):
-    """Parses a value, and notices what JSON allows but a row may not have: a key twice."""
+    """Parses values, and notices what JSON allows but a row may not have: a key twice."""
 
     def __init__(self):
         super().__init__(object_pairs_hook=self._object)
@@ -58,125 +95,48 @@ class _Parser(json.JSONDecoder):
         return new
 
     def parse(self, text: str, at: int = 0) -> tuple[Any, int]:
-        """Return the value that begins there, or a `BadRow` in its place, and where it ends. Raises `BadRow` where it has no end."""
-        self.fault = None
+        """Return the value there, or a `BadRow` in its place, and where it ends. Raises `BadRow` where it has no end."""
+        self.fault = self.whole = None
         try:
-            value, end = self.raw_decode(text, at)
-            return self.fault or value, end
+            self.whole, end = self.raw_decode(text, at)
+            return self.fault or self.whole, end
         except RecursionError:
             raise BadRow("too many brackets inside each other", "a row is an object of texts; take the nesting out") from None
-        except ValueError as e:  # JSON's own, and Python's for a number of more than 4,300 digits
-            what = f"{e.msg} at character {e.pos - at + 1}" if isinstance(e, json.JSONDecodeError) else str(e).partition(";")[0]
-            raise BadRow(f"not valid JSON ({what})", "write it as one whole JSON object") from None
+        except json.JSONDecodeError as e:
+            place = f"character {e.colno}" + f" of line {e.lineno}" * ("\n" in text)
+            raise BadRow(f"not valid JSON ({e.msg} at {place})", "write it as one whole JSON object") from None
+        except ValueError as e:  # Python's own, for a number of more than 4,300 digits
+            raise BadRow(f"not valid JSON ({str(e).partition(';')[0]})", "write the number as a text") from None
 
+    def values(self, text: str, at: int, closing: str = "") -> Generator[tuple[int, Any], None, int]:
+        """Yield (line, value) for values that stand one after another, up to a closing bracket or the end of the text; return the end.
 
-class _Text:
-    """A JSON text, and how far it was read."""
-
-    def __init__(self, text: str):
-        self.text, self.at, self.parser = text, 0, _Parser()
-        self.breaks = [hit.start() for hit in re.finditer("\n", text)]
-
-    def line(self) -> int:
-        return bisect_left(self.breaks, self.at) + 1
-
-    def sign(self, skip: int = 0) -> str:
-        """Move to the next character that is not white space, and return it, "" at the end; `skip=1` passes the one seen before."""
-        self.at = SPACE.match(self.text, self.at + skip).end()
-        return self.text[self.at : self.at + 1]
-
-    def value(self) -> Any:
-        value, self.at = self.parser.parse(self.text, self.at)
-        return value
-
-    def records(self, name: str, details: list[str]) -> Iterator[tuple[int, Any]]:
-        """Yield the rows of a list; of an object that holds one, or columns; one row; or several objects one after another."""
-        try:
-            if self.sign() == "[":
-                yield from self.list()
-            else:
-                yield from self.objects(name, details)
-            if self.sign():
-                raise BadRow("text behind the end of the JSON", "write one list, or one object a line")
-        except BadRow as bad:
-            bad.problem, bad.content = f"{bad.problem}; everything from here on can't be read", self.text[self.at :]
-            yield self.line(), bad
-
-    def list(self) -> Iterator[tuple[int, Any]]:
-        """Yield each item with its line. Behind a broken one it goes on at the next line that begins like it."""
-        sign = self.sign(skip=1)
-        while sign != "]":
-            start, line = self.at, self.line()
+        Behind a broken one it goes on at the next line that begins like it.
+        """
+        line = 1 + text.count("\n", 0, at)
+        while True:
+            start = BETWEEN.match(text, at).end()
+            line += text.count("\n", at, start)
+            if text[start : start + 1] == closing:
+                return start + 1
             try:
-                yield line, self.value()
-                sign = self.sign()
-                if sign not in (",", "]"):
-                    what = f"{shown(sign)} where a comma or ] is due" if sign else "the list breaks off: its ] is missing"
-                    raise BadRow(what, "check the file's end, or download it again")
-                sign = self.sign(skip=1) if sign == "," else sign
+                if start == len(text):
+                    raise BadRow("the list breaks off: its ] is missing", "check the file's end, or download it again")
+                value, at = self.parse(text, start)
             except BadRow as bad:
-                indent = self.text[self.text.rfind("\n", 0, start) + 1 : start]
-                again = re.compile(rf"\n{re.escape(indent)}\{{").search(self.text, max(self.at, start + 1))
-                if indent.strip() or not again:
-                    raise
-                line, bad.content = self.line(), self.text[self.at : again.end() - 1]
-                self.at = again.end() - 1
-                yield line, bad
-        self.at += 1
+                indent = text[text.rfind("\n", 0, start) + 1 : start]
+                again = re.compile(rf"\n{re.escape(indent)}\{{").search(text, start)
+                value, at = bad, again.end() - 1 if again else len(text)
+                bad.problem += "" if again else "; everything from here on can't be read"
+            if isinstance(value, BadRow):
+                value.content = text[start:at]
+            yield line, value
+            if start == len(text):
+                return start
+            line += text.count("\n", start, at)
 
-    def objects(self, name: str, details: list[str]) -> Iterator[tuple[int, Any]]:
-        start, line, first = self.at, self.line(), None
-        try:
-            first = self.value()
-        except BadRow as bad:
-            first = bad
-        end = self.at
-        if isinstance(first, BadRow):
-            if not (hit := LIST_OF_ROWS.search(self.text, start)):
-                raise first
-            self.at = hit.end()
-            broken = False
-            for line, row in self.list():  # as far as it can be read
-                broken |= isinstance(row, BadRow)
-                yield line, row
-            if end == start or not broken:
-                raise first
-            self.at = end
-            return
-        alone = isinstance(first, dict) and self.sign() != "{"
-        lists = {key: value for key, value in first.items() if _is_column(value)} if alone else {}
-        rows = [key for key, value in lists.items() if isinstance(value, list) and any(isinstance(cell, dict) for cell in value)]
-        if len(rows) > 1:
-            raise DatasetError(f"{name} holds several lists of rows: {listed(rows)}; save the one you want to its own file")
-        if rows:
-            details.append(f"the list {shown(rows[0])} in it")
-            self.at = self.start_of(rows[0], first[rows[0]], start)
-            yield from self.list()
-            self.at = end
-        elif lists and len(lists) == len(first):
-            import pandas as pd
-
-            details.append("columns turned into rows")
-            yield from ((line, row) for row in pd.DataFrame(lists).to_dict("records"))
-        else:
-            yield line, first
-            while self.sign() == "{":
-                yield self.line(), self.value()
-
-    def start_of(self, key: str, value: Any, start: int) -> int:
+    def start_of(self, text: str, key: str, value: Any) -> int:
         """Return where a value begins that was parsed as a member of an object."""
         spelled = "|".join(re.escape(json.dumps(key, ensure_ascii=ascii_only)) for ascii_only in (False, True))
-        places = (hit.end() for hit in re.compile(rf"(?:{spelled})\s*:\s*(?=[\[{{])").finditer(self.text, start))
-        return next(place for place in places if self.parser.parse(self.text, place)[0] == value)
-
-
-def _is_column(value: Any) -> bool:
-    """Tell a column or a list of rows from a conversation. pandas' `to_json` writes a column as {"0": ..., "1": ...}."""
-    if isinstance(value, dict):
-        return bool(value) and all(map(str.isdigit, value))
-    turns = [cell for cell in value if isinstance(cell, dict)] if isinstance(value, list) else []
-    return (
-        bool(value)
-        and isinstance(value, list)
-        and not any({"role", "from"} & turn.keys() and {"content", "value"} & turn.keys() for turn in turns)
-    )
+        places = (hit.end() for hit in re.finditer(rf"(?:{spelled})\s*:\s*(?=\[)", text))
+        return next(place for place in places if self.raw_decode(text, place)[0] == value)

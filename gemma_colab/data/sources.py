@@ -13,9 +13,11 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from tqdm.auto import tqdm
 
 from gemma_colab.core.errors import DatasetError, GemmaColabError
 from gemma_colab.data.json_files import read_json
@@ -23,7 +25,6 @@ from gemma_colab.data.schema import BROKEN, Records, listed, printable, shown
 from gemma_colab.data.tables import read_csv, read_excel, read_parquet
 
 CHUNK = 256 * 1024  # bytes that are looked at, or read at a time
-BAR_FROM = 20_000_000  # bytes from which on a progress bar is worth its place
 JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 DATA_FILES = (*JSON_LINES, ".json", ".csv", ".tsv", ".txt", ".xlsx", ".parquet", ".arrow", ".gz")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")  # owner/name, or owner/name:configuration
@@ -107,8 +108,7 @@ def plain_words(name: str):
 
 
 def _open_file(path: Path, name: str, sheet: str | int, stack: contextlib.ExitStack) -> Records:
-    file = stack.enter_context(io.FileIO(path))
-    content = io.BufferedReader(file, CHUNK)
+    content = stack.enter_context(path.open("rb", CHUNK))
     packed = content.peek(2)[:2] == b"\x1f\x8b"
     content = stack.enter_context(gzip.GzipFile(fileobj=content) if packed else content)
     head = content.read(CHUNK)
@@ -131,19 +131,8 @@ def _open_file(path: Path, name: str, sheet: str | int, stack: contextlib.ExitSt
         found = read_csv(text, sample, name) if kind == "table" else read_json(text, kind, name)
         found.details.append(ENCODINGS[codec])
     found.details += ["gzip"] * packed
-    found.records = _with_bar(found.records, file, name)
+    found.records = tqdm(found.records, desc=name, unit=" rows", leave=False, delay=2)  # shown after two seconds
     return found
-
-
-def _with_bar(records: Iterator[tuple[int, Any]], file: io.FileIO, name: str) -> Iterator[tuple[int, Any]]:
-    """Show a progress bar for a file that takes a while."""
-    from tqdm.auto import tqdm
-
-    size = os.fstat(file.fileno()).st_size
-    with tqdm(total=size, unit="B", unit_scale=True, desc=name, leave=False, disable=size <= BAR_FROM) as bar:
-        for record in records:
-            bar.update(file.tell() - bar.n)
-            yield record
 
 
 def _encoding(content: io.BufferedIOBase, head: bytes, name: str) -> str:

@@ -70,7 +70,7 @@ class Workspace:
 
     @contextmanager
     def writing(self, name: str):
-        """Yield a path beside one of its files or folders, see `writing`."""
+        """Yield a path beside one of its files or folders, see `whole`."""
         if name != "workspace.json" and self.version < VERSION:
             self.write_json("workspace.json", {"version": VERSION})
         with whole(self.path / name) as part:

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, get_token, is_offline_mode
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
+from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from gemma_colab.core.errors import ModelError, WorkspaceError
@@ -29,6 +29,10 @@ NO_TEXT = (".safetensors", ".gguf", ".png", ".model")  # all others are searched
 SEARCHED = 50 * 2**20  # bytes; Gemma's tokenizer.json has 33 million
 WRITE = f"make a token of the type 'write' at {SITE}/settings/tokens, and {STORE}"
 FAILURES = {  # pattern in an error's `trace` -> what it means, and the next step; the first that is found counts
+    "HFValidationError": "repo={repo!r} can't be the name of a repository; take owner/name with letters, digits, '-', '_' and '.', 96 "
+    "at most",
+    "OfflineModeIsEnabled": "HF_HUB_OFFLINE is set and allows no connection to the Hub; unset it and restart",
+    "LocalTokenNotFound": f"there is no token here, and the Hugging Face Hub needs one to write; {WRITE}",
     "HTTP 401|'ascii' codec": f"the Hugging Face Hub refused your token, from {{token}}: mistyped, deleted or expired; {WRITE}",
     "HTTP 40[34]": "your token, from {token}, has no right to write to {repo}; "
     f"{WRITE}; or allow a fine-grained one to write there; or take a name under your own account",
@@ -122,15 +126,7 @@ def _without_folders(path: Path) -> bytes:
 # --------------------------------------------------------------------------------------------- the repository
 def _checked(api: HfApi, repo_id: str, private: bool, exist_ok: bool) -> tuple[str, ModelInfo | None]:
     """Return the whole name, once it is clear that it can be written to, and what is there under it; None if nothing is."""
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError:
-        rule = "take owner/name with letters, digits, '-', '_' and '.', 96 at most"
-        raise ModelError(f"repo={repo_id!r} can't be the name of a repository; {rule}") from None
-    if is_offline_mode():
-        raise ModelError("HF_HUB_OFFLINE is set and allows no connection to the Hub; unset it and restart")
-    if not get_token():
-        raise ModelError(f"there is no token here, and the Hugging Face Hub needs one to write; {WRITE}")
+    validate_repo_id(repo_id)
     me = api.whoami()
     if ((me.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
         raise ModelError(f"your token, from {token_source()}, may only read; {WRITE}")

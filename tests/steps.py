@@ -1,9 +1,10 @@
-"""Real training steps for tests and benchmarks: a T4's mixed precision on a CPU, and the memory that steps take. Needs no pytest."""
+"""Real training steps for tests and benchmarks: a T4's mixed precision on a CPU, the memory that steps take, plain TRL. Needs no pytest."""
 
 import tempfile
 
 import torch
 from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
 
 from gemma_colab.core.chat import load_tokenizer
 from gemma_colab.core.lora import lora_config
@@ -38,3 +39,17 @@ def training_peak(model, dtype: torch.dtype, lora: LoraSettings, train: TrainSet
         with PeakMemory(model_bytes(trainer.model)) as peak:
             trainer.train()
     return peak.gib
+
+
+def plain_losses(model, tokenizer, rows: list[dict], r: int, folder, **changes) -> list[float]:
+    """Losses of a plain `SFTTrainer`, without anything of this package, on the rows in batches of 4."""
+    same = dict(learning_rate=5e-3, per_device_train_batch_size=4, seed=0, assistant_only_loss=True, bf16=False, warmup_steps=0)
+    quiet = dict(use_cpu=True, logging_steps=1, report_to="none", save_strategy="no", gradient_checkpointing=False)
+    args, peft_config = SFTConfig(str(folder), **same | quiet | changes), lora_config(LoraSettings(r=r))
+    data = Dataset.from_list(rows)
+    plain = SFTTrainer(model, args, train_dataset=data, processing_class=tokenizer, peft_config=peft_config)
+    for parameter in plain.model.parameters():  # TRL casts those of a 4-bit model to bf16
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    plain.train()
+    return [line["loss"] for line in plain.state.log_history if "loss" in line]

@@ -1,7 +1,9 @@
 """Watching a run costs little, is never silent, and says the truth about its pace."""
 
+import dataclasses
 import io
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,6 @@ from gemma_colab.core.history import history_table
 from gemma_colab.core.live import PAUSE, LiveHistory
 from gemma_colab.core.live_curve import LiveCurve, TextProgress, clock, curve_axes, curve_png, live_view, loss_curve
 from gemma_colab.core.loading import load_4bit
-from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.training.short import short_trainer
@@ -23,129 +24,94 @@ from gemma_colab.training.verdict import training_verdict
 
 
 class Fake:
-    """A run without a trainer: a clock that is turned by hand, and the events that a trainer sends."""
+    """A run without a trainer: a clock that is turned by hand, the events that a trainer sends, and a view that takes its time."""
 
-    def __init__(self, show, step_seconds=1.0, steps=100, first=0, eval_every=0, main=True):
-        self.now, self.step_seconds, self.eval_every = 0.0, step_seconds, eval_every
-        self.callback = LiveHistory(show, clock=lambda: self.now)
-        self.state = type("State", (), {})()
-        self.state.log_history, self.state.global_step, self.state.max_steps = [], first, steps
-        self.state.is_world_process_zero, self.state.epoch, self.state.eval_steps = main, 0.0, eval_every
-        self.state.best_global_step = self.state.best_metric = None
-        self.args = type("Args", (), {"num_train_epochs": 3, "eval_strategy": "steps" if eval_every else "no"})()
-        self.control = type("Control", (), {"should_evaluate": False, "should_save": False})()
-        self.tokens = 0
+    def __init__(self, line=0.0, drawing=0.0, step_seconds=1.0, steps=100, first=0, eval_every=0, main=True):
+        self.now, self.step_seconds, self.eval_every, self.tokens = 0.0, step_seconds, eval_every, 0
+        self.costs, self.lines, self.drawn = (line, drawing), [], []
+        self.callback = LiveHistory(self, clock=lambda: self.now)
+        state = {"log_history": [], "global_step": first, "max_steps": steps, "is_world_process_zero": main, "epoch": 0.0}
+        self.state = SimpleNamespace(**state, eval_steps=eval_every)
+        self.args = SimpleNamespace(num_train_epochs=3, eval_strategy="steps" if eval_every else "no")
+        self.send("on_train_begin")
+
+    def __call__(self, progress):
+        self.now += self.costs[0]
+        self.lines.append(progress)
+
+    def draw(self, progress):
+        self.now += self.costs[1]
+        self.drawn.append(progress)
 
     def send(self, event, **more):
-        getattr(self.callback, event)(self.args, self.state, self.control, **more)
+        getattr(self.callback, event)(self.args, self.state, None, **more)
 
     def run(self, steps):
         for _ in range(steps):
             self.send("on_step_begin")
             self.now += self.step_seconds
-            self.state.global_step += 1
             self.tokens += 500
-            step = self.state.global_step
-            self.control.should_evaluate = bool(self.eval_every and step % self.eval_every == 0)
-            self.send("on_step_end")
+            self.state.global_step = step = self.state.global_step + 1
+            self.state.epoch = step / 33
             line = {"loss": 5.0 - step / 100, "learning_rate": 1e-3, "num_tokens": self.tokens, "step": step, "epoch": step / 33}
-            self.state.epoch = line["epoch"]
             self.state.log_history.append(line)
             self.send("on_log", logs=line)
-            if self.control.should_evaluate:
+            if self.eval_every and step % self.eval_every == 0:
                 for _ in range(4):
                     self.now += 2.0
                     self.send("on_prediction_step", eval_dataloader=range(4))
                 self.state.log_history.append({"eval_loss": 4.0, "step": step, "epoch": step / 33})
                 self.send("on_evaluate")
-
-
-class View:
-    """Takes so many seconds to draw."""
-
-    def __init__(self, seconds=0.0, draw_seconds=0.0):
-        self.seconds, self.draw_seconds, self.lines, self.drawn, self.fake = seconds, draw_seconds, [], [], None
-
-    def __call__(self, progress):
-        self.fake.now += self.seconds
-        self.lines.append(progress)
-
-    def draw(self, progress):
-        self.fake.now += self.draw_seconds
-        self.drawn.append(progress)
-
-
-def watch(view, **options):
-    view.fake = Fake(view, **options)
-    view.fake.send("on_train_begin")
-    return view.fake
+        return self
 
 
 @pytest.mark.parametrize("cost", [0.001, 0.1, 1.0])
 @pytest.mark.parametrize("step", [0.01, 0.3, 5.0])
 def test_showing_takes_at_most_two_percent(cost, step):
-    view = View(seconds=cost / 10, draw_seconds=cost)
-    fake = watch(view, step_seconds=step, steps=10_000)
-    for _ in range(40):
-        fake.run(25)
+    fake = Fake(cost / 10, cost, step_seconds=step, steps=10_000).run(500)
     counted = fake.callback.spent
     assert counted <= 0.02 * fake.now * 1.05 + 2 * 1.1 * cost  # and once at the start, before there is anything to compare with
-    assert counted == pytest.approx(len(view.lines) * cost / 10 + len(view.drawn) * cost)
-    assert len(view.lines) >= min(1000, fake.now / max(PAUSE + step, 10.1 * cost + step)) * 0.9  # and is not stingy either
+    assert counted == pytest.approx(len(fake.lines) * cost / 10 + len(fake.drawn) * cost)
+    assert len(fake.lines) <= 2 * fake.now + 2  # never more than twice a second
+    assert len(fake.lines) >= min(500, fake.now / max(PAUSE + step, 10.1 * cost + step)) * 0.9  # and is not stingy either
 
 
 def test_fonts_that_load_slowly_do_not_hold_the_next_figure_back():
-    class Cold(View):
+    class Cold(Fake):
         def draw(self, progress):
-            self.fake.now += 3.0 if not self.drawn else 0.01
+            self.now += 3.0 if not self.drawn else 0.01
             self.drawn.append(progress)
 
-    view = Cold()
-    fake = watch(view, steps=100)
-    fake.run(5)
-    assert len(view.drawn) == 1 + 5  # one before the first step, and then at every step, not after 300 s
-
-
-def test_never_more_than_twice_a_second():
-    view = View()
-    fake = watch(view, step_seconds=0.01, steps=1000)
-    fake.run(1000)
-    assert len(view.lines) <= 2 * fake.now + 2
+    assert len(Cold().run(5).drawn) == 1 + 5  # one before the first step, and then at every step, not after 300 s
 
 
 def test_something_is_shown_at_once_while_validating_and_at_the_end():
-    view = View()
-    fake = watch(view, step_seconds=1.0, steps=10, eval_every=5)
-    assert (view.lines[0].doing, view.lines[0].step, view.lines[0].max_steps) == ("preparing", 0, 10)
+    fake = Fake(steps=10, eval_every=5)
+    assert (fake.lines[0].doing, fake.lines[0].step, fake.lines[0].max_steps) == ("preparing", 0, 10)
     fake.run(10)
-    assert [p.doing for p in view.lines if p.doing.startswith("validating")][:4] == [f"validating {n} of 4" for n in (1, 2, 3, 4)]
-    before = len(view.drawn)
+    assert [p.doing for p in fake.lines if p.doing.startswith("validating")][:4] == [f"validating {n} of 4" for n in (1, 2, 3, 4)]
+    before = len(fake.drawn)
     fake.send("on_train_end")
-    assert view.lines[-1].done
-    assert view.drawn[-1].done
-    assert len(view.drawn) == before + 1
+    assert fake.lines[-1].done
+    assert fake.drawn[-1].done
+    assert len(fake.drawn) == before + 1
 
 
 def test_the_pace_is_that_of_recent_steps_without_validations_and_of_this_process():
-    view = View()
-    fake = watch(view, step_seconds=2.0, steps=100, first=40, eval_every=10)  # resumed at 40
-    fake.run(15)
-    progress = view.lines[-1]
+    fake = Fake(step_seconds=2.0, first=40, eval_every=10).run(15)  # resumed at 40
+    progress = fake.lines[-1]
     assert progress.step == 55
     assert progress.tokens_per_second == pytest.approx(250)
     assert progress.seconds_left == pytest.approx(45 * 2 + 5 * 8)  # five validations of 8 s are to come
     assert progress.seconds == pytest.approx(15 * 2 + 8)
     fake.step_seconds = 4.0
-    fake.run(25)
-    assert view.lines[-1].tokens_per_second == pytest.approx(125, rel=0.1)
+    assert fake.run(25).lines[-1].tokens_per_second == pytest.approx(125, rel=0.1)
 
 
 def test_only_the_first_process_shows_anything():
-    view = View()
-    fake = watch(view, main=False)
-    fake.run(5)
+    fake = Fake(main=False).run(5)
     fake.send("on_train_end")
-    assert view.lines == view.drawn == []
+    assert fake.lines == fake.drawn == []
 
 
 class Tick(TrainerCallback):
@@ -160,85 +126,54 @@ class Tick(TrainerCallback):
 
 
 def test_a_real_run_is_shown_as_it_is(random_gemma, tokenizer, support_rows):
-    chats, view = [to_messages(row) for row in support_rows[1:29]], View()
-    settings = TrainSettings(
-        per_device_train_batch_size=4,
-        gradient_accumulation_steps=2,
-        num_train_epochs=4,
-        gradient_checkpointing=False,
-        max_length=128,
-    )
-    model, tick = load_4bit(random_gemma, torch.float32), Tick()
-    view.fake = type("Fake", (), {"now": 0.0})()
-    watching = LiveHistory(view, clock=lambda: tick.now)
-    with short_trainer(
-        model,
-        tokenizer,
-        chats[:24],
-        settings,
-        lora_config(LoraSettings(r=4)),
-        torch.float32,
-        eval_rows=chats[24:],
-        callbacks=[tick, watching],
-    ) as trainer:
+    rows, lines, tick = [to_messages(row) for row in support_rows[1:29]], [], Tick()
+    settings = TrainSettings(per_device_train_batch_size=4, num_train_epochs=4, gradient_checkpointing=False, max_length=128)
+    watching = LiveHistory(lines.append, clock=lambda: tick.now)
+    given = load_4bit(random_gemma, torch.float32), tokenizer, rows[:24], settings, LoraSettings(r=4), torch.float32
+    with short_trainer(*given, eval_rows=rows[24:], callbacks=[tick, watching]) as trainer:
         trainer.evaluate()  # by hand, before and after: nothing to show
         trainer.train()
         trainer.evaluate()
         tokens = sum(len(row["input_ids"]) for row in trainer.train_dataset)
-    first, last = view.lines[0], view.lines[-1]
+    first, last = lines[0], lines[-1]
     assert (first.doing, first.step, first.max_steps, first.done) == ("preparing", 0, 12, False)
     validating = {f"validating {n} of 4" for n in (1, 2, 3, 4)}  # row by row
-    assert {p.doing for p in view.lines} == {"preparing", "training", *validating, "done"}
+    assert {p.doing for p in lines} == {"preparing", "training", *validating, "done"}
     assert (last.step, last.epoch, last.num_train_epochs, last.done) == (12, 4.0, 4, True)
     assert last.seconds == pytest.approx((12 + 6 * 4) * 0.6)  # six validations of four rows
     pd.testing.assert_frame_equal(last.history, history_table(trainer.state.log_history))
     best = last.history.loc[last.history["eval_loss"].idxmin()]
     assert (last.best_step, last.best_eval_loss) == (best["step"], best["eval_loss"])
-    *_, pace = (p for p in view.lines if p.doing == "training")
+    *_, pace = (p for p in lines if p.doing == "training")
     assert pace.tokens_per_second == pytest.approx(tokens / 3 / 0.6, rel=0.2)  # three updates an epoch, of nearly equal length
     assert last.memory_gib > 0.1
-    assert view.drawn[-1].done
 
 
 def history(n):
     steps = np.arange(1, n + 1)
     validation = np.where(steps % max(1, n // 4) == 0, 4.0 - steps / n, np.nan)
-    return pd.DataFrame(
-        {
-            "step": steps,
-            "epoch": steps / n,
-            "loss": 6 - 3 * steps / n,
-            "eval_loss": validation,
-            "learning_rate": 1e-3,
-            "grad_norm": 1.0,
-        }
-    )
+    others = {"epoch": steps / n, "learning_rate": 1e-3, "grad_norm": 1.0}
+    return pd.DataFrame({"step": steps, "loss": 6 - 3 * steps / n, "eval_loss": validation, **others})
 
 
 def progress_of(n=40, done=False, **changes):
-    view = View()
-    fake = watch(view, steps=n)
-    fake.run(n)
+    fake = Fake(steps=n).run(n)
     fake.send("on_train_end")
-    chosen = view.lines[-1] if done else view.lines[-2]
-    return type(chosen)(**{name: getattr(chosen, name) for name in chosen.__dataclass_fields__} | changes)
+    return dataclasses.replace(fake.lines[-1 if done else -2], **changes)
 
 
 def test_a_notebook_gets_one_line_and_one_figure_that_change_in_place(monkeypatch):
     calls = []
 
     class Handle:
-        def __init__(self, number):
-            self.number = number
+        def __init__(self, shown, display_id):
+            self.number = len(calls)
+            calls.append(("display", self.number, type(shown).__name__))
 
         def update(self, shown):
             calls.append(("update", self.number, type(shown).__name__))
 
-    monkeypatch.setattr(
-        live,
-        "display",
-        lambda shown, display_id: calls.append(("display", len(calls), type(shown).__name__)) or Handle(len(calls) - 1),
-    )
+    monkeypatch.setattr(live, "display", Handle)
     view = LiveCurve()
     for _ in range(2):
         view(progress_of())
@@ -250,18 +185,10 @@ def test_a_notebook_gets_one_line_and_one_figure_that_change_in_place(monkeypatc
 def test_the_line_says_it_all_and_escapes():
     shown = []
     view = LiveCurve(training_verdict)
-    view.line = type("Handle", (), {"update": lambda self, page: shown.append(page.data)})()
+    view.line = SimpleNamespace(update=lambda page: shown.append(page.data))
     view(progress_of(best_step=20, best_eval_loss=3.5, doing="validating <3>"))
-    for said in (
-        "step 40 of 40",
-        "epoch 1.2 of 3",
-        "best validation 3.50 at step 20",
-        "500 tokens/s",
-        "GiB",
-        "Next:",
-        "validating &lt;3&gt;",
-    ):
-        assert said in shown[0]
+    said = ["step 40 of 40", "epoch 1.2 of 3", "best validation 3.50 at step 20", "500 tokens/s", "GiB", "Next:"]
+    assert not [words for words in [*said, "validating &lt;3&gt;"] if words not in shown[0]]
 
 
 def test_the_picture_is_a_png_with_a_description():

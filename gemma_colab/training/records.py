@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,45 +109,29 @@ def compare_runs(
     Raises `SettingsError` when there are no runs, or another number of names.
     """
     runs = list_runs(runs) if isinstance(runs, Workspace) else runs
-    ax, table, curves = ax or new_axes(8, 4), runs_table(runs, names), histories(runs, names)
-    for i, (name, history) in enumerate(curves.items()):
-        color, marker = RUN_STYLES[i % len(RUN_STYLES)]
-        train, validation = history.dropna(subset=["loss"]), history.dropna(subset=["eval_loss"])
-        ax.plot(train[x], train["loss"], color=color, linewidth=0.8, alpha=0.6)
-        best = table["best_eval_loss"].iloc[i]
-        label = f"{name}: best {best:.2f}" if pd.notna(best) else name
-        ax.plot(validation[x], validation["eval_loss"], marker=marker, markersize=6, linewidth=1.6, color=color, label=label)
-    ax.set(xlabel=x, ylabel="loss (nats per token)", title="thin: train; points: validation")
-    cut_above_the_start(ax, pd.concat([history["loss"].dropna().head(1) for history in curves.values()]))
-    ax.legend(fontsize=8)
-    ax.grid(alpha=0.3)
-    return table, ax
-
-
-def histories(runs: Sequence[dict] | dict[str, pd.DataFrame], names: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
-    """Name -> `history_table`; runs, names: as for `compare_runs`."""
     if not len(runs):
-        raise SettingsError("runs=[] must hold one run at least; train first, list_runs(workspace) then finds it")
-    tables = list(runs.values()) if isinstance(runs, dict) else [run_history(run) for run in runs]
-    if names is None:
-        names = list(runs) if isinstance(runs, dict) else _names(runs)
-    if len(names) != len(tables) or len(set(names)) < len(names):
-        raise SettingsError(f"names={list(names)!r} must be {len(tables)} different ones, one for each run")
-    return dict(zip(names, tables, strict=True))
-
-
-def runs_table(runs: Sequence[dict] | dict[str, pd.DataFrame], names: Sequence[str] | None = None) -> pd.DataFrame:
-    """The table of `compare_runs`."""
-    lines, curves = [], histories(runs, names)
-    records = [None] * len(curves) if isinstance(runs, dict) else runs
-    differing = [] if isinstance(runs, dict) else _differing(runs)
-    for history, run in zip(curves.values(), records, strict=True):
-        line = {name: _settings(run).get(name) for name in differing}
+        raise SettingsError("runs=[] must hold one run at least; train first, compare_runs(workspace) then finds it")
+    named = isinstance(runs, dict)
+    curves = list(runs.values()) if named else [run_history(run) for run in runs]
+    names = list(names or (runs if named else _names(runs)))
+    if len(names) != len(curves) or len(set(names)) < len(names):
+        raise SettingsError(f"names={names!r} must be {len(curves)} different ones, one for each run")
+    lines, ax = [], ax or new_axes(8, 4)
+    for name, history, run, (color, marker) in zip(names, curves, [{}] * len(runs) if named else runs, cycle(RUN_STYLES)):
+        line = {name: _settings(run).get(name) for name in ([] if named else _differing(runs))}
         line |= _best(history) | {"train_loss": history["loss"].dropna().tail(LAST_STEPS).mean()}
-        line |= {"seconds": run["seconds"], "status": run["status"]} if run else {}
+        line |= {key: run[key] for key in ("seconds", "status") if run}
         line["verdict"] = run["verdict"].split(":")[0] if run else training_verdict(history, finished=True).word
         lines.append(line)
-    return pd.DataFrame(lines, index=pd.Index(list(curves), name="run")).astype({"best_step": "Int64"})
+        train, validation = history.dropna(subset=["loss"]), history.dropna(subset=["eval_loss"])
+        ax.plot(train[x], train["loss"], color=color, linewidth=0.8, alpha=0.6)
+        label = f"{name}: best {line['best_eval_loss']:.2f}" if len(validation) else name
+        ax.plot(validation[x], validation["eval_loss"], marker=marker, markersize=6, linewidth=1.6, color=color, label=label)
+    ax.set(xlabel=x, ylabel="loss (nats per token)", title="thin: train; points: validation")
+    cut_above_the_start(ax, pd.concat([history["loss"].dropna().head(1) for history in curves]))
+    ax.legend(fontsize=8)
+    ax.grid(alpha=0.3)
+    return pd.DataFrame(lines, index=pd.Index(names, name="run")).astype({"best_step": "Int64"}), ax
 
 
 def _settings(run: dict) -> dict:

@@ -88,18 +88,10 @@ def fresh_adapter(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def short_trainer(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[dict],
-    settings: TrainSettings,
-    lora: LoraSettings | LoraConfig,
-    dtype: torch.dtype,
-    *,
-    eval_rows: Sequence[dict] | None = None,
-    max_steps: int | None = None,
-    callbacks: list[TrainerCallback] | None = None,
+    model, tokenizer, rows, settings, lora, dtype, *, eval_rows=None, max_steps=None, callbacks=()
 ) -> Iterator[SFTTrainer]:
-    """Give a real `SFTTrainer` with a fresh adapter that logs each step, saves nothing, and has no bars; see `fresh_adapter`."""
+    """Give a real `SFTTrainer` with a fresh adapter that logs each step, saves nothing, and has no bars. See `short_run`, and
+    `fresh_adapter` for what is left of it."""
     # peft writes into a config that it is given
     peft_config = lora_config(lora) if isinstance(lora, LoraSettings) else copy.deepcopy(lora)
     with no_bars(), tempfile.TemporaryDirectory() as folder, fresh_adapter(model):
@@ -109,7 +101,7 @@ def short_trainer(
         args.eval_strategy = args.eval_strategy if eval_rows else "no"
         train, validation = ([{"messages": row["messages"]} for row in part or ()] for part in (rows, eval_rows))
         train, validation = Dataset.from_list(train), Dataset.from_list(validation) if validation else None
-        yield build_trainer(model, tokenizer, train, validation, args, peft_config, callbacks)
+        yield build_trainer(model, tokenizer, train, validation, args, peft_config, list(callbacks))
 
 
 @contextmanager
@@ -136,7 +128,7 @@ def short_run(
     measure: Callable[[PreTrainedModel], Any] | None = None,
     general: Sequence[dict] | None = None,
     max_steps: int | None = None,
-    callbacks: list[TrainerCallback] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
     schedule: Callable[[int], float] | None = None,
 ) -> pd.DataFrame | Any:
     """Train a fresh adapter on a model and unload it again; the model stays as it was, an adapter of an earlier run included.
@@ -153,7 +145,7 @@ def short_run(
 
         rows = mix_in(rows, general_rows() if general is None else general, settings.replay, settings.seed)
     with tqdm(desc="short run", unit="step", leave=False) as bar:
-        how = {"eval_rows": eval_rows, "max_steps": max_steps, "callbacks": [MovingBar(bar), *(callbacks or [])]}
+        how = {"eval_rows": eval_rows, "max_steps": max_steps, "callbacks": [MovingBar(bar), *callbacks]}
         with short_trainer(model, tokenizer, rows, settings, lora, dtype, **how) as trainer:
             if schedule:  # Trainer keeps an optimizer and a scheduler that are there already
                 trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), schedule)

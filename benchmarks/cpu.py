@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from trl.trainer import utils as trl_utils
 
 from gemma_colab.core import trainer as our_trainer
-from gemma_colab.core.catalog import PACKAGED, shape_of
+from gemma_colab.core.catalog import PACKAGED, dimensions_of
 from gemma_colab.core.loading import load_model, load_tokenizer
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.machine import describe_machine, pick_dtype
@@ -79,7 +79,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     quiet_libraries()
     machine = describe_machine()
-    dtype, why = pick_dtype(machine, shape_of(PACKAGED))
+    dtype, why = pick_dtype(machine, dimensions_of(PACKAGED))
     print(f"{dtype}: {why}; {machine.cores} cores; {json.dumps(stack_versions())}")
     rows = [to_messages(row) for row in read_sample("tickets_ru")[: 8 * STEPS]]
     prompts = [to_messages(row)["messages"][:-1] for row in read_sample("tickets_ru")[:32]]

@@ -31,11 +31,13 @@ def make(folder: Path, size: str) -> dict:
     from peft import LoraConfig, get_peft_model
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-    from gemma_colab.core.catalog import CATALOG, Shape
+    from gemma_colab.core.catalog import CATALOG, Dimensions
     from gemma_colab.core.workspace import samples
 
     shape = CATALOG[f"google/gemma-3-{size}-it"]
-    config = Gemma3TextConfig(**{name: getattr(shape, name) for name in Shape.__dataclass_fields__}, query_pre_attn_scalar=256)
+    config = Gemma3TextConfig(
+        **{name: getattr(shape, name) for name in Dimensions.__dataclass_fields__}, query_pre_attn_scalar=256
+    )
     torch.set_default_dtype(torch.bfloat16)
     model = Gemma3ForCausalLM(config)
     model.save_pretrained(folder / "base", max_shard_size=SHARD)

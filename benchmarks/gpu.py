@@ -29,7 +29,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 # Nothing here may import torch or bitsandbytes: this process must not hold memory of the GPU while the recipes' are measured.
-from gemma_colab.core.catalog import PACKAGED, TINY, shape_of, source_of
+from gemma_colab.core.catalog import PACKAGED, TINY, dimensions_of, source_of
 from gemma_colab.model.choice import installed, packaged_here
 from gemma_colab.model.libraries import stack_versions
 
@@ -193,7 +193,7 @@ def measure(recipe: Recipe, folder: Path, dry: bool) -> dict:
     tokens = logs[-1]["num_tokens"] - logs[warm - 1]["num_tokens"]  # padding doesn't count
     scored = sum(label != -100 for row in rows for label in row["labels"]) / sum(len(row["labels"]) for row in rows)
     how = {"tokens": max(len(row["input_ids"]) for row in rows), "dtype": recipe.dtype, "load_in_4bit": recipe.four_bit}
-    plan = memory_plan(shape_of(name), lora, train, **how, gpu=gpu, scored=scored, overhead_gib=0).sum()
+    plan = memory_plan(dimensions_of(name), lora, train, **how, gpu=gpu, scored=scored, overhead_gib=0).sum()
     notes = [f"first {warm} steps {ends[warm - 1] - start:.0f} s"] if ends[warm - 1] - start > 10 else []
     notes += [f"stopped after {len(ends)} of {steps} steps"] if len(ends) < steps else []
     notes += [f"dry: without {name}, which {why}" for name, why in left_out.items()]

@@ -23,7 +23,7 @@ from datasets import disable_progress_bars
 from steps import training_peak
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from gemma_colab.core.catalog import CATALOG, Shape
+from gemma_colab.core.catalog import CATALOG, Dimensions
 from gemma_colab.core.loading import load_4bit, load_model
 from gemma_colab.core.machine import describe_machine
 from gemma_colab.core.settings import LoraSettings, TrainSettings
@@ -33,8 +33,8 @@ from gemma_colab.model.memory import memory_plan
 
 GPU = torch.cuda.is_available()
 SHAPES = {
-    "small": Shape(320, 3, 4, 4, 64, 1536, 4096),
-    "wide": Shape(256, 2, 4, 1, 64, 16_384, 2048),
+    "small": Dimensions(320, 3, 4, 4, 64, 1536, 4096),
+    "wide": Dimensions(256, 2, 4, 1, 64, 16_384, 2048),
     **{size: CATALOG[f"google/gemma-3-{size}-it"] for size in ("270m", "1b", "4b", "12b")},
 }
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -77,7 +77,7 @@ def random_checkpoint(name: str, folder: Path) -> str:
     """A checkpoint of this shape with random weights and the tokenizer of the tiny Gemma 3, made once."""
     folder, shape = folder / name, SHAPES[name]
     if not (folder / "tokenizer.json").exists():
-        fields = {field: getattr(shape, field) for field in Shape.__dataclass_fields__}
+        fields = {field: getattr(shape, field) for field in Dimensions.__dataclass_fields__}
         torch.set_default_dtype(torch.bfloat16)
         try:
             Gemma3ForCausalLM(Gemma3TextConfig(**fields, query_pre_attn_scalar=256)).save_pretrained(folder)

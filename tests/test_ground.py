@@ -8,7 +8,7 @@ import pytest
 
 from gemma_colab.core import catalog
 from gemma_colab.core import workspace as workspace_module
-from gemma_colab.core.catalog import CATALOG, shape_of, without_account
+from gemma_colab.core.catalog import CATALOG, dimensions_of, without_account
 from gemma_colab.core.chat import stop_token_ids, token_lengths, tokenize_row
 from gemma_colab.core.errors import GemmaColabError, ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.machine import Machine, describe_machine, pick_dtype
@@ -219,7 +219,7 @@ def test_model_names():
 
 def test_short_names_mean_the_same_everywhere():
     assert catalog.source_of("gemma-3-1b-it") == "google/gemma-3-1b-it"
-    assert shape_of("gemma-3-1b-it") == CATALOG["google/gemma-3-1b-it"]
+    assert dimensions_of("gemma-3-1b-it") == CATALOG["google/gemma-3-1b-it"]
     assert pick_model(" gemma-3-1b-it ", CPU)[0] == "google/gemma-3-1b-it"
     with pytest.raises(ModelError, match="depends on the machine"):
         pick_model("auto")
@@ -232,15 +232,15 @@ def test_shapes_give_the_known_sizes():
         linear, embedding = known[name.split("-")[2]]
         assert round(shape.linear_parameters / 1e6) == linear
         assert round(shape.embedding_parameters / 1e6) == embedding
-    assert shape_of("google/gemma-3-4b-pt") == CATALOG["google/gemma-3-4b-it"]
+    assert dimensions_of("google/gemma-3-4b-pt") == CATALOG["google/gemma-3-4b-it"]
     with pytest.raises(ModelError, match="no connection"):
-        shape_of("somebody/unknown")
+        dimensions_of("somebody/unknown")
 
 
 def test_copies_on_the_hub_are_planned_like_their_originals():
     for name in filter(without_account, CATALOG):
         copy = without_account(name)
-        assert shape_of(copy) == CATALOG[name]
+        assert dimensions_of(copy) == CATALOG[name]
         assert download_gib(copy) == download_gib(name) > 0
         assert starting_point(copy) == starting_point(name)
     assert pick_model("unsloth/gemma-3-1b-it", CPU)[0] == "unsloth/gemma-3-1b-it"
@@ -257,21 +257,21 @@ def test_shape_of_a_multimodal_folder_and_of_another_architecture(tmp_path):
         "model_type": "gemma3_text",
     }  # the Hub's leave defaults out
     (tmp_path / "multimodal" / "config.json").write_text(json.dumps(config))
-    shape = shape_of(str(tmp_path / "multimodal"))
+    shape = dimensions_of(str(tmp_path / "multimodal"))
     assert (shape.hidden_size, shape.num_attention_heads, shape.head_dim) == (96, 8, 256)
     LlamaConfig().save_pretrained(tmp_path / "llama")
     with pytest.raises(ModelError, match="'llama' model; this project loads Gemma 3"):
-        shape_of(str(tmp_path / "llama"))
+        dimensions_of(str(tmp_path / "llama"))
     for broken in ("{", "[]"):
         (tmp_path / "llama" / "config.json").write_text(broken)
         with pytest.raises(ModelError, match="can't be read as a model's config"):
-            shape_of(str(tmp_path / "llama"))
+            dimensions_of(str(tmp_path / "llama"))
 
 
 def test_shape_of_a_folder_is_read_from_its_config(random_gemma):
     from transformers import AutoModelForCausalLM
 
-    shape, model = shape_of(random_gemma), AutoModelForCausalLM.from_pretrained(random_gemma)
+    shape, model = dimensions_of(random_gemma), AutoModelForCausalLM.from_pretrained(random_gemma)
     linear = sum(m.weight.numel() for n, m in model.named_modules() if n.endswith("proj"))
     assert shape.linear_parameters == linear
     assert shape.embedding_parameters == model.get_input_embeddings().weight.numel()

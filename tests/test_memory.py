@@ -11,7 +11,7 @@ from checkpoints import save_random_gemma
 from steps import training_peak
 
 from gemma_colab import cli
-from gemma_colab.core.catalog import CATALOG, shape_of
+from gemma_colab.core.catalog import CATALOG, dimensions_of
 from gemma_colab.core.chat import token_lengths
 from gemma_colab.core.errors import ModelError, SettingsError
 from gemma_colab.core.loading import load_4bit, load_model
@@ -55,7 +55,7 @@ def test_predicted_peak_is_within_15_percent_of_the_allocators(case, dtype, wide
     lora, train = LoraSettings(**lora), TRAIN.replace(**train)
     load = load_4bit if how.get("load_in_4bit", True) else load_model
     measured = training_peak(load(wide_gemma, dtype), dtype, lora, train, 256)
-    plan = memory_plan(shape_of(wide_gemma), lora, train, tokens=256, dtype=dtype, gpu=False, **how)
+    plan = memory_plan(dimensions_of(wide_gemma), lora, train, tokens=256, dtype=dtype, gpu=False, **how)
     assert plan.sum() == pytest.approx(measured, rel=0.15)
     loaded = model_bytes(load(wide_gemma, dtype)) / GIB
     assert plan[LOADED].sum() == pytest.approx(loaded, rel=0.03)
@@ -76,7 +76,7 @@ def test_what_is_kept_and_the_mask_are_counted(case, tmp_path):
         train = train.replace(max_length=512, per_device_train_batch_size=2)
     measured = training_peak(load_model(folder, torch.float32), torch.float32, LoraSettings(r=4), train, train.max_length)
     how = {"tokens": train.max_length, "dtype": "float32", "gpu": False, "load_in_4bit": False}
-    assert memory_plan(shape_of(folder), LoraSettings(r=4), train, **how).sum() == pytest.approx(measured, rel=0.15)
+    assert memory_plan(dimensions_of(folder), LoraSettings(r=4), train, **how).sum() == pytest.approx(measured, rel=0.15)
 
 
 def test_the_plan_for_a_gpu_is_what_the_readme_shows():
@@ -125,7 +125,7 @@ def test_a_trial_packs_as_many_rows_as_a_real_step_has(random_gemma, tokenizer):
     lengths = token_lengths(CHATS, tokenizer, 512)
     scored = lengths["answer"].sum() / lengths["total"].sum()
     how = {"tokens": 256, "dtype": "float32", "gpu": False, "scored": scored}
-    plan = memory_plan(shape_of(random_gemma), LoraSettings(r=4), train, **how).sum()
+    plan = memory_plan(dimensions_of(random_gemma), LoraSettings(r=4), train, **how).sum()
     assert packed.peak_gib == pytest.approx(plan, rel=0.25)
 
 
@@ -271,7 +271,7 @@ def test_plan_explains_wrong_usage(arguments, words, capsys):
 def test_plans_need_neither_network_nor_torch():
     code = (
         "import sys, gemma_colab.model.planner; from gemma_colab.model.memory import memory_plan; "
-        "from gemma_colab.core.catalog import shape_of; shape_of('tiny-gemma3'); shape_of('google/gemma-3-27b-pt'); "
+        "from gemma_colab.core.catalog import dimensions_of; dimensions_of('tiny-gemma3'); dimensions_of('google/gemma-3-27b-pt'); "
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, LlamaConfig
 
 from gemma_colab.core import loading
-from gemma_colab.core.catalog import CATALOG, shape_of
+from gemma_colab.core.catalog import CATALOG, dimensions_of
 from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.float16 import keep_residual_in_float32
@@ -50,7 +50,7 @@ def test_every_linear_layer_is_4_bit_and_nothing_else(random_gemma):
 def test_4_bit_is_close_to_the_original_and_much_smaller():
     original = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
     model = load_4bit("tiny-gemma3", torch.float32)
-    shape = shape_of("tiny-gemma3")
+    shape = dimensions_of("tiny-gemma3")
     for name, layer in original.named_modules():
         if name.endswith("_proj"):
             quantised = model.get_submodule(name)
@@ -308,7 +308,7 @@ def test_parameter_count_by_formula_is_pefts(random_gemma, targets, use_dora):
     settings = LoraSettings(r=6, target_modules=targets, use_dora=use_dora)
     model = get_peft_model(load_4bit(random_gemma, torch.float32), lora_config(settings))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert trainable == lora_parameters(shape_of(random_gemma), settings) > 0
+    assert trainable == lora_parameters(dimensions_of(random_gemma), settings) > 0
 
 
 @pytest.mark.parametrize("settings", [LoraSettings(r=4, lora_alpha=8), LoraSettings(r=4, lora_alpha=8, use_rslora=True)])

@@ -91,7 +91,7 @@ def test_a_gpu_that_others_use_and_several_gpus_are_noticed(monkeypatch):
     assert look("GPU, others", NAME, replace(T4, gpu_free_gib=14.5)) is look("GPUs", NAME, T4) is None
     assert_says(look("GPUs", NAME, replace(T4, gpus=2)), WARN, "CUDA_VISIBLE_DEVICES=0")
     monkeypatch.setenv("GEMMA_COLAB_HIDES_GPUS", "2")
-    assert_says(look("GPUs", NAME, T4), OK, "computes on the first one", "ddp --gpus 2")
+    assert_says(look("GPUs", NAME, T4), OK, "computes on the first one", "accelerate launch")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from steps import training_peak
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gemma_colab.core.catalog import PACKAGED, shape_of, source_of
+from gemma_colab.core.catalog import PACKAGED, dimensions_of, source_of
 from gemma_colab.core.loading import load_4bit, load_model, load_tokenizer
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
@@ -177,7 +177,7 @@ def test_the_residual_stream_is_too_large_for_float16_and_ours_is_right(model, f
 def test_the_memory_plan_is_within_15_percent_of_the_measured_peak():
     train, lora = TRAIN.replace(gradient_checkpointing=True), LoraSettings()
     measured = training_peak(load_model(PACKAGED, torch.bfloat16), torch.bfloat16, lora, train, 128)
-    plan = memory_plan(shape_of(PACKAGED), lora, train, tokens=128, dtype="bfloat16", load_in_4bit=False, gpu=False)
+    plan = memory_plan(dimensions_of(PACKAGED), lora, train, tokens=128, dtype="bfloat16", load_in_4bit=False, gpu=False)
     print(f"peak of training: predicted {plan.sum():.3f} GiB, measured {measured:.3f}")
     assert plan.sum() == pytest.approx(measured, rel=0.15)
 

@@ -11,7 +11,7 @@ from html import unescape
 import pandas as pd
 import pytest
 
-from gemma_colab.core.catalog import CATALOG, TINY, shape_of
+from gemma_colab.core.catalog import CATALOG, TINY, dimensions_of
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.lora import lora_parameters
 from gemma_colab.core.machine import Machine, readable
@@ -218,8 +218,8 @@ def test_a_remedy_that_saves_nothing_is_passed_over():
 
 def test_without_a_gpu_the_cpu_s_memory_is_the_limit():
     lora, train = starting_point(TINY)
-    text = text_of(a_panel(lora, CPU, shape_of(TINY), train=train, tokens=300))
-    parts = memory_plan(shape_of(TINY), lora, train, tokens=300, dtype="float32", gpu=False)
+    text = text_of(a_panel(lora, CPU, dimensions_of(TINY), train=train, tokens=300))
+    parts = memory_plan(dimensions_of(TINY), lora, train, tokens=300, dtype="float32", gpu=False)
     assert f"{parts.sum():.2f} of 12.70 GiB" in text
     assert "overhead" not in text
     assert f"weights {1024 * parts['weights']:.1f} MiB" in text
@@ -338,11 +338,11 @@ def test_everything_behind_the_door_starts_without_torch():
 import sys
 import pandas as pd
 from gemma_colab import ui
-from gemma_colab.core.catalog import shape_of
+from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.machine import Machine
 from gemma_colab.core.settings import *
 assert len([getattr(ui, name) for name in ui.__all__]) == 10
-cpu, tiny = Machine(False, None, None, 0.0, 12.7, 60.0, 2), shape_of("tiny-gemma3")
+cpu, tiny = Machine(False, None, None, 0.0, 12.7, 60.0, 2), dimensions_of("tiny-gemma3")
 ui.settings_panel(ModelSettings(), cpu)
 ui.settings_panel(LoraSettings(), cpu, dimensions=tiny, train=TrainSettings(), tokens=300)
 ui.settings_panel(TrainSettings(), cpu, dimensions=tiny, lora=LoraSettings(), lengths=pd.DataFrame({"total": [9], "answer": [2]}))

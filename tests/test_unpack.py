@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from gemma_colab.core.catalog import CATALOG, PACKAGED, TINY, shape_of, source_of
+from gemma_colab.core.catalog import CATALOG, PACKAGED, TINY, dimensions_of, source_of
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.machine import Machine, dtype_name
 from gemma_colab.core.workspace import read_sample, samples
@@ -48,97 +48,71 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 # --------------------------------------------------------------------------------------------- a small real GGUF file
-class Made:
-    """The tiny Gemma 3 as llama.cpp's converter writes it, in float32."""
+def tiny_pieces(gguf) -> list[tuple]:
+    """Piece, score, type: pieces to be found as they stand have spaces, and all special tokens are control tokens."""
+    from sentencepiece import sentencepiece_model_pb2
 
-    def __init__(self, path: Path, arch="gemma3"):
-        self.gguf = pytest.importorskip("gguf", reason="needs the package gguf; `make test-all` gets it")
-        if not installed(*READERS):
-            pytest.skip("needs sentencepiece and protobuf; `make test-all` gets them")
-        self.path, self.writer = path, self.gguf.GGUFWriter(path, arch)
-        self.model = AutoModelForCausalLM.from_pretrained(ORIGINAL, dtype=torch.float32)
-        self.tokens = self.pieces()
-
-    def pieces(self) -> list[tuple]:
-        """Piece, score, type: pieces to be found as they stand have spaces, and all special tokens are control tokens."""
-        from sentencepiece import sentencepiece_model_pb2
-
-        model = sentencepiece_model_pb2.ModelProto.FromString((ORIGINAL / "tokenizer.model").read_bytes())
-        added, kind = AutoTokenizer.from_pretrained(ORIGINAL).added_tokens_decoder, self.gguf.TokenType
-        special = {number for number, token in added.items() if token.special}
-        kinds = [kind.CONTROL if n in special else kind(p.type) for n, p in enumerate(model.pieces)]
-        return [
-            (piece.piece.replace("▁", " ") if kind_ == kind.USER_DEFINED else piece.piece, piece.score, kind_)
-            for piece, kind_ in zip(model.pieces, kinds, strict=True)
-        ]
-
-    def shape(self) -> None:
-        config, writer = self.model.config, self.writer
-        for add, value in {
-            writer.add_context_length: config.max_position_embeddings,
-            writer.add_embedding_length: config.hidden_size,
-            writer.add_block_count: config.num_hidden_layers,
-            writer.add_feed_forward_length: config.intermediate_size,
-            writer.add_head_count: config.num_attention_heads,
-            writer.add_head_count_kv: config.num_key_value_heads,
-            writer.add_key_length: config.head_dim,
-            writer.add_value_length: config.head_dim,
-            writer.add_layer_norm_rms_eps: config.rms_norm_eps,
-            writer.add_rope_freq_base: config.rope_parameters["full_attention"]["rope_theta"],
-            writer.add_sliding_window: config.sliding_window,
-        }.items():
-            add(value)
-        writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config.layer_types])
-
-    def tokenizer(self) -> None:
-        tokens, scores, kinds = map(list, zip(*self.tokens, strict=True))
-        self.writer.add_tokenizer_model("llama")
-        self.writer.add_tokenizer_pre("default")
-        self.writer.add_token_list(tokens)
-        self.writer.add_token_scores(scores)
-        self.writer.add_token_types(kinds)
-        for number, kind in enumerate(("pad", "eos", "bos", "unk")):
-            getattr(self.writer, f"add_{kind}_token_id")(number)
-        self.writer.add_add_bos_token(True)
-        self.writer.add_add_space_prefix(False)
-
-    def weights(self, lacking="", packed=None) -> None:
-        """lacking: a tensor that is left out. packed: the type of all linear layers."""
-        names = self.gguf.get_tensor_name_map(self.gguf.MODEL_ARCH.GEMMA3, self.model.config.num_hidden_layers)
-        for name, tensor in self.model.state_dict().items():
-            short = names.get_name(name, try_suffixes=(".weight",))
-            if name == "lm_head.weight" or short == lacking:
-                continue
-            values = (tensor + 1 if name.endswith("norm.weight") else tensor).numpy()
-            if packed and "_proj" in name:
-                self.writer.add_tensor(short, self.pack(values, packed), raw_dtype=packed)
-            else:
-                self.writer.add_tensor(short, values)
-
-    def pack(self, values, kind):
-        """As the library packs it; zeros of the right size where it can't."""
-        try:
-            return self.gguf.quants.quantize(values, kind)
-        except NotImplementedError:
-            return torch.zeros(self.gguf.quants.quant_shape_to_byte_shape(values.shape, kind), dtype=torch.uint8).numpy()
-
-    def write(self) -> Path:
-        self.writer.write_header_to_file()
-        self.writer.write_kv_data_to_file()
-        self.writer.write_tensors_to_file()
-        self.writer.close()
-        return self.path
+    model = sentencepiece_model_pb2.ModelProto.FromString((ORIGINAL / "tokenizer.model").read_bytes())
+    added, kind = AutoTokenizer.from_pretrained(ORIGINAL).added_tokens_decoder, gguf.TokenType
+    special = {number for number, token in added.items() if token.special}
+    kinds = [kind.CONTROL if n in special else kind(p.type) for n, p in enumerate(model.pieces)]
+    return [
+        (piece.piece.replace("▁", " ") if kind_ == kind.USER_DEFINED else piece.piece, piece.score, kind_)
+        for piece, kind_ in zip(model.pieces, kinds, strict=True)
+    ]
 
 
-def write_whole(path: Path, change=None, **weights) -> Path:
-    """change: what to do with the `Made` before its weights are written."""
-    made = Made(path)
-    if change:
-        change(made)
-    made.shape()
-    made.tokenizer()
-    made.weights(**weights)
-    return made.write()
+def write_whole(path: Path, *, arch="gemma3", lacking="", packed=None, pieces=None, template=None, tokenizer=True) -> Path:
+    """The tiny Gemma 3 as llama.cpp's converter writes it, in float32.
+
+    lacking: a tensor that is left out. packed: the type of all linear layers. pieces: number -> another one.
+    """
+    gguf = pytest.importorskip("gguf", reason="needs the package gguf; `make test-all` gets it")
+    if not installed(*READERS):
+        pytest.skip("needs sentencepiece and protobuf; `make test-all` gets them")
+    writer, model = gguf.GGUFWriter(path, arch), AutoModelForCausalLM.from_pretrained(ORIGINAL, dtype=torch.float32)
+    config = model.config
+    for name, value in {
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "block_count": config.num_hidden_layers,
+        "feed_forward_length": config.intermediate_size,
+        "head_count": config.num_attention_heads,
+        "head_count_kv": config.num_key_value_heads,
+        "key_length": config.head_dim,
+        "value_length": config.head_dim,
+        "layer_norm_rms_eps": config.rms_norm_eps,
+        "rope_freq_base": config.rope_parameters["full_attention"]["rope_theta"],
+        "sliding_window": config.sliding_window,
+        "sliding_window_pattern": [kind == "sliding_attention" for kind in config.layer_types],
+    }.items():
+        getattr(writer, f"add_{name}")(value)
+    if tokenizer:
+        tokens, scores, kinds = map(list, zip(*(dict(enumerate(tiny_pieces(gguf))) | (pieces or {})).values(), strict=True))
+        texts = {"tokenizer_model": "llama", "tokenizer_pre": "default", "chat_template": template}
+        columns = {"token_list": tokens, "token_scores": scores, "token_types": kinds}
+        numbers = {f"{kind}_token_id": number for number, kind in enumerate(("pad", "eos", "bos", "unk"))}
+        for name, value in (texts | columns | numbers | {"add_bos_token": True, "add_space_prefix": False}).items():
+            if value is not None:
+                getattr(writer, f"add_{name}")(value)
+    else:
+        writer.add_vocab_size(config.vocab_size)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GEMMA3, config.num_hidden_layers)
+    for name, tensor in model.state_dict().items():
+        short, values = names.get_name(name, try_suffixes=(".weight",)), (tensor + name.endswith("norm.weight")).numpy()
+        if name == "lm_head.weight" or short == lacking:
+            continue
+        if packed and "_proj" in name:
+            try:
+                values = gguf.quants.quantize(values, packed)
+            except NotImplementedError:  # zeros of the right size
+                values = torch.zeros(gguf.quants.quant_shape_to_byte_shape(values.shape, packed), dtype=torch.uint8).numpy()
+        writer.add_tensor(short, values, raw_dtype=packed if "_proj" in name else None)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +158,7 @@ def test_an_unpacked_gguf_is_the_model_it_was_made_from(whole):
     assert (logits(model).argmax(-1) == logits(original).argmax(-1)).float().mean() > 0.98
     assert model.config.layer_types == original.config.layer_types  # every third layer sees the whole text, not every sixth
     assert model.config.query_pre_attn_scalar == original.config.query_pre_attn_scalar == 64
-    assert shape_of(str(whole)) == shape_of(TINY)
+    assert dimensions_of(str(whole)) == dimensions_of(TINY)
     assert GenerationConfig.from_pretrained(folder).eos_token_id == [1, 106]
 
 
@@ -234,10 +208,8 @@ def test_a_piece_of_several_spaces_stays_one(tmp_path):
     """Gemma's own tokenizer has pieces of 2 to 31 spaces, which llama.cpp's converter writes as spaces."""
     import sentencepiece
 
-    def change(made):
-        made.tokens[6] = ("  ", 0.0, made.gguf.TokenType.USER_DEFINED)
-
-    folder = source_of(str(write_whole(tmp_path / "tiny.gguf", change)))
+    piece = ("  ", 0.0, pytest.importorskip("gguf").TokenType.USER_DEFINED)
+    folder = source_of(str(write_whole(tmp_path / "tiny.gguf", pieces={6: piece})))
     pieces = sentencepiece.SentencePieceProcessor(model_file=f"{folder}/tokenizer.model")
     assert pieces.encode("a  b", out_type=str) == ["a", "▁▁", "b"]
     assert AutoTokenizer.from_pretrained(folder)("a  b")["input_ids"][1:] == pieces.encode("a  b")
@@ -245,7 +217,7 @@ def test_a_piece_of_several_spaces_stays_one(tmp_path):
 
 def test_a_chat_template_in_the_file_is_kept(tmp_path):
     template = "{{ messages[0]['content'] }}"
-    path = write_whole(tmp_path / "tiny.gguf", lambda made: made.writer.add_chat_template(template))
+    path = write_whole(tmp_path / "tiny.gguf", template=template)
     assert AutoTokenizer.from_pretrained(source_of(str(path))).chat_template == template
 
 
@@ -419,10 +391,8 @@ def test_a_cache_that_can_not_be_made_is_named(whole, tmp_path, monkeypatch):
 
 def test_what_is_no_file_or_another_model_is_named(refused, tmp_path):
     assert refused(tmp_path / "none.gguf") == f"{tmp_path / 'none.gguf'} is not there; check the path"
-    made = Made(tmp_path / "llama.gguf", "llama")
-    made.shape()
-    made.weights()
-    assert refused(made.write()) == f"{made.path} is a 'llama' model; this project loads Gemma 3 (gemma3) only"
+    path = write_whole(tmp_path / "llama.gguf", arch="llama")
+    assert refused(path) == f"{path} is a 'llama' model; this project loads Gemma 3 (gemma3) only"
 
 
 @pytest.mark.parametrize("kept", [0, 3, 20, 1000, 60_000, 1_000_000, -4])
@@ -453,11 +423,8 @@ def test_a_file_without_some_weights_or_a_tokenizer_is_refused(refused, tmp_path
     path = write_whole(tmp_path / "tiny-00001-of-00002.gguf", lacking="blk.5.ffn_up.weight")
     weight = "lacks 1 of its weights, such as model.layers.5.mlp.up_proj.weight, which would start at random"
     refused(path, weight, "join its parts first with llama.cpp's llama-gguf-split --merge")
-    made = Made(tmp_path / "tiny.gguf")
-    made.shape()
-    made.weights()
-    made.writer.add_vocab_size(2048)
-    refused(made.write(), f"{made.path} can't be unpacked (")
+    path = write_whole(tmp_path / "tiny.gguf", tokenizer=False)
+    refused(path, f"{path} can't be unpacked (")
 
 
 # --------------------------------------------------------------------------------------------- who gets it
@@ -487,8 +454,8 @@ def test_auto_on_a_cpu_is_the_real_270m_where_its_package_is_installed(monkeypat
 
 def test_a_cpu_computes_270m_in_bfloat16_and_the_tiny_one_in_float32():
     fast = replace(CPU, cpu_bf16=True)
-    assert dtype_name(fast, shape_of(PACKAGED))[0] == "bfloat16"
-    for machine, shape in ((fast, shape_of(TINY)), (fast, None), (CPU, shape_of(PACKAGED))):
+    assert dtype_name(fast, dimensions_of(PACKAGED))[0] == "bfloat16"
+    for machine, shape in ((fast, dimensions_of(TINY)), (fast, None), (CPU, dimensions_of(PACKAGED))):
         assert dtype_name(machine, shape)[0] == "float32"
 
 
@@ -496,7 +463,7 @@ def test_the_package_and_googles_repository_are_two_sources_of_one_shape(whole, 
     package(whole.read_bytes())
     assert source_of("google/gemma-3-270m") == "google/gemma-3-270m"
     assert Path(source_of("gemma-3-270m")).parent == cache
-    assert shape_of("gemma-3-270m") == shape_of("google/gemma-3-270m") == CATALOG["google/gemma-3-270m-it"]
+    assert dimensions_of("gemma-3-270m") == dimensions_of("google/gemma-3-270m") == CATALOG["google/gemma-3-270m-it"]
     assert pick_model("gemma-3-270m", CPU)[0] == "gemma-3-270m"
     assert pick_model("google/gemma-3-270m", CPU)[0] == "google/gemma-3-270m"
 

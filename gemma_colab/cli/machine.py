@@ -8,7 +8,7 @@ import re
 
 import pandas as pd
 
-from gemma_colab.core.catalog import shape_of
+from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.lora import lora_parameters
 from gemma_colab.core.machine import readable
@@ -68,20 +68,20 @@ def _doctor(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> int:
     name, limit, dtype = _gpu(args.gpu)
     model = pick_model(args.model)[0]
-    shape, lora = shape_of(model), LoraSettings(r=args.r, lora_alpha=args.r)
+    dimensions, lora = dimensions_of(model), LoraSettings(r=args.r, lora_alpha=args.r)
     train = TrainSettings(
         per_device_train_batch_size=args.batch, max_length=args.tokens, gradient_checkpointing=args.gradient_checkpointing
     )
     how = {"tokens": args.tokens, "dtype": dtype, "load_in_4bit": args.load_in_4bit}
-    plan = memory_plan(shape, lora, train, **how)
+    plan = memory_plan(dimensions, lora, train, **how)
     word = fits(plan.sum(), limit)
-    batch = largest_batch(shape, lora, train, limit, **how)
-    steps = plan_training(shape, lora, train, [how.pop("tokens")], limit, **how)[1]
+    batch = largest_batch(dimensions, lora, train, limit, **how)
+    steps = plan_training(dimensions, lora, train, [how.pop("tokens")], limit, **how)[1]
     if args.json:
         found = {
             "model": model, "gpu": name, "limit_gib": limit, "dtype": dtype, "predicted_gib": plan.round(3).to_dict(),
             "total_gib": round(plan.sum(), 3), "light": word, "largest_batch": batch,
-            "trainable_weights": lora_parameters(shape, lora), "savings": json.loads(steps.to_json(orient="records")),
+            "trainable_weights": lora_parameters(dimensions, lora), "savings": json.loads(steps.to_json(orient="records")),
         }  # fmt: skip
         print(json.dumps(found, indent=1))
     else:
@@ -90,7 +90,7 @@ def _plan(args: argparse.Namespace) -> int:
         )
         print("\n".join(f"  {part:<16} {readable(gib):>10}" for part, gib in plan.items()))
         print(f"  {'together':<16} {readable(plan.sum()):>10} of {limit:g} GiB, predicted: {word}")
-        print(f"\n{lora_parameters(shape, lora):,} trainable weights; largest batch with 15 % to spare: {batch or 'none'}")
+        print(f"\n{lora_parameters(dimensions, lora):,} trainable weights; largest batch with 15 % to spare: {batch or 'none'}")
         if word != "fits":
             print(
                 "\nwhat to change first:\n"

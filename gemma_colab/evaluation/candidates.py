@@ -13,7 +13,7 @@ import pandas as pd
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gemma_colab.core.catalog import shape_of
+from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.errors import ModelError, SettingsError
 from gemma_colab.core.machine import dtype_name
 from gemma_colab.core.rows import Row, answer, prompt
@@ -190,7 +190,7 @@ def kept_answers(workspace: Workspace, candidate: str) -> dict:
 def computes_in(chosen: ModelSettings) -> str:
     """Name the dtype in which this model computes on this machine, "float32" for example."""
     try:
-        shape = shape_of(chosen.model)
+        shape = dimensions_of(chosen.model)
     except ModelError:  # kept answers can be told of when their base is gone
         shape = None
     return dtype_name(describe_machine(), shape)[0]

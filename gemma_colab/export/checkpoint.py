@@ -12,7 +12,7 @@ from huggingface_hub import constants, is_offline_mode, snapshot_download
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, GenerationConfig, PretrainedConfig
 
-from gemma_colab.core.catalog import from_hub, known_shape, refuse_other_models, source_of
+from gemma_colab.core.catalog import from_hub, known_dimensions, refuse_other_models, source_of
 from gemma_colab.core.errors import ModelError, SettingsError
 from gemma_colab.core.machine import GIB, free_gib
 from gemma_colab.model.hub import explain
@@ -89,7 +89,7 @@ def config_of(base: str) -> PretrainedConfig:
 
 def is_multimodal(base: str) -> bool:
     """Whether the base sees images, as those of 4B and more do; known without the network for Google's own."""
-    if shape := known_shape(source_of(base)):
+    if shape := known_dimensions(source_of(base)):
         return shape.vocab_size > 262_144  # these have 64 tokens more
     return from_hub(AutoConfig, base, source_of(base)).model_type == "gemma3"
 

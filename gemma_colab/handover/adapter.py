@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 
-from gemma_colab.core.catalog import shape_of
+from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.chat import token_lengths
 from gemma_colab.core.errors import TrainingError, WorkspaceError
 from gemma_colab.core.settings import ModelSettings, TrainSettings
@@ -73,7 +73,7 @@ def train_adapter(
     from gemma_colab.training.sharding import whole_adapter
     from gemma_colab.training.verdict import training_verdict
 
-    rows, machine, dimensions = ensure_rows(workspace), describe_machine(str(workspace.path)), shape_of(chosen.model)
+    rows, machine, dimensions = ensure_rows(workspace), describe_machine(str(workspace.path)), dimensions_of(chosen.model)
     dtype, _ = pick_dtype(machine, dimensions)
     if loaded is None:
         nf4 = quantization_config(dtype) if chosen.load_in_4bit else None

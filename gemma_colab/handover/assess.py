@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from gemma_colab.core.catalog import shape_of
+from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.errors import GemmaColabError
 from gemma_colab.core.machine import pick_dtype
 from gemma_colab.core.rows import answer, prompt
@@ -56,7 +56,7 @@ def load_tuned(workspace: Workspace, *, anyway: bool = False) -> tuple[PeftModel
     machine = describe_machine()
     chosen, why = choose_model(workspace, machine, anyway=anyway)
     ensure_adapter(workspace, chosen)
-    dtype, why_dtype = pick_dtype(machine, shape_of(chosen.model))
+    dtype, why_dtype = pick_dtype(machine, dimensions_of(chosen.model))
     print(f"{chosen.model}, because {why}; {dtype}, because {why_dtype}")
     base = load_model(chosen.model, dtype, quantization_config(dtype) if chosen.load_in_4bit else None)
     return load_adapter(base, workspace).eval(), load_tokenizer(chosen.model)

@@ -15,7 +15,7 @@ import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from gemma_colab.core.catalog import shape_of
+from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.chat import load_tokenizer
 from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.live_curve import save_loss_curve
@@ -299,7 +299,7 @@ def _compare_gguf(workspace: Workspace, path: Path, rows: int, max_new_tokens: i
 
 def _dtypes(workspace: Workspace) -> tuple[torch.dtype, torch.dtype]:
     """Return what a 4-bit base computes in on this machine, and what 16-bit weights are loaded in."""
-    shape = shape_of(workspace.read_json("training.json")["model"])
+    shape = dimensions_of(workspace.read_json("training.json")["model"])
     dtype, _ = pick_dtype(describe_machine(str(workspace.path)), shape)
     # Plain transformers can't run Gemma 3 in float16. A T4 emulates bfloat16: slowly, and right.
     return dtype, torch.bfloat16 if dtype == torch.float16 else dtype

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gemma_colab.core.catalog import known_shape, shape_of
+from gemma_colab.core.catalog import dimensions_of, known_dimensions
 from gemma_colab.core.errors import ModelError, SettingsError
 from gemma_colab.core.machine import Machine, dtype_name
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
@@ -46,7 +46,7 @@ def choose_model(
 
 
 def _refuse_too_large(chosen: ModelSettings, machine: Machine, anyway: bool) -> ModelSettings:
-    if known_shape(chosen.model) and not anyway and not (machine.gpu is None and chosen.model in ON_A_CPU):
+    if known_dimensions(chosen.model) and not anyway and not (machine.gpu is None and chosen.model in ON_A_CPU):
         gib, there = smallest_peak(chosen.model, machine, chosen.load_in_4bit, tokens=256), machine.gpu_gib
         if machine.gpu is None or gib > there:
             has = f"a GPU of {there:.1f} GiB, and training takes {gib:.1f} at least" if machine.gpu else "no GPU"
@@ -90,7 +90,7 @@ class SavedSettings:
         train = starting_point(self._chosen.model)[1]
         if machine.gpu is None or lengths is None:
             return train
-        dimensions = shape_of(self._chosen.model)
+        dimensions = dimensions_of(self._chosen.model)
         how = {"dtype": dtype_name(machine, dimensions)[0], "load_in_4bit": self._chosen.load_in_4bit} | self.correction
         fixed = ["packing", "load_in_4bit", "r"]  # the first is the learner's, the others were chosen already
         planned, steps = plan_training(dimensions, self.lora, train, lengths, machine.gpu_gib, fixed=fixed, **how)

@@ -1,4 +1,4 @@
-"""How much memory QLoRA training takes at its peak, from the shape and the settings alone: nothing is downloaded.
+"""How much memory QLoRA training takes at its peak, from the dimensions and the settings alone: nothing is downloaded.
 
 Counted from the graph: what each operation of a Gemma 3 block keeps for its backward pass, in bytes, as transformers 5.23,
 peft 0.21, trl 1.16 and bitsandbytes 0.50 write it. Measured against the allocator in benchmarks/README.md.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from gemma_colab.core.catalog import Shape
+from gemma_colab.core.catalog import Dimensions
 from gemma_colab.core.lora import adapted_layers, lora_parameters
 from gemma_colab.core.machine import GIB, readable
 from gemma_colab.core.settings import CPU_TILE, LoraSettings, TrainSettings
@@ -20,7 +20,7 @@ OPTIMIZER_BYTES = {"adamw_torch_fused": 8, "adamw_8bit": 2, "paged_adamw_8bit": 
 
 
 def memory_plan(
-    shape: Shape,
+    dimensions: Dimensions,
     lora: LoraSettings,
     train: TrainSettings,
     *,
@@ -41,15 +41,15 @@ def memory_plan(
     c = 4 if str(dtype).endswith("float32") else 2  # bytes of a number inside a block
     stream = 2 if str(dtype).endswith("bfloat16") else 4  # and of one between the blocks
     row = train.max_length if train.packing else min(tokens, train.max_length)
-    n, layers = train.per_device_train_batch_size * row, shape.num_hidden_layers
-    adapters = lora_parameters(shape, lora)
+    n, layers = train.per_device_train_batch_size * row, dimensions.num_hidden_layers
+    adapters = lora_parameters(dimensions, lora)
     # Rows of different lengths need a mask, and so do rows longer than the window; one row alone doesn't.
-    masked = train.per_device_train_batch_size > 1 or train.packing or row >= shape.sliding_window
+    masked = train.per_device_train_batch_size > 1 or train.packing or row >= dimensions.sliding_window
     mask = c * (n if train.packing else row) if masked else 0  # a packed batch is one sequence, of all its tokens
-    adapted = adapted_layers(shape, lora)
-    blocks = [_kept_by_a_block(shape, lora, names, mask, c, gpu) for names in adapted]
-    backward = _backward(shape, lora, {name for names in adapted for name in names}, n, c, load_in_4bit)
-    kept = n * (layers * shape.hidden_size * stream if train.gradient_checkpointing else sum(blocks))
+    adapted = adapted_layers(dimensions, lora)
+    blocks = [_kept_by_a_block(dimensions, lora, names, mask, c, gpu) for names in adapted]
+    backward = _backward(dimensions, lora, {name for names in adapted for name in names}, n, c, load_in_4bit)
+    kept = n * (layers * dimensions.hidden_size * stream if train.gradient_checkpointing else sum(blocks))
     recomputed = n * max(blocks) if train.gradient_checkpointing else 0
     copies = 2 * adapters if c == 2 else 0  # autocast's 16-bit copies of the adapters
     gradients, accumulated = 4 * adapters, train.gradient_accumulation_steps > 1
@@ -57,8 +57,8 @@ def memory_plan(
     # first block, when all gradients are there and little else is left.
     moments = {
         "loss": {
-            "kept": kept + n * 12 * shape.hidden_size + copies,
-            "work": _loss(shape, n, scored, c, gpu),
+            "kept": kept + n * 12 * dimensions.hidden_size + copies,
+            "work": _loss(dimensions, n, scored, c, gpu),
             "gradients": gradients * accumulated,
         },
         "last": {
@@ -70,8 +70,8 @@ def memory_plan(
     }
     peak = max(moments.values(), key=lambda moment: sum(moment.values()))
     parts = {
-        "weights": (NF4_BYTES if load_in_4bit else c) * shape.linear_parameters,
-        "embeddings": c * shape.embedding_parameters,
+        "weights": (NF4_BYTES if load_in_4bit else c) * dimensions.linear_parameters,
+        "embeddings": c * dimensions.embedding_parameters,
         "adapters": gradients,  # as large: 4 bytes a weight
         "gradients": peak["gradients"],
         "optimizer": OPTIMIZER_BYTES[train.optim] * adapters,
@@ -82,20 +82,20 @@ def memory_plan(
     return pd.Series({name: value / GIB for name, value in parts.items()}, name="GiB")
 
 
-def _kept_by_a_block(shape: Shape, lora: LoraSettings, adapted: list[str], mask: int, c: int, gpu: bool) -> float:
+def _kept_by_a_block(dimensions: Dimensions, lora: LoraSettings, adapted: list[str], mask: int, c: int, gpu: bool) -> float:
     """Bytes a token that one decoder block keeps for its backward pass.
 
     The four norms keep their input in float32 (16 a unit of width). Attention keeps queries, keys and values before and after
     their norm, and its output; with a mask (bytes a token; 0 without), keys and values are repeated for each head, and the mask
     is kept. The MLP keeps gate, its activation, and up. An adapter keeps its input, in 16 bit a copy of its own, and r numbers.
     """
-    h, i = shape.hidden_size, shape.intermediate_size
-    q, kv = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
+    h, i = dimensions.hidden_size, dimensions.intermediate_size
+    q, kv = dimensions.num_attention_heads * dimensions.head_dim, dimensions.num_key_value_heads * dimensions.head_dim
     total = 16 * h + 3 * c * i + (8 if c == 2 else 12) * (q + kv)
     if mask:
         total += 2 * c * (q - kv) + mask
     for name in adapted:
-        into, out = shape.linear_layers[name]
+        into, out = dimensions.linear_layers[name]
         total += c * lora.r + (2 * c * out if lora.use_dora else 0)
         if lora.lora_dropout:
             total += into * (c + (1 if gpu else 4))  # and which inputs were dropped
@@ -107,24 +107,24 @@ def _kept_by_a_block(shape: Shape, lora: LoraSettings, adapted: list[str], mask:
     return total
 
 
-def _backward(shape: Shape, lora: LoraSettings, adapted: set[str], n: int, c: int, load_in_4bit: bool) -> float:
+def _backward(dimensions: Dimensions, lora: LoraSettings, adapted: set[str], n: int, c: int, load_in_4bit: bool) -> float:
     """Bytes at work in a block's backward pass: gradients of the MLP, or its largest matrix unpacked from 4 bit.
 
     DoRA, as peft 0.21 writes it, multiplies its matrices by an identity of in_features x in_features to get their product.
     """
-    i, largest = shape.intermediate_size, max(a * b for a, b in shape.linear_layers.values())
+    i, largest = dimensions.intermediate_size, max(a * b for a, b in dimensions.linear_layers.values())
     mlp = (8 if c == 4 and "down_proj" in adapted else 3 * c) * n * i
     unpacked = c * largest + c * n * i if load_in_4bit else 0
-    sizes = [shape.linear_layers[name] for name in adapted]
+    sizes = [dimensions.linear_layers[name] for name in adapted]
     dora = max((8 - c) * a * a + 8 * a * b for a, b in sizes) if lora.use_dora else 0  # and in 16 bit a copy of it
-    return max(mlp, unpacked, dora) + (10 if c == 2 else 4) * n * shape.hidden_size
+    return max(mlp, unpacked, dora) + (10 if c == 2 else 4) * n * dimensions.hidden_size
 
 
-def _loss(shape: Shape, n: int, scored: float, c: int, gpu: bool) -> float:
+def _loss(dimensions: Dimensions, n: int, scored: float, c: int, gpu: bool) -> float:
     """Bytes of TRL's fused loss (`chunked_logprob.py`): one tile of logits, and without Triton eight more of them in float32."""
     tile, width = min(scored * n, 4096), TILE if gpu else CPU_TILE
-    on_cpu = 0 if gpu else tile * min(shape.vocab_size, width) * 32
-    return tile * width * c + on_cpu + n * 8 * shape.hidden_size
+    on_cpu = 0 if gpu else tile * min(dimensions.vocab_size, width) * 32
+    return tile * width * c + on_cpu + n * 8 * dimensions.hidden_size
 
 
 LOADED = ["weights", "embeddings"]

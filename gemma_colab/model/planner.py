@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from gemma_colab.core.catalog import CATALOG, PACKAGED, TINY, Shape, known_shape, shape_of
+from gemma_colab.core.catalog import CATALOG, PACKAGED, TINY, Dimensions, dimensions_of, known_dimensions
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.machine import GIB, Machine, dtype_name
 from gemma_colab.core.settings import LoraSettings, TrainSettings, starting_point
@@ -30,36 +30,38 @@ def fits(gib: float, limit_gib: float) -> str:
 def smallest_peak(name: str, machine: Machine, load_in_4bit: bool, *, tokens: int) -> float:
     """Predict the GiB of the smallest training of this model on this machine: its starting point, one row of `tokens` at a time."""
     lora, train = starting_point(name)
-    train, shape = train.replace(per_device_train_batch_size=1, gradient_checkpointing=True), shape_of(name)
-    return memory_plan(shape, lora, train, tokens=tokens, dtype=dtype_name(machine, shape)[0], load_in_4bit=load_in_4bit).sum()
+    train, dimensions = train.replace(per_device_train_batch_size=1, gradient_checkpointing=True), dimensions_of(name)
+    return memory_plan(
+        dimensions, lora, train, tokens=tokens, dtype=dtype_name(machine, dimensions)[0], load_in_4bit=load_in_4bit
+    ).sum()
 
 
 def fit_table(*, tokens: int = 1024, batches: tuple[int, ...] = (1, 4), lora: LoraSettings | None = None) -> pd.DataFrame:
     """Predict the peak in GiB for each Gemma 3 (rows) on each GPU (columns) at each batch size, and whether it fits."""
     lora, lines = lora or LoraSettings(), {}
-    for name, shape in CATALOG.items():
+    for name, dimensions in CATALOG.items():
         if name.endswith("-it"):
             lines[name] = {}
             for gpu, (limit, dtype) in GPUS.items():
                 trains = [TrainSettings(per_device_train_batch_size=b) for b in batches]
-                gib = [memory_plan(shape, lora, train, tokens=tokens, dtype=dtype).sum() for train in trains]
+                gib = [memory_plan(dimensions, lora, train, tokens=tokens, dtype=dtype).sum() for train in trains]
                 lines[name][f"{gpu}, {limit:.1f} GiB"] = " / ".join(f"{g:.1f} {fits(g, limit)}" for g in gib)
     return pd.DataFrame(lines).T
 
 
-def largest_batch(shape: Shape, lora: LoraSettings, train: TrainSettings, limit_gib: float, **plan) -> int:
+def largest_batch(dimensions: Dimensions, lora: LoraSettings, train: TrainSettings, limit_gib: float, **plan) -> int:
     """Return the largest `per_device_train_batch_size` of `BATCHES` that fits; 0 if not even 1 does. plan: as for `memory_plan`."""
     largest = 0
     for batch in BATCHES:
         now = train.replace(per_device_train_batch_size=batch)
-        if fits(memory_plan(shape, lora, now, **plan).sum(), limit_gib) != "fits":
+        if fits(memory_plan(dimensions, lora, now, **plan).sum(), limit_gib) != "fits":
             break
         largest = batch
     return largest
 
 
 def plan_training(
-    shape: Shape,
+    dimensions: Dimensions,
     lora: LoraSettings,
     train: TrainSettings,
     lengths: Sequence[int],
@@ -85,7 +87,7 @@ def plan_training(
 
     def attempt(changes: dict, why: str) -> bool:
         settings = [s.replace(**{k: v for k, v in (taken | changes).items() if hasattr(s, k)}) for s in (lora, train)]
-        gib = memory_plan(shape, *settings, **how | {k: v for k, v in (taken | changes).items() if k in how}).sum()
+        gib = memory_plan(dimensions, *settings, **how | {k: v for k, v in (taken | changes).items() if k in how}).sum()
         change, word = ", ".join(f"{k}={v!r}" for k, v in changes.items()), fits(gib, limit_gib)
         tried.append({"change": change or "as it is", "GiB": round(gib, 2), "fits": word, "why": why})
         return word == "fits"
@@ -159,7 +161,7 @@ def download_gib(name: str) -> float | None:
     """
     if name in (TINY, PACKAGED) or Path(name).exists():
         return 0.0
-    if not (shape := known_shape(name)):
+    if not (dimensions := known_dimensions(name)):
         return None
-    vision = VISION_PARAMETERS if shape.vocab_size > 262_144 else 0  # the multimodal ones have 64 tokens more
-    return 2 * (shape.linear_parameters + shape.embedding_parameters + vision) / GIB
+    vision = VISION_PARAMETERS if dimensions.vocab_size > 262_144 else 0  # the multimodal ones have 64 tokens more
+    return 2 * (dimensions.linear_parameters + dimensions.embedding_parameters + vision) / GIB

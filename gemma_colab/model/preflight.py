@@ -162,7 +162,7 @@ def _training(machine: Machine, name: str, load_in_4bit: bool) -> Iterator[Check
     if (
         not machine.gpu
         or name.endswith(".gguf")
-        or not (catalog.known_shape(name) or (Path(catalog.source_of(name)) / "config.json").is_file())
+        or not (catalog.known_dimensions(name) or (Path(catalog.source_of(name)) / "config.json").is_file())
     ):
         return
     gib = smallest_peak(name, machine, load_in_4bit, tokens=512)

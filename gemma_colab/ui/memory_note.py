@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from IPython.display import HTML
 
-from gemma_colab.core.catalog import Shape
+from gemma_colab.core.catalog import Dimensions
 from gemma_colab.core.html import PART_COLORS, render
 from gemma_colab.core.machine import Machine, dtype_name, readable
 from gemma_colab.core.settings import LoraSettings, TrainSettings
@@ -13,7 +13,9 @@ from gemma_colab.model.memory import memory_plan
 from gemma_colab.model.planner import fits, plan_training
 
 
-def memory_note(dimensions: Shape, machine: Machine, lora: LoraSettings, train: TrainSettings, *, tokens: int, **plan) -> HTML:
+def memory_note(
+    dimensions: Dimensions, machine: Machine, lora: LoraSettings, train: TrainSettings, *, tokens: int, **plan
+) -> HTML:
     """The memory that training takes as a bar, what that was predicted for, and what to change first if it is too much.
 
     machine: whose memory is the limit, a GPU's or, without one, the CPU's. tokens: length of the longest row. plan: other

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from IPython.display import HTML
 
-from gemma_colab.core.catalog import CATALOG, TINY, Shape, known_shape, shape_of
+from gemma_colab.core.catalog import CATALOG, TINY, Dimensions, dimensions_of, known_dimensions
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.html import render
 from gemma_colab.core.lora import lora_parameters
@@ -54,7 +54,7 @@ def settings_panel(settings: Settings, machine: Machine | None = None, **about) 
 
 
 def lora_panel(
-    settings: LoraSettings, machine: Machine, *, dimensions: Shape, train: TrainSettings, tokens: int, **plan
+    settings: LoraSettings, machine: Machine, *, dimensions: Dimensions, train: TrainSettings, tokens: int, **plan
 ) -> SettingsPanel:
     """Controls for LoRA; see `settings_panel`."""
 
@@ -70,12 +70,12 @@ def lora_panel(
 
 def model_panel(settings: ModelSettings, machine: Machine, *, lora=None, train=None, tokens: int = 1024) -> SettingsPanel:
     """Which Gemma 3, in 4 or in 16 bit; see `settings_panel`. A name that was put in stays on offer, even if it can't be read."""
-    known: dict[str, Shape] = {}
+    known: dict[str, Dimensions] = {}
 
     def note(s: ModelSettings) -> HTML:
         name, why = pick_model(s.model, machine)
         if name not in known:
-            known[name] = shape_of(name)
+            known[name] = dimensions_of(name)
         start = starting_point(name)
         return _model_note(
             s, name, why if name != s.model else "", known[name], machine, lora or start[0], train or start[1], tokens
@@ -88,7 +88,7 @@ def _model_note(
     s: ModelSettings,
     name: str,
     why: str,
-    dimensions: Shape,
+    dimensions: Dimensions,
     machine: Machine,
     lora: LoraSettings,
     train: TrainSettings,
@@ -130,7 +130,7 @@ def _download(name: str) -> str:
 
 
 def _not_tuned(name: str) -> str:
-    if not (name.endswith("-pt") or (known_shape(name) and not name.endswith("-it"))):
+    if not (name.endswith("-pt") or (known_dimensions(name) and not name.endswith("-it"))):
         return ""
     return (
         f"{name} is pre-trained only: it continues texts and doesn't follow instructions yet. "
@@ -139,7 +139,7 @@ def _not_tuned(name: str) -> str:
 
 
 def _little_saved(
-    s: ModelSettings, dimensions: Shape, machine: Machine, lora: LoraSettings, train: TrainSettings, tokens: int
+    s: ModelSettings, dimensions: Dimensions, machine: Machine, lora: LoraSettings, train: TrainSettings, tokens: int
 ) -> str:
     """Advice for 16 bit where it fits, and 4 bit saves less than a tenth of the memory."""
     limit, dtype = (machine.gpu_gib, dtype_name(machine)[0]) if machine.gpu else GPUS["T4"]

@@ -6,14 +6,14 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from gemma_colab.core.catalog import Shape
+from gemma_colab.core.catalog import Dimensions
 from gemma_colab.core.lora import adapted_layers, lora_parameters
 from gemma_colab.core.settings import LoraSettings
 
 FROZEN, TRAINED = "#c9ccd1", "#c8552b"
 
 
-def frozen_and_trained(name: str, dimensions: Shape, lora: LoraSettings, ax: Axes | None = None) -> Axes:
+def frozen_and_trained(name: str, dimensions: Dimensions, lora: LoraSettings, ax: Axes | None = None) -> Axes:
     """Draw the linear layers of the first block to scale, as wide as their inputs and as high as their outputs: frozen in grey, and
     beside each its two thin trained matrices, A below and B on the right (never thinner than a line)."""
     ax = ax if ax is not None else plt.subplots(figsize=(9, 3.2), layout="constrained")[1]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
-from gemma_colab.core.catalog import Shape
+from gemma_colab.core.catalog import Dimensions
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.html import PART_COLORS, render
 from gemma_colab.core.machine import Machine
@@ -65,7 +65,7 @@ def train_panel(
     settings: TrainSettings,
     machine: Machine,
     *,
-    dimensions: Shape,
+    dimensions: Dimensions,
     lora: LoraSettings,
     lengths: pd.DataFrame,
     seconds_per_step: float | None = None,

@@ -65,7 +65,7 @@ def _records(text: str, name: str, details: list[str]) -> Iterator[tuple[int, An
         import pandas as pd
 
         details.append("columns turned into rows")
-        yield from ((line, row) for row in pd.DataFrame(columns).to_dict("records"))
+        yield from ((line, row) for row in pd.DataFrame(columns, dtype=object).to_dict("records"))
     else:
         yield line, first
         yield from [second] * bool(second)
@@ -131,8 +131,8 @@ class _Parser(json.JSONDecoder):
             if isinstance(value, BadRow):
                 value.content = text[start:at]
             yield line, value
-            if start == len(text):
-                return start
+            if at == len(text) and isinstance(value, BadRow):
+                return at
             line += text.count("\n", start, at)
 
     def start_of(self, text: str, key: str, value: Any) -> int:

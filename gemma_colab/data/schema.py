@@ -185,10 +185,10 @@ def _advice(record: dict[str, Any], found: dict[str, list[str]]) -> str:
     if any(len(c) > 40 or c.isdigit() or c.rstrip().endswith(("?", "!", ".")) for c in map(str, record)):
         return "if this is a row and no header, add a first line of names such as instruction,input,output"
     texts = [c for c, value in record.items() if isinstance(value, str | None) and not NUMBER.fullmatch(str(value).strip())]
-    texts = [c for c in texts if not NO_TEXT.fullmatch(normal(c))]
+    texts = [c for c in texts if not (NO_TEXT.fullmatch(normal(c)) or c in found["rejected"])]
     known = found["output"] or found["chosen"]
     asked = [*found["instruction"], *found["question"], *found["input"]][:2] or [c for c in texts if c not in known][:1]
-    answers = [c for c in (*known, *reversed(texts)) if c not in (*asked, *found["rejected"])][:1]
+    answers = [c for c in (*known, *reversed(texts)) if c not in asked][:1]
     mapping = dict(zip(("instruction", "input"), asked, strict=False)) | dict(zip(("output",), answers, strict=False))
     chosen = record.get(found["chosen"][0]) if found["chosen"] else None
     if _kind(chosen) == "turns" and chosen[0].get("role", chosen[0].get("from")) in ("user", "human", "system"):

@@ -96,10 +96,10 @@ def _adapted_layers(base: str, config: PretrainedConfig, adapter: Path) -> dict[
     """
     pass_over_old_torchao()
     settings = LoraConfig.from_pretrained(adapter)
-    trained_on, named = settings.base_model_name_or_path or "", source_of(base)
+    trained_on, wanted = settings.base_model_name_or_path or "", source_of(base)
     # By name: an adapter of -it fits -pt by its shapes, and talks nonsense there.
-    if is_hub_id(trained_on) and is_hub_id(named) and trained_on != named:
-        raise WorkspaceError(f"{adapter} was trained on {trained_on}, not on {named}; name {trained_on} as the base")
+    if is_hub_id(trained_on) and is_hub_id(wanted) and trained_on != wanted:
+        raise WorkspaceError(f"{adapter} was trained on {trained_on}, not on {wanted}; name {trained_on} as the base")
     tensors = load_file(adapter / WEIGHTS)
     if other := sorted(name for name in tensors if not LORA_TENSOR.fullmatch(name)):
         raise WorkspaceError(

@@ -25,29 +25,11 @@ FAKE_INPUT = re.compile(
 )
 # As an answer, "None" may be right; "n/a" and "[no output]" are nobody's.
 FAKE_ANSWER = re.compile(r"\s*(?:n/a|[\[<(]\W*(?:no[ _-]?(?:output|answer|text)|нет ответа|none|empty)\W*[\]>)])\s*", re.I)
-MARKER = r"(?:instruction|input|question|user|инструкция|вопрос|клиент|задание)"
-MERGED = re.compile(rf"(?:^|[\s.!?])(\d{{1,3}}[.)]\s*{MARKER}\s*:|#{{2,}}\s*{MARKER}\s*(?::|$))", re.IGNORECASE | re.MULTILINE)
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]+")
 # Escapes are junk, but not in a string of a program: print("a\nb").
 ESCAPE = re.compile(
     r"\"(?:[^\"\\\n]|\\.)*\"|(?<!\w)'(?:[^'\\\n]|\\.)*'"
     r"|(?P<escape>\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|\\[nrt](?![a-z ])|(?<! )\\[nrt](?= )|\\[\"/])"
-)
-# Gemma's own become the real tokens, wherever they stand; the others show that a template was applied already.
-CHAT_MARKERS = re.compile(
-    r"</?(?:bos|eos|start_of_turn|end_of_turn)>|<\|(?:im_start|im_end|eot_id|begin_of_text|endoftext)\|>|\[/?INST\]"
-)
-REFUSAL = re.compile(
-    r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)(?: (?:language )?(?:model|assistant))?(?=\s*,|\s+I\b|\s*$)"
-    r"|\bI(?:'m| am) (?:just )?an? (?:ai|(?:large )?language model)\b(?! (?:\w+er|scientist|student|specialist)\b)"
-    r"|\bI (?:can(?:'|no)t|am unable to) (?:assist|help) with (?:that|this)\b"
-    r"|(?:как|будучи)\s+(?:\w+\s+)?(?:языков\w+ модел\w+|искусственн\w+ интеллект\w*|нейросет\w+|ИИ\b)(?=\s*,|\s+я\b)"
-    r"|\bя\s?[—–-]?\s?(?:всего лишь\s)?(?:языковая модель|искусственный интеллект|нейросеть)",
-    re.IGNORECASE,
-)
-# Not an abbreviation with a Russian ending, if a letter of it has no Cyrillic twin: PDFки, CRMка.
-MIXED_SCRIPT = re.compile(
-    "\\b(?=\\w*[\u0400-\u04ff])(?=\\w*[A-Za-z])(?!(?=[A-Z]*[DFGIJLNQRSUVWZ])[A-Z]{2,}[а-яё]{1,6}\\b)[A-Za-z\u0400-\u04ff]+\\b"
 )
 # Rows that are about markup: there a tag is the lesson, not a left-over.
 ABOUT_MARKUP = re.compile(
@@ -84,11 +66,6 @@ def empty_text(context: CheckContext) -> Iterator[Hit]:
     return (Hit(row, field) for row, field, text in context.fields() if not visible(text))
 
 
-@check("chat markers", severity="E", advice="take them out: the chat template puts its own around the turns")
-def chat_markers(context: CheckContext) -> Iterator[Hit]:
-    return (Hit(row, field, *m.span()) for row, field, text in context.fields() for m in CHAT_MARKERS.finditer(text))
-
-
 @check("HTML", advice="turn it into text, or the model will answer in HTML")
 def html(context: CheckContext) -> Iterator[Hit]:
     """Tags, entities and Markdown images; not in code, nor in rows about markup."""
@@ -118,11 +95,6 @@ def fake_input(context: CheckContext) -> Iterator[Hit]:
             yield Hit(row, "answer")
 
 
-@check("merged examples", advice="cut the answer where the next example begins, or drop the row")
-def merged_examples(context: CheckContext) -> Iterator[Hit]:
-    return (Hit(row, field, *m.span(1)) for row, field, text in context.answers() for m in MERGED.finditer(text))
-
-
 @check("mojibake", advice="the text was decoded with the wrong encoding; the step `mojibake` puts it right")
 def mojibake(context: CheckContext) -> Iterator[Hit]:
     for row, field, text in context.fields():
@@ -136,11 +108,6 @@ def control_characters(context: CheckContext) -> Iterator[Hit]:
     for row, field, text in context.fields():
         escapes = [m for m in ESCAPE.finditer(code_blanked(text)) if m["escape"]] if "\\" in text else []
         yield from (Hit(row, field, *match.span()) for match in [*CONTROL.finditer(text), *escapes])
-
-
-@check("invisible characters", advice="remove them: words with them are other words to a model")
-def invisible_characters(context: CheckContext) -> Iterator[Hit]:
-    return (Hit(row, field, *m.span()) for row, field, text in context.fields() for m in HIDDEN.finditer(text))
 
 
 @check("personal data", advice="mask it: a model may repeat to anybody what it was trained on")
@@ -193,12 +160,35 @@ def _top_share(words: list[str], n: int) -> float:
     return sum(map(len, gram)) * count / max(1, sum(map(len, words))) if count > 3 else 0.0
 
 
-@check("refusal", severity="I", advice="is this your voice, or that of the model which wrote the answer?")
-def refusals(context: CheckContext) -> Iterator[Hit]:
-    return (Hit(row, field, *m.span()) for row, field, text in context.answers() for m in REFUSAL.finditer(text))
+def check_pattern(name: str, pattern: re.Pattern, advice: str, severity: str = "W", only_answers: bool = False) -> None:
+    """Register a check that hits whatever the pattern finds, or its last group if it has one."""
+
+    @check(name, severity=severity, advice=advice)
+    def find(context: CheckContext) -> Iterator[Hit]:
+        for row, field, text in context.answers() if only_answers else context.fields():
+            yield from (Hit(row, field, *match.span(pattern.groups)) for match in pattern.finditer(text))
 
 
-@check("mixed script", severity="I", advice="type the word again in one alphabet")
-def mixed_script(context: CheckContext) -> Iterator[Hit]:
-    """Words with Cyrillic and Latin letters: a look-alike letter makes another token of it. USB-кабель is two words."""
-    return (Hit(row, field, *m.span()) for row, field, text in context.fields() for m in MIXED_SCRIPT.finditer(text))
+# Gemma's own become the real tokens, wherever they stand; the others show that a template was applied already.
+CHAT_MARKERS = r"</?(?:bos|eos|start_of_turn|end_of_turn)>|<\|(?:im_start|im_end|eot_id|begin_of_text|endoftext)\|>|\[/?INST\]"
+MARKER = r"(?:instruction|input|question|user|инструкция|вопрос|клиент|задание)"
+MERGED = re.compile(rf"(?:^|[\s.!?])(\d{{1,3}}[.)]\s*{MARKER}\s*:|#{{2,}}\s*{MARKER}\s*(?::|$))", re.IGNORECASE | re.MULTILINE)
+REFUSAL = re.compile(
+    r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)(?: (?:language )?(?:model|assistant))?(?=\s*,|\s+I\b|\s*$)"
+    r"|\bI(?:'m| am) (?:just )?an? (?:ai|(?:large )?language model)\b(?! (?:\w+er|scientist|student|specialist)\b)"
+    r"|\bI (?:can(?:'|no)t|am unable to) (?:assist|help) with (?:that|this)\b"
+    r"|(?:как|будучи)\s+(?:\w+\s+)?(?:языков\w+ модел\w+|искусственн\w+ интеллект\w*|нейросет\w+|ИИ\b)(?=\s*,|\s+я\b)"
+    r"|\bя\s?[—–-]?\s?(?:всего лишь\s)?(?:языковая модель|искусственный интеллект|нейросеть)",
+    re.IGNORECASE,
+)
+# Not an abbreviation with a Russian ending, if a letter of it has no Cyrillic twin: PDFки, CRMка.
+MIXED_SCRIPT = re.compile(
+    "\\b(?=\\w*[\u0400-\u04ff])(?=\\w*[A-Za-z])(?!(?=[A-Z]*[DFGIJLNQRSUVWZ])[A-Z]{2,}[а-яё]{1,6}\\b)[A-Za-z\u0400-\u04ff]+\\b"
+)
+
+check_pattern("chat markers", re.compile(CHAT_MARKERS), "take them out: the chat template puts its own around the turns", "E")
+check_pattern("merged examples", MERGED, "cut the answer where the next example begins, or drop the row", only_answers=True)
+check_pattern("invisible characters", HIDDEN, "remove them: words with them are other words to a model")
+check_pattern("refusal", REFUSAL, "is this your voice, or that of the model which wrote the answer?", "I", only_answers=True)
+# Words with Cyrillic and Latin letters: a look-alike letter makes another token of it. USB-кабель is two words.
+check_pattern("mixed script", MIXED_SCRIPT, "type the word again in one alphabet", "I")

@@ -14,20 +14,17 @@ def too_long(context: CheckContext, most: float = 0.05) -> Iterator[Finding]:
     long = lengths[lengths["total"] > context.max_length]
     if len(long):
         lost = (long["answer_tokens_cut"] / long["answer"].clip(lower=1)).mean()
-        hits = [
-            Hit(row.Index, "answer", note=f"{row.total} tokens, {row.answer_tokens_cut} of {row.answer} answer tokens are cut")
-            for row in long.itertuples()
-        ]
+        notes = {
+            r.Index: f"{r.total} tokens, {r.answer_tokens_cut} of {r.answer} answer tokens are cut" for r in long.itertuples()
+        }
+        hits = [Hit(row, "answer", note=note) for row, note in notes.items()]
         advice = f"beyond max_length={context.max_length}, {lost:.0%} of their answers is lost on average; "
         advice += f"raise it (the longest row has {lengths['total'].max()} tokens), or drop or split these rows with `fit`"
         yield Finding("too long", "E" if len(long) > most * len(lengths) else "W", advice, hits)
 
 
 @check(
-    "nothing trained",
-    severity="E",
-    advice="the question alone fills max_length; shorten it, or raise max_length",
-    counts_tokens=True,
+    "nothing trained", severity="E", advice="the question alone fills max_length: shorten it or raise that", counts_tokens=True
 )
 def nothing_trained(context: CheckContext) -> Iterator[Hit]:
     """Rows of which no answer token is left: their loss is empty."""
@@ -43,24 +40,14 @@ def dropped(context: CheckContext, most: float = 0.3) -> Iterator[Finding]:
         yield Finding("too many dropped", "E", advice)
 
 
-@check(
-    "end not trained",
-    severity="E",
-    advice="the model would never learn to stop; use Gemma's own chat template",
-    counts_tokens=True,
-)
+@check("end not trained", severity="E", advice="the model would never stop; use Gemma's own chat template", counts_tokens=True)
 def end_untrained(context: CheckContext) -> Iterator[Hit]:
     """Rows whose `<end_of_turn>` is not trained although they fit: the template at hand is not one for training."""
     fits = context.lengths["total"] <= context.max_length
     return (Hit(i) for i in context.lengths.index[fits & ~context.lengths["end_trained"]])
 
 
-@check(
-    "not one <bos>",
-    severity="E",
-    advice="each row starts with exactly one <bos>, which the template adds; take it out of the text",
-    counts_tokens=True,
-)
+@check("not one <bos>", severity="E", advice="the template adds the only <bos>; take it out of the text", counts_tokens=True)
 def beginnings(context: CheckContext) -> Iterator[Hit]:
     return (Hit(i, note=f"{n} times") for i, n in context.lengths["bos"].items() if n != 1)
 

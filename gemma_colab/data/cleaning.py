@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import pandas as pd
@@ -33,13 +34,7 @@ def outside_code(change: Callable[[str], str]) -> Callable[[str], str]:
     """The same change, but code in back quotes stays as it is."""
 
     def changed(text: str) -> str:
-        if "`" not in text:
-            return change(text)
-        end, pieces = 0, []
-        for code in CODE.finditer(text):
-            pieces += [change(text[end : code.start()]), code[0]]
-            end = code.end()
-        return "".join([*pieces, change(text[end:])])
+        return "".join(part if i % 2 else change(part) for i, part in enumerate(CODE.split(text)))
 
     return changed
 
@@ -95,25 +90,15 @@ def _unescape(match: re.Match) -> str:
     return {"n": "\n", "r": "\n", "t": " "}.get(kind, kind)
 
 
-def invisible_characters(text: str) -> str:
-    return HIDDEN.sub("", text)
-
-
 def white_space(text: str) -> str:
     """No blank lines at the ends, no spaces at the end of a line, at most two blank lines, in prose single spaces.
 
     Code in back quotes stays as it is; where lines are indented or hold columns (code, lists, tables) their spaces stay.
     """
     text = re.sub(r"\A(?:[ \t]*\n)+", "", _lines(text)).rstrip()
-    return text if _has_layout(CODE.sub("", text)) else _single_spaces(text).strip()
-
-
-def _has_layout(text: str) -> bool:
-    """A later line is indented, or two lines have wide gaps in them."""
-    lines = text.split("\n")
-    return any(line.startswith(("  ", "\t")) for line in lines[1:]) or sum(bool(GAP.search(line)) for line in lines) > 1 < len(
-        lines
-    )
+    lines = CODE.sub("", text).split("\n")
+    layout = any(line.startswith(("  ", "\t")) for line in lines[1:]) or sum(bool(GAP.search(line)) for line in lines) > 1
+    return text if layout else _single_spaces(text).strip()
 
 
 @outside_code
@@ -127,10 +112,6 @@ def _lines(text: str) -> str:
 @outside_code
 def _single_spaces(text: str) -> str:
     return re.sub(r"(?<=\n) +", "", re.sub(r"[ \t]+", " ", text))
-
-
-def fake_input(text: str) -> str:
-    return FAKE_INPUT.sub("", text)
 
 
 def drop_empty(context: CheckContext) -> dict[int, str]:
@@ -162,19 +143,18 @@ def _same_stem(one: str, other: str) -> bool:
     return common >= 4 and common >= 0.6 * max(len(one), len(other))
 
 
-# text -> text
-CHANGES = {
+CHANGES: dict[str, Callable[[str], str]] = {
     "html_to_text": html_to_text,
     "entities": entities,
     "mojibake": fix_encoding,
     "control_characters": control_characters,
-    "invisible_characters": invisible_characters,
+    "invisible_characters": partial(HIDDEN.sub, ""),
     "white_space": white_space,
-    "fake_input": fake_input,
+    "fake_input": partial(FAKE_INPUT.sub, ""),  # only in the question
     "mask_personal_data": mask,
 }
-# rows -> {number of a row to drop: why}
-DROPS = {
+# Each returns {number of a row to drop: why}.
+DROPS: dict[str, Callable[[CheckContext], dict[int, str]]] = {
     "drop_empty": drop_empty,
     "drop_exact_duplicates": drop_exact_duplicates,
     "drop_near_duplicates": drop_near_duplicates,
@@ -216,9 +196,8 @@ def _changed(step: str, number: int, row: Row, log: list) -> Row:
 
 def undo(rows: list[Row], log: pd.DataFrame) -> list[Row]:
     """Return the rows as they were before `clean` gave these rows and this log."""
-    dropped = {
-        line.row: json.loads(line.before) for line in log.itertuples() if line.after.startswith(DROPPED) and not line.field
-    }
+    gone = log[(log["field"] == "") & log["after"].str.startswith(DROPPED)]
+    dropped = {line.row: json.loads(line.before) for line in gone.itertuples()}
     left = iter(rows)
     old = [dropped[i] if i in dropped else next(left) for i in range(len(rows) + len(dropped))]
     for line in log.iloc[::-1].itertuples():

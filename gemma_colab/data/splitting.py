@@ -99,7 +99,6 @@ def split_rows(
     return splits, SplitNotes(sentence, findings)
 
 
-# ---------------------------------------------------------------------------------------------- what belongs together
 def group_rows(
     rows: list[Row], *, near: float = 0.6, twin: float = 0.72, largest_group: float = 0.3, **measures
 ) -> tuple[list[list[int]], str]:
@@ -181,7 +180,6 @@ def _same(names: list) -> PairSet:
     return {(i, first[name]) for i, name in enumerate(names) if name is not None and first.setdefault(name, i) != i}
 
 
-# ---------------------------------------------------------------------------------------------- who goes where
 def deal(rows: list[Row], grouped: list[list[int]], shares: dict[str, float], seed: int) -> tuple[dict[str, list[int]], str]:
     """Return split -> numbers of its rows, and what was done about labels. Every split of `shares` gets a group at least."""
     random.Random(seed).shuffle(grouped)
@@ -192,7 +190,7 @@ def deal(rows: list[Row], grouped: list[list[int]], shares: dict[str, float], se
     enough = math.ceil(round(1 / min(shares.values()), 9))
     classes = [label if counts[label := row.get("label")] >= enough else RARE for row in rows]
     left, quota = Counter(classes), {}
-    for name in want:  # validation over what test leaves, so that rounding does not favour the same labels twice
+    for name in want:  # validation over what test leaves, so that rounding does not favor the same labels twice
         quota[name] = _quota(left, want[name])
         left -= Counter(quota[name])
     dealt: dict[str, list[list[int]]] = {"train": [], **{name: [] for name in want}}
@@ -211,7 +209,7 @@ def deal(rows: list[Row], grouped: list[list[int]], shares: dict[str, float], se
                 missing -= len(group)
         if not dealt[name]:  # a small set: the last, smallest group of the split that has most
             dealt[name].append(dealt[max(dealt, key=lambda split: len(dealt[split]))].pop())
-    return {name: sorted(sum(some, [])) for name, some in dealt.items()}, _said_of_labels(counts, enough)
+    return {name: sorted(i for group in some for i in group) for name, some in dealt.items()}, _said_of_labels(counts, enough)
 
 
 def _quota(counts: Counter, want: int) -> dict:
@@ -225,13 +223,12 @@ def _quota(counts: Counter, want: int) -> dict:
 
 def _said_of_labels(counts: Counter, enough: int) -> str:
     labels = {label: n for label, n in counts.items() if label is not None}
-    rare = sum(n < enough for n in labels.values())
-    if not rare:
-        return f"; shares of {len(labels)} labels kept" if labels else ""
-    return f"; shares of {len(labels) - rare} of {len(labels)} labels kept, {rare} with fewer than {enough} rows counted as one"
+    if rare := sum(n < enough for n in labels.values()):
+        kept = f"{len(labels) - rare} of {len(labels)}"
+        return f"; shares of {kept} labels kept, {rare} with fewer than {enough} rows counted as one"
+    return f"; shares of {len(labels)} labels kept" if labels else ""
 
 
-# ---------------------------------------------------------------------------------------------- what leaks all the same
 def leaks(splits: dict[str, list[Row]], *, twin: float = 0.72, **measures) -> list[Finding]:
     """Look for rows of validation and test that stand in training, and rows of test that stand in validation.
 
@@ -251,6 +248,6 @@ def leaks(splits: dict[str, list[Row]], *, twin: float = 0.72, **measures) -> li
     for severity in "EW":
         if some := [text for row, (kind, text) in sorted(told.items()) if kind == severity]:
             more = f" and {len(some) - 3} more" * (len(some) > 3)
-            advice = "the test would ask what was practised, or chosen by; split again with `split_rows`"
+            advice = "the test would ask what was practiced, or chosen by; split again with `split_rows`"
             findings.append(Finding("leak", severity, f"{'; '.join(some[:3])}{more}: {advice}"))
     return findings

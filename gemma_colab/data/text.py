@@ -24,7 +24,7 @@ INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060\u00ad"))  # f
 HIDDEN = re.compile(
     "[\ufeff\u200b\u2060\u00ad]+|(?<![^\\sA-Za-zА-яЁё0-9.,:;!?])[\u200c\u200d]+|[\u200c\u200d]+(?![^\\sA-Za-zА-яЁё0-9.,:;!?])"
 )
-CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
+CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
 SHINGLE = 5  # characters
 # What counts when texts are the same: everything but the signs of a sentence, and the minus of a number.
 SAME = re.compile(r"(?:(?<![\w)])-(?=\d)|[^\s.,!?;:…\"'`«»“”„‘’()\[\]{}—–‐-])+")

@@ -62,15 +62,6 @@ def test_edits_and_drops_are_made_and_logged(workspace):
     assert undo(done, log) == ROWS
 
 
-def test_a_message_can_be_edited(workspace):
-    review = Review(workspace)
-    review.decide(CHAT, "edit", {"answer": "Слушаю."})
-    ((row,), log) = review.apply([CHAT])
-    assert [turn["content"] for turn in row["messages"]] == ["Привет", "Слушаю."]
-    assert CHAT["messages"][1]["content"] == "Да?"
-    assert undo([row], log) == [CHAT]
-
-
 def test_decisions_of_version_1_about_a_conversation_are_understood(workspace):
     long = {"messages": [*CHAT["messages"], *CHAT["messages"]]}
     workspace.write_json(

@@ -1,16 +1,21 @@
 """The house stays in order: floors, requirements, links, what Colab has."""
 
 import ast
+import importlib
+import inspect
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
 from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from gemma_colab.core.workspace import MADE_IN
 
 PACKAGE = ROOT / "gemma_colab"
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
@@ -144,28 +149,98 @@ def test_links_tool_sets_them_all(tmp_path):
     assert "owner/name" in wrong.stderr
 
 
+DOORS = ("gemma_colab", *(f"gemma_colab.{room}" for room in ("data", "model", "training", "evaluation", "export", "ui")))
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_a_door_hands_out_ten_names_at_most_and_each_says_what_it_is(name):
+    room = importlib.import_module(name)
+    assert 1 <= len(room.__all__) <= 10
+    assert len(room.__doc__.strip().splitlines()) >= 3
+    modules = {path.stem for path in Path(room.__file__).parent.glob("*.py")}
+    for public in room.__all__:
+        assert public not in modules, f"{public} is a module too, which would take the place of the name"
+        assert inspect.getdoc(getattr(room, public)), public
+    assert set(dir(room)) == set(room.__all__)
+    with pytest.raises(AttributeError, match="has no 'nothing'; it has "):
+        _ = room.nothing
+
+
+def code_of(path: Path) -> list[str]:
+    """The code cells of a notebook, without magics; of a module its text."""
+    if path.suffix == ".py":
+        return [path.read_text(encoding="utf-8")]
+    cells = nbformat.read(path, 4).cells
+    return [re.sub(r"^(\s*)%.*$", r"\1pass", c.source, flags=re.MULTILINE) for c in cells if c.cell_type == "code"]
+
+
+def names_of(path: Path) -> set[tuple[str, str]]:
+    """(module, name) of all that a notebook or a module imports from the package."""
+    nodes = [node for code in code_of(path) for node in ast.walk(ast.parse(code))]
+    assert not [n for n in nodes if isinstance(n, ast.Import) and any("gemma_colab" in alias.name for alias in n.names)]
+    froms = [node for node in nodes if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gemma_colab")]
+    return {(node.module, alias.name) for node in froms for alias in node.names}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_a_notebook_imports_from_doors_and_twenty_names_at_most(path):
+    names = names_of(path)
+    assert {module for module, _ in names} <= set(DOORS)
+    assert len({name for _, name in names}) <= 20
+
+
+def test_the_command_line_and_the_pages_import_from_doors():
+    for path in (PACKAGE / "cli").glob("*.py"):
+        assert {m for m, _ in names_of(path) if not m.startswith("gemma_colab.cli")} <= set(DOORS), path.name
+    for page in (ROOT / "README.md", ROOT / "docs" / "recipes.md"):
+        for module in re.findall(r"from (gemma_colab[\w.]*) import", page.read_text(encoding="utf-8")):
+            assert module in DOORS, page.name
+
+
+def lines(folder: Path) -> dict[str, int]:
+    files = [path for path in folder.rglob("*") if path.suffix in (".py", ".html", ".jinja")]
+    return {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+
+
+def test_the_core_can_be_read_in_an_hour_and_the_package_is_no_larger_than_it_must_be():
+    core = lines(PACKAGE / "core")
+    assert max(core.values()) <= 200, max(core, key=core.get)
+    assert sum(core.values()) <= 1300
+    assert sum(lines(PACKAGE).values()) <= 9000
+
+
+def test_the_picture_of_the_floors_is_what_the_imports_may_do():
+    text = (ROOT / "docs" / "house.md").read_text(encoding="utf-8")
+    arrows = re.findall(r"^ +(\w+) --> (\w+)$", text, re.MULTILINE)
+    below = {room: set() for room in ROOMS}
+    for _ in ROOMS:  # a path of arrows counts as an arrow
+        for room, lower in arrows:
+            below[room] |= {lower} | below[lower]
+    rooms = ROOMS.keys() - {"__main__"}
+    assert {room: below[room] for room in rooms} == {
+        room: {other for other in rooms if ROOMS[other] < ROOMS[room]} for room in rooms
+    }
+
+
+def test_the_files_of_a_workspace_stand_in_the_house():
+    text = (ROOT / "docs" / "house.md").read_text(encoding="utf-8")
+    for name in (*MADE_IN, "workspace.json", "review.json", "settings_for.json", "export.json", "report.html"):
+        assert f"`{name}`" in text or f"`{name}/`" in text, name
+
+
 @pytest.mark.parametrize(
-    "module",
+    "code",
     [
-        "core.settings",
-        "core.workspace",
-        "core.machine",
-        "core.catalog",
-        "core.chat",
-        "model.preflight",
-        "data.report",
-        "data.splitting",
-        "model.planner",
-        "ui.blind",
-        "ui.chat",
-        "ui.panels",
-        "ui.train_panel",
-        "ui.plots",
+        "import gemma_colab.data as d; d.read_rows, d.check_rows, d.clean, d.split_rows, d.tokenize_row",
+        "import gemma_colab.ui as u; [getattr(u, name) for name in u.__all__]",
+        "import gemma_colab as g; [getattr(g, name) for name in g.__all__]",
+        "import gemma_colab.model as m; m.LoraSettings, m.memory_plan, m.fit_table, m.plan_training",
+        "import gemma_colab.cli",
     ],
 )
-def test_notebook_01_starts_without_torch(module):
-    code = f"import sys, gemma_colab.{module}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_what_needs_no_torch_starts_without_it(code):
+    done = subprocess.run([sys.executable, "-c", f"import sys; {code}; sys.exit('torch' in sys.modules)"], check=False)
+    assert done.returncode == 0
 
 
 def test_the_memory_table_of_the_readme_is_what_the_formula_says():

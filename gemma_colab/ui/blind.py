@@ -114,7 +114,7 @@ class BlindPanel(Panel):
             names = {"left": f"left: {left}", "right": f"right: {review.pair[left == review.pair[0]]}"}
         self._filling = True  # what is set here came from the file
         try:
-            parts = [("question", row.question)] + [("the wanted answer", row.wanted)] * bool(row.wanted)
+            parts = [("question", row.question)] + [("the right answer", row.wanted)] * bool(row.wanted)
             self.question.value = render(TEMPLATE, "text", parts, "12em")
             for side, card in self.sides.items():
                 card.fill(getattr(row, side), said, names[side])

@@ -128,7 +128,7 @@ class ReadingPanel(Panel):
         self.answers, self.score, self.n, self.at = answers, score, n, 0
         texts = {name: answers.get(name, pd.Series(dtype=str)).dropna().astype(str) for name in ("label", "signs")}
         labels, signs = sorted(set(texts["label"])), sorted({s for text in texts["signs"] for s in text.split(", ") if s})
-        offers = {"show": ORDERS, "label": ["all", *labels], "sign": ["any", *signs]}
+        offers = {"show": ORDERS, "label": ["all", *labels], "failure mode": ["any", *signs]}
         self.order, self.label, self.sign = (
             widgets.Dropdown(options=options, description=name, style={"description_width": "initial"})
             for name, options in offers.items()

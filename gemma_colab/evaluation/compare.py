@@ -96,8 +96,9 @@ def _expanded(rows: int, level: float = 0.95) -> tuple[float, float]:
 
 def mcnemar(before: Sequence[float], after: Sequence[float]) -> float:
     """Return the exact p-value for yes/no scores of the same rows: of the rows that changed, would a fair coin split them so unevenly?"""
-    gained, lost = (sum(x > y for x, y in zip(p, q, strict=True)) for p, q in ((after, before), (before, after)))
-    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    gain = np.asarray(after, float) - np.asarray(before, float)
+    gained, changed = int((gain > 0).sum()), int((gain != 0).sum())
+    return float(binomtest(gained, changed).pvalue) if changed else 1.0
 
 
 def compare(scores: dict[str, tuple], *, weights: dict[str, Sequence[float]] | None = None, lower_is_better=()) -> pd.DataFrame:

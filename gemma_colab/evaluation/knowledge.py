@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pandas as pd
+from rapidfuzz.distance import Prefix
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gemma_colab.core.workspace import read_sample
@@ -99,8 +100,7 @@ def common_prefix(predictions: list[str], references: list[str]) -> list[float]:
     shares = []
     for prediction, reference in zip(predictions, references, strict=True):
         mine, theirs = words(prediction), words(reference)
-        same = next((n for n, (p, r) in enumerate(zip(mine, theirs, strict=False)) if p != r), min(len(mine), len(theirs)))
-        shares.append(same / len(theirs) if theirs else float(not mine))
+        shares.append(Prefix.similarity(mine, theirs) / len(theirs) if theirs else float(not mine))
     return shares
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gemma_colab.core.loading import load_4bit
-from gemma_colab.evaluation.generation import SAMPLING, generate, generate_answers
+from gemma_colab.evaluation.generation import GREEDY, SAMPLING, _keys, generate, generate_answers
 
 QUESTIONS = ["Какая столица Японии?", "Count from 3 to 6.", "Сложи 2 и 3.", "Повтори слова: кот мост лампа"]
 PROMPTS = [[{"role": "user", "content": q}] for q in QUESTIONS]
@@ -93,6 +93,13 @@ def test_answers_of_another_model_or_with_other_settings_are_not_taken(tiny, tok
     generate(tiny, tokenizer, PROMPTS[:1], **options | change)
     assert len(path.read_text().split()) > 0
     assert len([line for line in path.read_text().split("\n") if line]) == 2
+
+
+def test_answers_that_an_older_version_kept_are_found():
+    assert _keys([[2, 5], [2, 5]], "tiny-gemma3 True float32", 24, GREEDY) == [
+        "e5eac980045b477a12f0750a6cae89ab",
+        "be31607695abf6e16894fd18b2f98b73",
+    ]
 
 
 def test_sampling_is_by_chance_and_repeatable(tiny, tokenizer):

@@ -2,19 +2,21 @@
 
 import json
 import threading
+import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pandas as pd
 import pytest
 from recipes import recipe
 
+TITLE = "Another model as a judge"
 KEY = "sk-not-a-real-key-0123456789"
 PROMPT = "<answer_A>\nдлинный\n</answer_A>\n<answer_B>\n\n</answer_B>"
 
 
 @pytest.fixture
 def names():
-    return recipe("Another model as a judge")
+    return recipe(TITLE)
 
 
 def table(n=12):
@@ -144,6 +146,18 @@ def test_a_chat_model_behind_an_endpoint_judges(names, server):
     assert (body["model"], body["temperature"]) == ("some-model", 0)
     names["endpoint"]("some-model", url)(PROMPT)
     assert "Authorization" not in got[-1][1]
+
+
+def test_the_call_on_the_page_prints_counts_and_no_key(names, server, monkeypatch, capsys):
+    url, got, _ = server
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    evaluation = types.SimpleNamespace(rows=lambda: table(30))
+    recipe(TITLE, 1, names | {"evaluation": evaluation}, ("https://api.openai.com/v1", url))
+    said = capsys.readouterr().out
+    assert "'tuned': 20" in said
+    assert "p = 1.9" in said  # 2 / 2 ** 20
+    assert KEY not in said
+    assert len(got) == 40
 
 
 def test_a_busy_server_is_asked_again_and_no_refusal_shows_the_key(names, server, monkeypatch, capsys):

@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gemma_colab.core.catalog import dimensions_of
-from gemma_colab.core.errors import ModelError, SettingsError
+from gemma_colab.core.errors import DatasetError, ModelError, SettingsError
 from gemma_colab.core.machine import dtype_name
 from gemma_colab.core.rows import Row, answer, prompt
 from gemma_colab.core.settings import ModelSettings
@@ -127,6 +127,8 @@ def evaluate(
         raise SettingsError(
             f"candidates names {sorted(unknown)}, and there are {', '.join(CANDIDATES)}; try candidates=('base',)"
         )
+    if not rows:
+        raise DatasetError("rows=[] has nothing to ask; take the test rows, which ensure_rows(workspace) returns")
     solved = few_shot_turns(train_rows, examples)
     possible = {"base": True, "few-shot": bool(solved), "tuned": hasattr(model, "disable_adapter")}
     max_new_tokens, answers = max_new_tokens or enough_tokens(tokenizer, rows), {}

@@ -192,10 +192,10 @@ def kept_answers(workspace: Workspace, candidate: str) -> dict:
 def computes_in(chosen: ModelSettings) -> str:
     """Name the dtype in which this model computes on this machine, "float32" for example."""
     try:
-        shape = dimensions_of(chosen.model)
+        dimensions = dimensions_of(chosen.model)
     except ModelError:  # kept answers can be told of when their base is gone
-        shape = None
-    return dtype_name(describe_machine(), shape)[0]
+        dimensions = None
+    return dtype_name(describe_machine(), dimensions)[0]
 
 
 def _as_text(turns: Turns) -> str:

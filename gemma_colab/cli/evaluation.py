@@ -7,8 +7,7 @@ import contextlib
 import json
 import sys
 
-from gemma_colab import GemmaColabError, open_workspace, quiet_libraries
-from gemma_colab.evaluation import assess
+from gemma_colab import GemmaColabError, evaluation, open_workspace, quiet_libraries
 
 MAY_SHIP, NOT_YET, NO = 0, 1, 2
 
@@ -56,7 +55,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
         quiet_libraries()
         how = {"examples": args.examples, "max_new_tokens": args.max_new_tokens, "batch_size": args.batch}
-        summary = assess(workspace, anyway=args.anyway, bars=dict(args.bar) or None, test_rows=args.rows, **how)
+        summary = evaluation.assess(workspace, anyway=args.anyway, bars=dict(args.bar) or None, test_rows=args.rows, **how)
     said = summary["verdict"]
     if args.json:
         print(json.dumps(summary, ensure_ascii=False, indent=1))

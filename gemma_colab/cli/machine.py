@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 
-import pandas as pd
-
-from gemma_colab.core.catalog import dimensions_of
-from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.lora import lora_parameters
-from gemma_colab.core.machine import readable
-from gemma_colab.core.settings import LoraSettings, TrainSettings
-from gemma_colab.model.choice import pick_model
-from gemma_colab.model.memory import memory_plan
-from gemma_colab.model.planner import GPUS, fits, largest_batch, plan_training
-from gemma_colab.model.preflight import preflight
+from gemma_colab import preflight
+from gemma_colab.model import LoraSettings, dimensions_of, memory_plan, plan_training
+from gemma_colab.training import TrainSettings
 
 
 def add_commands(commands) -> None:
@@ -29,34 +20,21 @@ def add_commands(commands) -> None:
 
     plan = commands.add_parser("plan", help="how much GPU memory training will take, before anything is downloaded")
     plan.set_defaults(run=_plan)
-    plan.add_argument("model", help="such as gemma-3-4b-it, tiny-gemma3, a Hub id or a folder")
-    plan.add_argument("--gpu", default="T4", metavar="GPU", help=f"{', '.join(GPUS)}, or its memory in GiB (default %(default)s)")
-    plan.add_argument("--tokens", type=int, default=1024, metavar="N", help="length of the longest row (default %(default)s)")
-    plan.add_argument(
+    option, start = plan.add_argument, TrainSettings()
+    option("model", help="such as gemma-3-4b-it, tiny-gemma3, a Hub id or a folder")
+    option("--gpu", default="T4", metavar="GPU", help="T4, L4, A100, or its memory in GiB (default %(default)s)")
+    option("--tokens", type=int, default=1024, metavar="N", help="length of the longest row (default %(default)s)")
+    option(
         "--batch",
         type=int,
-        default=TrainSettings().per_device_train_batch_size,
+        default=start.per_device_train_batch_size,
         metavar="N",
         help="rows computed at once (default %(default)s)",
     )
-    plan.add_argument("--r", type=int, default=LoraSettings().r, metavar="N", help="rank of LoRA (default %(default)s)")
-    plan.add_argument("--16bit", dest="load_in_4bit", action="store_false", help="keep the weights in 16 bit")
-    plan.add_argument("--no-checkpointing", dest="gradient_checkpointing", action="store_false", help="keep all activations")
-    plan.add_argument("--json", action="store_true", help="the plan as JSON")
-
-
-def _gpu(text: str) -> tuple[str, float, str]:
-    """Name, usable GiB, dtype of what `--gpu` says."""
-    known = {name.lower(): name for name in GPUS}
-    if name := known.get(text.lower()):
-        return name, *GPUS[name]
-    try:
-        gib = float(re.sub(r"\s*gi?b?$", "", text.lower()))
-    except ValueError:
-        gib = 0.0
-    if not 0.1 <= gib <= 10_000:
-        raise SettingsError(f"--gpu {text!r} must be one of {', '.join(GPUS)}, or its memory in GiB such as 16")
-    return f"a GPU of {gib:g} GiB from Ampere on", gib, "bfloat16"
+    option("--r", type=int, default=LoraSettings().r, metavar="N", help="rank of LoRA (default %(default)s)")
+    option("--16bit", dest="load_in_4bit", action="store_false", help="keep the weights in 16 bit")
+    option("--no-checkpointing", dest="gradient_checkpointing", action="store_false", help="keep all activations")
+    option("--json", action="store_true", help="the plan as JSON")
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -66,37 +44,43 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    name, limit, dtype = _gpu(args.gpu)
-    model = pick_model(args.model)[0]
-    dimensions, lora = dimensions_of(model), LoraSettings(r=args.r, lora_alpha=args.r)
+    dimensions, lora = dimensions_of(args.model), LoraSettings(r=args.r, lora_alpha=args.r)
     train = TrainSettings(
         per_device_train_batch_size=args.batch, max_length=args.tokens, gradient_checkpointing=args.gradient_checkpointing
     )
-    how = {"tokens": args.tokens, "dtype": dtype, "load_in_4bit": args.load_in_4bit}
-    plan = memory_plan(dimensions, lora, train, **how)
-    word = fits(plan.sum(), limit)
-    batch = largest_batch(dimensions, lora, train, limit, **how)
-    steps = plan_training(dimensions, lora, train, [how.pop("tokens")], limit, **how)[1]
+
+    def steps_of(train: TrainSettings):
+        return plan_training(dimensions, lora, train, [args.tokens], args.gpu, load_in_4bit=args.load_in_4bit)[1]
+
+    steps = steps_of(train)
+    word, limit, dtype = steps["fits"][0], steps.attrs["limit_gib"], steps.attrs["dtype"]
+    plan = memory_plan(dimensions, lora, train, tokens=args.tokens, dtype=dtype, load_in_4bit=args.load_in_4bit)
+    batches = (n for n in (64, 32, 16, 8, 4, 2, 1) if steps_of(train.replace(per_device_train_batch_size=n))["fits"][0] == "fits")
+    batch, layers = next(batches, 0), dimensions.linear_layers.values()
+    weights = sum(lora.r * (i + o) for i, o in layers) * dimensions.num_hidden_layers  # of LoRA, on all linear layers
+    found = {
+        "model": args.model, "gpu": steps.attrs["gpu"], "limit_gib": limit, "dtype": dtype, "predicted_gib": plan.round(3).to_dict(),
+        "total_gib": round(plan.sum(), 3), "light": word, "largest_batch": batch, "trainable_weights": weights,
+        "savings": json.loads(steps.to_json(orient="records")),
+    }  # fmt: skip
     if args.json:
-        found = {
-            "model": model, "gpu": name, "limit_gib": limit, "dtype": dtype, "predicted_gib": plan.round(3).to_dict(),
-            "total_gib": round(plan.sum(), 3), "light": word, "largest_batch": batch,
-            "trainable_weights": lora_parameters(dimensions, lora), "savings": json.loads(steps.to_json(orient="records")),
-        }  # fmt: skip
         print(json.dumps(found, indent=1))
     else:
-        print(
-            f"{model} on {name}, {dtype}, {'4' if args.load_in_4bit else '16'} bit; batch {args.batch} of {args.tokens:,} tokens, r={args.r}\n"
-        )
-        print("\n".join(f"  {part:<16} {readable(gib):>10}" for part, gib in plan.items()))
-        print(f"  {'together':<16} {readable(plan.sum()):>10} of {limit:g} GiB, predicted: {word}")
-        print(f"\n{lora_parameters(dimensions, lora):,} trainable weights; largest batch with 15 % to spare: {batch or 'none'}")
-        if word != "fits":
-            print(
-                "\nwhat to change first:\n"
-                + "\n".join(
-                    f"  {r.change}: {r.why}{'' if pd.isna(r.GiB) else f' -> {r.GiB:.2f} GiB, {r.fits}'}"
-                    for r in steps.iloc[1:].itertuples()
-                )
-            )
+        _show(args, found)
     return {"fits": 0, "tight": 1, "no": 2}[word]
+
+
+def _show(args: argparse.Namespace, found: dict) -> None:
+    bits = "4" if args.load_in_4bit else "16"
+    print(
+        f"{args.model} on {found['gpu']}, {found['dtype']}, {bits} bit; batch {args.batch} of {args.tokens:,} tokens, r={args.r}\n"
+    )
+    for part, gib in {**found["predicted_gib"], "together": found["total_gib"]}.items():
+        print(f"  {part:<16} {gib:>8.2f} GiB")
+    print(f"  of {found['limit_gib']:g} GiB, predicted: {found['light']}\n")
+    batch = found["largest_batch"] or "none"
+    print(f"{found['trainable_weights']:,} trainable weights; largest batch with 15 % to spare: {batch}")
+    if found["light"] != "fits":
+        print("\nwhat to change first:")
+        for step in found["savings"][1:]:
+            print(f"  {step['change']}: {step['why']}" + (f" -> {step['GiB']:.2f} GiB, {step['fits']}" if step["GiB"] else ""))

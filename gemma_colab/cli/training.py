@@ -12,10 +12,8 @@ import warnings
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 
-from gemma_colab import GemmaColabError, describe_machine, open_workspace, quiet_libraries
-from gemma_colab.data import ensure_rows
-from gemma_colab.model import choose_model, load_tokenizer
-from gemma_colab.training import TrainSettings, settings_for, token_lengths, train_adapter
+from gemma_colab import GemmaColabError, data, describe_machine, model, open_workspace, quiet_libraries, training
+from gemma_colab.training import TrainSettings
 
 TRAINED, WARNS, STOPPED = 0, 1, 2
 WARNING_VERDICTS = ("not learning", "overfitting", "unstable")
@@ -61,14 +59,14 @@ def _train(args: argparse.Namespace) -> int:
     processes, first = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0)) == 0
     with _one_voice(first, args.json):
         machine = _own_gpu()
-        chosen, why = choose_model(
+        chosen, why = model.choose_model(
             workspace, machine, model=args.model, load_in_4bit=args.load_in_4bit if args.model else None, anyway=args.anyway
         )
         settings = _settings(args, workspace, chosen, machine)
         bits = "4" if chosen.load_in_4bit else "16"
         print(f"{chosen.model} in {bits} bit ({why})" + (f", {processes} processes" if processes > 1 else ""))
         how = {"resume": args.resume, "anyway": args.anyway, "shorter_rows": args.shorter_rows, "report_to": args.report_to}
-        run = train_adapter(workspace, chosen, settings, **how)
+        run = training.train_adapter(workspace, chosen, settings, **how)
     _wait_for_all()
     if first:
         _show(args, workspace, chosen, run)
@@ -139,9 +137,9 @@ def _settings(args: argparse.Namespace, workspace, chosen, machine) -> TrainSett
     elif args.resume:
         settings = TrainSettings.load(workspace)
     else:
-        rows, tokenizer = ensure_rows(workspace), load_tokenizer(chosen.model)
-        lengths = token_lengths(rows["train"] + rows["validation"], tokenizer, 2**17)["total"]
-        settings = settings_for(workspace, chosen, machine, lengths).train
+        rows, tokenizer = data.ensure_rows(workspace), model.load_tokenizer(chosen.model)
+        lengths = training.token_lengths(rows["train"] + rows["validation"], tokenizer, 2**17)["total"]
+        settings = training.settings_for(workspace, chosen, machine, lengths).train
     changes, known = dict(args.set), [field.name for field in dataclasses.fields(TrainSettings)]
     if unknown := sorted(set(changes) - set(known)):
         raise GemmaColabError(f"--set has unknown settings {unknown}; known are {known}")

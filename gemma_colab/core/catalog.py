@@ -102,6 +102,8 @@ def dimensions_of(name: str) -> Dimensions:
     """The dimensions of a model: from the catalog, else from its config (a small file). Raises `ModelError` if it is no Gemma 3."""
     if dimensions := known_dimensions(name):
         return dimensions
+    if "/" not in name and not Path(name).exists() and name != TINY:
+        raise ModelError(f"model={name!r} is not known; name {TINY!r}, a folder with a config.json, or one of {', '.join(SHORT)}")
     source = source_of(name)
     fields, file = Dimensions.__dataclass_fields__, Path(source) / "config.json"
     if file.is_file():

@@ -60,12 +60,12 @@ def _refuse_too_large(chosen: ModelSettings, machine: Machine, anyway: bool) -> 
 class SavedSettings:
     """The settings for LoRA and for training in a workspace, made for one model, GPU and set of rows.
 
-    lora, train: native to change and to hand to a panel. seconds_per_step: as measured with these settings on this GPU, or None.
+    dimensions: of the model. lora, train: to change with `replace`, and to hand to a panel. seconds_per_step: as measured with these settings on this GPU, or None.
     correction: what `training.trial_run` found out about the memory of this model on this GPU, for `memory_plan`; {} before.
     """
 
     def __init__(self, workspace: Workspace, chosen: ModelSettings, machine: Machine, lengths: Sequence[int] | None = None):
-        self.workspace, self._chosen = workspace, chosen
+        self.workspace, self._chosen, self.dimensions = workspace, chosen, dimensions_of(chosen.model)
         saved = workspace.read_json(MADE_FOR) if workspace.has(MADE_FOR) else {}
         self._made_for = {"model": chosen.model, "load_in_4bit": chosen.load_in_4bit, "gpu": machine.gpu}
         same_place = all(saved.get(key) == value for key, value in self._made_for.items())
@@ -90,10 +90,9 @@ class SavedSettings:
         train = starting_point(self._chosen.model)[1]
         if machine.gpu is None or lengths is None:
             return train
-        dimensions = dimensions_of(self._chosen.model)
-        how = {"dtype": dtype_name(machine, dimensions)[0], "load_in_4bit": self._chosen.load_in_4bit} | self.correction
+        how = {"dtype": dtype_name(machine, self.dimensions)[0], "load_in_4bit": self._chosen.load_in_4bit} | self.correction
         fixed = ["packing", "load_in_4bit", "r"]  # the first is the learner's, the others were chosen already
-        planned, steps = plan_training(dimensions, self.lora, train, lengths, machine.gpu_gib, fixed=fixed, **how)
+        planned, steps = plan_training(self.dimensions, self.lora, train, lengths, machine.gpu_gib, fixed=fixed, **how)
         if steps["GiB"].isna().any():
             raise SettingsError(
                 f"{self._chosen.model} can't be trained within {machine.gpu_gib:g} GiB, 15 % to spare; choose a smaller model or a "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from gemma_colab.model.memory import memory_plan
 
 HEADROOM = 0.15  # share of the GPU that a plan leaves free
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
-# GPUs that Colab and clouds lend: GiB that torch can use, and the dtype to compute in (see hardware.pick_dtype).
+# GPUs that Colab and clouds lend: GiB that torch can use, and the dtype to compute in (see `machine.pick_dtype`).
 GPUS = {"T4": (14.74, "float16"), "L4": (22.16, "bfloat16"), "A100": (39.4, "bfloat16")}
 
 VISION_PARAMETERS = 417_000_000  # the SigLIP tower in checkpoints of 4B and more
@@ -65,21 +66,23 @@ def plan_training(
     lora: LoraSettings,
     train: TrainSettings,
     lengths: Sequence[int],
-    limit_gib: float,
+    gpu: str | float,
     *,
-    dtype: str,
+    dtype: str | None = None,
     load_in_4bit: bool = True,
     fixed: Sequence[str] = (),
     **correction,
 ) -> tuple[TrainSettings, pd.DataFrame]:
-    """Change `train` until it fits into `limit_gib` with 15 % to spare; or, where it fits, until it would no longer.
+    """Change `train` until it fits into a GPU with 15 % to spare; or, where it fits, until it would no longer.
 
-    lengths: tokens of each row; the longest decides. fixed: names of settings that stay, such as "packing". correction: the other
+    gpu: "T4", "L4", "A100", or GiB that torch can use. dtype: what to compute in, the GPU's own unless given. lengths: tokens of each row; the longest decides. fixed: names of settings that stay, such as "packing". correction: the other
     arguments of `memory_plan`. The rows behind one update stay as many as they are.
     Returns the settings, and a table of what was tried in this order: change, GiB, fits, why. Savings of time come first, those
     of quality last. Where the last row has no GiB nothing fits, and the settings are the smallest. The settings can't hold two of
     the savings: `load_in_4bit` and `r`, which the table then asks for. Raises `SettingsError` for empty `lengths`.
     """
+    name, limit_gib, own_dtype = find_gpu(gpu)
+    dtype = dtype or own_dtype
     if not len(lengths):
         raise SettingsError("lengths is empty: there is no row to plan for; take the lengths of the training rows")
     how = {"tokens": int(max(lengths)), "dtype": dtype, "load_in_4bit": load_in_4bit} | correction
@@ -110,7 +113,23 @@ def plan_training(
         else:
             why = f"all that can be changed here is not enough for {limit_gib:g} GiB, 15 % to spare"
             tried.append({"change": "a smaller model, or a larger GPU", "GiB": np.nan, "fits": "", "why": why})
-    return train.replace(**{k: v for k, v in taken.items() if hasattr(train, k)}), pd.DataFrame(tried)
+    steps = pd.DataFrame(tried)
+    steps.attrs |= {"gpu": name, "limit_gib": limit_gib, "dtype": dtype}
+    return train.replace(**{k: v for k, v in taken.items() if hasattr(train, k)}), steps
+
+
+def find_gpu(gpu: str | float) -> tuple[str, float, str]:
+    """Return name, usable GiB and dtype of a GPU, named or described by its memory, such as "16" or 16."""
+    for name, (limit_gib, dtype) in GPUS.items():
+        if name.lower() == str(gpu).lower():
+            return name, limit_gib, dtype
+    try:
+        gib = float(re.sub(r"\s*gi?b?$", "", str(gpu).lower()))
+    except ValueError:
+        gib = 0.0
+    if not 0.1 <= gib <= 10_000:
+        raise SettingsError(f"gpu={gpu!r} must be one of {', '.join(GPUS)}, or its memory in GiB; try gpu=16")
+    return f"a GPU of {gib:g} GiB from Ampere on", gib, "bfloat16"
 
 
 def _smaller(lora: LoraSettings, train: TrainSettings, *, tokens: int, load_in_4bit: bool, **_) -> Iterator[tuple[dict, str]]:

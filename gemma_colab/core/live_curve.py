@@ -75,7 +75,7 @@ def clock(seconds: float) -> str:
 
 
 def facts(progress: Progress) -> list[str]:
-    """What a line says of a run: step, epoch, losses, time, tokens per second, memory."""
+    """What a line says of a run, and the figure to those who can't see it: step, epoch, losses, time, tokens per second, memory."""
     said = [f"step {progress.step} of {progress.max_steps}", f"epoch {progress.epoch:.1f} of {progress.num_train_epochs:g}"]
     if progress.doing not in ("training", "done"):
         said.append(progress.doing)
@@ -110,7 +110,7 @@ class LiveCurve:
         png = curve_png(progress.history, dpi=144 if progress.done else 80, axes=self.axes)
         if len(progress.history):  # before, it only loads the fonts
             # Of one size in the page, however many dots it has: nothing below it jumps. IPython 7, Colab's, takes `alt` only so.
-            shown = Image(png, format="png", width=700, height=400, metadata={"alt": facts_of(progress.history)})
+            shown = Image(png, format="png", width=700, height=400, metadata={"alt": "losses: " + ", ".join(facts(progress))})
             self.picture = _update(self.picture, shown)
 
     def say(self, sentence: str) -> None:
@@ -124,13 +124,6 @@ def _update(handle, shown):
         return display(shown, display_id=True)
     handle.update(shown)
     return handle
-
-
-def facts_of(history: pd.DataFrame) -> str:
-    """The curve in words, for those who can't see it."""
-    loss, validation = history["loss"].dropna(), history["eval_loss"].dropna()
-    said = f"training loss from {loss.iloc[0]:.2f} to {loss.iloc[-1]:.2f}" if len(loss) else "no training loss yet"
-    return said + (f", validation loss from {validation.iloc[0]:.2f} to {validation.iloc[-1]:.2f}" if len(validation) else "")
 
 
 def curve_axes() -> tuple[Axes, Axes]:

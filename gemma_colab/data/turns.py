@@ -29,7 +29,8 @@ def fit(rows: list[Row], tokenizer, max_length: int, how: str) -> tuple[list[Row
             continue
         pieces = _pieces(row, tokenizer, max_length) if how == "split" else []
         kept += pieces
-        done = f"split into {len(pieces)}" if pieces else "dropped"
+        lost = len(row["messages"]) // 2 - sum(len(piece["messages"]) // 2 for piece in pieces)  # exchanges
+        done = f"split into {len(pieces)}" + f", {lost} too long on its own left out" * bool(lost) if pieces else "dropped"
         log.append((row.get("line"), json.dumps(row, ensure_ascii=False), total, done))
     return kept, pd.DataFrame(log, columns=["line", "before", "tokens", "done"])
 

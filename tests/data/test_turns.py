@@ -60,7 +60,7 @@ def test_an_exchange_too_long_on_its_own_is_left_out(tokenizer):
     pieces, log = fit([row], tokenizer, 80, "split")
     assert [contents(piece) for piece in pieces] == [["первый вопрос", "первый ответ"], ["третий вопрос", "третий ответ"]]
     assert {piece["conversation"] for piece in pieces} == {"c"}
-    assert log["done"].tolist() == ["split into 2"]
+    assert log["done"].tolist() == ["split into 2, 1 too long on its own left out"]
 
 
 def test_what_cannot_be_split_is_dropped(tokenizer):

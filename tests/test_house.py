@@ -166,6 +166,12 @@ def test_a_door_hands_out_ten_names_at_most_and_each_says_what_it_is(name):
         _ = room.nothing
 
 
+def test_importing_the_package_imports_nothing_but_doors():
+    code = "import sys, gemma_colab.model, gemma_colab.ui; print(*sorted(n for n in sys.modules if n.startswith('gemma_colab')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [f"gemma_colab{room}" for room in ("", ".core", ".core.door", ".model", ".ui")]
+
+
 def code_of(path: Path) -> list[str]:
     """The code cells of a notebook, without magics; of a module its text."""
     if path.suffix == ".py":

@@ -34,11 +34,13 @@ FAILURES = {  # pattern in an error's `trace` -> what it means, and the next ste
 
 def explain(name: str, error: BaseException) -> tuple[str, str]:
     """Return why a model can't be loaded, and the next step ("" if none is known). Neither holds a token."""
-    text, copy = trace(error), without_account(name)
-    fields = {"name": name, "cache": constants.HF_HUB_CACHE, "offline": ": HF_HUB_OFFLINE is set" * is_offline_mode()}
-    fields["instead"] = (
-        f"{copy!r}, a copy, or " * bool(copy) + "'gemma-3-270m' from PyPI, without account (the Gemma terms hold too)"
-    )
+    text, copy = trace(error), f"{without_account(name)!r}, a copy, or " if without_account(name) else ""
+    fields = {
+        "name": name,
+        "cache": constants.HF_HUB_CACHE,
+        "instead": f"{copy}'gemma-3-270m' from PyPI, without account (the Gemma terms hold too)",
+        "offline": " (HF_HUB_OFFLINE is set: unset it and restart)" if is_offline_mode() else "",
+    }
     for pattern, sentences in FAILURES.items():
         if match := re.search(pattern, text):
             return tuple(sentence.format(*match.groups(), **fields) for sentence in sentences)
@@ -49,9 +51,8 @@ def trace(error: BaseException | None) -> str:
     """Return the names and messages of an error and of those it came from, a line or more each, with the Hub's HTTP status."""
     lines, token = [], "with a token" if get_token() else "without a token"
     while error is not None and len(lines) < 20:
-        refused = isinstance(error, HfHubHTTPError) and not isinstance(
-            error, EntryNotFoundError
-        )  # a model need not have each file
+        # That a file is not there is no refusal: a model need not have each.
+        refused = isinstance(error, HfHubHTTPError) and not isinstance(error, EntryNotFoundError)
         status = f"HTTP {error.response.status_code} {token} " if refused else ""
         lines.append(f"{status}{' '.join(kind.__name__ for kind in type(error).__mro__)}: {error}")
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

@@ -248,7 +248,7 @@ def test_plain_transformers_gives_the_adapters_answers(tmp_path, support_rows):
         assert sum(a != b for a, b in zip(answers, map(ask, questions), strict=True)) >= 3  # the adapter does something
 
 
-def test_an_adapter_that_was_trained_on_the_whole_model_fits_too(multimodal, tmp_path):
+def test_an_adapter_that_was_trained_on_the_whole_model_fits_too_and_the_names_are_those_of_the_kind(multimodal, tmp_path):
     """Its tensors are called model.language_model.layers…, as other tools train multimodal models."""
     base = Gemma3ForConditionalGeneration.from_pretrained(multimodal / "hub", dtype=torch.float32)
     adapted = adapt(base, config=LoraConfig(r=4, target_modules=r".*language_model.*\.(q_proj|down_proj)"))
@@ -258,28 +258,20 @@ def test_an_adapter_that_was_trained_on_the_whole_model_fits_too(multimodal, tmp
     def text(named):
         return {text_name(name): weight for name, weight in named.items() if text_name(name)}
 
-    expected, before = text(adapted.merge_and_unload().state_dict()), text(weights(multimodal / "hub"))
+    whole_model = weights(multimodal / "hub")
+    expected, before = text(adapted.merge_and_unload().state_dict()), text(whole_model)
     for text_only in (True, False):
         merge(str(multimodal / "hub"), adapter, tmp_path / f"merged {text_only}", text_only=text_only)
-        got = text(weights(tmp_path / f"merged {text_only}"))
+        stored = weights(tmp_path / f"merged {text_only}")
+        assert all(name.startswith("model.") for name in stored) if text_only else stored.keys() == whole_model.keys()
+        assert all(torch.equal(stored[name], whole_model[name]) for name in stored if not text_name(name))  # what sees images
+        assert (tmp_path / f"merged {text_only}" / "preprocessor_config.json").exists() is not text_only
+        got = text(stored)
         for name in got:
             torch.testing.assert_close(got[name], expected[name], msg=name)
         changed = {name for name in got if not torch.equal(got[name], before[name])}
         assert changed == {name for name in got if re.search(r"(q|down)_proj", name)}
     refused(WorkspaceError, "doesn't fit .*the base it was trained on", str(multimodal / "text"), adapter, tmp_path / "m")
-
-
-def test_the_names_are_those_of_the_kind(multimodal, tmp_path):
-    adapter = save(adapt(load_model(str(multimodal / "hub"), torch.float32)), tmp_path / "adapter")
-    merge(str(multimodal / "hub"), adapter, tmp_path / "text")
-    merge(str(multimodal / "hub"), adapter, tmp_path / "whole", text_only=False)
-    text, both, before = map(weights, (tmp_path / "text", tmp_path / "whole", multimodal / "hub"))
-    assert all(name.startswith("model.") for name in text)
-    assert both.keys() == before.keys()
-    untouched = {name for name in both if torch.equal(both[name], before[name])}
-    assert untouched == {name for name in both if "language_model" not in name or "_proj" not in name}
-    assert not (tmp_path / "text" / "preprocessor_config.json").exists()
-    assert (tmp_path / "whole" / "preprocessor_config.json").exists()
 
 
 def test_everything_another_program_needs_is_there(base32, adapter, tmp_path):

@@ -89,8 +89,8 @@ def config_of(base: str) -> PretrainedConfig:
 
 def is_multimodal(base: str) -> bool:
     """Whether the base sees images, as those of 4B and more do; known without the network for Google's own."""
-    if shape := known_dimensions(source_of(base)):
-        return shape.vocab_size > 262_144  # these have 64 tokens more
+    if known := known_dimensions(source_of(base)):
+        return known.vocab_size > 262_144  # these have 64 tokens more
     return from_hub(AutoConfig, base, source_of(base)).model_type == "gemma3"
 
 

@@ -299,8 +299,8 @@ def _compare_gguf(workspace: Workspace, path: Path, rows: int, max_new_tokens: i
 
 def _dtypes(workspace: Workspace) -> tuple[torch.dtype, torch.dtype]:
     """Return what a 4-bit base computes in on this machine, and what 16-bit weights are loaded in."""
-    shape = dimensions_of(workspace.read_json("training.json")["model"])
-    dtype, _ = pick_dtype(describe_machine(str(workspace.path)), shape)
+    dimensions = dimensions_of(workspace.read_json("training.json")["model"])
+    dtype, _ = pick_dtype(describe_machine(str(workspace.path)), dimensions)
     # Plain transformers can't run Gemma 3 in float16. A T4 emulates bfloat16: slowly, and right.
     return dtype, torch.bfloat16 if dtype == torch.float16 else dtype
 

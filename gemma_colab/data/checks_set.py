@@ -165,27 +165,25 @@ def language(
     """
     from py3langid import classify  # half a second to load
 
-    answers = [answer(row) for row in context.rows]
-    long_enough = [len(NOT_LETTERS.sub("", text[:SAMPLE])) >= letters for text in answers]
-    first = list(zip(answers, long_enough, strict=True))[:sample]
-    spoken = Counter(classify(text[:SAMPLE])[0] for text, enough in first if enough)
+    answers = [answer(row)[:SAMPLE] for row in context.rows]
+    long_enough = [len(NOT_LETTERS.sub("", text)) >= letters for text in answers]
+    spoken = Counter(classify(text)[0] for text, enough in zip(answers[:sample], long_enough, strict=False) if enough)
     if not spoken or spoken.most_common(1)[0][1] < share * spoken.total():
         return
     main, scripts = spoken.most_common(1)[0][0], [_script(text) for text in answers]
-    script = Counter(scripts).most_common(1)[0][0]
+    most = Counter(scripts).most_common(1)[0][0]
 
     def rare(one: str) -> bool:
         return one != main and spoken[one] < minority * spoken.total()
 
-    for row, text in enumerate(answers):
-        if long_enough[row] and (scripts[row] != script or len(text) >= SAMPLE):
-            one = classify(text[:SAMPLE])[0]
-            if rare(one) and rare(one := classify(fix_encoding(text[:SAMPLE]))[0]):  # mojibake would pass for Uzbek
-                yield Hit(row, "answer", note=f"looks like {one!r}, most answers are {main!r}")
+    for row, (text, script) in enumerate(zip(answers, scripts, strict=True)):
+        judged = long_enough[row] and (script != most or len(text) == SAMPLE) and rare(classify(text)[0])
+        if judged and rare(one := classify(fix_encoding(text))[0]):  # mojibake would pass for Uzbek
+            yield Hit(row, "answer", note=f"looks like {one!r}, most answers are {main!r}")
 
 
 def _script(text: str) -> str:
-    return max(SCRIPTS, key=lambda name: len(SCRIPTS[name].sub("", text[:SAMPLE])))
+    return max(SCRIPTS, key=lambda name: len(SCRIPTS[name].sub("", text)))
 
 
 @check("style: address", "style: greeting", "style: ending", "style: length")

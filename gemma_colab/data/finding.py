@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from gemma_colab.core.rows import Row, answer, place, question, texts
+from gemma_colab.core.rows import Row, answer, place, prompt, question, texts
 from gemma_colab.data.neighbours import Pair, near_pairs
 from gemma_colab.data.text import sameness, shingles
 
@@ -110,7 +110,11 @@ class CheckContext:
 
     @cached_property
     def own_questions(self) -> list[str]:
-        return own_questions(self.rows)
+        """The questions by which rows can be told apart: without system prompts, and without opening paragraphs (an instruction)
+        that stand over 5 different texts or more. Else all rows of one prompt would look alike."""
+        asked = ["\n\n".join(t["content"] for t in prompt(row) if t["role"] != "system" and t["content"]) for row in self.rows]
+        seen = Counter(key for text in set(asked) for key, _ in _openings(text))
+        return [text[max((end for key, end in _openings(text) if seen[key] >= 5), default=0) :] for text in asked]
 
     @cached_property
     def near(self) -> list[Pair]:
@@ -120,14 +124,6 @@ class CheckContext:
         names = [row.get("conversation") for row in self.rows]
         pairs = near_pairs([shingles(text) for text in whole], self.near_threshold)
         return [pair for pair in pairs if names[pair.row] is None or names[pair.row] != names[pair.earlier]]
-
-
-def own_questions(rows: list[Row], common: int = 5) -> list[str]:
-    """Return the questions by which rows can be told apart: without system prompts, and without opening paragraphs (an instruction)
-    that stand over `common` different texts or more. Else all rows of one prompt would look alike."""
-    asked = ["\n\n".join(t["content"] for t in row["messages"][:-1] if t["role"] != "system" and t["content"]) for row in rows]
-    seen = Counter(key for text in set(asked) for key, _ in _openings(text))
-    return [text[max((end for key, end in _openings(text) if seen[key] >= common), default=0) :] for text in asked]
 
 
 def _openings(text: str) -> Iterator[tuple[int, int]]:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from gemma_colab.core.errors import DatasetError, SettingsError
-from gemma_colab.core.rows import Row, answer, question
+from gemma_colab.core.rows import Row, answer
 from gemma_colab.core.settings import Settings, within
 from gemma_colab.core.workspace import SPLITS
-from gemma_colab.data.finding import Finding, own_questions
-from gemma_colab.data.neighbours import clusters, near_pairs
-from gemma_colab.data.text import jaccard, normalize, sameness, shingles
+from gemma_colab.data.finding import CheckContext, Finding
+from gemma_colab.data.neighbours import Pair, clusters, near_pairs
+from gemma_colab.data.text import jaccard, normalize, shingles
 
 SMALL_SET = 20  # with fewer rows, any three groups are good enough
 RARE = ("rare",)  # the class of all labels that are too rare; no label is a tuple
@@ -108,10 +108,10 @@ def group_rows(
     into one chain, there is little to split, so within that chain less and less counts: answers no longer do (canned ones), nor
     do questions that are merely near ("What is 12 + 7?"), and at last not even near duplicates.
     """
-    n = len(rows)
-    always, asked, answered = related(rows, near, **measures).values()
-    always = always | _same([sameness(question(row)) or None for row in rows])
-    twins = _near_as_a_whole(rows, twin)
+    n, context = len(rows), CheckContext(rows, near_threshold=twin)
+    always, asked, answered = related(context, near, **measures).values()
+    always = always | _same([text or None for text in context.same_questions])
+    twins = {(pair.row, pair.earlier) for pair in context.near if _asked_alike(context, pair)}
     levels = [
         (asked | answered | twins, largest_group, "rows alike in question, answer or as a whole"),
         (asked | twins, largest_group, "rows alike in question or as a whole"),
@@ -130,13 +130,13 @@ def group_rows(
     return found, why
 
 
-def related(rows: list[Row], near: float, *, groups: str | None = None, long_answer: int = 60, shared_words: int = 13):
+def related(context: CheckContext, near: float, *, groups: str | None = None, long_answer: int = 60, shared_words: int = 13):
     """Return reason -> pairs of rows: of the same conversation or group, and alike in question or in (long) answer."""
-    replies = [_own_answer(row) for row in rows]
+    replies = [_own_answer(row) for row in context.rows]
     long = [text if len(normalize(text)) >= long_answer else "" for text in replies]
     return {
-        "group": _same([row.get("conversation") for row in rows]) | _same([row.get(groups) for row in rows]),
-        "question": _near(own_questions(rows), near),
+        "group": _same([row.get("conversation") for row in context.rows]) | _same([row.get(groups) for row in context.rows]),
+        "question": _near(context.own_questions, near),
         "answer": _near(long, near) | _sharing(replies, shared_words),
     }
 
@@ -154,13 +154,10 @@ def _near(texts: list[str], threshold: float) -> PairSet:
     return {(pair.row, pair.earlier) for pair in near_pairs([shingles(text) for text in texts], threshold)}
 
 
-def _near_as_a_whole(rows: list[Row], threshold: float, asked: float = 0.36) -> PairSet:
-    """Pairs near in own question and answer together. Questions with a Jaccard below `asked` are different ones, though a long
-    canned answer makes the rows alike."""
-    questions = own_questions(rows)
-    pairs = _near([f"{own} {answer(row)}" for own, row in zip(questions, rows, strict=True)], threshold)
-    sets = {i: shingles(questions[i]) for pair in pairs for i in pair}
-    return {(a, b) for a, b in pairs if questions[a] == questions[b] or jaccard(sets[a], sets[b]) >= asked}
+def _asked_alike(context: CheckContext, pair: Pair, least: float = 0.36) -> bool:
+    """Questions with a Jaccard below `least` are different ones, though a long canned answer makes the rows alike."""
+    one, other = context.own_questions[pair.row], context.own_questions[pair.earlier]
+    return one == other or jaccard(shingles(one), shingles(other)) >= least
 
 
 def _sharing(texts: list[str], n: int) -> PairSet:
@@ -235,10 +232,10 @@ def leaks(splits: dict[str, list[Row]], *, twin: float = 0.72, **measures) -> li
     E: the very same question and answer. W: near ones (Jaccard >= twin), or rows of one conversation or group.
     """
     places = [(name, i) for name in SPLITS for i in range(len(splits[name]))]
-    rows = [splits[name][i] for name, i in places]
-    same = _same([(sameness(question(row)), sameness(answer(row))) for row in rows])
+    context = CheckContext([splits[name][i] for name, i in places])
+    same = _same(list(zip(context.same_questions, context.same_answers, strict=True)))
     told: dict[int, tuple[str, str]] = {}
-    for reason, pairs in {"": same, **related(rows, twin, **measures)}.items():
+    for reason, pairs in {"": same, **related(context, twin, **measures)}.items():
         for row, earlier in sorted(pairs):
             (split, number), (other, its) = places[row], places[earlier]
             if split != other:

@@ -23,8 +23,8 @@ from gemma_colab.data.report import Report
 FILE = "review.json"
 ACTIONS = ("keep", "edit", "drop")
 # What only a person can judge. A name stands for its variants too: "style" for "style: address".
-CHECKS = ("contradiction", "near duplicate", "look-alike", "style", "language", "mixed script", "refusal", "repetition")
-CHECKS += ("merged examples", "placeholder")
+REVIEW_CHECKS = ("contradiction", "near duplicate", "look-alike", "style", "language", "mixed script", "refusal", "repetition")
+REVIEW_CHECKS += ("merged examples", "placeholder")
 SIDE_BY_SIDE = 12  # rows in one case at most: a template asked 500 times must not become 500 text fields
 
 
@@ -35,7 +35,7 @@ class Case(NamedTuple):
     checks: list[str]
 
 
-def find_cases(rows: list[Row], report: Report, checks: Iterable[str] = CHECKS) -> tuple[list[Case], dict[int, list]]:
+def find_cases(rows: list[Row], report: Report, checks: Iterable[str] = REVIEW_CHECKS) -> tuple[list[Case], dict[int, list]]:
     """The cases, in the report's order, and what was said of each row: number -> [(check, hit), ...].
 
     Rows that contradict or nearly repeat each other are one case. Of rows with the very same text only the first is in it.

@@ -13,7 +13,7 @@ from gemma_colab.core.rows import Row, answer, answer_field, fingerprint, place,
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.data.finding import Hit
 from gemma_colab.data.report import FINDINGS, Report
-from gemma_colab.data.review import CHECKS, Case, Review, find_cases
+from gemma_colab.data.review import REVIEW_CHECKS, Case, Review, find_cases
 from gemma_colab.ui.common import Panel, button, text_area
 
 CONTEXT = 60  # characters shown on each side of a span in the answer
@@ -60,12 +60,12 @@ def _parts(row: Row, hits: list[Hit]):
 class ReviewPanel(Panel):
     """Rows that contradict, nearly repeat or stand out, one case at a time. `review` holds the decisions, in `review.json`.
 
-    rows, report: from `check_rows(rows)`. checks: names of findings to look at, instead of `data.review.CHECKS`. A panel made
+    rows, report: from `check_rows(rows)`. checks: names of findings to look at, instead of `data.review.REVIEW_CHECKS`. A panel made
     again goes on at the first undecided case. Raises `SettingsError` for an unknown check, or a report about other rows.
     """
 
     def __init__(self, rows: list[Row], report: Report, workspace: Workspace, checks: Iterable[str] | None = None):
-        checks = CHECKS if checks is None else tuple(checks)
+        checks = REVIEW_CHECKS if checks is None else tuple(checks)
         known = FINDINGS | {name.split(":")[0] for name in FINDINGS}
         if unknown := sorted(set(checks) - known):
             raise SettingsError(f"checks={unknown[0]!r} is not a finding; choose from {', '.join(sorted(known))}")

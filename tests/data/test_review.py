@@ -8,7 +8,7 @@ from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import answer, fingerprint, to_messages, with_texts
 from gemma_colab.data.cleaning import DROPPED, LOG_COLUMNS, undo
 from gemma_colab.data.report import check_rows
-from gemma_colab.data.review import CHECKS, FILE, SIDE_BY_SIDE, Review, find_cases
+from gemma_colab.data.review import FILE, REVIEW_CHECKS, SIDE_BY_SIDE, Review, find_cases
 
 ONE = to_messages({"instruction": "Где заказ?", "output": "В пути.", "line": 2})
 OTHER = to_messages({"instruction": "Когда привезут?", "output": "Завтра.", "line": 3})
@@ -142,4 +142,4 @@ def test_checks_can_be_chosen():
     chosen = {check for case in find_cases(rows, report, ["placeholder"])[0] for check in case.checks}
     assert chosen == {"placeholder"}
     assert find_cases(rows, report, [])[0] == []
-    assert {"contradiction", "near duplicate"} <= set(CHECKS)
+    assert {"contradiction", "near duplicate"} <= set(REVIEW_CHECKS)

@@ -66,7 +66,7 @@ def plan_training(
     lora: LoraSettings,
     train: TrainSettings,
     lengths: Sequence[int],
-    gpu: str | float,
+    limit: str | float,
     *,
     dtype: str | None = None,
     load_in_4bit: bool = True,
@@ -75,13 +75,13 @@ def plan_training(
 ) -> tuple[TrainSettings, pd.DataFrame]:
     """Change `train` until it fits into a GPU with 15 % to spare; or, where it fits, until it would no longer.
 
-    gpu: "T4", "L4", "A100", or GiB that torch can use. dtype: what to compute in, the GPU's own unless given. lengths: tokens of each row; the longest decides. fixed: names of settings that stay, such as "packing". correction: the other
+    limit: "T4", "L4", "A100", or GiB that torch can use. dtype: what to compute in, the GPU's own unless given. lengths: tokens of each row; the longest decides. fixed: names of settings that stay, such as "packing". correction: the other
     arguments of `memory_plan`. The rows behind one update stay as many as they are.
     Returns the settings, and a table of what was tried in this order: change, GiB, fits, why. Savings of time come first, those
     of quality last. Where the last row has no GiB nothing fits, and the settings are the smallest. The settings can't hold two of
     the savings: `load_in_4bit` and `r`, which the table then asks for. Raises `SettingsError` for empty `lengths`.
     """
-    name, limit_gib, own_dtype = find_gpu(gpu)
+    name, limit_gib, own_dtype = find_gpu(limit)
     dtype = dtype or own_dtype
     if not len(lengths):
         raise SettingsError("lengths is empty: there is no row to plan for; take the lengths of the training rows")

@@ -131,7 +131,7 @@ def ours(lora: LoraSettings, train: TrainSettings) -> Run:
 
 
 def ours_with_everything(lora: LoraSettings, train: TrainSettings, validation: Dataset) -> Run:
-    """All that notebook 04 runs: validation, whole checkpoints, tripwire, live view."""
+    """All that notebook 04 runs: validation, whole checkpoints, stops, live view."""
     from gemma_colab.core.live_curve import live_view  # IPython, which a machine lent for a benchmark may lack
     from gemma_colab.training.verdict import training_verdict
 

@@ -169,6 +169,9 @@ class KeepCheckpoints(TrainerCallback):
         self.saved = time.monotonic()
         if args.world_size > 1:
             torch.distributed.barrier()  # each has written its own random state
+        # The Trainer looks for it before the parts of a sharded model are written: each process may then see something else.
+        if (best := self.folder / f"checkpoint-{state.best_global_step}").is_dir():
+            state.best_model_checkpoint = str(best)
         if not state.is_world_process_zero:
             return
         path = self.folder / f"checkpoint-{state.global_step}"

@@ -33,6 +33,7 @@ def prepare_sharding(trainer: SFTTrainer) -> None:
     ):
         if (value := getattr(plugin, name)) != must:
             raise SettingsError(f"{name}={value} must be {must}, {why}; docs/recipes.md has the whole command")
+    plugin.state_dict_config = plugin.optim_state_dict_config = None  # those of the file are for its own kind
     plugin.set_state_dict_type("SHARDED_STATE_DICT")
     if policy := plugin.mixed_precision_policy:
         plugin.mixed_precision_policy = dataclasses.replace(policy, output_dtype=None, reduce_dtype=torch.float32)

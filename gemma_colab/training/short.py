@@ -51,26 +51,25 @@ def remember(model: PreTrainedModel) -> Callable[[], None]:
     """
     gc.collect()  # the trainer of an earlier run still holds its adapter and optimizer: it goes round in circles
     configs = [model.config, model.config.get_text_config(), model.generation_config]
-    fields = [(vars(o), _contents(o)) for o in (*model.modules(), *filter(None, configs))]
-    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    # The fields of each object, with a copy of what lies in those that are dicts: modules, weights and hooks do.
+    before = [
+        (vars(o), {name: (value, dict(value) if isinstance(value, dict) else None) for name, value in vars(o).items()})
+        for o in (*model.modules(), *filter(None, configs))
+    ]
+    needs_grad = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
 
     def restore() -> None:
-        for there, before in fields:
-            there.clear()
-            for name, (value, inside) in before.items():
+        for fields, then in before:
+            fields.clear()
+            for name, (value, inside) in then.items():
                 if isinstance(value, dict):  # emptied and filled, not exchanged: a handle of a hook points to it
                     value.clear()
                     value.update(inside)
-                there[name] = value
-        for parameter, needs_grad in trained:
-            parameter.requires_grad_(needs_grad)
+                fields[name] = value
+        for parameter, needed in needs_grad:
+            parameter.requires_grad_(needed)
 
     return restore
-
-
-def _contents(o: object) -> dict[str, tuple]:
-    """The fields of an object, each with a copy of what lies in it if it is a dict: modules, weights and hooks do."""
-    return {name: (value, dict(value) if isinstance(value, dict) else None) for name, value in vars(o).items()}
 
 
 @contextmanager

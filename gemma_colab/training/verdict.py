@@ -93,7 +93,7 @@ class _Losses:
         self.start = self.now = np.nan
         if len(self.log):
             self.start = float(min(self.loss[0], np.median(self.loss[:3])))
-            self.now = float(np.exp(self.log[-_clip(5, len(self.log) // 5, 50) :].mean()))
+            self.now = float(np.exp(self.log[-min(max(5, len(self.log) // 5), 50) :].mean()))
 
     def says(self, word: str, sentence: str, next_step: str, since: int | None = None) -> TrainingVerdict:
         best = None if self.best is None else int(self.validation_steps[self.best])
@@ -104,10 +104,9 @@ class _Losses:
         the run: a loss may fall fast and then lie flat, or slowly all the time."""
         n = len(self.log)
         if n < 8:  # too few to estimate their noise
-            ends = max(1, n // 3)
-            return self.finished and n > 1 and self.log[:ends].mean() - self.log[-ends:].mean() > 0.05
+            return self.finished and n > 1 and self.log[: max(1, n // 3)].mean() - self.log[-max(1, n // 3) :].mean() > 0.05
         for first in _doubled(4, n // 2):
-            last = max(first, _clip(4, n // 5, 50))
+            last = max(first, min(n // 5, 50))
             fall = self.log[:first].mean() - self.log[-last:].mean()
             # a few differences are a poor estimate of the noise: in short runs more is asked for
             if fall > max(0.05, (3.5 + 30 / n) * self.noise * np.sqrt(1 / first + 1 / last)):
@@ -117,7 +116,7 @@ class _Losses:
     def rose_after(self, step: int) -> bool:
         """Whether the training loss is higher after a step than just before it."""
         after = self.log[self.steps > step]
-        before = self.log[self.steps <= step][-_clip(5, len(self.log) // 10, 50) :]
+        before = self.log[self.steps <= step][-min(max(5, len(self.log) // 10), 50) :]
         if not (len(after) and len(before)):
             return False
         return after.mean() - before.mean() > max(0.05, 2 * self.noise * np.sqrt(1 / len(after) + 1 / len(before)))
@@ -131,10 +130,6 @@ def _noise(log: np.ndarray) -> float:
 
 def _doubled(shortest: int, longest: int) -> list[int]:
     return [shortest * 2**i for i in range(32) if shortest * 2**i <= longest]
-
-
-def _clip(low: int, value: int, high: int) -> int:
-    return max(low, min(value, high))
 
 
 def _number(loss: float) -> str:

@@ -77,6 +77,15 @@ def steps(folder):
     return [checkpoint.step for checkpoint in whole_checkpoints(folder)]
 
 
+def rewrite(checkpoint, change_state, change_mark=lambda made_with: None):
+    """Change the text of its state and what it was made with, and keep it whole."""
+    state, mark = checkpoint / "trainer_state.json", json.loads((checkpoint / MARK).read_text())
+    state.write_text(change_state(state.read_text()))
+    change_mark(mark["made_with"])
+    mark["files"]["trainer_state.json"] = state.stat().st_size
+    (checkpoint / MARK).write_text(json.dumps(mark))
+
+
 def interrupt(model):
     os.kill(os.getpid(), signal.SIGINT)
 
@@ -163,14 +172,16 @@ def test_a_resumed_run_goes_on_exactly(go, folder):
 def test_a_checkpoint_of_an_older_version_is_gone_on_from(go, folder, capsys):
     """Its settings lack a field that exists now, and hold one that doesn't; its state knows no early stopping."""
     go(SETTINGS.replace(early_stopping_patience=0, last_answer_only=True), at={5: interrupt})
-    path = folder / "checkpoint-5"
-    mark, state = (json.loads((path / name).read_text()) for name in (MARK, "trainer_state.json"))
-    assert mark["made_with"]["train"].pop("last_answer_only") is True
-    mark["made_with"]["train"]["fancy"] = 3
-    state["stateful_callbacks"].pop("EarlyStoppingCallback", None)
-    (path / "trainer_state.json").write_text(json.dumps(state))
-    mark["files"]["trainer_state.json"] = (path / "trainer_state.json").stat().st_size
-    (path / MARK).write_text(json.dumps(mark))
+
+    def of_then(made_with):
+        assert made_with["train"].pop("last_answer_only") is True
+        made_with["train"]["fancy"] = 3
+
+    rewrite(
+        folder / "checkpoint-5",
+        lambda text: json.dumps(json.loads(text) | {"stateful_callbacks": {"TrainerControl": {}}}),
+        of_then,
+    )
     (folder / ".writing" / "checkpoint-6").mkdir(parents=True)  # where it wrote, and was killed
     run = go(SETTINGS.replace(last_answer_only=True), resume=True)
     assert run.trainer.state.global_step == 12
@@ -255,13 +266,8 @@ def test_no_room_is_said_before_training_and_survived_in_it(go, folder, monkeypa
 
 def test_a_checkpoint_moved_to_another_folder_still_finds_its_best(go, folder):
     go(at={7: interrupt})
-    path = folder / "checkpoint-7"
-    state = (path / "trainer_state.json").read_text()
-    assert str(folder) in state
-    (path / "trainer_state.json").write_text(state.replace(str(folder.parent), "/another/machine"))
-    mark = json.loads((path / MARK).read_text())
-    mark["files"]["trainer_state.json"] = (path / "trainer_state.json").stat().st_size
-    (path / MARK).write_text(json.dumps(mark))
+    assert str(folder) in (folder / "checkpoint-7" / "trainer_state.json").read_text()
+    rewrite(folder / "checkpoint-7", lambda text: text.replace(str(folder.parent), "/another/machine"))
     assert go(resume=True).trainer.state.best_model_checkpoint.startswith(str(folder))
 
 

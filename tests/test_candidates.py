@@ -128,6 +128,9 @@ def test_rows_to_read_have_labels_scores_and_failure_modes(tokenizer):
     assert table["base, score"].tolist() == [1.0, 1.0]  # the column of the answers keeps its name
     assert table["signs"].str.contains("hit the limit").all()
     assert found.failure_modes().loc["base", "hit the limit"] == 1
+    found.metrics["other"] = lambda predictions, references: [0.5, None]
+    assert found.scores["base"]["other"] == [0.5, None]
+    assert found.table().loc["other", "base"] == 0.5
     assert found.references == [answer(row) for row in rows]
 
 

@@ -2,8 +2,8 @@
 
 import pandas as pd
 import pytest
+from recipes import recipe
 
-from gemma_colab.core.errors import SettingsError
 from gemma_colab.evaluation import metrics as m
 from gemma_colab.evaluation.compare import compare
 from gemma_colab.evaluation.failures import failure_modes, failures, other_language, repeating
@@ -28,20 +28,20 @@ def test_rouge_l_equals_the_usual_definition_on_english():
     assert score == pytest.approx(2 * (5 / 6) * (5 / 7) / (5 / 6 + 5 / 7))
 
 
-def test_valid_json():
+def test_metrics_of_the_recipe():
+    own = recipe("Metrics of your own")
+    assert own["form"](r"[^!]{3,}[.]")(["Да, конечно.", "Нет!", "Строка\nи ещё."], [""] * 3) == [1.0, 0.0, 1.0]
+    assert own["required"]("Спасибо")(["спасибо за вопрос", "пожалуйста"], [""] * 2) == [1.0, 0.0]
+    assert own["forbidden"]("гарантирую")(["Гарантирую!", "проверю"], [""] * 2) == [0.0, 1.0]
     schema = {"type": "object", "required": ["id"], "properties": {"id": {"type": "integer"}}}
-    texts = ['{"id": 7}', '{"id": "7"}', "{}", "id: 7", '```json\n{"id": 7}\n```']
-    assert m.valid_json(schema)(texts, [""] * 5) == [1.0, 0.0, 0.0, 0.0, 0.0]
-    assert m.valid_json()(["[1]", "{"], [""] * 2) == [1.0, 0.0]
-    assert m.valid_json()(["[" * 100_000, '{"a": NaN}'], [""] * 2) == [0.0, 0.0]
-
-
-def test_copied_fields():
-    order_number_kept = m.copied(r"№\s?(\d{5})(?!\d)")
-    assert order_number_kept(
+    texts = ['{"id": 7}', '{"id": "7"}', "{}", "id: 7", '```json\n{"id": 7}\n```', "[" * 100_000]
+    assert own["valid_json"](schema)(texts, [""] * 6) == [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    copied = own["copied"](r"№\s?(\d{5})(?!\d)")
+    assert copied(
         ["Заказ №12345 едет", "Заказ №12354", "Заказ №123456", "№12345 и №99999", "Да"],
         ["№12345", "№12345", "№12345", "№12345", "Номера нет"],
     ) == [1.0, 0.0, 0.0, 0.0, None]
+    assert copied.__doc__.startswith("1 where the answer has the same")
 
 
 def test_general_answers():
@@ -52,13 +52,6 @@ def test_general_answers():
         0,
         0,
     ]
-
-
-def test_wrong_settings_are_named():
-    with pytest.raises(SettingsError, match=r"pattern='\(' is no regular expression"):
-        m.copied("(")
-    with pytest.raises(SettingsError, match="JSON Schema is wrong"):
-        m.valid_json({"type": "nonsense"})
 
 
 def test_repeating():

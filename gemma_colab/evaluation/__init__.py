@@ -14,8 +14,6 @@ __all__, __getattr__, __dir__ = door(
         "evaluate": "gemma_colab.evaluation.candidates",
         "generate_answers": "gemma_colab.evaluation.generation",
         "answer_losses": "gemma_colab.evaluation.loss",
-        "copied": "gemma_colab.evaluation.metrics",
-        "confusions": "gemma_colab.evaluation.fields",
         "paired_bootstrap": "gemma_colab.evaluation.compare",
         "general_knowledge": "gemma_colab.evaluation.knowledge",
         "memorization": "gemma_colab.evaluation.knowledge",

@@ -4,10 +4,10 @@ them: without its adapter it is the base."""
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import pandas as pd
 from peft import PeftModel
@@ -37,8 +37,8 @@ class Evaluation:
     """The answers of each candidate to the same rows, as `evaluate` found them; scores and tables are made of them when asked for.
 
     test_rows: the rows asked. answers: candidate -> one line a row, with answer, tokens, finished (whether it ended by itself), loss
-    (sum over the tokens of the right answer, in nats) and loss_tokens. metrics: name -> function; score the answers otherwise with
-    `dataclasses.replace(evaluation, metrics=...)`. examples: solved rows in the few-shot prompt. max_new_tokens: limit of an answer.
+    (sum over the tokens of the right answer, in nats) and loss_tokens. metrics: name -> function; put in your own, also
+    afterwards. examples: solved rows in the few-shot prompt. max_new_tokens: limit of an answer.
     """
 
     test_rows: list[Row]
@@ -48,6 +48,7 @@ class Evaluation:
     labels: Sequence[str | None] | None = None
     examples: int = 0
     max_new_tokens: int | None = None
+    _scored: dict = field(default_factory=lambda: defaultdict(dict), init=False, repr=False, compare=False)
 
     @property
     def references(self) -> list[str]:
@@ -59,10 +60,13 @@ class Evaluation:
         """Return the candidate that is looked at most closely: the tuned model, if it was asked."""
         return list(self.answers)[-1]
 
-    @cached_property
+    @property
     def scores(self) -> dict[str, dict[str, list]]:
         """Score the answers: candidate -> metric -> one score per row; None where a row has nothing to measure."""
-        return {name: self.score(list(table["answer"])) for name, table in self.answers.items()}
+        for name, table in self.answers.items():
+            for metric in set(self.metrics.values()) - self._scored[name].keys():
+                self._scored[name][metric] = metric(list(table["answer"]), self.references)
+        return {name: {label: self._scored[name][m] for label, m in self.metrics.items()} for name in self.answers}
 
     def score(self, answers: list[str]) -> dict[str, list]:
         """Score any answers to these rows: metric -> one score per row."""

@@ -7,10 +7,9 @@ import random
 import re
 from collections import Counter
 
-import pandas as pd
 from jsonschema.validators import validator_for
 
-from gemma_colab.evaluation.metrics import Metric, Scores, Texts, described, of_each_answer, valid_json
+from gemma_colab.evaluation.metrics import Metric, Scores, Texts, described, of_each_answer
 
 # A field with at most so many different texts, each seen five times on average, is taken for a list to choose from.
 FEW_VALUES = 20
@@ -65,9 +64,21 @@ def json_metrics(schema: dict) -> dict[str, Metric]:
         return described(metric, f"1 where {name} in its first JSON object is as in the right answer")
 
     valid = of_each_answer(lambda p: fits(first_object(p)), "1 where its first JSON object has the form of the right answers")
-    alone = described(valid_json(schema), "1 where the answer is such an object and nothing else")
+    alone = of_each_answer(lambda p: fits(_whole(p)), "1 where the answer is such an object and nothing else")
     fields = {name: field(name) for name in schema["properties"]}
     return {"all fields": all_fields, "valid JSON": valid, **fields, "nothing but JSON": alone}
+
+
+def _whole(text: str):
+    """Read a text that is JSON and nothing else; None where it isn't."""
+    try:
+        return json.loads(text, parse_constant=_no_json)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _no_json(constant: str):
+    raise ValueError(f"{constant} is no JSON, though Python reads it")
 
 
 def _objects(predictions: Texts, references: Texts) -> list[tuple[dict, dict]]:
@@ -95,18 +106,3 @@ def telling_examples(answers: Texts, examples: int, seed: int = 0) -> list[int]:
         chosen.append(max((i for i in order if i not in chosen), key=lambda i: len(objects[i] - seen)))
         seen |= objects[chosen[-1]]
     return chosen
-
-
-def confusions(predictions: Texts, references: Texts, field: str) -> pd.DataFrame:
-    """Count how often each right value of a field of JSON answers (rows) was answered as what (columns); "none" where there was no
-    such answer."""
-
-    def values(texts: Texts) -> list[str]:
-        found = [(first_object(text) or {}).get(field, "none") for text in texts]
-        return [value if isinstance(value, str) else json.dumps(value) for value in found]
-
-    said, right = values(predictions), values(references)
-    order = [value for value, _ in Counter(right).most_common()]
-    other = [value for value in dict.fromkeys(said) if value not in order]
-    table = pd.crosstab(pd.Series(right, name="right"), pd.Series(said, name="answered"))
-    return table.reindex(index=order, columns=order + other, fill_value=0)

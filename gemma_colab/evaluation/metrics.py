@@ -9,17 +9,12 @@ Scores are between 0 and 1, and `None` where a row has nothing to measure. The d
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from jsonschema import SchemaError
-from jsonschema.validators import validator_for
 from rapidfuzz.distance import LCSseq
 from sacrebleu.metrics import CHRF
-
-from gemma_colab.core.errors import SettingsError
 
 Texts = Sequence[str]
 Scores = list[float | None]
@@ -88,49 +83,6 @@ def of_each_answer(holds: Callable[[str], bool], meaning: str) -> Metric:
 def described(metric: Metric, meaning: str) -> Metric:
     metric.__doc__ = meaning
     return metric
-
-
-def copied(pattern: str) -> Metric:
-    """1 where the answer holds just those values that the reference holds, such as order numbers; None where it holds none.
-
-    pattern: a regular expression of one value; with a group, what the group holds is compared.
-    """
-    try:
-        compiled = re.compile(pattern, re.DOTALL)
-    except re.error as e:
-        raise SettingsError(f"pattern={pattern!r} is no regular expression ({e}); regex101.com helps to mend it") from None
-
-    def metric(predictions: Texts, references: Texts) -> Scores:
-        pairs = [(set(compiled.findall(p)), set(compiled.findall(r))) for p, r in zip(predictions, references, strict=True)]
-        return [float(mine == theirs) if theirs else None for mine, theirs in pairs]
-
-    return described(
-        metric, f"1 where the answer holds the same {pattern} as the right one, of the rows whose right answer has any"
-    )
-
-
-def valid_json(schema: dict | None = None) -> Metric:
-    """1 where the answer is JSON and nothing else, and fits the JSON Schema if there is one."""
-    if schema is not None:
-        try:
-            validator_for(schema).check_schema(schema)
-        except SchemaError as e:
-            raise SettingsError(
-                f"the JSON Schema is wrong at {e.json_path} ({e.message}); json-schema.org shows how one looks"
-            ) from None
-    fits = validator_for(schema)(schema).is_valid if schema is not None else lambda value: True
-
-    def holds(text: str) -> bool:
-        try:
-            return fits(json.loads(text, parse_constant=_no_json))
-        except (ValueError, RecursionError):
-            return False
-
-    return of_each_answer(holds, "1 where the answer is JSON" + (" that fits its schema" if schema else ""))
-
-
-def _no_json(constant: str):
-    raise ValueError(f"{constant} is no JSON, though Python reads it")
 
 
 # What every comparison shows: likeness to the reference. None of them knows whether an answer is true.

@@ -1,4 +1,4 @@
-"""A small Hugging Face Hub on this machine, as far as huggingface_hub needs one: model folders, tokens, licences, failures, pushes."""
+"""A small Hugging Face Hub on this machine, as far as huggingface_hub needs one: model folders, tokens, licenses, failures, pushes."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 COMMIT = "c0ffee" + 34 * "0"
-READER = "hf_" + 17 * "Rd"  # a good token of somebody who accepted every licence
+READER = "hf_" + 17 * "Rd"  # a good token of somebody who accepted every license
 STRANGER = "hf_" + 17 * "St"  # a good token of somebody who accepted none
 EXPIRED = "hf_" + 17 * "Ex"
 DELETED = "hf_" + 17 * "De"  # a bad one, answered as if the model were not there, which the Hub does too

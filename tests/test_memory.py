@@ -44,7 +44,7 @@ CASES = {
     "attention only": ({"target_modules": "attention"}, {"gradient_checkpointing": False}, {}),
     "dora": ({"use_dora": True}, {}, {}),
     "dropout": ({"lora_dropout": 0.1}, {"gradient_checkpointing": False}, {}),
-    "not quantised": ({}, {}, {"load_in_4bit": False}),
+    "not quantized": ({}, {}, {"load_in_4bit": False}),
 }
 
 

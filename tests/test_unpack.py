@@ -162,7 +162,7 @@ def test_an_unpacked_gguf_is_the_model_it_was_made_from(whole):
     assert GenerationConfig.from_pretrained(folder).eos_token_id == [1, 106]
 
 
-def test_quantised_weights_are_unpacked(tmp_path):
+def test_quantized_weights_are_unpacked(tmp_path):
     gguf = pytest.importorskip("gguf")
     model = AutoModelForCausalLM.from_pretrained(
         source_of(str(write_whole(tmp_path / "tiny.gguf", packed=gguf.GGMLQuantizationType.Q8_0))), dtype=torch.float32
@@ -408,7 +408,7 @@ def test_a_file_that_is_no_gguf_is_refused(data, refused, tmp_path):
     refused(tmp_path / "model.gguf", f"{tmp_path / 'model.gguf'} is not a whole GGUF file (", "download it again")
 
 
-def test_a_quantisation_that_can_not_be_unpacked_is_named(refused, whole, tmp_path):
+def test_a_quantization_that_can_not_be_unpacked_is_named(refused, whole, tmp_path):
     gguf = pytest.importorskip("gguf")
     path, take = write_whole(tmp_path / "tiny.gguf", packed=gguf.GGMLQuantizationType.Q8_1), "take a GGUF in F16, BF16, Q8_0"
     refused(path, f"{path} can't be unpacked (NotImplementedError: ", "Q8_1", take)

@@ -48,12 +48,12 @@ class Dimensions:
 
     @property
     def embedding_parameters(self) -> int:
-        """Weights of the embedding, shared with the head: these are not quantised."""
+        """Weights of the embedding, shared with the head: these are not quantized."""
         return self.vocab_size * self.hidden_size
 
 
 def without_account(name: str) -> str | None:
-    """Name the copy of a checkpoint of Google's for which the Hub asks neither token nor licence; None for other models."""
+    """Name the copy of a checkpoint of Google's for which the Hub asks neither token nor license; None for other models."""
     return f"unsloth/{name.split('/')[1]}" if re.match(r"google/gemma-3-\d", name) else None
 
 

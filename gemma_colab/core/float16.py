@@ -20,7 +20,7 @@ OUT_OF_A_BLOCK = ("post_attention_layernorm", "post_feedforward_layernorm")
 
 
 def keep_residual_in_float32(model: PreTrainedModel) -> PreTrainedModel:
-    """Attach the hooks to a float16 Gemma 3, quantised or not; returns it. They are not saved: attach them after each load.
+    """Attach the hooks to a float16 Gemma 3, quantized or not; returns it. They are not saved: attach them after each load.
 
     A `Gemma3RMSNorm` returns the type it is given, so the norms are the doors: what leaves a block becomes float32 before its
     norm and stays so when it is added to the stream; what enters a block, or the head, is made float16 behind its norm.

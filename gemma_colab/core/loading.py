@@ -20,12 +20,12 @@ from gemma_colab.core.errors import ModelError
 from gemma_colab.core.float16 import keep_residual_in_float32
 from gemma_colab.core.machine import pass_over_old_torchao
 
-# What stays as it is when a whole multimodal model is quantised. In the text part alone, only the head.
-NOT_QUANTISED = ["lm_head", "model.vision_tower", "model.multi_modal_projector"]
+# What stays as it is when a whole multimodal model is quantized. In the text part alone, only the head.
+NOT_QUANTIZED = ["lm_head", "model.vision_tower", "model.multi_modal_projector"]
 
 
 def quantization_config(dtype: torch.dtype) -> BitsAndBytesConfig:
-    """NF4 with double quantisation (QLoRA, arXiv 2305.14314): 0.516 byte per weight. `dtype` is what it computes in."""
+    """NF4 with double quantization (QLoRA, arXiv 2305.14314): 0.516 byte per weight. `dtype` is what it computes in."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -64,7 +64,7 @@ def load_model(
         cls = Gemma3ForConditionalGeneration
         if quantization_config is not None:
             quantization_config = copy.deepcopy(quantization_config)  # the caller's stays as it is
-            quantization_config.llm_int8_skip_modules = NOT_QUANTISED  # despite its name, read for 4 bit too
+            quantization_config.llm_int8_skip_modules = NOT_QUANTIZED  # despite its name, read for 4 bit too
     elif multimodal:
         # The keys of such a checkpoint must be mapped, or every weight starts at random, without an error.
         config, options["key_mapping"] = config.text_config, {r"^language_model.model": "model"}

@@ -131,7 +131,7 @@ def pick_dtype(machine: Machine, dimensions: Dimensions | None = None) -> tuple[
 def pass_over_old_torchao() -> None:
     """Let peft adapt plain linear layers beside a torchao that it finds too old (Colab has 0.10, peft wants 0.16).
 
-    peft asks for torchao whenever it adapts such a layer, and raises at an old one, although only weights that torchao quantised
+    peft asks for torchao whenever it adapts such a layer, and raises at an old one, although only weights that torchao quantized
     concern it; there are none here. So peft alone, in this process alone, is told that there is no torchao: nothing is uninstalled,
     nothing has to be restarted, and other libraries find theirs as before.
     """

@@ -12,7 +12,7 @@ from gemma_colab.core.catalog import without_account
 SITE = "https://huggingface.co"
 TOKEN = re.compile(r"hf_\w{20,}|Bearer [^'\" ]+")
 STORE = "store it as HF_TOKEN (Colab: a secret, the key icon on the left; Kaggle: Add-ons -> Secrets; elsewhere `hf auth login`) and restart"
-ACCESS = f"accept its licence at {SITE}/{{name}}, make a token of the type 'read' at {SITE}/settings/tokens, and {STORE}; or use {{instead}}"
+ACCESS = f"accept its license at {SITE}/{{name}}, make a token of the type 'read' at {SITE}/settings/tokens, and {STORE}; or use {{instead}}"
 ROOM = "make room there (`hf cache ls` lists what it holds), or set HF_HOME to a folder on a larger disk and restart"
 AGAIN = "check the network (Kaggle: Session options -> Internet) and run this again, whole files are kept; or use 'tiny-gemma3', which is here"
 # By name, because huggingface_hub 1 stands on httpx and 2 on httpx2; the last three are messages, the latter two of hf_xet.
@@ -21,8 +21,8 @@ FAILURES = {  # pattern in an error's `trace` -> what it means, and the next ste
     "No space left on device|Disk quota exceeded": ("{name} can't be saved: no space is left in {cache}", ROOM),
     "OutOfMemoryError": ("{name} does not fit into the GPU's memory", "restart; `gemma-colab plan {name}` shows what to change"),
     "HTTP 401 with a token|'ascii' codec": ("the Hugging Face Hub refused your token: it is mistyped, deleted or expired", ACCESS),
-    "HTTP 401.*GatedRepoError": ("{name} is for those who accepted its licence, and there is no token here", ACCESS),
-    "GatedRepoError": ("your token is valid, but its owner has not accepted the licence of {name}", ACCESS),
+    "HTTP 401.*GatedRepoError": ("{name} is for those who accepted its license, and there is no token here", ACCESS),
+    "GatedRepoError": ("your token is valid, but its owner has not accepted the license of {name}", ACCESS),
     "RepositoryNotFound": ("{name} is not on the Hugging Face Hub, or private", f"check the spelling at {SITE}/models?search=gemma-3"),
     "HTTP 403": ("your token may not read {name}, as fine-grained ones may not until they are allowed to", ACCESS),
     r"HTTP (429|5\d\d)": ("{name} can't be downloaded: the Hugging Face Hub answered HTTP {0}", "run this again in a few minutes"),

@@ -228,13 +228,13 @@ def _lent(machine: Machine, name: str) -> Iterator[Check]:
 
 # --------------------------------------------------------------------------------------------- the model
 def _model(name: str) -> Check:
-    """Whether it can be had: where from, and with which token and licence."""
+    """Whether it can be had: where from, and with which token and license."""
     if name == catalog.PACKAGED and not choice.packaged_here():
         return Check("model", f"{name} comes from PyPI, and its package is not installed", FAIL, choice.INSTALL)
     if name == catalog.PACKAGED:
         return Check("model", f"{name} comes from PyPI and is installed: no token, no account, under the Gemma terms")
     if name == catalog.TINY or Path(name).exists():
-        return Check("model", f"{name} is on this machine: no token, no licence, no network needed")
+        return Check("model", f"{name} is on this machine: no token, no license, no network needed")
     error, source, size = _error(lambda: HfApi().auth_check(name)), token_source(), planner.download_gib(name)
     token = f" (token: {source})" if source else ""
     if error is None:

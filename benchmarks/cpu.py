@@ -23,9 +23,9 @@ from gemma_colab.core.loading import load_model, load_tokenizer
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.machine import describe_machine, pick_dtype
 from gemma_colab.core.rows import to_messages
-from gemma_colab.core.settings import starting_point
 from gemma_colab.core.workspace import read_sample
 from gemma_colab.evaluation.generation import generate
+from gemma_colab.model.choice import starting_point
 from gemma_colab.model.libraries import quiet_libraries, stack_versions
 
 STEPS, TOKENS = 3, 30

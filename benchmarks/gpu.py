@@ -126,9 +126,9 @@ def measure(recipe: Recipe, folder: Path, dry: bool) -> dict:
     from gemma_colab.core.loading import load_4bit, load_model
     from gemma_colab.core.lora import lora_config
     from gemma_colab.core.rows import to_messages
-    from gemma_colab.core.settings import starting_point
     from gemma_colab.core.trainer import build_trainer, sft_config
     from gemma_colab.core.workspace import read_sample
+    from gemma_colab.model.choice import starting_point
     from gemma_colab.model.libraries import quiet_libraries
     from gemma_colab.model.measure import PeakMemory, model_bytes
     from gemma_colab.model.memory import memory_plan

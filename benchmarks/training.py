@@ -50,9 +50,10 @@ from transformers.utils.logging import disable_progress_bar
 from gemma_colab.core.catalog import TINY, source_of
 from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.rows import to_messages
-from gemma_colab.core.settings import LoraSettings, TrainSettings, starting_point
+from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.workspace import samples
 from gemma_colab.data.reading import read_rows
+from gemma_colab.model.choice import starting_point
 from gemma_colab.model.libraries import quiet_libraries, stack_versions
 from gemma_colab.model.measure import PeakMemory, model_bytes
 from gemma_colab.model.planner import HEADROOM, plan_training

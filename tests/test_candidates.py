@@ -12,13 +12,14 @@ from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import answer, prompt, to_messages
-from gemma_colab.core.settings import LoraSettings, starting_point
+from gemma_colab.core.settings import LoraSettings
 from gemma_colab.core.trainer import build_trainer, sft_config
 from gemma_colab.core.workspace import read_sample
 from gemma_colab.evaluation import answer_losses, evaluate, generate_answers, memorization
 from gemma_colab.evaluation.candidates import few_shot_turns, in_front
 from gemma_colab.evaluation.compare import improved, worsened
 from gemma_colab.evaluation.verdict import verdict, word_for
+from gemma_colab.model.choice import starting_point
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 LORA, TRAIN = starting_point("tiny-gemma3")

@@ -13,11 +13,11 @@ from gemma_colab.core.chat import stop_token_ids, token_lengths, tokenize_row
 from gemma_colab.core.errors import GemmaColabError, ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.machine import Machine, describe_machine, pick_dtype
 from gemma_colab.core.rows import to_messages
-from gemma_colab.core.settings import LoraSettings, TrainSettings, starting_point
+from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace, open_workspace
 from gemma_colab.data.splitting import SplitSettings
 from gemma_colab.model import choice
-from gemma_colab.model.choice import pick_model
+from gemma_colab.model.choice import pick_model, starting_point
 from gemma_colab.model.libraries import stack_versions
 from gemma_colab.model.planner import download_gib
 

@@ -12,13 +12,14 @@ from gemma_colab.core.errors import BlockedError, ModelError, TrainingError, Wor
 from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.machine import Machine
 from gemma_colab.core.rows import answer
-from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
+from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace, samples
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.review import Review
 from gemma_colab.handover.adapter import ensure_adapter, train_adapter
 from gemma_colab.handover.rows import ensure_rows, prepare_rows, save_rows
 from gemma_colab.handover.settings import choose_model, settings_for
+from gemma_colab.model.choice import starting_point
 from gemma_colab.model.memory import memory_plan
 from gemma_colab.training.records import list_runs
 

@@ -10,8 +10,9 @@ from test_settings_panels import FOUR, ODD, ODD_TRAIN, T4, text_of, token_table
 
 from gemma_colab.core.catalog import TINY
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.settings import SCHEDULERS, LoraSettings, TrainSettings, starting_point
+from gemma_colab.core.settings import SCHEDULERS, LoraSettings, TrainSettings
 from gemma_colab.core.sliders import OFF
+from gemma_colab.model.choice import starting_point
 from gemma_colab.model.memory import memory_plan
 from gemma_colab.ui import settings_panel
 from gemma_colab.ui.train_panel import CONTROLS, FIRST, PRESETS, learning_rates, presets, schedule_curve, sequences

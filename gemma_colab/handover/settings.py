@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from gemma_colab.core.catalog import dimensions_of, known_dimensions
 from gemma_colab.core.errors import ModelError, SettingsError
 from gemma_colab.core.machine import Machine, dtype_name
-from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings, starting_point
+from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import SPLIT_FILES, Workspace
-from gemma_colab.model.choice import ON_A_CPU, pick_model
+from gemma_colab.model.choice import ON_A_CPU, pick_model, starting_point
 from gemma_colab.model.planner import plan_training, smallest_peak
 
 MADE_FOR = "settings_for.json"  # what LoRA's and the training settings of this workspace were made for

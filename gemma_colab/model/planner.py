@@ -12,7 +12,8 @@ import pandas as pd
 from gemma_colab.core.catalog import CATALOG, PACKAGED, TINY, Dimensions, dimensions_of, known_dimensions
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.machine import GIB, Machine, dtype_name
-from gemma_colab.core.settings import LoraSettings, TrainSettings, starting_point
+from gemma_colab.core.settings import LoraSettings, TrainSettings
+from gemma_colab.model.choice import starting_point
 from gemma_colab.model.memory import memory_plan
 
 HEADROOM = 0.15  # share of the GPU that a plan leaves free

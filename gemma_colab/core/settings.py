@@ -25,13 +25,11 @@ OPTIMIZERS = ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
 OUR_OWN = ("last_answer_only", "replay", "evals_per_epoch", "save_minutes", "early_stopping_patience")
 
 
-def within(default, low, high):
-    """Declare a number from `low` to `high`."""
+def within(default, low, high):  # declares a number from low to high
     return field(default=default, metadata={"limits": (low, high)})
 
 
-def one_of(*choices):
-    """Declare a choice; the first is the default."""
+def one_of(*choices):  # declares a choice; the first is the default
     return field(default=choices[0], metadata={"choices": choices})
 
 
@@ -142,8 +140,7 @@ def _check_target_modules(target_modules: str) -> None:
     blocks = [f"{model}.layers.{i}" for model in ("model", "model.language_model") for i in range(64)]
     if not any(pattern.fullmatch(f"{block}.{name}") for block in blocks for name in LINEAR):
         raise SettingsError(f"target_modules={target_modules!r} matches no linear layer, by its whole name; {remedy}")
-    others = "model.norm lm_head model.embed_tokens model.layers.0.self_attn model.layers.0.self_attn.q_norm".split()
-    if any(map(pattern.fullmatch, others)):
+    if any(map(pattern.fullmatch, "model.norm lm_head model.embed_tokens model.layers.0.self_attn".split())):
         raise SettingsError(f"target_modules={target_modules!r} matches more than linear layers; {remedy}")
 
 

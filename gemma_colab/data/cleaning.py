@@ -54,11 +54,12 @@ def _without_tags(text: str) -> str:
     pieces = [text[a:b] for a, b in pairwise(ends)]
     # Only what is between known tags is protected: everything else that looks like one is the writer's own.
     pieces[::2] = [piece.replace("&", "&amp;").replace("<", "&lt;") for piece in pieces[::2]]
-    pieces[1::2] = [f"\n{tag}\n" if BLOCK.match(tag) else tag for tag in pieces[1::2]]
+    pieces[1::2] = [f"\x0b{tag}\x0b" if BLOCK.match(tag) else tag for tag in pieces[1::2]]  # a break that tags make
     soup = BeautifulSoup("".join(pieces), "html.parser")
     for tag in soup(["script", "style", "head"]):
         tag.decompose()
-    return re.sub(r"\n{2,}", "\n", soup.get_text())
+    # Where the writer broke the line too, it stays as it was: a blank line parts instruction and input.
+    return re.sub(r"[\n\x0b]*\x0b[\n\x0b]*", lambda m: m[0].replace("\x0b", "") or "\n", soup.get_text())
 
 
 def entities(text: str) -> str:

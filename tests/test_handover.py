@@ -1,5 +1,6 @@
 """A notebook that starts alone gets its earlier steps, and never somebody else's."""
 
+import json
 import os
 import signal
 
@@ -8,10 +9,10 @@ import torch
 
 from gemma_colab.core.catalog import CATALOG
 from gemma_colab.core.chat import load_tokenizer
-from gemma_colab.core.errors import BlockedError, ModelError, TrainingError, WorkspaceError
+from gemma_colab.core.errors import BlockedError, GemmaColabError, ModelError, TrainingError, WorkspaceError
 from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.machine import Machine
-from gemma_colab.core.rows import answer
+from gemma_colab.core.rows import answer, question
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace, samples
 from gemma_colab.data.reading import read_rows
@@ -59,6 +60,16 @@ def test_decisions_of_a_review_are_applied(workspace):
     assert sum(answer(row) == "Edited by hand." for row in saved) == 1
     log = workspace.read_jsonl("rows/review_log.jsonl")
     assert [line["line"] for line in log if line["step"] == "review"] == [11, 12]
+
+
+def test_rows_of_one_customer_stay_on_one_side(workspace, support_rows, tmp_path):
+    rows = [{"question": question(row), "answer": answer(row), "customer": i % 40} for i, row in enumerate(support_rows[2:122])]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepare_rows(tmp_path / "a.jsonl", workspace, groups="customer")
+    customers = [{row["conversation"] for row in split} for split in ensure_rows(workspace).values()]
+    assert sum(map(len, customers)) == len(set.union(*customers)) == 40
+    with pytest.raises(GemmaColabError, match="clerk"):
+        prepare_rows(tmp_path / "a.jsonl", workspace, groups="clerk")
 
 
 CPU = Machine(False, None, None, 0.0, 12.0, 50.0, 2)

@@ -78,5 +78,10 @@ def place(row: Row, number: int) -> str:
 
 def fingerprint(row: Row) -> str:
     """Return sixteen digits that change when a text of the row does: by them a decision about a row finds it again."""
-    joined = "\x1f".join(f"messages[{i}]\x1e{turn['content']}" for i, turn in enumerate(row["messages"]))
+    return fingerprint_of({f"messages[{i}]": turn["content"] for i, turn in enumerate(row["messages"])})
+
+
+def fingerprint_of(fields: dict[str, str]) -> str:
+    """Return the fingerprint of some texts by their names."""
+    joined = "\x1f".join(f"{name}\x1e{text}" for name, text in fields.items())
     return hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -6,6 +6,7 @@ A decision is saved at once, and found again by the text of its row.
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.rows import Row, fingerprint, texts, with_texts
+from gemma_colab.core.rows import Row, fingerprint, fingerprint_of, texts, with_texts
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.data.cleaning import DROPPED, LOG_COLUMNS
 from gemma_colab.data.finding import CheckContext
@@ -89,7 +90,21 @@ class Review:
         self.decisions = together
 
     def of(self, row: Row) -> dict | None:
-        return self.decisions.get(fingerprint(row))
+        """Return the decision on this row, or None."""
+        return self.decisions and (self.decisions.get(fingerprint(row)) or self._of_version_1(row))
+
+    def _of_version_1(self, row: Row) -> dict | None:
+        """Find a decision made when a row of two turns was still instruction, input and output: any blank line may have parted them."""
+        if len(row["messages"]) != 2:
+            return None
+        asked, said = (turn["content"] for turn in row["messages"])
+        for i in [len(asked), *(m.start() for m in re.finditer("\n\n", asked))]:
+            old = {"instruction": asked[:i], "input": asked[i + 2 :], "output": said}
+            if one := self.decisions.get(fingerprint_of(old)):
+                old |= one.get("new", {})
+                new = {"question": "\n\n".join(filter(None, (old["instruction"], old["input"]))), "answer": old["output"]}
+                return one | ({"new": new} if "new" in one else {})
+        return None
 
     @property
     def kept(self) -> dict[str, set[str]]:

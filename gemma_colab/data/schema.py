@@ -123,16 +123,18 @@ def _arrows(mapping: dict[str, str]) -> str:
     return ", ".join(f"{printable(theirs)} -> {ours}" for ours, theirs in mapping.items())
 
 
-def recognize(record: dict[str, Any]) -> Schema:
-    """Find out by their names what the columns of a record mean. Raises `UnknownSchema` where none or several fit."""
+def recognize(record: dict[str, Any], told: dict[str, str] | None = None) -> Schema:
+    """Find out by their names what the columns of a record mean. told: a mapping of extras, such as the conversation. Raises
+    `UnknownSchema` where none or several fit."""
     kinds = {column: _kind(value) for column, value in record.items()}
+    told = {ours: c for ours, theirs in (told or {}).items() for c in kinds if normal(c) == normal(theirs)}
     found = {ours: [c for name in names for c in kinds if normal(c) == name] for ours, names in NAMES.items()}
     chats = [c for c in found["messages"] if kinds[c] == "turns"]
     chats += [c for c in found["messages"] if normal(c) in CHATS and kinds[c] != "null"]
     if chats:
         extras = {ours: c for ours in EXTRAS for c in found[ours][::-1] if c != chats[0]}  # the first name wins: it comes last
         name = CHATS.get(normal(chats[0]), f"conversations in {printable(chats[0])!r}")
-        return _schema(name, {"messages": chats[0]} | extras, kinds)
+        return _schema(name, {"messages": chats[0]} | extras | told, kinds)
     mapping = _question_and_answer(record, found)
     if earlier := [c for c in found["earlier turns"] if kinds[c] in ("list", "turns")]:
         mapping["earlier turns"] = earlier[0]
@@ -140,7 +142,7 @@ def recognize(record: dict[str, Any]) -> Schema:
     name = NAMED.get(names, "question/answer columns: " + _arrows(mapping))
     if "turns" in (kinds[mapping["instruction"]], kinds[mapping["output"]]):
         name = f"conversational {name}"
-    return _schema(name, mapping, kinds)
+    return _schema(name, mapping | told, kinds)
 
 
 def _kind(value: Any) -> str:
@@ -214,6 +216,8 @@ def check_mapping(mapping: dict[str, str] | None) -> None:
         raise SettingsError(f"mapping has the key {shown(unknown[0])}, which is not one of {', '.join(MAPPABLE)}{hint}")
     if "messages" in mapping and mapping.keys() & set(PARTS):
         raise SettingsError("mapping has messages as well as instruction, input or output; give one or the other")
+    if mapping and mapping.keys() <= set(EXTRAS):
+        return  # the question and the answer are found by their names
     if "messages" not in mapping and not ("output" in mapping and mapping.keys() & {"instruction", "input"}):
         raise SettingsError(f"mapping names only {', '.join(mapping) or 'nothing'}; it needs instruction and output, or messages")
 
@@ -282,7 +286,8 @@ class SchemaReader:
                 self.known.clear()
             self.unseen -= set(map(normal, record))
             try:
-                schema = mapped(self.mapping, record, self.table) if self.mapping else recognize(record)
+                whole = (self.mapping or {}).keys() & {"messages", *PARTS}
+                schema = mapped(self.mapping, record, self.table) if whole else recognize(record, self.mapping)
             except UnknownSchema as bad:
                 usual = next((schema.columns for schema in self.known.values() if "output" in schema.columns), {})
                 lacking = [ours for ours in ("instruction", "output") if usual and usual[ours] not in record]

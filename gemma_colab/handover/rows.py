@@ -37,7 +37,8 @@ def prepare_rows(
     a sentence on the split.
 
     source and reading: as for `data.read_rows`; rows that can't be read are put aside, and are an error of the report.
-    accept: findings you overrule, see `data.check_rows`. groups, validation_size, test_size, seed: as for `data.split_rows`.
+    accept: findings you overrule, see `data.check_rows`. groups: a column of the file, such as the
+    customer; rows with the same value stay on one side of the split. validation_size, test_size, seed: as for `data.split_rows`.
     too_long: "keep" rows beyond max_length (they will be cut), or "drop" or "split" them as `data.turns.fit` does; that needs the
     tokenizer. Writes `rows/train.jsonl`, `rows/validation.jsonl`,
     `rows/test.jsonl`, `rows/report.json`, and what was changed or left out: `rows/cleaning_log.jsonl`, `rows/review_log.jsonl`,
@@ -48,6 +49,8 @@ def prepare_rows(
     own = workspace.path / "rows"
     if own in [path := Path(source).absolute().resolve(), *path.parents]:
         raise SettingsError(f"source={str(source)!r} lies in {own}, which would be overwritten; copy it elsewhere first")
+    if groups:  # the reader keeps this column, and rows of one conversation are never parted
+        reading["mapping"] = (reading.get("mapping") or {}) | {"conversation": groups}
     found = read_rows(source, on_bad="aside", **reading)
     rows, log = clean(found.rows, steps)
     review = Review(workspace)
@@ -66,7 +69,7 @@ def prepare_rows(
     splits, how = None, report.reason
     if report.verdict != "blocked":
         try:
-            splits, notes = split_rows(rows, groups=groups, **dataclasses.asdict(split_settings))
+            splits, notes = split_rows(rows, **dataclasses.asdict(split_settings))
             report, how = report.with_findings(notes.findings, accept), notes.sentence
         except DatasetError as e:
             how = str(e)

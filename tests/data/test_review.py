@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.rows import answer, fingerprint, to_messages, with_texts
+from gemma_colab.core.rows import answer, fingerprint, fingerprint_of, to_messages, with_texts
 from gemma_colab.data.cleaning import DROPPED, LOG_COLUMNS, undo
 from gemma_colab.data.report import check_rows
 from gemma_colab.data.review import FILE, REVIEW_CHECKS, SIDE_BY_SIDE, Review, find_cases
@@ -143,3 +143,16 @@ def test_checks_can_be_chosen():
     assert chosen == {"placeholder"}
     assert find_cases(rows, report, [])[0] == []
     assert {"contradiction", "near duplicate"} <= set(REVIEW_CHECKS)
+
+
+def test_decisions_of_version_1_are_found_again(workspace):
+    old = {"instruction": "Клиент спрашивает.", "input": "Где заказ?\n\nУже неделя.", "output": "В пути."}
+    key = fingerprint_of(old)
+    row = to_messages(old)
+    workspace.write_json("review.json", {key: {"action": "edit", "why": "", "checks": [], "new": {"output": "Едет."}}})
+    rows, log = Review(workspace).apply([row])
+    assert rows[0]["messages"] == [row["messages"][0], {"role": "assistant", "content": "Едет."}]
+    assert list(log["field"]) == ["answer"]
+    workspace.write_json("review.json", {key: {"action": "drop", "why": "wrong", "checks": []}})
+    assert Review(workspace).apply([row])[0] == []
+    assert Review(workspace).of(to_messages(old | {"output": "Нет."})) is None

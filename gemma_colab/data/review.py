@@ -91,7 +91,7 @@ class Review:
 
     def of(self, row: Row) -> dict | None:
         """Return the decision on this row, or None."""
-        return self.decisions and (self.decisions.get(fingerprint(row)) or self._of_version_1(row))
+        return (self.decisions.get(fingerprint(row)) or self._of_version_1(row)) if self.decisions else None
 
     def _of_version_1(self, row: Row) -> dict | None:
         """Find a decision made when a row of two turns was still instruction, input and output: any blank line may have parted them."""

@@ -22,7 +22,7 @@ IN_USE = """import json, sys, importlib.metadata as metadata
 print(json.dumps(sorted({d for top, ds in metadata.packages_distributions().items() if top in sys.modules for d in ds})))"""
 # What meets other versions here: Gemma 3 and its training, tables and files, panels, and what is asked of the Hub.
 TESTS = """test_model test_training test_generation test_export test_reading test_ui test_live test_settings_panels test_train_panel
-test_mapping_panel test_review_panel test_chat_panel test_blind test_hub test_hub_push test_preflight test_lent test_unpack""".split()
+test_review_panel test_chat_panel test_blind test_hub test_hub_push test_preflight test_lent test_unpack""".split()
 TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis", "playwright", "gguf", "packaging")
 
 

@@ -162,7 +162,7 @@ def test_weights_that_could_run_code_are_not_loaded(random_gemma, tmp_path):
     folder = shutil.copytree(random_gemma, tmp_path / "pickled")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="has no weights in the safetensors format"):
+    with pytest.raises(ModelError, match="has no weights as safetensors"):
         load_model(str(folder), torch.float32)
 
 
@@ -416,11 +416,11 @@ from transformers import AutoModelForCausalLM
 from gemma_colab.export.merged import merge
 from gemma_colab.core.loading import load_model
 from gemma_colab.core.lora import lora_config
-from gemma_colab.model.preflight import _torchao
+from gemma_colab.model.preflight import preflight
 from gemma_colab.core.settings import LoraSettings
 
 what, base, adapter, out = sys.argv[1:]
-print(*_torchao())
+print(preflight("tiny-gemma3"))
 try:
     get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora_config(LoraSettings()))
 except ImportError as e:

@@ -140,7 +140,12 @@ def _check_target_modules(target_modules: str) -> None:
     blocks = [f"{model}.layers.{i}" for model in ("model", "model.language_model") for i in range(64)]
     if not any(pattern.fullmatch(f"{block}.{name}") for block in blocks for name in LINEAR):
         raise SettingsError(f"target_modules={target_modules!r} matches no linear layer, by its whole name; {remedy}")
-    if any(map(pattern.fullmatch, "model.norm lm_head model.embed_tokens model.layers.0.self_attn".split())):
+    if any(
+        map(
+            pattern.fullmatch,
+            "model.norm lm_head model.embed_tokens model.layers.0.self_attn model.layers.0.self_attn.q_norm".split(),
+        )
+    ):
         raise SettingsError(f"target_modules={target_modules!r} matches more than linear layers; {remedy}")
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 # The linear layers of one block, named from the block on.
 LINEAR = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
+NOT_LINEAR = "model.norm lm_head model.embed_tokens model.layers.0.self_attn model.layers.0.self_attn.q_norm".split()
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
 # Words of the vocabulary that TRL's fused loss scores at once on a CPU, see `trainer.score_answers_only`: so many fit its cache.
 CPU_TILE = 4096
@@ -140,12 +141,7 @@ def _check_target_modules(target_modules: str) -> None:
     blocks = [f"{model}.layers.{i}" for model in ("model", "model.language_model") for i in range(64)]
     if not any(pattern.fullmatch(f"{block}.{name}") for block in blocks for name in LINEAR):
         raise SettingsError(f"target_modules={target_modules!r} matches no linear layer, by its whole name; {remedy}")
-    if any(
-        map(
-            pattern.fullmatch,
-            "model.norm lm_head model.embed_tokens model.layers.0.self_attn model.layers.0.self_attn.q_norm".split(),
-        )
-    ):
+    if any(map(pattern.fullmatch, NOT_LINEAR)):
         raise SettingsError(f"target_modules={target_modules!r} matches more than linear layers; {remedy}")
 
 

@@ -123,7 +123,7 @@ def measure(recipe: Recipe, folder: Path, dry: bool) -> dict:
     from transformers import TrainerCallback
 
     from gemma_colab.core.chat import load_tokenizer, tokenize_row
-    from gemma_colab.core.loading import load_4bit, load_model
+    from gemma_colab.core.loading import load_model
     from gemma_colab.core.lora import lora_config
     from gemma_colab.core.rows import to_messages
     from gemma_colab.core.trainer import build_trainer, sft_config
@@ -168,7 +168,7 @@ def measure(recipe: Recipe, folder: Path, dry: bool) -> dict:
     args = dataclasses.replace(bare, **sft)  # a wrong name is an error, in a dry run too
     if left_out:
         args = dataclasses.replace(bare, **{name: value for name, value in sft.items() if name not in left_out})
-    model = (load_4bit if recipe.four_bit else load_model)(name, dtype)
+    model = load_model(name, dtype, quantization_config(dtype) if recipe.four_bit else None)
     if recipe.attention not in left_out:
         model.set_attn_implementation(recipe.attention)
 

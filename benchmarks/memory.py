@@ -24,7 +24,7 @@ from steps import training_peak
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemma_colab.core.catalog import CATALOG, Dimensions
-from gemma_colab.core.loading import load_4bit, load_model
+from gemma_colab.core.loading import load_model
 from gemma_colab.core.machine import describe_machine
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.workspace import samples
@@ -119,8 +119,10 @@ def main() -> int:
                 max_length=tokens,
                 gradient_checkpointing=checkpointing,
             )
-            load = load_4bit if four_bit else load_model
-            found = training_peak(load(folder, dtype), dtype, lora, train, tokens)  # no name keeps the model for the next case
+            nf4 = quantization_config(dtype) if four_bit else None
+            found = training_peak(
+                load_model(folder, dtype, nf4), dtype, lora, train, tokens
+            )  # no name keeps the model for the next case
             plan = memory_plan(SHAPES[size], lora, train, tokens=tokens, dtype=dtype, load_in_4bit=four_bit, gpu=GPU).sum()
             off = plan / found - 1
             worst = max(worst, abs(off))

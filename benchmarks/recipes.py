@@ -16,7 +16,6 @@ from trl import SFTConfig, SFTTrainer
 
 from gemma_colab.core.catalog import TINY
 from gemma_colab.core.chat import load_tokenizer
-from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.machine import describe_machine, pick_dtype
 from gemma_colab.core.settings import LoraSettings, TrainSettings
@@ -75,7 +74,7 @@ def load_plain(name: str) -> PreTrainedModel:
 
 
 def load_ours(name: str) -> PreTrainedModel:
-    return load_4bit(name, DTYPE)
+    return load_model(name, DTYPE, quantization_config(DTYPE))
 
 
 # Where the GPU computes in bfloat16 both give the same model, which then needn't be loaded at each turn.

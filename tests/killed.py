@@ -8,9 +8,9 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
+from steps import load_4bit
 
 from gemma_colab.core.chat import load_tokenizer
-from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.training.checkpoints import whole_checkpoints

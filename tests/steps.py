@@ -7,6 +7,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from gemma_colab.core.chat import load_tokenizer
+from gemma_colab.core.loading import load_model, quantization_config
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.trainer import build_trainer, sft_config
@@ -53,3 +54,7 @@ def plain_losses(model, tokenizer, rows: list[dict], r: int, folder, **changes) 
             parameter.data = parameter.data.float()
     plain.train()
     return [line["loss"] for line in plain.state.log_history if "loss" in line]
+
+
+def load_4bit(name, dtype):
+    return load_model(name, dtype, quantization_config(dtype))

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 from peft import get_peft_model
+from steps import load_4bit
 
 from gemma_colab.cli import main
 from gemma_colab.core.errors import ModelError, SettingsError
-from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import answer, to_messages
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings

@@ -7,9 +7,9 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import get_peft_model
+from steps import load_4bit
 
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import answer, prompt, to_messages
 from gemma_colab.core.settings import LoraSettings

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 import torch
 from peft import get_peft_model
+from steps import load_4bit
 from transformers import AutoModelForCausalLM
 
 from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.errors import WorkspaceError
-from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
+from steps import load_4bit
 
-from gemma_colab.core.loading import load_4bit
 from gemma_colab.evaluation.generation import GREEDY, SAMPLING, _keys, generate, generate_answers
 
 QUESTIONS = ["Какая столица Японии?", "Count from 3 to 6.", "Сложи 2 и 3.", "Повтори слова: кот мост лампа"]

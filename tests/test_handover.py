@@ -6,11 +6,11 @@ import signal
 
 import pytest
 import torch
+from steps import load_4bit
 
 from gemma_colab.core.catalog import CATALOG
 from gemma_colab.core.chat import load_tokenizer
 from gemma_colab.core.errors import BlockedError, GemmaColabError, ModelError, TrainingError, WorkspaceError
-from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.machine import Machine
 from gemma_colab.core.rows import answer, question
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings

@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot as plt
+from steps import load_4bit
 from transformers import TrainerCallback
 
 from gemma_colab.core import live_curve as live
 from gemma_colab.core.history import history_table
 from gemma_colab.core.live import PAUSE, LiveHistory
 from gemma_colab.core.live_curve import LiveCurve, TextProgress, clock, curve_axes, curve_png, live_view, loss_curve
-from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.training.short import short_trainer

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import save_random_gemma
-from steps import training_peak
+from steps import load_4bit, training_peak
 
 from gemma_colab import cli
 from gemma_colab.core.catalog import CATALOG, dimensions_of
 from gemma_colab.core.chat import token_lengths
 from gemma_colab.core.errors import ModelError, SettingsError
-from gemma_colab.core.loading import load_4bit, load_model
+from gemma_colab.core.loading import load_model
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.machine import GIB
 from gemma_colab.core.settings import LoraSettings, TrainSettings

@@ -16,6 +16,7 @@ from checkpoints import save_random_multimodal
 from conftest import ROOT
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from steps import load_4bit
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, LlamaConfig
 
 from gemma_colab.core import loading
@@ -23,7 +24,7 @@ from gemma_colab.core.catalog import CATALOG, dimensions_of
 from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.float16 import keep_residual_in_float32
-from gemma_colab.core.loading import load_4bit, load_model, load_tokenizer, quantization_config
+from gemma_colab.core.loading import load_model, load_tokenizer, quantization_config
 from gemma_colab.core.lora import lora_config, lora_parameters
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings

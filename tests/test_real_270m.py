@@ -9,11 +9,11 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file
-from steps import training_peak
+from steps import load_4bit, training_peak
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gemma_colab.core.catalog import PACKAGED, dimensions_of, source_of
-from gemma_colab.core.loading import load_4bit, load_model, load_tokenizer
+from gemma_colab.core.loading import load_model, load_tokenizer
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings

@@ -11,11 +11,11 @@ import torch
 from datasets import Dataset
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
-from steps import plain_losses
+from steps import load_4bit, plain_losses
 from transformers import TrainerCallback
 
 from gemma_colab.core.errors import TrainingError, WorkspaceError
-from gemma_colab.core.loading import load_4bit, load_model
+from gemma_colab.core.loading import load_model
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings

@@ -24,11 +24,12 @@ from accelerate.utils import DistributedType
 from conftest import ROOT
 from peft import PeftModel
 from safetensors.torch import load_file
+from steps import load_4bit
 
 from gemma_colab.cli import main
 from gemma_colab.core import machine as hardware
 from gemma_colab.core.errors import ModelError, SettingsError
-from gemma_colab.core.loading import load_4bit, quantization_config
+from gemma_colab.core.loading import quantization_config
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.trainer import sft_config
 from gemma_colab.core.workspace import Workspace

@@ -8,12 +8,12 @@ import pytest
 import torch
 from datasets import Dataset
 from datasets.utils import are_progress_bars_disabled
+from steps import load_4bit
 from transformers import TrainerControl
 from trl import SFTTrainer
 
 from gemma_colab.core.errors import ModelError, SettingsError
 from gemma_colab.core.history import history_table
-from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings

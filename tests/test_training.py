@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from datasets import Dataset
-from steps import emulate_fp16, plain_losses
+from steps import emulate_fp16, load_4bit, plain_losses
 from trl import SFTConfig, SFTTrainer
 from trl.trainer import utils as trl_utils
 
@@ -13,7 +13,6 @@ from gemma_colab.core import trainer as trainer_module
 from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.history import history_table
-from gemma_colab.core.loading import load_4bit
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings

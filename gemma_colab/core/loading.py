@@ -98,11 +98,6 @@ def load_model(
     return model.eval()
 
 
-def load_4bit(name: str, dtype: torch.dtype) -> PreTrainedModel:
-    """`load_model` in 4 bit, the text part."""
-    return load_model(name, dtype, quantization_config(dtype))
-
-
 def keep_cpu_weights_unpacked(model: PreTrainedModel) -> PreTrainedModel:
     """Switch off bitsandbytes' packed weights on CPUs with bf16 instructions; returns the model.
 

@@ -123,7 +123,7 @@ def measure(recipe: Recipe, folder: Path, dry: bool) -> dict:
     from transformers import TrainerCallback
 
     from gemma_colab.core.chat import load_tokenizer, tokenize_row
-    from gemma_colab.core.loading import load_model
+    from gemma_colab.core.loading import load_model, quantization_config
     from gemma_colab.core.lora import lora_config
     from gemma_colab.core.rows import to_messages
     from gemma_colab.core.trainer import build_trainer, sft_config

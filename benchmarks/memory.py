@@ -24,7 +24,7 @@ from steps import training_peak
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemma_colab.core.catalog import CATALOG, Dimensions
-from gemma_colab.core.loading import load_model
+from gemma_colab.core.loading import load_model, quantization_config
 from gemma_colab.core.machine import describe_machine
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.workspace import samples

@@ -16,6 +16,7 @@ from trl import SFTConfig, SFTTrainer
 
 from gemma_colab.core.catalog import TINY
 from gemma_colab.core.chat import load_tokenizer
+from gemma_colab.core.loading import load_model, quantization_config
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.machine import describe_machine, pick_dtype
 from gemma_colab.core.settings import LoraSettings, TrainSettings
@@ -93,7 +94,7 @@ def plain_with_our_settings(
 
     def run(model: PreTrainedModel, rows: Dataset, folder: str) -> dict:
         args = sft_config(train, folder, len(rows), DTYPE)
-        args.disable_tqdm = True
+        args.disable_tqdm, args.assistant_only_loss = True, False  # the rows are tokens, with their labels
         return just_train(model, args, lora, adapters, rows, validation)
 
     return run

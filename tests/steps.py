@@ -30,9 +30,7 @@ def training_peak(model, dtype: torch.dtype, lora: LoraSettings, train: TrainSet
         ids = [row[: tokens - i % 2] for i, row in enumerate(ids)]
     data = Dataset.from_list([{"input_ids": row, "labels": row} for row in ids])
     with tempfile.TemporaryDirectory() as out:
-        args = sft_config(
-            train.replace(num_train_epochs=1, last_answer_only=True), out, len(ids), torch.float32 if emulated else dtype
-        )
+        args = sft_config(train.replace(num_train_epochs=1), out, len(ids), torch.float32 if emulated else dtype)
         args.eval_strategy, args.save_strategy, args.load_best_model_at_end, args.disable_tqdm = "no", "no", False, True
         trainer = build_trainer(model, load_tokenizer("tiny-gemma3"), data, None, args, lora_config(lora))
         if emulated:

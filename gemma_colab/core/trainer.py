@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from contextlib import contextmanager, nullcontext
@@ -93,6 +94,8 @@ def build_trainer(
             f"n_gpu={args.n_gpu} must be 1, one process trains on one GPU; set CUDA_VISIBLE_DEVICES=0 before anything asks torch for a "
             "GPU and restart, or train on all with accelerate launch (docs/recipes.md)"
         )
+    if "input_ids" in train_dataset.column_names:  # rows of tokens bring their labels
+        args = dataclasses.replace(args, assistant_only_loss=False)
     unload_adapters(model)
     if args.use_cpu:
         score_answers_only()
@@ -123,8 +126,8 @@ def build_trainer(
 
 
 def as_trl_reads(rows: Dataset, args: SFTConfig) -> Dataset:
-    """The messages alone; where only the last answer is learned, in TRL's form of a prompt and its completion."""
-    if "input_ids" in rows.column_names:  # tokenized already
+    """The messages alone; where only the last answer is learned, in TRL's form of a prompt and its completion; tokens as they are."""
+    if "input_ids" in rows.column_names:
         return rows
     rows = rows.select_columns("messages")
     if args.assistant_only_loss:

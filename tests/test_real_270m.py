@@ -251,7 +251,7 @@ def test_llama_cpp_answers_as_the_merged_model_does(merged, chats, tmp_path, out
     """Where two words are nearly as likely, rounding decides, and the rest of an answer is another; q8_0 rounds most."""
     folder, plain = merged
     path, tokenizer = write_gguf(folder, tmp_path / f"{outtype}.gguf", outtype=outtype), AutoTokenizer.from_pretrained(folder)
-    prompts = [chat["prompt"] for chat in chats[2]]
+    prompts = [chat["messages"][:-1] for chat in chats[2]]
     expected = generate_answers(plain, tokenizer, prompts, max_new_tokens=24)
     assert len(set(expected)) > 10
     table = check_gguf(path, prompts, expected, max_new_tokens=24, n_ctx=512, n_threads=1)

@@ -192,6 +192,14 @@ def test_rows_that_cannot_be_split_are_blocked_with_their_report(tmp_path, capsy
     assert (tmp_path / "ws" / "blocked" / "report.json").exists()
 
 
+def test_rows_that_only_cannot_be_split_are_blocked_too(tmp_path, good, capsys):
+    path = write(tmp_path / "one.jsonl", [row | {"customer": "7"} for row in read(good)[2:122]])
+    command = [path, "--map", "conversation=customer"]
+    assert main(["check", *command]) == 0
+    assert main(["prepare", *command, "--workspace", str(tmp_path / "ws")]) == 2
+    assert "too few for train" in capsys.readouterr().err
+
+
 def test_a_console_without_cyrillic(tmp_path):
     command = [sys.executable, "-c", "import sys; from gemma_colab.cli import main; sys.exit(main())", "check", RAW]
     done = subprocess.run(command, capture_output=True, check=False, env=os.environ | {"PYTHONIOENCODING": "cp1252"})

@@ -8,8 +8,7 @@ import sys
 
 from gemma_colab import BlockedError, open_workspace, quiet_libraries
 from gemma_colab.data import check_rows, prepare_rows, read_rows
-
-EXIT_CODES = {"ready": 0, "fix first": 1, "blocked": 2}
+from gemma_colab.data.report import EXIT_CODES
 
 
 def _column(text: str) -> tuple[str, str]:
@@ -82,7 +81,8 @@ def _prepare(args: argparse.Namespace) -> int:
         report, how = prepare_rows(args.file, workspace, accept=args.accept, too_long=args.too_long, **options)
     except BlockedError as e:
         print(e, file=sys.stderr)
-        return _show(e.report, args.json) and EXIT_CODES["blocked"]
+        _show(e.report, args.json)
+        return EXIT_CODES["blocked"]  # also where the rows are ready, and only can't be split
     status = _show(report, args.json, split=how)
     if not args.json:
         print(f"\n{how}\nsaved in {workspace.path / 'rows'}, with cleaning_log.jsonl: every change, before and after")

@@ -8,7 +8,8 @@ import sys
 
 from gemma_colab import BlockedError, open_workspace, quiet_libraries
 from gemma_colab.data import check_rows, prepare_rows, read_rows
-from gemma_colab.data.report import EXIT_CODES
+
+EXIT_CODES = {"ready": 0, "fix first": 1, "blocked": 2}
 
 
 def _column(text: str) -> tuple[str, str]:

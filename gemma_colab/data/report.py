@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 FINDINGS = frozenset(name for check in CHECKS for name in check.names)
 FINDINGS |= {"unreadable row", "lengths", "reviewed", "leak", "validation too small"}
 VERDICTS = {"E": "blocked", "W": "fix first", "I": "ready"}
-EXIT_CODES = {"ready": 0, "fix first": 1, "blocked": 2}
 
 
 @dataclass(frozen=True)

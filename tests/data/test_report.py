@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from gemma_colab.cli.data import EXIT_CODES
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import answer, fingerprint, question, to_messages, with_texts
-from gemma_colab.data.report import EXIT_CODES, FINDINGS, check_rows, parameters
+from gemma_colab.data.report import FINDINGS, check_rows, parameters
 
 ASIDE = [{"line": 7, "problem": "not valid JSON", "content": "{"}, {"line": 30, "problem": "no answer", "content": "{}"}]
 

@@ -37,10 +37,7 @@ def loss_curve(history: pd.DataFrame, ax: Axes | None = None, title: str = "loss
     Beyond 20 steps the training loss is drawn thin, and its mean over neighbors thick. The axis ends at 1.5 times the loss at
     the start: one broken step must not press the rest flat.
     """
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        ax = plt.subplots(figsize=(7, 3.2), layout="constrained")[1]
+    ax = ax or new_axes(7, 3.2)
     train, validation = history.dropna(subset=["loss"]), history.dropna(subset=["eval_loss"])
     many = len(train) > 20
     ax.plot(
@@ -60,6 +57,13 @@ def loss_curve(history: pd.DataFrame, ax: Axes | None = None, title: str = "loss
         ax.legend()
     ax.grid(alpha=0.3)
     return ax
+
+
+def new_axes(width: float, height: float) -> Axes:
+    """Axes on a new figure of pyplot's, which a notebook shows. width, height: in inches."""
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
 
 
 def save_loss_curve(log_history: list[dict], file: str | Path | BinaryIO, dpi: int = 100) -> None:

@@ -16,7 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.history import smoothed
+from gemma_colab.core.live_curve import BEST, TRAIN, new_axes
 from gemma_colab.core.settings import LoraSettings, TrainSettings
+from gemma_colab.training.records import cut_above_the_start
 from gemma_colab.training.short import short_run
 
 if TYPE_CHECKING:
@@ -37,9 +39,6 @@ class LearningRates:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot the loss of each step over its learning rate, smoothed too, and the suggestion; the title says why."""
-        from gemma_colab.core.live_curve import BEST, TRAIN
-        from gemma_colab.training.records import cut_above_the_start, new_axes
-
         ax, table = ax or new_axes(7, 3.2), self.table
         ax.plot(table["learning_rate"], table["loss"], ".", color=TRAIN, alpha=0.5, label="each step")
         ax.plot(table["learning_rate"], table["smoothed"], color=TRAIN, label="smoothed")

@@ -14,6 +14,7 @@ import pandas as pd
 
 from gemma_colab.core.errors import SettingsError, WorkspaceError
 from gemma_colab.core.history import HISTORY_COLUMNS
+from gemma_colab.core.live_curve import new_axes
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.model.choice import shown_name
@@ -159,12 +160,6 @@ def _best(history: pd.DataFrame) -> dict:
     if validation.empty:
         return {"best_eval_loss": None, "best_step": None}
     return {"best_eval_loss": float(validation.min()), "best_step": int(validation.idxmin())}
-
-
-def new_axes(width: float, height: float) -> Axes:
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(figsize=(width, height), layout="constrained")[1]
 
 
 def cut_above_the_start(ax: Axes, start: pd.Series) -> None:

@@ -24,6 +24,7 @@ from gemma_colab.core.history import history_table
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.trainer import build_trainer, sft_config
+from gemma_colab.training.replay import general_rows, mix_in
 
 
 class MovingBar(TrainerCallback):
@@ -140,8 +141,6 @@ def short_run(
     Returns what `measure` returned, without one the `history_table`: one line a step. Raises `ModelError` for a `PeftModel`.
     """
     if settings.replay:
-        from gemma_colab.training.replay import general_rows, mix_in
-
         rows = mix_in(rows, general_rows() if general is None else general, settings.replay, settings.seed)
     with tqdm(desc="short run", unit="step", leave=False) as bar:
         how = {"eval_rows": eval_rows, "max_steps": max_steps, "callbacks": [MovingBar(bar), *callbacks]}

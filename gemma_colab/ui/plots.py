@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from gemma_colab.core.catalog import Dimensions
+from gemma_colab.core.live_curve import new_axes
 from gemma_colab.core.lora import adapted_layers, lora_parameters
 from gemma_colab.core.settings import LoraSettings
 
@@ -16,7 +16,7 @@ FROZEN, TRAINED = "#c9ccd1", "#c8552b"
 def frozen_and_trained(name: str, dimensions: Dimensions, lora: LoraSettings, ax: Axes | None = None) -> Axes:
     """Draw the linear layers of the first block to scale, as wide as their inputs and as high as their outputs: frozen in grey, and
     beside each its two thin trained matrices, A below and B on the right (never thinner than a line)."""
-    ax = ax if ax is not None else plt.subplots(figsize=(9, 3.2), layout="constrained")[1]
+    ax = ax or new_axes(9, 3.2)
     adapted, unit = adapted_layers(dimensions, lora)[0], max(max(size) for size in dimensions.linear_layers.values())
     left, line, gap = 0.0, unit / 150, unit / 18
     for layer, (inputs, outputs) in dimensions.linear_layers.items():

@@ -25,7 +25,7 @@ def memory_note(
     plan = {"tokens": tokens, "dtype": dtype_name(machine, dimensions)[0], "gpu": machine.gpu is not None} | plan
     parts, limit = memory_plan(dimensions, lora, train, **plan), machine.gpu_gib if machine.gpu else machine.ram_gib
     total = float(parts.sum())
-    small = total < limit / 20
+    small, word = total < limit / 20, fits(total, limit)
     shown = render(
         "ui/panels",
         "memory",
@@ -35,9 +35,9 @@ def memory_note(
         scale=1.05 * total if small else max(total, limit),
         small=small,
         device=machine.gpu or "this machine's memory",
-        word=fits(total, limit),
+        word=word,
         task=task(train, tokens),
-        first=_first(plan_training(dimensions, lora, train, [plan.pop("tokens")], limit, **plan)[1]),
+        first="" if word == "fits" else _first(plan_training(dimensions, lora, train, [plan.pop("tokens")], limit, **plan)[1]),
     )
     return HTML(shown)
 
@@ -49,9 +49,7 @@ def task(train: TrainSettings, tokens: int) -> str:
 
 
 def _first(tried: pd.DataFrame) -> str:
-    """The first change that saves something, and those after it until it fits; "" if nothing need change."""
-    if tried["fits"].iloc[0] == "fits":
-        return ""
+    """The first change that saves something, and those after it until it fits. tried: of `plan_training`."""
     if tried["GiB"].isna().any():
         return f"{tried['change'].iloc[-1]}. With all that can be saved here, it still takes {tried['GiB'].min():.1f} GiB."
     helps = tried[tried["GiB"] < tried["GiB"].iloc[0] - 0.05]

@@ -66,11 +66,6 @@ def with_texts(row: Row, new: dict[str, str]) -> Row:
     return row | {"messages": [turn | {"content": text} for turn, text in zip(row["messages"], contents, strict=True)]}
 
 
-def answer_field(row: Row) -> str:
-    """Return the field of the last answer."""
-    return "answer"
-
-
 def place(row: Row, number: int) -> str:
     """Say where to look for a row: "line 17", or "item 17" of a list that stands on one line; else its number, from 0."""
     return next((f"{name} {row[name]}" for name in ("item", "line") if name in row), f"row {number}")

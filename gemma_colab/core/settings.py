@@ -22,8 +22,6 @@ SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
 CPU_TILE = 4096
 # Two numbers a trained weight in 32 bit; in 8 bit; in 8 bit, and moved to the CPU's memory when the GPU's runs out.
 OPTIMIZERS = ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
-# What `SFTConfig` doesn't have: which answers count, what is mixed in, how often to look and save, when to stop.
-OUR_OWN = ("last_answer_only", "replay", "evals_per_epoch", "save_minutes", "early_stopping_patience")
 
 
 def within(default, low, high):  # declares a number from low to high
@@ -147,7 +145,7 @@ def _check_target_modules(target_modules: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(Settings):
-    """How the adapter is trained. The names are those of `trl.SFTConfig`; those of `OUR_OWN` are this project's.
+    """How the adapter is trained. The names are those of `trl.SFTConfig`; the last five are this project's.
 
     per_device_train_batch_size: rows computed at once. gradient_accumulation_steps: such batches added up before one update.
     num_train_epochs: passes over the training rows. warmup_steps: updates until the full rate. max_length: tokens of a row that are

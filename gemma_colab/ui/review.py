@@ -9,7 +9,7 @@ import ipywidgets as widgets
 
 from gemma_colab.core.errors import GemmaColabError, SettingsError
 from gemma_colab.core.html import pieces, render
-from gemma_colab.core.rows import Row, answer, answer_field, fingerprint, place, texts
+from gemma_colab.core.rows import Row, answer, fingerprint, place, texts
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.data.finding import Hit
 from gemma_colab.data.report import FINDINGS, Report
@@ -41,14 +41,14 @@ class _Card:
         notes = list(dict.fromkeys((check, hit.note) for check, hit in said)) or [("", "shown to compare")]
         self.head.value = render(TEMPLATE, "head", place, notes, DONE[decision["action"]] if decision else None)
         self.question.value = render(TEMPLATE, "parts", list(_parts(row, [hit for _, hit in said])))
-        self.shown = (decision or {}).get("new", {}).get(answer_field(row), answer(row))
+        self.shown = (decision or {}).get("new", {}).get("answer", answer(row))
         self.answer.value, self.answer.rows = self.shown, min(14, 2 + len(self.shown) // 50 + self.shown.count("\n"))
 
 
 def _parts(row: Row, hits: list[Hit]):
     """Yield (name, pieces) of each turn of the question, and of what is hit in the answer; a piece is (text, marked?)."""
     for turn, (field, text) in zip(row["messages"], texts(row).items(), strict=True):
-        if field != answer_field(row):
+        if field != "answer":
             spans = [(hit.start, hit.end or len(text)) for hit in hits if hit.field == field]
             yield turn["role"], pieces(text, spans, 0, len(text))
         elif spans := [(hit.start, hit.end) for hit in hits if hit.field == field and hit.end]:
@@ -121,7 +121,7 @@ class ReviewPanel(Panel):
             return self.say("Not saved:", "an empty answer teaches nothing. Write one, or click Drop.")
         if action == "keep" and new not in (card.shown, answer(row)):
             return self.say("Not saved:", "you changed this answer. Click Save edit; Next and Previous bring back the old one.")
-        before, edit = self._decided(case), {answer_field(row): new} if action == "edit" else None
+        before, edit = self._decided(case), {"answer": new} if action == "edit" else None
         try:
             checks = dict.fromkeys(check for check, _ in self._said.get(card.row, []))
             self.review.decide(row, action, edit, why=", ".join(case.checks), checks=checks)

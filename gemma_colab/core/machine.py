@@ -99,8 +99,9 @@ def _cpu_multiplies_bf16() -> bool:
 def dtype_name(machine: Machine, dimensions: Dimensions | None = None) -> tuple[str, str]:
     """The name of the torch dtype to compute in, and why. Needs no torch.
 
-    dimensions: of the model, on which it depends on a CPU: 270M takes two thirds of the time in bfloat16, and its loss before training is the
-    same to 0.1 % (benchmarks/README.md); the tiny Gemma 3 stays in float32, in which its tests are exact. On a GPU it is decided by compute capability: `torch.cuda.is_bf16_supported()` also says True where bf16 is only emulated.
+    dimensions: of the model, on which it depends on a CPU: 270M takes two thirds of the time in bfloat16, and its loss before
+    training is the same to 0.1 % (benchmarks/README.md); the tiny Gemma 3 stays in float32, in which its tests are exact. On a GPU
+    compute capability decides: `torch.cuda.is_bf16_supported()` also says True where bf16 is only emulated.
     """
     if machine.capability is None:
         if machine.cpu_bf16 and dimensions is not None and dimensions.linear_parameters >= LARGE:

@@ -26,8 +26,9 @@ def choose_model(
     """Return the model of this workspace, and why it is: the one named here, else the choice saved there, else the one that suits this
     machine. What is new is saved.
 
-    model: "auto", "tiny-gemma3", "gemma-3-270m", a Hub id, a folder, a GGUF file. load_in_4bit: None leaves it as it is. A choice outlives the machine it was made on: raises `ModelError` when a known model is too large for this one, before it is
-    downloaded, unless `anyway`.
+    model: "auto", "tiny-gemma3", "gemma-3-270m", a Hub id, a folder, a GGUF file. load_in_4bit: None leaves it
+    as it is. A choice outlives the machine it was made on: raises `ModelError` when a known model is too large for this one, before
+    it is downloaded, unless `anyway`.
     """
     chosen, why = None, "it is the choice saved in this workspace"
     if workspace.has(ModelSettings.file):
@@ -60,8 +61,9 @@ def _refuse_too_large(chosen: ModelSettings, machine: Machine, anyway: bool) -> 
 class SavedSettings:
     """The settings for LoRA and for training in a workspace, made for one model, GPU and set of rows.
 
-    dimensions: of the model. lora, train: to change with `replace`, and to hand to a panel. seconds_per_step: as measured with these settings on this GPU, or None.
-    correction: what `training.trial_run` found out about the memory of this model on this GPU, for `memory_plan`; {} before.
+    dimensions: of the model. lora, train: to change with `replace`, and to hand to a panel. seconds_per_step: as measured
+    with these settings on this GPU, or None. correction: what `training.trial_run` found out about the memory of this model on
+    this GPU, for `memory_plan`; {} before.
     """
 
     def __init__(self, workspace: Workspace, chosen: ModelSettings, machine: Machine, lengths: Sequence[int] | None = None):

@@ -76,7 +76,8 @@ def plan_training(
 ) -> tuple[TrainSettings, pd.DataFrame]:
     """Change `train` until it fits into a GPU with 15 % to spare; or, where it fits, until it would no longer.
 
-    limit: "T4", "L4", "A100", or GiB that torch can use. dtype: what to compute in, the GPU's own unless given. lengths: tokens of each row; the longest decides. fixed: names of settings that stay, such as "packing". correction: the other
+    limit: "T4", "L4", "A100", or GiB that torch can use. dtype: what to compute in, the GPU's own unless given.
+    lengths: tokens of each row; the longest decides. fixed: names of settings that stay, such as "packing". correction: the other
     arguments of `memory_plan`. The rows behind one update stay as many as they are.
     Returns the settings, and a table of what was tried in this order: change, GiB, fits, why. Savings of time come first, those
     of quality last. Where the last row has no GiB nothing fits, and the settings are the smallest. The settings can't hold two of

@@ -11,9 +11,11 @@ import nbformat
 import pytest
 from conftest import ROOT
 
+from gemma_colab.core.settings import ModelSettings
 from gemma_colab.core.workspace import open_workspace
 from gemma_colab.model import lent
 from gemma_colab.model.preflight import token_source
+from gemma_colab.ui import settings_panel
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 VARIABLES = "HF_TOKEN CUDA_VISIBLE_DEVICES LOCAL_RANK KAGGLE_KERNEL_RUN_TYPE GEMMA_COLAB_WORKSPACE".split()
@@ -112,6 +114,11 @@ def test_kaggles_secrets_and_folder(kaggle, two_gpus, tmp_path, monkeypatch):
     monkeypatch.setattr("gemma_colab.core.workspace.DRIVE", tmp_path / "no drive")
     monkeypatch.setattr("gemma_colab.core.workspace.KAGGLE", tmp_path / "working")
     assert open_workspace().path == tmp_path / "working" / "gemma_colab"
+
+
+def test_a_panel_that_is_shown_first_decides_too(two_gpus):
+    settings_panel(ModelSettings())
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
 
 
 def test_elsewhere_nothing_is_asked(monkeypatch):

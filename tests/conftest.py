@@ -29,11 +29,15 @@ def pytest_make_parametrize_id(val):
 
 
 @pytest.fixture(autouse=True)
-def no_figure_is_left_open():
-    """Tests run in any order, and one of them counts pyplot's figures."""
+def the_process_is_left_as_it_was():
+    """Tests run in any order: one counts pyplot's figures, one asks for the bars that a command of a test before has switched off."""
     yield
     if pyplot := sys.modules.get("matplotlib.pyplot"):
         pyplot.close("all")
+    if datasets := sys.modules.get("datasets"):
+        datasets.enable_progress_bars()
+    if logging := sys.modules.get("transformers.utils.logging"):
+        logging.enable_progress_bar()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import csv
+import gc
 import gzip
 import hashlib
 import io
@@ -401,6 +402,23 @@ def test_an_optional_column_may_appear_late(tmp_path):
     mapping = {"instruction": "a", "output": "b", "system": "sys"}
     assert plain(path, mapping=mapping, limit=10) == [pair("x", "y")] * 10
     assert plain(path, mapping=mapping)[15]["messages"][0] == {"role": "system", "content": "s"}
+
+
+def test_a_bar_of_rows_that_nobody_read_is_never_shown(tmp_path, monkeypatch):
+    """In a notebook a bar that dies half read would be displayed as failed, in whichever cell runs when it is collected."""
+    import tqdm.notebook
+
+    shown_bars = []
+    monkeypatch.setattr(tqdm.notebook, "display", shown_bars.append)
+    monkeypatch.setattr(sources, "tqdm", tqdm.notebook.tqdm)
+    path = tmp_path / "rows.jsonl"
+    path.write_text((json.dumps(GOOD) + "\n") * 50)
+    assert len(read_rows(path, limit=10).rows) == 10
+    path.write_text(json.dumps(GOOD) + "\nno JSON\n" + json.dumps(GOOD))
+    with pytest.raises(DatasetError):
+        read_rows(path)
+    gc.collect()
+    assert not shown_bars
 
 
 @pytest.mark.parametrize(

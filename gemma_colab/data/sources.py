@@ -13,7 +13,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +131,20 @@ def _open_file(path: Path, name: str, sheet: str | int, stack: contextlib.ExitSt
         found = read_csv(text, sample, name) if kind == "table" else read_json(text, kind, name)
         found.details.append(ENCODINGS[codec])
     found.details += ["gzip"] * packed
-    found.records = tqdm(found.records, desc=name, unit=" rows", leave=False, delay=2)  # shown after two seconds
+    found.records = _counted(found.records, name)
     return found
+
+
+def _counted(records: Iterable, name: str) -> Iterator:
+    """Yield the records under a bar that is shown after two seconds.
+
+    Iterating over the bar itself would show it, as failed, when somebody stops early: in a notebook perhaps cells later, while it is
+    collected as garbage, and then as an error.
+    """
+    with tqdm(desc=name, unit=" rows", leave=False, delay=2) as bar:
+        for record in records:
+            yield record
+            bar.update()
 
 
 def _encoding(content: io.BufferedIOBase, head: bytes, name: str) -> str:

@@ -417,11 +417,9 @@ from transformers import AutoModelForCausalLM
 from gemma_colab.export.merged import merge
 from gemma_colab.core.loading import load_model
 from gemma_colab.core.lora import lora_config
-from gemma_colab.model.preflight import preflight
 from gemma_colab.core.settings import LoraSettings
 
 what, base, adapter, out = sys.argv[1:]
-print(preflight("tiny-gemma3"))
 try:
     get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora_config(LoraSettings()))
 except ImportError as e:
@@ -434,7 +432,7 @@ else:
 
 
 @pytest.mark.parametrize(("what", "ends"), [("adapt", "trainable params"), ("merge", "GiB")])
-def test_a_torchao_too_old_for_peft_is_told_and_passed_over(random_gemma, tmp_path, what, ends):
+def test_a_torchao_too_old_for_peft_is_passed_over(random_gemma, tmp_path, what, ends):
     """Colab ships 0.10.0, and peft then refuses every linear layer that is not in 4 bit."""
     (tmp_path / "torchao").mkdir()
     (tmp_path / "torchao" / "__init__.py").write_text('__version__ = "0.10.0"\n')
@@ -447,6 +445,5 @@ def test_a_torchao_too_old_for_peft_is_told_and_passed_over(random_gemma, tmp_pa
     command = [sys.executable, "-c", BESIDE_TORCHAO, what, random_gemma, str(adapter), str(out)]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "0.10.0 is too old for peft" in done.stdout
     assert "plain peft: Found an incompatible version of torchao" in done.stdout  # the stand-in bites
     assert ends in done.stdout.splitlines()[-1]

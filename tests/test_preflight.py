@@ -17,7 +17,7 @@ from gemma_colab.core.catalog import CATALOG, without_account
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.machine import GIB, Machine, existing, free_gib
 from gemma_colab.model import preflight as module
-from gemma_colab.model.libraries import STACK, TESTED
+from gemma_colab.model.libraries import stack_versions
 from gemma_colab.model.planner import download_gib
 from gemma_colab.model.preflight import FAIL, OK, WARN, Check, Preflight, cached_gib, preflight, token_source
 
@@ -86,12 +86,9 @@ def test_a_torch_that_can_not_be_imported_is_a_finding():
         assert_says(preflight("tiny-gemma3").checks[-1], FAIL, "libcudart", "pip install --force-reinstall torch")
 
 
-def test_a_gpu_that_others_use_and_several_gpus_are_noticed(monkeypatch):
+def test_a_gpu_that_others_use_is_noticed():
     assert_says(look("GPU, others", NAME, replace(T4, gpu_free_gib=6.1)), WARN, "only 6.1 of 14.74 GiB are free")
-    assert look("GPU, others", NAME, replace(T4, gpu_free_gib=14.5)) is look("GPUs", NAME, T4) is None
-    assert_says(look("GPUs", NAME, replace(T4, gpus=2)), WARN, "CUDA_VISIBLE_DEVICES=0")
-    monkeypatch.setenv("GEMMA_COLAB_HIDES_GPUS", "2")
-    assert_says(look("GPUs", NAME, T4), OK, "computes on the first one", "accelerate launch")
+    assert look("GPU, others", NAME, replace(T4, gpu_free_gib=14.5)) is None
 
 
 @pytest.mark.parametrize(
@@ -118,13 +115,6 @@ def test_a_gguf_file_is_not_unpacked_to_look_at_it(tmp_path, monkeypatch):
     assert look("training", str(tmp_path / "own.gguf"), T4) is None
     assert look("model", str(tmp_path / "own.gguf"), T4).status == OK
     assert [path.name for path in tmp_path.iterdir()] == ["own.gguf"]
-
-
-def test_memory_is_held_against_the_model(hub):
-    assert look("memory", LARGE, T4).status == look("memory", "tiny-gemma3", replace(T4, ram_gib=4.0)).status == OK
-    assert_says(look("memory", LARGE, replace(T4, ram_gib=6.0)), WARN, "smaller model")
-    assert look("memory", LARGE, CPU).status == WARN  # without a GPU all weights stay in memory, in float32
-    assert look("memory", "tiny-gemma3", CPU).status == OK
 
 
 # --------------------------------------------------------------------------------------------- disks
@@ -179,11 +169,9 @@ def test_weights_in_the_cache_are_counted_once(tmp_path):
     assert cached_gib(NAME) == 4096 / GIB
 
 
-def test_a_workspace_that_can_not_be_written_is_named(monkeypatch, tmp_path):
+def test_a_folder_that_is_not_there_yet_is_on_the_disk_of_the_one_above(tmp_path):
     assert existing(tmp_path / "a" / "b") == tmp_path.resolve()
     assert free_gib(tmp_path / "a" / "b") == pytest.approx(free_gib(tmp_path), rel=0.01)
-    monkeypatch.setattr(module.os, "access", lambda path, mode: False)
-    assert_says(look("disk, workspace", "tiny-gemma3", workspace=tmp_path / "new" / "one"), FAIL, "can't be written to")
 
 
 # --------------------------------------------------------------------------------------------- Colab and Kaggle
@@ -191,19 +179,12 @@ def test_drive_matters_on_colab_only(tmp_path):
     assert look("Google Drive", "tiny-gemma3") is None
     assert_says(look("Google Drive", "tiny-gemma3", COLAB_CPU), WARN, "drive.mount('/content/drive')")
     (tmp_path / "drive").mkdir()
-    assert look("Google Drive", "tiny-gemma3", COLAB_CPU).status == OK
+    assert look("Google Drive", "tiny-gemma3", COLAB_CPU) is None
 
 
-def test_kaggle_is_known_with_its_switch_its_folder_and_its_accelerator(monkeypatch, hub):
-    assert look("internet") is look("Kaggle") is None
+def test_kaggle_is_known_with_its_accelerator(monkeypatch):
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
     assert_says(look("GPU"), WARN, "GPU T4 x2")
-    assert_says(look("Kaggle"), OK, "/kaggle/working", "Save Version")
-    monkeypatch.setattr(module.socket, "getaddrinfo", lambda *_: [])
-    assert look("internet", NAME) == Check("internet", "on")
-    monkeypatch.setattr(module.socket, "getaddrinfo", mock.Mock(side_effect=module.socket.gaierror("no name")))
-    assert_says(look("internet", NAME), FAIL, "switch on Internet")
-    assert look("internet", "tiny-gemma3").status == WARN
 
 
 # --------------------------------------------------------------------------------------------- token and license
@@ -254,9 +235,8 @@ def test_without_an_answer_it_says_so_within_seconds(hub, monkeypatch):
     assert time.monotonic() - start < 2
 
 
-def test_only_a_cell_can_see_colabs_secrets(hub, monkeypatch):
+def test_colabs_secret_is_a_token(hub, monkeypatch):
     monkeypatch.setenv("COLAB_RELEASE_TAG", "release")
-    assert_says(look("model", NAME), WARN, "run `preflight()`")
     put_colab(monkeypatch, secret=READER)
     assert look("model", NAME) == Check("model", f"{NAME}: yours to download (token: the Colab secret HF_TOKEN)")
 
@@ -275,29 +255,19 @@ def test_a_model_that_is_not_known_is_refused():
 
 
 # --------------------------------------------------------------------------------------------- libraries
-def test_the_tested_versions_are_those_of_the_constraints():
-    colab, newest, needed = pins(ROOT / "tools" / "machines" / "colab.txt"), pins(ROOT / "constraints.txt"), requirements()
-    oldest = {name: colab[name] if colab.get(name) in needed[name].specifier else newest[name] for name in STACK if name in colab}
-    assert {name: tuple(dict.fromkeys([oldest.get(name, newest[name]), newest[name]])) for name in STACK} == TESTED
-    if bounds := module._needed():  # else gemma_colab is on the path here, not installed
-        assert str(bounds["transformers"]) == "transformers<6,>=5.15"
-        assert set(STACK) <= set(bounds)
-
-
 @pytest.mark.parametrize(
     ("changes", "status", "words"),
     [
         ({"torch": "2.12.0+cu128", "transformers": "5.18.0"}, OK, "transformers 5.18.0"),  # as on Colab
-        ({"transformers": "5.24.0.dev1"}, WARN, f"install what was tested: transformers {TESTED['transformers'][-1]}"),
         ({"transformers": "5.14.9"}, FAIL, "run `pip install 'transformers<6,>=5.15'`, then restart the session"),
         ({"transformers": "6.0.0"}, FAIL, "run `pip install 'transformers<6,>=5.15'`"),
         ({"trl": "missing"}, FAIL, "run `pip install 'trl<"),
     ],
 )
-def test_versions_are_held_against_what_is_needed_and_tested(changes, status, words, monkeypatch):
-    versions = {"python": "3.11.7"} | {name: tested[-1] for name, tested in TESTED.items()} | changes
-    monkeypatch.setattr(module, "stack_versions", lambda: versions)
-    monkeypatch.setattr(module, "_needed", requirements)
+def test_versions_are_held_against_what_is_needed(changes, status, words, monkeypatch):
+    versions = {"python": "3.11.7"} | pins(ROOT / "constraints.txt") | changes
+    monkeypatch.setattr(module, "stack_versions", lambda: {name: versions[name] for name in stack_versions()})
+    monkeypatch.setattr(module, "requires", lambda package: [*map(str, requirements().values()), "jupyterlab>=99; extra == 'x'"])
     assert_says(look("libraries", "tiny-gemma3"), status, words, *(f"{name} {version}" for name, version in changes.items()))
 
 

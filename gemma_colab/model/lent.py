@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import invalidate_caches
 from importlib.metadata import distributions, packages_distributions
 
@@ -13,37 +13,22 @@ from gemma_colab.core import machine
 from gemma_colab.core.machine import KAGGLE, on_kaggle
 
 # Only the standard library and psutil above: what `settle_in` imports must not look like a library in use before the install.
-HIDDEN = "GEMMA_COLAB_HIDES_GPUS"  # how many GPUs the machine has, where `use_one_gpu` leaves one in sight
+HIDDEN = "GEMMA_COLAB_HIDES_GPUS"  # set where `use_one_gpu` leaves one in sight
 
 
 def describe_machine(path: str = ".") -> machine.Machine:
     """Describe this machine, once what must come first on Kaggle is settled: one GPU for this process, and the token."""
     use_one_gpu()
-    if on_kaggle() and (token := secret("HF_TOKEN")):  # huggingface_hub looks into the environment, and asks Colab only
-        os.environ["HF_TOKEN"] = token
-    return machine.describe_machine(path)
-
-
-def secret(name: str) -> str | None:
-    """Return it from the environment, else from the secrets of Colab or Kaggle; None if this notebook may not see it."""
-    if value := os.environ.get(name, "").strip():
-        return value
-    try:
-        if on_kaggle():
+    if on_kaggle() and not os.environ.get("HF_TOKEN"):  # huggingface_hub looks into the environment, and asks Colab only
+        with suppress(Exception):  # no such secret, or no access to it: Kaggle has errors of its own
             from kaggle_secrets import UserSecretsClient
 
-            return (UserSecretsClient().get_secret(name) or "").strip() or None
-        from google.colab import userdata
-
-        return (userdata.get(name) or "").strip() or None
-    except Exception:  # neither machine, no such secret, or no access to it: each has errors of its own
-        return None
+            os.environ["HF_TOKEN"] = UserSecretsClient().get_secret("HF_TOKEN").strip()
+    return machine.describe_machine(path)
 
 
 def driver_gpus() -> int:
     """Count the GPUs that NVIDIA's driver sees; 0 without one. `nvidia-smi` may be there too, and fail, where no GPU is."""
-    if not shutil.which("nvidia-smi"):
-        return 0
     try:
         lines = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=3, check=False).stdout.splitlines()
     except (OSError, subprocess.TimeoutExpired):
@@ -60,8 +45,8 @@ def use_one_gpu() -> None:
     if "LOCAL_RANK" in os.environ:
         if os.environ.pop(HIDDEN, None):
             del os.environ["CUDA_VISIBLE_DEVICES"]
-    elif "CUDA_VISIBLE_DEVICES" not in os.environ and (gpus := driver_gpus()) > 1:
-        os.environ |= {"CUDA_VISIBLE_DEVICES": "0", HIDDEN: str(gpus)}
+    elif "CUDA_VISIBLE_DEVICES" not in os.environ and driver_gpus() > 1:
+        os.environ |= {"CUDA_VISIBLE_DEVICES": "0", HIDDEN: "1"}
 
 
 def settle_in(before: dict[str, str]) -> None:
@@ -71,8 +56,8 @@ def settle_in(before: dict[str, str]) -> None:
     """
     invalidate_caches()
     changed = {d.name: d.version for d in distributions() if before.get(d.name) != d.version}
-    if changed:
-        lines = [f"{name} {before[name]} -> {new}" if name in before else f"{name} {new}" for name, new in changed.items()]
+    lines = [f"{name} {before[name]} -> {new}" if name in before else f"{name} {new}" for name, new in changed.items()]
+    if lines:
         print(f"Installed on this machine: {', '.join(sorted(lines, key=str.lower))}. Everything else is as it was.")
     replaced = changed.keys() & before.keys()
     if stale := [m for m, names in packages_distributions().items() if m in sys.modules and replaced & set(names)]:

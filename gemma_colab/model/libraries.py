@@ -1,30 +1,18 @@
-"""The libraries this project stands on: which versions are here, which were tested, and how to keep them quiet."""
+"""The libraries this project stands on: which versions are here, and how to keep them quiet."""
 
 from __future__ import annotations
 
 import logging
-import sys
+import platform
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 
-# The oldest and the newest version that the tests run with: those of Colab, after the install, and of constraints.txt.
-TESTED = {
-    "torch": ("2.11.0", "2.13.0"),
-    "transformers": ("5.15.0", "5.23.0"),
-    "peft": ("0.20.0", "0.21.2"),
-    "trl": ("1.16.0",),
-    "bitsandbytes": ("0.50.2",),
-    "datasets": ("5.2.0",),
-    "ipywidgets": ("7.7.1", "8.1.9"),
-    "matplotlib": ("3.10.0", "3.11.2"),
-    "pandas": ("2.2.3", "3.1.1"),
-}
-STACK = tuple(TESTED)
+STACK = "torch transformers peft trl bitsandbytes datasets ipywidgets matplotlib pandas".split()
 
 
 def stack_versions() -> dict[str, str]:
     """Installed versions of the libraries this project stands on; "missing" where one isn't there."""
-    found = {"python": sys.version.split()[0]}
+    found = {"python": platform.python_version()}
     for name in STACK:
         try:
             found[name] = version(name)

@@ -121,8 +121,7 @@ def speed(with_tokens: bool, repeats: int = 2) -> pd.DataFrame:
 
 def near_duplicates(count: int = 3_000, threshold: float = 0.8) -> dict[str, float]:
     """Pairs found by MinHash against all pairs compared, with sets of strings instead of the package's hashes."""
-    from gemma_colab.data.neighbours import near_pairs
-    from gemma_colab.data.text import normalize, shingles
+    from gemma_colab.data.likeness import near_pairs, normalize, shingles
 
     texts = [" ".join(row.values()) for row in make_rows(count, seed=1)]
     plain = [re.sub(r"\d", "0", normalize(text)) for text in texts]

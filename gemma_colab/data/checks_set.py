@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
 from ftfy import fix_encoding
 
-from gemma_colab.core.rows import answer, question
+from gemma_colab.core.rows import question
 from gemma_colab.data.checks_text import about_markup, code_blanked, visible
 from gemma_colab.data.finding import CheckContext, Finding, Hit, check
-from gemma_colab.data.neighbours import clusters
+from gemma_colab.data.likeness import clusters, jaccard, sameness, shingles
 from gemma_colab.data.personal import MASKS
-from gemma_colab.data.text import jaccard, sameness, shingles
 
 # What tells near twins apart: numbers, signs between them, negations.
 FACTS = re.compile(
@@ -82,15 +81,14 @@ def near_duplicates(context: CheckContext, threshold: float = 0.72) -> Iterator[
     for row, twin, similarity, says_the_same in near_twins(context):
         if similarity >= threshold:
             best[says_the_same][row] = max(best[says_the_same].get(row, (0.0, 0)), (similarity, twin))
-    advice = {
-        True: "keep one, or make the situations really different",
-        False: "nearly the same words, but other numbers, a “not”, or another answer; a slip, or a series?",
-    }
-    for same, name, severity in ((True, "near duplicate", "W"), (False, "look-alike", "I")):
-        found = {row: one for row, one in best[same].items() if same or row not in best[True]}
-        hits = [Hit(row, note=f"{s:.2f} like {context.place(twin)}", twin=twin) for row, (s, twin) in sorted(found.items())]
-        if hits:
-            yield Finding(name, severity, advice[same], hits)
+    different = "nearly the same words, but other numbers, a “not”, or another answer; a slip, or a series?"
+    for name, severity, advice, found in (
+        ("near duplicate", "W", "keep one, or make the situations really different", best[True]),
+        ("look-alike", "I", different, {row: one for row, one in best[False].items() if row not in best[True]}),
+    ):
+        if found:
+            hits = [Hit(row, note=f"{s:.2f} like {context.place(twin)}", twin=twin) for row, (s, twin) in sorted(found.items())]
+            yield Finding(name, severity, advice, hits)
 
 
 def near_twins(context: CheckContext) -> Iterator[tuple[int, int, float, bool]]:
@@ -100,23 +98,17 @@ def near_twins(context: CheckContext) -> Iterator[tuple[int, int, float, bool]]:
     """
 
     @cache
-    def facts(row: int) -> list[str]:
-        one = context.rows[row]
-        return [fact.strip() for fact in FACTS.findall(f"{question(one)} {answer(one)}".lower())]
-
-    @cache
-    def halves(row: int) -> list[tuple[str, np.ndarray]]:
-        return [(sameness(text), shingles(text)) for text in (context.own_questions[row], answer(context.rows[row]))]
-
-    def say_the_same(row: int, twin: int) -> bool:
-        pairs = zip(halves(row), halves(twin), strict=True)
-        return facts(row) == facts(twin) and all(
-            text == its_text or jaccard(mine, its) >= context.near_threshold for (text, mine), (its_text, its) in pairs
-        )
+    def parts(row: int) -> tuple[list[str], list[str], list[np.ndarray]]:
+        facts = FACTS.findall(f"{question(context.rows[row])} {context.answers[row]}".lower())
+        halves = context.own_questions[row], context.answers[row]
+        return [fact.strip() for fact in facts], [sameness(text) for text in halves], [shingles(text) for text in halves]
 
     for row, twin, similarity in context.near:
         if context.same_questions[row] != context.same_questions[twin]:
-            yield row, twin, similarity, say_the_same(row, twin)
+            (facts, texts, sets), (its_facts, its_texts, its_sets) = parts(row), parts(twin)
+            pairs = zip(texts, its_texts, sets, its_sets, strict=True)
+            near = all(text == its or jaccard(own, other) >= context.near_threshold for text, its, own, other in pairs)
+            yield row, twin, similarity, facts == its_facts and near
 
 
 @check("contradiction", advice="decide which answer is right: the model can't")
@@ -138,14 +130,13 @@ def contradictions(context: CheckContext) -> list[Hit]:
 def placeholder_words(context: CheckContext, allowed: tuple[str, ...] = (), common: int = 3) -> Iterator[Finding]:
     """Placeholders in answers, but for those that your own program fills in (`allowed`), code and masks of personal data. One in at
     least `common` rows is taken for one that your program fills in, and only informs."""
-    known = {word.lower() for word in (*allowed, *MASKS)}
     hits = []
-    for row, field, text in context.answers():
-        if about_markup(context.rows[row]):
-            continue
-        known_here = known | set(re.findall(r"todo|fixme|xxx", question(context.rows[row]).lower()))  # asked for
-        text = F_STRING.sub(lambda m: " " * len(m[0]), code_blanked(text))
-        hits += [Hit(row, field, *m.span(), m[0]) for m in PLACEHOLDER.finditer(text) if m[0].lower() not in known_here]
+    for row, text in enumerate(context.answers):
+        if not about_markup(context.rows[row]):
+            asked_for = re.findall(r"todo|fixme|xxx", question(context.rows[row]).lower())
+            known = {word.lower() for word in (*allowed, *MASKS, *asked_for)}
+            text = F_STRING.sub(lambda m: " " * len(m[0]), code_blanked(text))
+            hits += [Hit(row, "answer", *m.span(), m[0]) for m in PLACEHOLDER.finditer(text) if m[0].lower() not in known]
     counts = Counter(hit.note.lower() for hit in hits)
     if rare := [hit for hit in hits if counts[hit.note.lower()] < common]:
         yield Finding("placeholder", "W", "write the text out; if your program fills it in, accept this finding", rare)
@@ -165,20 +156,17 @@ def language(
     """
     from py3langid import classify  # half a second to load
 
-    answers = [answer(row)[:SAMPLE] for row in context.rows]
+    answers = [text[:SAMPLE] for text in context.answers]
     long_enough = [len(NOT_LETTERS.sub("", text)) >= letters for text in answers]
     spoken = Counter(classify(text)[0] for text, enough in zip(answers[:sample], long_enough, strict=False) if enough)
     if not spoken or spoken.most_common(1)[0][1] < share * spoken.total():
         return
+    usual = {one for one, n in spoken.items() if n >= minority * spoken.total()}
     main, scripts = spoken.most_common(1)[0][0], [_script(text) for text in answers]
     most = Counter(scripts).most_common(1)[0][0]
-
-    def rare(one: str) -> bool:
-        return one != main and spoken[one] < minority * spoken.total()
-
     for row, (text, script) in enumerate(zip(answers, scripts, strict=True)):
-        judged = long_enough[row] and (script != most or len(text) == SAMPLE) and rare(classify(text)[0])
-        if judged and rare(one := classify(fix_encoding(text))[0]):  # mojibake would pass for Uzbek
+        judged = long_enough[row] and (script != most or len(text) == SAMPLE) and classify(text)[0] not in {main, *usual}
+        if judged and (one := classify(fix_encoding(text))[0]) not in {main, *usual}:  # mojibake would pass for Uzbek
             yield Hit(row, "answer", note=f"looks like {one!r}, most answers are {main!r}")
 
 
@@ -192,16 +180,19 @@ def style(context: CheckContext, majority: float = 0.8, length: float = 4.0) -> 
 
     majority: a habit counts when at least this share of the answers has it. length: how many times the median, in characters.
     """
-    answers = {row: text for row, _, text in context.answers() if visible(text)}
+    answers = {row: text for row, text in enumerate(context.answers) if visible(text)}
     if not answers:
         return
-
-    def matching(find: Callable[[str], re.Match | None]) -> dict[int, re.Match]:
-        return {row: match for row, text in answers.items() if (match := find(text))}
-
-    formal, greeting = matching(FORMAL.search), matching(GREETING.search)
-    informal = matching(lambda text: HINT.search(text) and INFORMAL.search(text))
-    open_ended = matching(lambda text: OPEN_END.search(text[-20:]))
+    formal, informal, greeting, open_ended = {}, {}, {}, {}  # row -> where
+    for row, text in answers.items():
+        for found, match in (
+            (formal, FORMAL.search(text)),
+            (informal, HINT.search(text) and INFORMAL.search(text)),
+            (greeting, GREETING.search(text)),
+            (open_ended, OPEN_END.search(text[-20:])),
+        ):
+            if match:
+                found[row] = (0, 0) if found is open_ended else match.span()  # what is missing has no place
     addressed = len(formal.keys() | informal.keys())
     for name, odd, among, note in (
         ("style: address", informal, addressed, "«ты» among «вы»"),
@@ -211,13 +202,11 @@ def style(context: CheckContext, majority: float = 0.8, length: float = 4.0) -> 
     ):
         if odd and len(odd) + majority * among <= among + 1e-9:
             advice = "one voice is learned faster than two; make them alike, or keep them if you mean it"
-            whole = odd is open_ended  # what is missing has no place
-            yield Finding(name, "I", advice, [Hit(i, "answer", *((0, 0) if whole else m.span()), note) for i, m in odd.items()])
+            yield Finding(name, "I", advice, [Hit(row, "answer", *span, note) for row, span in odd.items()])
     median = statistics.median(map(len, answers.values()))
-    long = {row: len(text) for row, text in answers.items() if len(text) > length * median}
+    long = [Hit(row, "answer", note=f"{len(text)} characters") for row, text in answers.items() if len(text) > length * median]
     if long and len(answers) >= 10:
-        advice = f"the median answer has {median:.0f} characters; is the long one needed?"
-        yield Finding("style: length", "I", advice, [Hit(row, "answer", note=f"{n} characters") for row, n in long.items()])
+        yield Finding("style: length", "I", f"the median answer has {median:.0f} characters; is the long one needed?", long)
 
 
 @check("diversity")

@@ -6,15 +6,33 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from html.entities import html5
+from itertools import pairwise
 
 from ftfy import fix_encoding
 from ftfy.badness import BADNESS_RE
 
 from gemma_colab.core.rows import Row, answer, question
-from gemma_colab.data.finding import CheckContext, Hit, check
+from gemma_colab.data.finding import CheckContext, Finding, Hit, check
+from gemma_colab.data.likeness import normalize
 from gemma_colab.data.personal import personal_data
-from gemma_colab.data.text import CODE, HIDDEN, INVISIBLE, TAG, normalize
 
+CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
+TAGS = "a|abbr|b|blockquote|body|br|button|center|code|div|em|font|form|h[1-6]|head|hr|html|i|iframe|img|input|label|li|link|meta|nobr"
+TAGS += (
+    "|ol|option|p|pre|s|script|select|small|span|strike|strong|style|sub|sup|svg|table|tbody|td|tfoot|th|thead|title|tr|tt|u|ul"
+)
+# Known names, and attributes only with a value: "a<b и c>d" is no tag. One letter right after a word is a tag only where it
+# is closed later: List<i> is Java.
+TAG = re.compile(
+    r"(?<=\w)<(?P<letter>[abisu])>(?=.{0,500}?</(?P=letter)\s*>)|(?<!\w)<(?:[abisu])>"
+    rf"|(?!<[abisu]>)</?(?:{TAGS})(?:\s+[\w:-]+\s*=[^<>]*)?\s*/?>",
+    re.IGNORECASE | re.DOTALL,
+)
+# What cleaning takes out: joiners stay where they build an emoji or an Indic or Persian word.
+HIDDEN = re.compile(
+    "[\ufeff\u200b\u2060\u00ad]+|(?<![^\\sA-Za-zА-яЁё0-9.,:;!?])[\u200c\u200d]+|[\u200c\u200d]+(?![^\\sA-Za-zА-яЁё0-9.,:;!?])"
+)
+INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060\u00ad"))  # for str.translate: these are dropped
 ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}\d{0,2}|#\d{2,7}|#x[0-9a-fA-F]{2,6});")
 MARKDOWN_IMAGE = re.compile(r"!\[[^\[\]\n]{0,300}\]\(\s*(?:https?:|data:)?[^()\s]{0,2000}\)")
 # Words that stand for nothing, as Alpaca's `<noinput>` does, where they are the last paragraph of a question.
@@ -66,24 +84,19 @@ def empty_text(context: CheckContext) -> Iterator[Hit]:
     return (Hit(row, field) for row, field, text in context.fields() if not visible(text))
 
 
-@check("HTML", advice="turn it into text, or the model will answer in HTML")
-def html(context: CheckContext) -> Iterator[Hit]:
-    """Tags, entities and Markdown images; not in code, nor in rows about markup."""
-    return _markup(context, about=False)
-
-
-@check("markup kept", severity="I", advice="these rows are about markup, so it is left as it is; look whether that is right")
-def markup_kept(context: CheckContext) -> Iterator[Hit]:
-    return _markup(context, about=True)
-
-
-def _markup(context: CheckContext, about: bool) -> Iterator[Hit]:
+@check("HTML", "markup kept")
+def html(context: CheckContext) -> Iterator[Finding]:
+    """Tags, entities and Markdown images; not in code. In rows about markup they only inform."""
+    left, kept = [], []
     for row, field, text in context.fields():
-        if any(sign in text for sign in ("<", "&", "](")) and about_markup(context.rows[row]) == about:
-            text = code_blanked(text)
-            found = [*TAG.finditer(text), *MARKDOWN_IMAGE.finditer(text)]
-            found += [match for match in ENTITY.finditer(text) if is_entity(match[0])]
-            yield from (Hit(row, field, *match.span()) for match in found)
+        if any(sign in text for sign in ("<", "&", "](")):
+            text, hits = code_blanked(text), kept if about_markup(context.rows[row]) else left
+            found = [*TAG.finditer(text), *MARKDOWN_IMAGE.finditer(text), *(m for m in ENTITY.finditer(text) if is_entity(m[0]))]
+            hits += [Hit(row, field, *match.span()) for match in found]
+    if left:
+        yield Finding("HTML", "W", "turn it into text, or the model will answer in HTML", left)
+    if kept:
+        yield Finding("markup kept", "I", "these rows are about markup, so it is left as it is; look whether that is right", kept)
 
 
 @check("fake input", advice="leave the input empty, drop the row if it is the answer: the model would learn these words")
@@ -116,28 +129,27 @@ def personal(context: CheckContext, regions: tuple[str, ...] = ("RU",)) -> Itera
         yield from (Hit(row, field, one.start, one.end, one.kind) for one in personal_data(text, regions))
 
 
-@check("repetition", advice="rewrite or drop: a model that learns a loop gets caught in it")
-def repetition(context: CheckContext, duplicate: dict = GOPHER, top_2gram: float = 0.20, words: int = 12) -> Iterator[Hit]:
-    """Answers of at least `words` words caught in a loop. Code, numbers and single letters aside: tables repeat them."""
-    return _loops(context, False, duplicate, top_2gram, words)
-
-
-@check("refrain", severity="I", advice="lines are repeated; fine in a song, a fault in prose")
-def refrain(context: CheckContext, duplicate: dict = GOPHER, top_2gram: float = 0.20, words: int = 12) -> Iterator[Hit]:
-    """The same in answers of four lines and more: what is repeated there may be a refrain."""
-    return _loops(context, True, duplicate, top_2gram, words)
-
-
-def _loops(context: CheckContext, verse: bool, duplicate: dict, top_2gram: float, words: int) -> Iterator[Hit]:
-    for row, field, text in context.answers():
+@check("repetition", "refrain")
+def repetition(context: CheckContext, duplicate: dict = GOPHER, top_2gram: float = 0.20, words: int = 12) -> Iterator[Finding]:
+    """Answers of at least `words` words caught in a loop. Code, numbers and single letters aside: tables repeat them.
+    In four lines and more it may be a refrain, and only informs."""
+    prose, verse = [], []
+    for row, text in enumerate(context.answers):
         tokens = [word for word in normalize(code_blanked(text)).split() if len(word) > 1 and not word.isdigit()]
-        if len(tokens) < words or (sum(bool(line.strip()) for line in text.splitlines()) >= 4) != verse:
+        if len(tokens) < words:
             continue
         # Without a repeated run of the shortest length there is none of a longer one.
         some = _duplicate_share(tokens, min(duplicate)) > 0
         worst = next((n for n, most in duplicate.items() if some and _duplicate_share(tokens, n) > most), None)
-        if worst or _top_share(tokens, 2) > top_2gram:
-            yield Hit(row, field, note=f"{worst} words in a row are repeated" if worst else "two words again and again")
+        (pair, count), *_ = Counter(pairwise(tokens)).most_common(1)
+        if worst or (count > 3 and count * sum(map(len, pair)) > top_2gram * sum(map(len, tokens))):
+            note = f"{worst} words in a row are repeated" if worst else "two words again and again"
+            lines = sum(bool(line.strip()) for line in text.splitlines())
+            (verse if lines >= 4 else prose).append(Hit(row, "answer", note=note))
+    if prose:
+        yield Finding("repetition", "W", "rewrite or drop: a model that learns a loop gets caught in it", prose)
+    if verse:
+        yield Finding("refrain", "I", "lines are repeated; fine in a song, a fault in prose", verse)
 
 
 def _duplicate_share(words: list[str], n: int) -> float:
@@ -154,19 +166,14 @@ def _duplicate_share(words: list[str], n: int) -> float:
     return repeated / max(1, sum(map(len, words)))
 
 
-def _top_share(words: list[str], n: int) -> float:
-    grams = Counter(zip(*(words[i:] for i in range(n)), strict=False))
-    gram, count = grams.most_common(1)[0]
-    return sum(map(len, gram)) * count / max(1, sum(map(len, words))) if count > 3 else 0.0
-
-
 def check_pattern(name: str, pattern: re.Pattern, advice: str, severity: str = "W", only_answers: bool = False) -> None:
     """Register a check that hits whatever the pattern finds, or its last group if it has one."""
 
     @check(name, severity=severity, advice=advice)
     def find(context: CheckContext) -> Iterator[Hit]:
-        for row, field, text in context.answers() if only_answers else context.fields():
-            yield from (Hit(row, field, *match.span(pattern.groups)) for match in pattern.finditer(text))
+        for row, field, text in context.fields():
+            if field == "answer" or not only_answers:
+                yield from (Hit(row, field, *match.span(pattern.groups)) for match in pattern.finditer(text))
 
 
 # Gemma's own become the real tokens, wherever they stand; the others show that a template was applied already.

@@ -10,15 +10,13 @@ from gemma_colab.data.finding import CheckContext, Finding, Hit, check
 @check("too long", counts_tokens=True)
 def too_long(context: CheckContext, most: float = 0.05) -> Iterator[Finding]:
     """Rows beyond `max_length`: a warning, and an error when more than the share `most` of all rows is."""
-    lengths = context.lengths
-    long = lengths[lengths["total"] > context.max_length]
+    lengths, limit = context.lengths, context.max_length
+    long = lengths[lengths["total"] > limit]
     if len(long):
+        cut = zip(long.index, long["total"], long["answer_tokens_cut"], long["answer"], strict=True)
+        hits = [Hit(row, "answer", note=f"{total} tokens, {lost} of {of} answer tokens are cut") for row, total, lost, of in cut]
         lost = (long["answer_tokens_cut"] / long["answer"].clip(lower=1)).mean()
-        notes = {
-            r.Index: f"{r.total} tokens, {r.answer_tokens_cut} of {r.answer} answer tokens are cut" for r in long.itertuples()
-        }
-        hits = [Hit(row, "answer", note=note) for row, note in notes.items()]
-        advice = f"beyond max_length={context.max_length}, {lost:.0%} of their answers is lost on average; "
+        advice = f"beyond max_length={limit}, {lost:.0%} of their answers is lost on average; "
         advice += f"raise it (the longest row has {lengths['total'].max()} tokens), or drop or split these rows with `fit`"
         yield Finding("too long", "E" if len(long) > most * len(lengths) else "W", advice, hits)
 
@@ -29,15 +27,6 @@ def too_long(context: CheckContext, most: float = 0.05) -> Iterator[Finding]:
 def nothing_trained(context: CheckContext) -> Iterator[Hit]:
     """Rows of which no answer token is left: their loss is empty."""
     return (Hit(row.Index) for row in context.lengths.itertuples() if row.answer <= row.answer_tokens_cut)
-
-
-@check("too many dropped", counts_tokens=True)
-def dropped(context: CheckContext, most: float = 0.3) -> Iterator[Finding]:
-    """More than the share `most` of the rows would be lost if rows that are too long were dropped."""
-    share = (context.lengths["total"] > context.max_length).mean()
-    if share > most:
-        advice = f"{share:.0%} of the rows don't fit into max_length={context.max_length}; raise it rather than drop them"
-        yield Finding("too many dropped", "E", advice)
 
 
 @check("end not trained", severity="E", advice="the model would never stop; use Gemma's own chat template", counts_tokens=True)

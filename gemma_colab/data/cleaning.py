@@ -6,21 +6,23 @@ import html
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 
 import pandas as pd
 from bs4 import BeautifulSoup
 from ftfy import fix_encoding
+from rapidfuzz.distance import Prefix
 
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import Row, texts, with_texts
+from gemma_colab.data import checks_text
 from gemma_colab.data.checks_set import exact_duplicates, near_twins
-from gemma_colab.data.checks_text import CONTROL, ENTITY, ESCAPE, FAKE_INPUT, MARKDOWN_IMAGE, about_markup, empty_text, is_entity
+from gemma_colab.data.checks_text import CODE, MARKDOWN_IMAGE, TAG, about_markup
 from gemma_colab.data.finding import CheckContext
+from gemma_colab.data.likeness import normalize
 from gemma_colab.data.personal import mask
-from gemma_colab.data.text import CODE, HIDDEN, TAG, normalize
 
 DROPPED = "(dropped)"
 LOG_COLUMNS = ["step", "row", "line", "field", "before", "after"]
@@ -30,22 +32,17 @@ BREAK = re.compile("[\x0b\x0c\x1c-\x1f\x85]+")  # control characters that end a 
 BLOCK = re.compile(r"</?(?:br|p|div|li|tr|h[1-6]|blockquote|pre)\b", re.IGNORECASE)  # they stand on lines of their own
 
 
-def outside_code(change: Callable[[str], str]) -> Callable[[str], str]:
-    """The same change, but code in back quotes stays as it is."""
-
-    def changed(text: str) -> str:
-        return "".join(part if i % 2 else change(part) for i, part in enumerate(CODE.split(text)))
-
-    return changed
+def outside_code(change: Callable[[str], str], text: str) -> str:
+    """The text with this change made, but for code in back quotes."""
+    return "".join(part if i % 2 else change(part) for i, part in enumerate(CODE.split(text)))
 
 
 def html_to_text(text: str) -> str:
     """Tags away, scripts with their content; a line break where a paragraph ended. `a<b и c>d` is no tag and stays."""
-    plain = _without_tags(text)
+    plain = outside_code(_without_tags, text)
     return text if plain == text else plain.strip("\n")
 
 
-@outside_code
 def _without_tags(text: str) -> str:
     text = MARKDOWN_IMAGE.sub(lambda m: m[0][2 : m[0].index("]")], text)
     if not TAG.search(text):
@@ -64,31 +61,22 @@ def _without_tags(text: str) -> str:
 
 def entities(text: str) -> str:
     """`&nbsp;` and kin; twice, since exports often escape what was escaped. Tags that come out of it go as well."""
-    plain = _without_entities(text)
+    unescape = partial(checks_text.ENTITY.sub, lambda m: html.unescape(m[0]) if checks_text.is_entity(m[0]) else m[0])
+    plain = outside_code(lambda part: unescape(unescape(part)), text)
     return html_to_text(plain) if plain != text and not TAG.search(text) else plain
 
 
-@outside_code
-def _without_entities(text: str) -> str:
-    for _ in range(2):
-        text = ENTITY.sub(lambda m: html.unescape(m[0]) if is_entity(m[0]) else m[0], text)
-    return text
-
-
-@outside_code
 def control_characters(text: str) -> str:
     """Control characters away; escapes written out as text become what they stand for."""
-    return CONTROL.sub("", BREAK.sub("\n", ESCAPE.sub(_unescape, text)))
 
+    def unescape(match: re.Match) -> str:
+        escape = match["escape"] or ""
+        if escape[1:2] in ("u", "x"):
+            char = chr(int(escape[2:], 16))
+            return escape if "\ud800" <= char <= "\udfff" else char
+        return {"n": "\n", "r": "\n", "t": " "}.get(escape[1:], escape[1:]) if escape else match[0]
 
-def _unescape(match: re.Match) -> str:
-    if not match["escape"]:
-        return match[0]
-    kind, rest = match[0][1], match[0][2:]
-    if kind in "ux":
-        char = chr(int(rest, 16))
-        return match[0] if "\ud800" <= char <= "\udfff" else char
-    return {"n": "\n", "r": "\n", "t": " "}.get(kind, kind)
+    return outside_code(lambda part: checks_text.CONTROL.sub("", BREAK.sub("\n", checks_text.ESCAPE.sub(unescape, part))), text)
 
 
 def white_space(text: str) -> str:
@@ -96,52 +84,15 @@ def white_space(text: str) -> str:
 
     Code in back quotes stays as it is; where lines are indented or hold columns (code, lists, tables) their spaces stay.
     """
-    text = re.sub(r"\A(?:[ \t]*\n)+", "", _lines(text)).rstrip()
+
+    def trimmed(part: str) -> str:
+        lines = SPACES.sub(" ", part.replace("\r\n", "\n").replace("\r", "\n"))
+        return re.sub(r"\n{4,}", "\n\n\n", re.sub(r"(?<![ \t])[ \t]+\n", "\n", lines))
+
+    text = re.sub(r"\A(?:[ \t]*\n)+", "", outside_code(trimmed, text)).rstrip()
     lines = CODE.sub("", text).split("\n")
     layout = any(line.startswith(("  ", "\t")) for line in lines[1:]) or sum(bool(GAP.search(line)) for line in lines) > 1
-    return text if layout else _single_spaces(text).strip()
-
-
-@outside_code
-def _lines(text: str) -> str:
-    lines = SPACES.sub(" ", text.replace("\r\n", "\n").replace("\r", "\n")).split("\n")
-    # The last piece ends where code begins, and keeps its space.
-    text = "\n".join([*(line.rstrip(" \t") for line in lines[:-1]), lines[-1]])
-    return re.sub(r"\n{4,}", "\n\n\n", text)
-
-
-@outside_code
-def _single_spaces(text: str) -> str:
-    return re.sub(r"(?<=\n) +", "", re.sub(r"[ \t]+", " ", text))
-
-
-def drop_empty(context: CheckContext) -> dict[int, str]:
-    return {hit.row: "nothing to learn" for finding in empty_text(context) for hit in finding.hits}
-
-
-def drop_exact_duplicates(context: CheckContext) -> dict[int, str]:
-    return {hit.row: hit.note for finding in exact_duplicates(context) for hit in finding.hits}
-
-
-def drop_near_duplicates(context: CheckContext) -> dict[int, str]:
-    """Of two near twins that say the same, drop the later one, if the earlier is kept and the texts differ only in words added or in
-    endings. A word put for another may turn the meaning (on, off): that, like contradictions, is for a person."""
-    dropped: dict[int, str] = {}
-    for row, twin, similarity, says_the_same in near_twins(context):
-        if says_the_same and not {row, twin} & dropped.keys() and _adds_only(context.texts[row], context.texts[twin]):
-            dropped[row] = f"{similarity:.2f} like {context.place(twin)}"
-    return dropped
-
-
-def _adds_only(one: dict[str, str], other: dict[str, str]) -> bool:
-    words = [Counter(normalize(" ".join(texts.values())).split()) for texts in (one, other)]
-    fewer, more = sorted((list((words[0] - words[1]).elements()), list((words[1] - words[0]).elements())), key=len)
-    return all(any(_same_stem(a, b) for b in more) for a in fewer)
-
-
-def _same_stem(one: str, other: str) -> bool:
-    common = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    return common >= 4 and common >= 0.6 * max(len(one), len(other))
+    return text if layout else outside_code(lambda part: re.sub(r"(?<=\n) +", "", re.sub(r"[ \t]+", " ", part)), text).strip()
 
 
 CHANGES: dict[str, Callable[[str], str]] = {
@@ -149,17 +100,39 @@ CHANGES: dict[str, Callable[[str], str]] = {
     "entities": entities,
     "mojibake": fix_encoding,
     "control_characters": control_characters,
-    "invisible_characters": partial(HIDDEN.sub, ""),
+    "invisible_characters": partial(checks_text.HIDDEN.sub, ""),
     "white_space": white_space,
-    "fake_input": partial(FAKE_INPUT.sub, ""),  # only in the question
+    "fake_input": partial(checks_text.FAKE_INPUT.sub, ""),  # only in the question
     "mask_personal_data": mask,
 }
-# Each returns {number of a row to drop: why}.
-DROPS: dict[str, Callable[[CheckContext], dict[int, str]]] = {
-    "drop_empty": drop_empty,
-    "drop_exact_duplicates": drop_exact_duplicates,
-    "drop_near_duplicates": drop_near_duplicates,
-}
+
+
+def _empty(context: CheckContext) -> Iterator[tuple[int, str]]:
+    return ((hit.row, "nothing to learn") for finding in checks_text.empty_text(context) for hit in finding.hits)
+
+
+def _exact_duplicates(context: CheckContext) -> Iterator[tuple[int, str]]:
+    return ((hit.row, hit.note) for finding in exact_duplicates(context) for hit in finding.hits)
+
+
+def _near_duplicates(context: CheckContext) -> Iterator[tuple[int, str]]:
+    """Of two near twins that say the same, drop the later one, if the earlier is kept and the texts differ only in words added or in
+    endings. A word put for another may turn the meaning (on, off): that, like contradictions, is for a person."""
+    dropped = set()
+    for row, twin, similarity, says_the_same in near_twins(context):
+        if says_the_same and not {row, twin} & dropped and _adds_only(context.texts[row], context.texts[twin]):
+            dropped.add(row)
+            yield row, f"{similarity:.2f} like {context.place(twin)}"
+
+
+def _adds_only(one: dict[str, str], other: dict[str, str]) -> bool:
+    words, its = (Counter(normalize(" ".join(fields.values())).split()) for fields in (one, other))
+    fewer, more = sorted(([*(words - its).elements()], [*(its - words).elements()]), key=len)
+    return all(any(Prefix.similarity(a, b) >= max(4, 0.6 * len(a), 0.6 * len(b)) for b in more) for a in fewer)
+
+
+# Each yields the number of a row to drop, and why.
+DROPS = {"drop_empty": _empty, "drop_exact_duplicates": _exact_duplicates, "drop_near_duplicates": _near_duplicates}
 STEPS = (*CHANGES, *DROPS)
 
 
@@ -170,29 +143,22 @@ def clean(rows: list[Row], steps: tuple[str, ...] = STEPS) -> tuple[list[Row], p
     """
     if unknown := [step for step in steps if step not in STEPS]:
         raise SettingsError(f"step={unknown[0]!r} is not a cleaning step; choose from {', '.join(STEPS)}")
-    kept, log = list(enumerate(rows)), []
+    kept, log = dict(enumerate(rows)), []
     for step in steps:
         if step in DROPS:
-            drop = DROPS[step](CheckContext([row for _, row in kept]))
-            for n, why in drop.items():
-                i, row = kept[n]
-                log.append((step, i, row.get("line"), "", json.dumps(row, ensure_ascii=False), f"{DROPPED} {why}"))
-            kept = [pair for n, pair in enumerate(kept) if n not in drop]
-        else:
-            kept = [(i, _changed(step, i, row, log)) for i, row in kept]
-    return [row for _, row in kept], pd.DataFrame(log, columns=LOG_COLUMNS)
-
-
-def _changed(step: str, number: int, row: Row, log: list) -> Row:
-    if step in ("html_to_text", "entities") and about_markup(row):
-        return row
-    new = {
-        field: text
-        for field, old in texts(row).items()
-        if (step != "fake_input" or field == "question") and (text := CHANGES[step](old)) != old
-    }
-    log += [(step, number, row.get("line"), field, texts(row)[field], text) for field, text in new.items()]
-    return with_texts(row, new) if new else row
+            numbers = list(kept)
+            for n, why in dict(DROPS[step](CheckContext(list(kept.values())))).items():
+                row = kept.pop(numbers[n])
+                log.append((step, numbers[n], row.get("line"), "", json.dumps(row, ensure_ascii=False), f"{DROPPED} {why}"))
+            continue
+        for i, row in kept.items():
+            if step in ("html_to_text", "entities") and about_markup(row):
+                continue
+            fields = {"question": texts(row)["question"]} if step == "fake_input" else texts(row)
+            new = {field: text for field, old in fields.items() if (text := CHANGES[step](old)) != old}
+            log += [(step, i, row.get("line"), field, fields[field], text) for field, text in new.items()]
+            kept[i] = with_texts(row, new) if new else row
+    return list(kept.values()), pd.DataFrame(log, columns=LOG_COLUMNS)
 
 
 def undo(rows: list[Row], log: pd.DataFrame) -> list[Row]:

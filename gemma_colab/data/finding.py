@@ -12,8 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from gemma_colab.core.rows import Row, answer, place, prompt, question, texts
-from gemma_colab.data.neighbours import Pair, near_pairs
-from gemma_colab.data.text import sameness, shingles
+from gemma_colab.data.likeness import near_pairs, sameness, shingles
 
 
 class Hit(NamedTuple):
@@ -88,17 +87,17 @@ class CheckContext:
     def place(self, row: int) -> str:
         return place(self.rows[row], row)
 
-    @cached_property
-    def texts(self) -> list[dict[str, str]]:
-        return [texts(row) for row in self.rows]
-
     def fields(self) -> Iterator[tuple[int, str, str]]:
         """Yield (number of the row, field, text) for every turn of every row."""
         return ((row, name, text) for row, fields in enumerate(self.texts) for name, text in fields.items())
 
-    def answers(self) -> Iterator[tuple[int, str, str]]:
-        """Yield (number of the row, "answer", text) for every row."""
-        return ((row, "answer", answer(one)) for row, one in enumerate(self.rows))
+    @cached_property
+    def texts(self) -> list[dict[str, str]]:
+        return [texts(row) for row in self.rows]
+
+    @cached_property
+    def answers(self) -> list[str]:
+        return [answer(row) for row in self.rows]
 
     @cached_property
     def same_questions(self) -> list[str]:
@@ -106,7 +105,7 @@ class CheckContext:
 
     @cached_property
     def same_answers(self) -> list[str]:
-        return [sameness(answer(row)) for row in self.rows]
+        return [sameness(text) for text in self.answers]
 
     @cached_property
     def own_questions(self) -> list[str]:
@@ -117,13 +116,13 @@ class CheckContext:
         return [text[max((end for key, end in _openings(text) if seen[key] >= 5), default=0) :] for text in asked]
 
     @cached_property
-    def near(self) -> list[Pair]:
-        """Pairs of rows, own question and answer together, with Jaccard `near_threshold` or more. Rows of one `conversation`
+    def near(self) -> list[tuple[int, int, float]]:
+        """(row, earlier row, Jaccard of own question and answer together) of at least `near_threshold`. Rows of one `conversation`
         are alike because one goes on where the other ends: they are no pair."""
-        whole = [f"{own} {answer(row)}" for own, row in zip(self.own_questions, self.rows, strict=True)]
+        whole = [f"{own} {said}" for own, said in zip(self.own_questions, self.answers, strict=True)]
         names = [row.get("conversation") for row in self.rows]
         pairs = near_pairs([shingles(text) for text in whole], self.near_threshold)
-        return [pair for pair in pairs if names[pair.row] is None or names[pair.row] != names[pair.earlier]]
+        return [pair for pair in pairs if names[pair[0]] is None or names[pair[0]] != names[pair[1]]]
 
 
 def _openings(text: str) -> Iterator[tuple[int, int]]:

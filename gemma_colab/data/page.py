@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
-from IPython.display import HTML
 
 from gemma_colab.core.html import ENVIRONMENT, pieces
 from gemma_colab.core.rows import answer, place, question, texts
@@ -17,19 +15,15 @@ CONTEXT = 90  # characters shown on each side of a marked span
 Pieces = list[tuple[str, bool]]  # (text, marked?)
 
 
-def report_page(report: Report, most: int = 20) -> HTML:
-    """Show the whole report; each finding opens to at most `most` of its rows."""
-    verdict, _, reason = report.reason.partition(":")
-    page = ENVIRONMENT.get_template("data/templates/report.html").render(
-        verdict=verdict,
-        reason=":" + reason,
-        color=VERDICT_COLORS[verdict],
+def report_page(report: Report, most: int) -> str:
+    """HTML of the whole report; each finding opens to at most `most` of its rows."""
+    return ENVIRONMENT.get_template("data/templates/report.html").render(
+        report=report,
+        color=VERDICT_COLORS[report.verdict],
         severities=SEVERITIES,
-        counts=report.counts(),
         histogram=_histogram(report) if report.rows else None,
         findings=[(f, _rows(report, f, most)) for f in report.findings],
     )
-    return HTML(page)
 
 
 def _rows(report: Report, finding: Finding, most: int) -> list[tuple[str, str, list[tuple[str, Pieces]]]]:
@@ -40,8 +34,10 @@ def _rows(report: Report, finding: Finding, most: int) -> list[tuple[str, str, l
     rows = []
     for number in finding.rows[:most]:
         row, hits = report.rows[number], [hit for hit in finding.hits if hit.row == number]
-        spans = {field: [(hit.start, hit.end) for hit in hits if hit.field == field and hit.end] for field in texts(row)}
-        marked = [(field, _marked(text, spans[field])) for field, text in texts(row).items() if spans[field]]
+        marked = []
+        for field, text in texts(row).items():
+            if spans := [(hit.start, hit.end) for hit in hits if hit.field == field and hit.end]:
+                marked.append((field, _marked(text, spans)))
         whole = [("question", _short(question(row))), ("answer", _short(answer(row)))]
         note = "; ".join(dict.fromkeys(hit.note for hit in hits if hit.note))
         rows.append((place(row, number), note, marked or whole))
@@ -49,17 +45,15 @@ def _rows(report: Report, finding: Finding, most: int) -> list[tuple[str, str, l
 
 
 def _marked(text: str, spans: list[tuple[int, int]]) -> Pieces:
-    """The text in pieces, cut to what is near the hits if it is long."""
+    """The text in pieces, cut to what is near the hits if it is long. A hidden character that is marked is shown by its number."""
     start, stop = 0, len(text)
     if len(text) > 500:
         start, stop = max(0, min(spans)[0] - CONTEXT), min(len(text), min(spans)[1] + 4 * CONTEXT)
-    shown = [(_seen(piece), True) if marked else (piece, False) for piece, marked in pieces(text, spans, start, stop)]
+    shown = []
+    for piece, marked in pieces(text, spans, start, stop):
+        seen = (c if c.isprintable() and c != "\xad" else f"U+{ord(c):04X}" for c in piece[:200])
+        shown.append(("".join(seen) if marked else piece, marked))
     return [("…" * (start > 0), False), *shown, ("…" * (stop < len(text)), False)]
-
-
-def _seen(span: str) -> str:
-    """What is marked must be visible: a hidden character is shown by its number."""
-    return "".join(c if c.isprintable() and c != "\xad" else f"U+{ord(c):04X}" for c in span[:200])
 
 
 def _short(text: str, most: int = 300) -> Pieces:
@@ -69,9 +63,9 @@ def _short(text: str, most: int = 300) -> Pieces:
 def _histogram(report: Report) -> dict:
     """Count rows by tokens, and mark what `max_length` would cut; without a tokenizer, by the characters of the answer."""
     if report.lengths is not None:
-        values, unit, limit = report.lengths["total"], "tokens in a row", report.max_length
+        values, unit, limit = report.lengths["total"].to_numpy(), "tokens in a row", report.max_length
     else:
-        values, unit, limit = pd.Series([len(answer(row)) for row in report.rows]), "characters in an answer", None
+        values, unit, limit = np.array([len(answer(row)) for row in report.rows]), "characters in an answer", None
     counts, edges = np.histogram(values, bins=30)
-    bars = [(100 * n / counts.max(), n, low, high) for n, low, high in zip(counts, edges[:-1], edges[1:], strict=True)]
-    return {"bars": bars, "unit": unit, "limit": limit, "cut": (values > limit).sum() if limit else 0, "rows": len(values)}
+    bars = list(zip(100 * counts / counts.max(), counts, edges[:-1], edges[1:], strict=True))
+    return {"bars": bars, "unit": unit, "limit": limit, "cut": (values > limit).sum() if limit else 0}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
+import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -23,9 +22,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Every name a finding may have: those of the checks, and what is found beside them.
-FINDINGS = frozenset(name for check in CHECKS for name in check.names)
-FINDINGS |= {"unreadable row", "lengths", "reviewed", "leak", "validation too small"}
-VERDICTS = {"E": "blocked", "W": "fix first", "I": "ready"}
+FINDINGS = {name for check in CHECKS for name in check.names} | {
+    "unreadable row",
+    "lengths",
+    "reviewed",
+    "leak",
+    "validation too small",
+}
+VERDICTS = {"E": "blocked", "W": "fix first", "I": "ready"}  # severity of the worst finding -> verdict
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Report:
     lengths: pd.DataFrame | None = None
     aside: list[dict] = field(default_factory=list)
 
-    @cached_property
+    @property
     def verdict(self) -> str:
         """ "ready", "fix first" or "blocked"."""
         return VERDICTS[min((f.severity for f in self.findings), key="EWI".index, default="I")]
@@ -51,16 +55,19 @@ class Report:
 
     def page(self, most: int = 20) -> HTML:
         """Show the whole report; each finding opens to at most `most` of its rows."""
-        from gemma_colab.data.page import report_page  # it needs a notebook
+        from IPython.display import HTML  # only a notebook needs it
 
-        return report_page(self, most)
+        from gemma_colab.data.page import report_page
+
+        return HTML(report_page(self, most))
 
     def _repr_html_(self) -> str:
         return self.page().data
 
     def with_findings(self, findings: list[Finding], accept: Iterable[str] = ()) -> Report:
         """Return the report with more findings, such as those of `split_rows`. accept: as in `check_rows`."""
-        return dataclasses.replace(self, findings=_worst_first([*self.findings, *_accepted(findings, accept)]))
+        more = _accepted(findings, accept)
+        return replace(self, findings=sorted([*self.findings, *more], key=lambda f: "EWI".index(f.severity)))
 
     def table(self) -> pd.DataFrame:
         """One line a finding: severity, check, how many rows, the first few (by line of the file, if known), what to do."""
@@ -78,23 +85,21 @@ class Report:
         rows = [f"line {line}" for line in finding.lines[:most]] or [place(self.rows[row], row) for row in finding.rows[:most]]
         if len({text.split()[0] for text in rows}) == 1:
             rows[1:] = [text.split()[1] for text in rows[1:]]
-        return ", ".join(rows) + (" ..." if finding.count > most else "")
+        return ", ".join(rows) + " ..." * (finding.count > most)
 
     def counts(self) -> dict[str, float]:
         """Rows, conversations of several turns, characters; tokens as percentiles 5, 50, 95 and the longest, if known."""
         roles = [[turn["role"] for turn in row["messages"]] for row in self.rows]
-        characters = pd.Series([len(answer(row)) for row in self.rows], dtype=float)
         counts = {
             "rows": len(self.rows),
             "put aside": len(self.aside),
             "with several questions": sum(some.count("user") > 1 for some in roles),
             "with a system prompt": sum("system" in some for some in roles),
-            "characters in an answer, median": round(characters.median()) if len(characters) else 0,
+            "characters in an answer, median": round(statistics.median(map(len, map(answer, self.rows)))) if self.rows else 0,
         }
-        if self.lengths is not None and len(self.lengths):
-            quantiles = self.lengths["total"].quantile([0.05, 0.5, 0.95])
-            counts |= {f"tokens p{round(100 * q)}": round(value) for q, value in quantiles.items()}
-            counts["tokens max"] = int(self.lengths["total"].max())
+        if self.lengths is not None:
+            quantiles = self.lengths["total"].quantile([0.05, 0.5, 0.95, 1])
+            counts |= dict(zip(("tokens p5", "tokens p50", "tokens p95", "tokens max"), map(round, quantiles), strict=True))
         return counts
 
     def to_dict(self) -> dict:
@@ -107,7 +112,7 @@ class Report:
         said = {"verdict": self.verdict, "reason": self.reason, "counts": self.counts(), "max_length": self.max_length}
         return said | {"findings": findings}
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         lines = [self.reason, ", ".join(f"{name} {value:g}" for name, value in self.counts().items() if value)]
         for f in self.findings:
             where = f" in {n} row{'s' * (n > 1)} ({self.places(f)})" if (n := f.count) else ""
@@ -118,14 +123,11 @@ class Report:
         # A terminal obeys control characters, so those of a dataset are written out.
         return "\n".join("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines)
 
-    __repr__ = __str__
-
 
 def parameters() -> dict[str, dict]:
     """Return every check with named thresholds -> those thresholds and their defaults."""
     named = {check.__name__: inspect.signature(check).parameters.values() for check in CHECKS}
-    defaults = {name: {p.name: p.default for p in some if p.default is not p.empty} for name, some in named.items()}
-    return {name: thresholds for name, thresholds in defaults.items() if thresholds}
+    return {name: {p.name: p.default for p in some if p.name != "context"} for name, some in named.items() if len(some) > 1}
 
 
 def check_rows(
@@ -166,24 +168,17 @@ def check_rows(
     if tokenizer is None and rows:
         advice = f"not counted, so nothing is said about max_length={max_length}: give the tokenizer of your model"
         findings.append(Finding("lengths", "I", advice))
-    findings = _accepted(_without_kept(findings, rows, kept or {}), accept)
-    return Report(rows, _worst_first(findings), max_length, lengths, aside)
-
-
-def _worst_first(findings: list[Finding]) -> list[Finding]:
-    return sorted(findings, key=lambda f: "EWI".index(f.severity))
+    return Report(rows, [], max_length, lengths, aside).with_findings(_without_kept(findings, rows, kept or {}), accept)
 
 
 def _without_kept(findings: list[Finding], rows: list[Row], kept: dict[str, set[str]]) -> list[Finding]:
-    if not kept:
-        return findings
-    mine = {i: kept[key] for i, row in enumerate(rows) if (key := fingerprint(row)) in kept}
+    mine = [kept.get(fingerprint(row), ()) for row in rows] if kept else [()] * len(rows)
     left, reviewed = [], []
     for f in findings:
-        seen = {hit for hit in f.hits if f.check in mine.get(hit.row, ())} if f.severity == "W" else set()
+        seen = {hit for hit in f.hits if f.severity == "W" and f.check in mine[hit.row]}
         reviewed += [hit._replace(note=f"{f.check}: kept by you") for hit in f.hits if hit in seen]
-        hits = [hit for hit in f.hits if hit not in seen]
-        left += [dataclasses.replace(f, hits=hits)] if hits or not seen else []
+        if len(seen) < len(f.hits) or not f.hits:
+            left.append(replace(f, hits=[hit for hit in f.hits if hit not in seen]))
     return [*left, Finding("reviewed", "I", "you looked at these and kept them", reviewed)] if reviewed else left
 
 
@@ -192,7 +187,7 @@ def _accepted(findings: list[Finding], accept: Iterable[str]) -> list[Finding]:
     if unknown := sorted(accept - FINDINGS):
         raise SettingsError(f"accept={unknown[0]!r} is not a finding; choose from {', '.join(sorted(FINDINGS))}")
     return [
-        dataclasses.replace(f, severity="I", what_to_do=f"accepted by you ({f.severity}): {f.what_to_do}")
+        replace(f, severity="I", what_to_do=f"accepted by you ({f.severity}): {f.what_to_do}")
         if f.check in accept and f.severity != "I"
         else f
         for f in findings

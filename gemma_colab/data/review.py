@@ -18,7 +18,7 @@ from gemma_colab.core.rows import Row, fingerprint, fingerprint_of, texts, with_
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.data.cleaning import DROPPED, LOG_COLUMNS
 from gemma_colab.data.finding import CheckContext
-from gemma_colab.data.neighbours import clusters
+from gemma_colab.data.likeness import clusters
 from gemma_colab.data.report import Report
 
 FILE = "review.json"
@@ -43,21 +43,14 @@ def find_cases(rows: list[Row], report: Report, checks: Iterable[str] = REVIEW_C
     """
     first: dict[str, int] = {}
     own = [first.setdefault(fingerprint(row), i) for i, row in enumerate(rows)]
-    said, pairs, asked = defaultdict(list), [], set()
-    context = CheckContext(rows)
-    for finding in report.findings:
-        if not any(finding.check == check or finding.check.startswith(check + ":") for check in checks):
-            continue
-        for hit in finding.hits:
-            said[own[hit.row]].append((finding.check, hit))
-            if hit.twin is not None:
-                pairs.append((own[hit.row], own[hit.twin]))
-            elif finding.check == "contradiction":
-                asked.add(context.same_questions[hit.row])
-    same: dict[str, int] = {}
-    for row, question in enumerate(context.same_questions if asked else []):
-        if question in asked:  # also rows that were kept earlier, and so are no longer hit
-            pairs.append((own[row], same.setdefault(question, own[row])))
+    chosen = [(f.check, hit) for f in report.findings if {f.check, f.check.split(":")[0]} & {*checks} for hit in f.hits]
+    said, questions = defaultdict(list), CheckContext(rows).same_questions
+    for check, hit in chosen:
+        said[own[hit.row]].append((check, hit))
+    # All rows with a contradicted question, also those that were kept earlier, and so are no longer hit.
+    asked = {questions[hit.row]: own[hit.row] for check, hit in chosen if check == "contradiction"}
+    pairs = [(own[row], asked[text]) for row, text in enumerate(questions) if text in asked]
+    pairs += [(own[hit.row], own[hit.twin]) for _, hit in chosen if hit.twin is not None]
     order = {row: n for n, row in enumerate(said)}
     groups = [[row for row in group if own[row] == row] for group in clusters(len(rows), pairs)]
     groups = sorted((g for g in groups if order.keys() & g), key=lambda g: min(order.get(row, len(rows)) for row in g))
@@ -70,10 +63,7 @@ class Review:
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
-        self.decisions = self._saved()
-
-    def _saved(self) -> dict[str, dict]:
-        return self.workspace.read_json(FILE) if self.workspace.has(FILE) else {}
+        self.decisions: dict[str, dict] = workspace.read_json(FILE) if workspace.has(FILE) else {}
 
     def decide(self, row: Row, action: str, new: dict[str, str] | None = None, why: str = "", checks: Iterable[str] = ()) -> None:
         """Save a decision about this row. new: field -> text, for "edit". why: for the log. checks: the findings it is about;
@@ -85,18 +75,16 @@ class Review:
         if unknown := sorted(set(new or {}) - set(texts(row))):
             raise SettingsError(f"new={unknown[0]!r} is not a field of this row; it has {', '.join(texts(row))}")
         decision = {"action": action, "why": why, "checks": list(checks)} | ({"new": new} if new else {})
-        together = self._saved() | {fingerprint(row): decision}  # a second panel may have decided since
+        together = Review(self.workspace).decisions | {fingerprint(row): decision}  # a second panel may have decided since
         self.workspace.write_json(FILE, together)
         self.decisions = together
 
     def of(self, row: Row) -> dict | None:
         """Return the decision on this row, or None."""
-        return (self.decisions.get(fingerprint(row)) or self._of_version_1(row)) if self.decisions else None
-
-    def _of_version_1(self, row: Row) -> dict | None:
-        """Find a decision made when a row of two turns was still instruction, input and output: any blank line may have parted them."""
-        if len(row["messages"]) != 2:
-            return None
+        one = self.decisions.get(fingerprint(row)) if self.decisions else None
+        if one or not self.decisions or len(row["messages"]) != 2:
+            return one
+        # Version 1 had instruction, input and output in a row of two turns: any blank line may have parted the first two.
         asked, said = (turn["content"] for turn in row["messages"])
         for i in [len(asked), *(m.start() for m in re.finditer("\n\n", asked))]:
             old = {"instruction": asked[:i], "input": asked[i + 2 :], "output": said}

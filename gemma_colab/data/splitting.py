@@ -6,18 +6,17 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from gemma_colab.core.errors import DatasetError, SettingsError
-from gemma_colab.core.rows import Row, answer
+from gemma_colab.core.rows import Row
 from gemma_colab.core.settings import Settings, within
 from gemma_colab.core.workspace import SPLITS
 from gemma_colab.data.finding import CheckContext, Finding
-from gemma_colab.data.neighbours import Pair, clusters, near_pairs
-from gemma_colab.data.text import jaccard, normalize, shingles
+from gemma_colab.data.likeness import clusters, jaccard, near_pairs, normalize, shingles
 
 SMALL_SET = 20  # with fewer rows, any three groups are good enough
 RARE = ("rare",)  # the class of all labels that are too rare; no label is a tuple
@@ -41,10 +40,8 @@ class SplitNotes:
     sentence: str
     findings: list[Finding] = field(default_factory=list)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "\n".join([self.sentence, *(f"{f.severity}  {f.check}: {f.what_to_do}" for f in self.findings)])
-
-    __repr__ = __str__
 
 
 def split_rows(
@@ -104,77 +101,64 @@ def group_rows(
 ) -> tuple[list[list[int]], str]:
     """Return numbers of rows, grouped so that rows that belong together share a group, and how that was decided.
 
-    The same question, conversation or group always ties. Where likeness ties more than the share `largest_group` of the rows
-    into one chain, there is little to split, so within that chain less and less counts: answers no longer do (canned ones), nor
-    do questions that are merely near ("What is 12 + 7?"), and at last not even near duplicates.
+    The same question, conversation or group always ties, and so does likeness. Where that ties more than the share `largest_group`
+    of the rows into one chain (canned answers, "What is 12 + 7?"), there is little to split: within that chain only rows near as a
+    whole are tied, and where the chain then still is nearly everything, not even those.
     """
     n, context = len(rows), CheckContext(rows, near_threshold=twin)
     always, asked, answered = related(context, near, **measures).values()
-    always = always | _same([text or None for text in context.same_questions])
-    twins = {(pair.row, pair.earlier) for pair in context.near if _asked_alike(context, pair)}
+    always = always | _sharing([text] if text else [] for text in context.same_questions)
+    twins = {(row, earlier) for row, earlier, _ in context.near if _asked_alike(context, row, earlier)}
     levels = [
         (asked | answered | twins, largest_group, "rows alike in question, answer or as a whole"),
-        (asked | twins, largest_group, "rows alike in question or as a whole"),
         (twins, 0.9, "rows with the same question, or near as a whole,"),  # one row in ten outside that chain is enough
         (set(), 1.0, "rows with the same question"),
     ]
     pairs, tied = set(), ""
     for likeness, most, what in levels if n >= SMALL_SET else levels[:2]:
         pairs = pairs | likeness | always
-        found, why = clusters(n, list(pairs)), f"{tied}{what} stay together"
-        if len(found) >= 3 and (n < SMALL_SET or max(map(len, found)) <= most * n):
+        found, why = clusters(n, pairs), f"{tied}{what} stay together"
+        largest = max(map(len, found), default=0)
+        if len(found) >= 3 and (n < SMALL_SET or largest <= most * n):
             break
         chained = {i for group in found if n < SMALL_SET or len(group) > largest_group * n for i in group}
         pairs = {pair for pair in pairs if pair[0] not in chained}  # other groups stay as they are
-        tied = f"{max(map(len, found), default=0)} of {n} rows are alike, so only "
+        tied = f"{largest} of {n} rows are alike, so only "
     return found, why
 
 
 def related(context: CheckContext, near: float, *, groups: str | None = None, long_answer: int = 60, shared_words: int = 13):
     """Return reason -> pairs of rows: of the same conversation or group, and alike in question or in (long) answer."""
-    replies = [_own_answer(row) for row in context.rows]
-    long = [text if len(normalize(text)) >= long_answer else "" for text in replies]
-    return {
-        "group": _same([row.get("conversation") for row in context.rows]) | _same([row.get(groups) for row in context.rows]),
-        "question": _near(context.own_questions, near),
-        "answer": _near(long, near) | _sharing(replies, shared_words),
+    keys = [[(key, row[key]) for key in ("conversation", groups) if row.get(key) is not None] for row in context.rows]
+    replies = [normalize("" if _is_form(text) else text) for text in context.answers]  # a form is right for many questions
+    words, n = [text.split() for text in replies], shared_words
+    runs = ([hash(tuple(some[i : i + n])) for i in range(len(some) - n + 1)] for some in words)
+    alike = {
+        reason: {(row, earlier) for row, earlier, _ in near_pairs([shingles(text) for text in texts], near)}
+        for reason, texts in (
+            ("question", context.own_questions),
+            ("answer", [text if len(text) >= long_answer else "" for text in replies]),
+        )
     }
+    return {"group": _sharing(keys), "question": alike["question"], "answer": alike["answer"] | _sharing(runs)}
 
 
-def _own_answer(row: Row) -> str:
-    """The answer, in so far as it tells rows apart: "" for a filled-in form (a JSON object), which is right for many questions."""
-    text = answer(row).strip()
-    if text.startswith("{") and text.endswith("}"):
-        with suppress(ValueError, RecursionError):
-            return "" if isinstance(json.loads(text), dict) else text
-    return text
+def _is_form(text: str) -> bool:
+    with suppress(ValueError, RecursionError):
+        return isinstance(json.loads(text), dict)
+    return False
 
 
-def _near(texts: list[str], threshold: float) -> PairSet:
-    return {(pair.row, pair.earlier) for pair in near_pairs([shingles(text) for text in texts], threshold)}
-
-
-def _asked_alike(context: CheckContext, pair: Pair, least: float = 0.36) -> bool:
+def _asked_alike(context: CheckContext, row: int, other: int, least: float = 0.36) -> bool:
     """Questions with a Jaccard below `least` are different ones, though a long canned answer makes the rows alike."""
-    one, other = context.own_questions[pair.row], context.own_questions[pair.earlier]
-    return one == other or jaccard(shingles(one), shingles(other)) >= least
+    asked, its = context.own_questions[row], context.own_questions[other]
+    return asked == its or jaccard(shingles(asked), shingles(its)) >= least
 
 
-def _sharing(texts: list[str], n: int) -> PairSet:
-    """(text, first text with the same n words in a row)."""
-    first, pairs = {}, set()
-    for i, text in enumerate(texts):
-        words = normalize(text).split()
-        for start in range(len(words) - n + 1):
-            if (twin := first.setdefault(hash(tuple(words[start : start + n])), i)) != i:
-                pairs.add((i, twin))
-    return pairs
-
-
-def _same(names: list) -> PairSet:
-    """(i, where the same name stood first); None is no name."""
+def _sharing(keys: Iterable[Iterable[Hashable]]) -> PairSet:
+    """(row, first row with the same key) for each key of each row."""
     first: dict = {}
-    return {(i, first[name]) for i, name in enumerate(names) if name is not None and first.setdefault(name, i) != i}
+    return {(row, twin) for row, some in enumerate(keys) for key in some if (twin := first.setdefault(key, row)) != row}
 
 
 def deal(rows: list[Row], grouped: list[list[int]], shares: dict[str, float], seed: int) -> tuple[dict[str, list[int]], str]:
@@ -183,22 +167,24 @@ def deal(rows: list[Row], grouped: list[list[int]], shares: dict[str, float], se
     grouped.sort(key=len, reverse=True)  # stable: big groups first, so that they don't overfill a small split
     n = len(rows)
     want = {name: min((n - 1) // 2, max(1, round(n * share))) for name, share in shares.items()}  # some must be left
-    counts = Counter(row.get("label") for row in rows)
-    enough = math.ceil(round(1 / min(shares.values()), 9))
+    counts, enough = Counter(row.get("label") for row in rows), math.ceil(round(1 / min(shares.values()), 9))
     classes = [label if counts[label := row.get("label")] >= enough else RARE for row in rows]
     left, quota = Counter(classes), {}
-    for name in want:  # validation over what test leaves, so that rounding does not favor the same labels twice
-        quota[name] = _quota(left, want[name])
-        left -= Counter(quota[name])
+    for name, size in want.items():  # validation over what test leaves, so that rounding does not favor the same labels twice
+        exact = {label: size * count / left.total() for label, count in left.items()}
+        quota[name] = Counter({label: int(share) for label, share in exact.items()})
+        by_remainder = sorted(exact, key=lambda label: (int(exact[label]) - exact[label], str(label)))
+        quota[name].update(by_remainder[: size - quota[name].total()])
+        left -= quota[name]
     dealt: dict[str, list[list[int]]] = {"train": [], **{name: [] for name in want}}
     for group in grouped:
         label = Counter(classes[i] for i in group).most_common(1)[0][0]
-        name = next((name for name in want if len(group) <= quota[name].get(label, 0)), "train")
+        name = next((name for name in want if len(group) <= quota[name][label]), "train")
         dealt[name].append(group)
         if name != "train":
             quota[name][label] -= len(group)
-    for name in want:
-        missing = want[name] - sum(map(len, dealt[name]))
+    for name, size in want.items():
+        missing = size - sum(map(len, dealt[name]))
         for group in dealt["train"][::-1]:  # fill up with small groups, whatever their label
             if len(group) <= missing and len(dealt["train"]) > 1:
                 dealt["train"].remove(group)
@@ -206,24 +192,11 @@ def deal(rows: list[Row], grouped: list[list[int]], shares: dict[str, float], se
                 missing -= len(group)
         if not dealt[name]:  # a small set: the last, smallest group of the split that has most
             dealt[name].append(dealt[max(dealt, key=lambda split: len(dealt[split]))].pop())
-    return {name: sorted(i for group in some for i in group) for name, some in dealt.items()}, _said_of_labels(counts, enough)
-
-
-def _quota(counts: Counter, want: int) -> dict:
-    """How many of `want` rows each class may have: its share, rounded by largest remainders. counts: rows of each class."""
-    exact = {label: want * n / counts.total() for label, n in counts.items()}
-    quota = {label: int(share) for label, share in exact.items()}
-    for label in sorted(exact, key=lambda label: (quota[label] - exact[label], str(label)))[: want - sum(quota.values())]:
-        quota[label] += 1
-    return quota
-
-
-def _said_of_labels(counts: Counter, enough: int) -> str:
-    labels = {label: n for label, n in counts.items() if label is not None}
-    if rare := sum(n < enough for n in labels.values()):
-        kept = f"{len(labels) - rare} of {len(labels)}"
-        return f"; shares of {kept} labels kept, {rare} with fewer than {enough} rows counted as one"
-    return f"; shares of {len(labels)} labels kept" if labels else ""
+    sizes = [size for label, size in counts.items() if label is not None]
+    kept = f"; shares of {len(sizes)} labels kept" if sizes else ""
+    if rare := sum(size < enough for size in sizes):
+        kept = f"; shares of {len(sizes) - rare} of {len(sizes)} labels kept, {rare} with fewer than {enough} rows counted as one"
+    return {name: sorted(i for group in some for i in group) for name, some in dealt.items()}, kept
 
 
 def leaks(splits: dict[str, list[Row]], *, twin: float = 0.72, **measures) -> list[Finding]:
@@ -233,7 +206,7 @@ def leaks(splits: dict[str, list[Row]], *, twin: float = 0.72, **measures) -> li
     """
     places = [(name, i) for name in SPLITS for i in range(len(splits[name]))]
     context = CheckContext([splits[name][i] for name, i in places])
-    same = _same(list(zip(context.same_questions, context.same_answers, strict=True)))
+    same = _sharing([key] for key in zip(context.same_questions, context.same_answers, strict=True))
     told: dict[int, tuple[str, str]] = {}
     for reason, pairs in {"": same, **related(context, twin, **measures)}.items():
         for row, earlier in sorted(pairs):

@@ -13,7 +13,12 @@ PLAIN = {"instruction": "Где мой заказ?", "input": "", "output": "З�
 def hits(check, *records, **thresholds):
     """What a check hits in these rows."""
     run = next(one for one in CHECKS if check in one.names)
-    return [hit for finding in run(CheckContext([to_messages(r) for r in records]), **thresholds) for hit in finding.hits]
+    return [
+        hit
+        for finding in run(CheckContext([to_messages(r) for r in records]), **thresholds)
+        for hit in finding.hits
+        if finding.check.startswith(check)
+    ]
 
 
 def said(text, **more):

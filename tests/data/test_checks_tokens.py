@@ -4,7 +4,7 @@ import pytest
 
 from gemma_colab.core.chat import token_lengths, tokenize_row
 from gemma_colab.core.rows import to_messages
-from gemma_colab.data.checks_tokens import beginnings, budget, dropped, end_untrained, nothing_trained, too_long
+from gemma_colab.data.checks_tokens import beginnings, budget, end_untrained, nothing_trained, too_long
 from gemma_colab.data.finding import CheckContext
 from gemma_colab.data.report import check_rows
 
@@ -55,14 +55,6 @@ def test_a_question_that_leaves_no_answer_token(tokenizer):
     prompt = int(context.lengths["prompt"][1])
     for limit, hit in ((prompt, 1), (prompt + 1, 0)):
         assert len(nothing_trained(counted([QUESTION], tokenizer, limit))) == hit
-
-
-@pytest.mark.parametrize(("long", "found"), [(3, False), (4, True)])
-def test_three_in_ten_may_be_dropped(tokenizer, long, found):
-    context = counted([ANSWER] * long + [SHORT] * (10 - long), tokenizer, 64)
-    assert [f.severity for f in dropped(context)] == ["E"] * found
-    assert bool(dropped(context, most=0.39)) == found
-    assert not dropped(context, most=0.4)
 
 
 def test_the_end_of_a_turn_is_trained_where_the_row_fits(tokenizer):

@@ -139,10 +139,10 @@ def test_every_threshold_is_listed_with_its_default():
     known = parameters()
     assert known["too_few"] == {"block": 10, "warn": 50, "inform": 100}
     assert known["near_duplicates"] == {"threshold": 0.72}
-    assert (known["too_long"], known["dropped"]) == ({"most": 0.05}, {"most": 0.3})
+    assert known["too_long"] == {"most": 0.05}
     assert set(known) == {
-        "personal", "repetition", "refrain", "too_few", "near_duplicates", "placeholder_words", "language", "style", "diversity",
-        "too_long", "dropped", "budget",
+        "personal", "repetition", "too_few", "near_duplicates", "placeholder_words", "language", "style", "diversity",
+        "too_long", "budget",
     }  # fmt: skip
 
 

@@ -7,8 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from gemma_colab.data.neighbours import MAX_TWINS, Pair, clusters, near_pairs
-from gemma_colab.data.text import jaccard, normalize, sameness, shingles
+from gemma_colab.data.likeness import MAX_TWINS, clusters, jaccard, near_pairs, normalize, sameness, shingles
 
 WORDS = """дом река окно небо трава книга стол море город улица ветер камень лес поезд письмо чай сахар масло врач школа мост завод
 театр парк рынок песня зима лето утро ночь order parcel refund garden window summer letter bridge doctor sugar river market""".split()
@@ -35,7 +34,7 @@ def varied(seed, texts=60):
 def test_against_brute_force(threshold):
     sets = [shingles(text) for text in varied(7)]
     true = {(b, a): s for a, b in combinations(range(len(sets)), 2) if (s := jaccard(sets[a], sets[b])) >= threshold}
-    found = {(pair.row, pair.earlier): pair.similarity for pair in near_pairs(sets, threshold)}
+    found = {(row, earlier): similarity for row, earlier, similarity in near_pairs(sets, threshold)}
     assert len(true) > 50
     assert found.keys() <= true.keys()  # nothing that is not near
     assert all(similarity == pytest.approx(true[pair]) for pair, similarity in found.items())
@@ -51,20 +50,20 @@ def test_against_brute_force(threshold):
 def test_pairs_are_sorted_and_point_back():
     pairs = near_pairs([shingles(text) for text in varied(3)], 0.6)
     assert pairs == sorted(pairs)
-    assert all(pair.earlier < pair.row for pair in pairs)
+    assert all(earlier < row for row, earlier, _ in pairs)
     assert len({pair[:2] for pair in pairs}) == len(pairs)
 
 
 def test_empty_texts_are_like_no_other():
     texts = ["", "...", "Где мой заказ сейчас?", "!", "Где мой заказ сейчас", ""]
-    assert near_pairs([shingles(text) for text in texts], 0.5) == [Pair(4, 2, 1.0)]
+    assert near_pairs([shingles(text) for text in texts], 0.5) == [(4, 2, 1.0)]
     assert near_pairs([], 0.5) == []
     assert near_pairs([shingles("")], 0.5) == []
     assert near_pairs([shingles("да"), shingles("нет")], 0.5) == []
 
 
 def test_copies_and_a_crowd_of_twins_are_not_compared_all_with_all():
-    assert near_pairs([shingles("Ваш заказ передан в службу доставки")] * 3000, 0.72) == [Pair(i, 0, 1.0) for i in range(1, 3000)]
+    assert near_pairs([shingles("Ваш заказ передан в службу доставки")] * 3000, 0.72) == [(i, 0, 1.0) for i in range(1, 3000)]
     rng = random.Random(0)
     base = sentence(rng, 40)
     texts = [f"{base} {sentence(rng, 2)}" for _ in range(1500)]
@@ -83,7 +82,7 @@ def test_copies_and_a_crowd_of_twins_are_not_compared_all_with_all():
         (3, [], [[0], [1], [2]]),
         (5, [(3, 1), (4, 3)], [[0], [1, 3, 4], [2]]),
         (4, [(1, 0), (1, 0), (3, 2), (2, 0)], [[0, 1, 2, 3]]),
-        (3, [Pair(2, 0, 0.9)], [[0, 2], [1]]),
+        (3, [(2, 0, 0.9)], [[0, 2], [1]]),
     ],
 )
 def test_clusters(count, pairs, groups):

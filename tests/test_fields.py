@@ -200,13 +200,13 @@ def test_a_bar_of_another_name_is_named():
         verdict(compared(0.97), ship_by=ShipSettings(bars={"JSON": 0.95}))
 
 
-@pytest.mark.parametrize("bars", [{"valid JSON": 1.2}, {"valid JSON": True}, {1: 0.5}, [0.5]])
+@pytest.mark.parametrize("bars", [{"valid JSON": 1.2}, {"valid JSON": True}, {"valid JSON": "much"}, {1: 0.5}, [0.5]])
 def test_impossible_bars_are_refused(bars):
     with pytest.raises(SettingsError):
         ShipSettings(bars=bars)
 
 
-@pytest.mark.parametrize("bar", ["valid JSON", "valid JSON=much", "=x", "0.95"])
+@pytest.mark.parametrize("bar", ["valid JSON", "=x", "0.95"])
 def test_the_command_line_refuses_a_bar_that_is_none(bar, workspace, capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", "--workspace", str(workspace.path), "--bar", bar])

@@ -1,16 +1,19 @@
-"""`gemma-colab`: the series without a browser. The commands are declared in `data.py`,
-`machine.py`, `training.py`, `evaluation.py` and `export.py`."""
+"""`gemma-colab`: the series without a browser. Here is what can be said to each command; `commands.py` and `training.py` do it."""
 
 from __future__ import annotations
 
 import argparse
+import ast
+import json
 import os
 import sys
 import time
+from contextlib import redirect_stdout
 from typing import NoReturn
 
 from gemma_colab import GemmaColabError
-from gemma_colab.cli import data, evaluation, export, machine, training
+from gemma_colab.cli import commands, training
+from gemma_colab.training import TrainSettings
 
 USAGE = 4
 DESCRIPTION = """The series without a browser. Exit status of check and prepare: 0 ready, 1 warnings, 2 blocked, 3 unreadable;
@@ -20,34 +23,133 @@ accelerate launch says 0 for both kinds of trained, 1 for all else); of evaluate
 1 written, but a merged model that differs from what was trained; of all: 4 wrong usage."""
 
 
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if not (name and value):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no pair; write one like output=Ответ, learning_rate=1e-4, or valid JSON=0.95"
+        )
+    return name, value
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """A name, and the value that Python reads, or the text itself."""
+    name, value = _pair(text)
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def _workspace(left_by: str) -> dict:
+    return {"--workspace": dict(required=True, metavar="DIR", help=left_by)}
+
+
+FLAG = {"action": "store_true"}
+READING = {
+    "file": dict(help="JSONL, JSON, CSV, TSV, Excel, Parquet, any of these gzipped, or a Hugging Face dataset id"),
+    "--map": dict(action="append", type=_pair, default=[], metavar="NAME=COLUMN", help="such as output=Ответ"),
+    "--sheet": dict(type=lambda text: int(text) if text.isdecimal() else text, default=0, help="of Excel: name, or number from 0"),
+    "--split": dict(default="train", help="of a Hugging Face dataset"),
+    "--limit": dict(type=int, metavar="N", help="read at most N rows"),
+    "--accept": dict(action="append", default=[], metavar="FINDING", help="overrule a finding, by its name"),
+    "--model": dict(metavar="NAME", help="count tokens with this model's tokenizer (tiny-gemma3, a name, a folder)"),
+    "--max-length": dict(type=int, default=1024, metavar="TOKENS", help="of a row in training (default %(default)s)"),
+}  # fmt: skip
+PREPARING = _workspace("where the rows go") | {
+    "--too-long": dict(choices=("keep", "drop", "split"), default="keep", help="rows beyond --max-length; needs --model"),
+    "--steps": dict(nargs="+", metavar="STEP", help="of cleaning; without it all of them"),
+    "--groups": dict(metavar="COLUMN", help="rows with the same value of it stay together, such as those of one customer"),
+    "--validation-size": dict(type=float, default=0.1, help="default %(default)s"),
+    "--test-size": dict(type=float, default=0.15, help="default %(default)s"),
+    "--seed": dict(type=int, default=0, help="default %(default)s"),
+}
+DOCTOR = {
+    "model": dict(nargs="?", help="also: may this model be downloaded, and is there room for it"),
+    "--workspace": dict(default=".", metavar="DIR", help="also: is there room for the work (default: here)"),
+}
+PLAN = {
+    "model": dict(help="such as gemma-3-4b-it, tiny-gemma3, a Hub id or a folder"),
+    "--gpu": dict(default="T4", metavar="GPU", help="T4, L4, A100, or its memory in GiB (default %(default)s)"),
+    "--tokens": dict(type=int, default=1024, metavar="N", help="length of the longest row (default %(default)s)"),
+    "--batch": dict(
+        type=int, default=TrainSettings.per_device_train_batch_size, metavar="N", help="rows at once (default %(default)s)"
+    ),
+    "--r": dict(type=int, default=16, metavar="N", help="rank of LoRA (default %(default)s)"),
+    "--16bit": dict(dest="load_in_4bit", action="store_false", help="keep the weights in 16 bit"),
+    "--no-checkpointing": dict(dest="checkpointing", action="store_false", help="keep all activations"),
+}
+TRAIN = _workspace("where prepare, or notebook 01, put the rows") | {
+    "--set": dict(action="append", type=_setting, default=[], metavar="NAME=VALUE", help="such as learning_rate=1e-4; may be repeated"),
+    "--model": dict(metavar="NAME", help="instead of the workspace's; tiny-gemma3, gemma-3-1b-it, auto, a folder"),
+    "--16bit": dict(dest="load_in_4bit", action="store_const", const=False, help="keep the weights in 16 bit"),
+    "--resume": FLAG | dict(help="go on from the newest whole checkpoint"),
+    "--anyway": FLAG | dict(help="also from one of other settings; also a model that looks too large"),
+    "--shorter-rows": FLAG | dict(help="rows may be cut if nothing else saves enough memory"),
+    "--report-to": dict(choices=("none", "tensorboard", "trackio", "wandb"), default="none", help="where else to log"),
+}  # fmt: skip
+EVALUATE = _workspace("where train, or notebook 04, put the adapter") | {
+    "--rows": dict(dest="test_rows", type=int, metavar="N", help="at most so many test rows, drawn at random (default all)"),
+    "--examples": dict(type=int, default=3, metavar="N", help="solved rows in the few-shot prompt; 0 leaves it out"),
+    "--max-new-tokens": dict(type=int, metavar="N", help="of an answer (default: enough for the longest right one)"),
+    "--batch": dict(dest="batch_size", type=int, default=32, metavar="N", help="questions at once (default %(default)s)"),
+    "--bar": dict(action="append", type=_setting, default=[], metavar="MEASURE=SHARE",
+                  help="ship only if at least this share of test rows is right; may be repeated; kept"),
+    "--anyway": FLAG | dict(help="also a model that looks too large for this machine"),
+}  # fmt: skip
+EXPORT = _workspace("where train, or notebook 04, left the adapter") | {
+    "--to": dict(required=True, choices=("adapter", "merged", "ollama", "gguf", "hub"),
+                 help="merged is compared with the adapter; gguf needs llama.cpp"),
+    "--rows": dict(type=int, default=20, metavar="N", help="test rows to compare on, 0 for none (default %(default)s)"),
+    "--whole": dict(dest="text_only", action="store_const", const=False, help="keep the vision part of a base that sees images"),
+    "--outtype": dict(choices=("f32", "bf16", "f16", "q8_0"), default="q8_0", help="of a GGUF file (default %(default)s)"),
+    "--repo": dict(dest="repo_id", metavar="OWNER/NAME", help="of the Hub; a name alone is one of your own account"),
+    "--form": dict(choices=("adapter", "merged"), default="adapter", help="what goes to the Hub (default %(default)s)"),
+    "--public": dict(dest="private", action="store_false", help="everybody may see it on the Hub; else only you may"),
+    "--exist-ok": FLAG | dict(help="write a new version into a repository of the Hub that is there"),
+    "--system": dict(metavar="TEXT", help="for ollama: said to the model before the first question"),
+}  # fmt: skip
+COMMANDS = {
+    "check": (commands.check, READING, "report what is wrong with a dataset; changes nothing"),
+    "prepare": (commands.prepare, READING | PREPARING, "clean, split and save it in a workspace"),
+    "doctor": (commands.doctor, DOCTOR, "what this machine is, what is missing, and the next step to take"),
+    "plan": (commands.plan, PLAN, "how much GPU memory training will take, before anything is downloaded"),
+    "train": (training.train, TRAIN, "train an adapter on the rows and with the settings of a workspace"),
+    "evaluate": (commands.evaluate, EVALUATE, "compare base, few-shot and tuned on the test rows; writes a report"),
+    "export": (commands.export, EXPORT, "take home what was trained: adapter, merged model, Ollama, GGUF, or to the Hub"),
+}
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         self.exit(USAGE, f"{self.prog}: {message}\n")  # argparse would say 2, which means "blocked" here
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="gemma-colab",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
-    data.add_commands(commands)
-    machine.add_commands(commands)
-    training.add_commands(commands)
-    evaluation.add_commands(commands)
-    export.add_commands(commands)
-    return parser
+def _parsed(argv: list[str] | None) -> argparse.Namespace:
+    parser = _Parser(prog="gemma-colab", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parsers = parser.add_subparsers(dest="command", required=True)
+    for name, (run, options, what) in COMMANDS.items():
+        command = parsers.add_parser(name, help=what)
+        command.set_defaults(run=run)
+        for option, how in options.items():
+            command.add_argument(option, **how)
+        command.add_argument("--json", action="store_true", help="the result as JSON; everything else goes to the error output")
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run a command: it prints what it does, and returns its exit status, the result for JSON, and the result in words."""
     for stream in (sys.stdout, sys.stderr):  # a console that lacks Cyrillic shows escapes instead of failing
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    args = _parser().parse_args(argv)
+    args, first = _parsed(argv), os.environ.get("RANK", "0") == "0"  # of several processes the first speaks
     try:
-        return args.run(args)
+        with redirect_stdout(open(os.devnull, "w") if not first else sys.stderr if args.json else sys.stdout):
+            status, found, said = args.run(args)
+        if first:
+            print(json.dumps(found, ensure_ascii=False, indent=1) if args.json else said)
+        return status
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -55,9 +157,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{e.strerror or e}: {e.filename or ''}", file=sys.stderr)
         return USAGE
     except GemmaColabError as e:
-        if os.environ.get("RANK", "0") != "0":
-            # Of several processes the first speaks, and writes what it has to: with the first that ends, accelerate ends all. One
-            # that is still there after this time met something of its own.
+        if not first:  # with the first that ends, accelerate ends all: one that is still there met something of its own
             time.sleep(5)
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
         return e.status

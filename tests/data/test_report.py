@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gemma_colab.cli.data import EXIT_CODES
+from gemma_colab.cli.commands import EXIT_CODES
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import answer, fingerprint, question, to_messages, with_texts
 from gemma_colab.data.report import FINDINGS, check_rows, parameters

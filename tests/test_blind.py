@@ -102,14 +102,14 @@ def test_nothing_is_written_before_the_first_decision_and_then_at_once(workspace
 def test_choices_go_on_marks_and_notes_stay(workspace):
     panel = BlindPanel(table(4), workspace)
     assert "Row 1 of 4" in panel.place.value
-    panel.sides["left"].marks["tone"].value = "yes"
+    panel.marks["left_tone"].value = "yes"
     panel.notes.value = "вежливо"
     assert panel.at == 0
     assert "0 decided" in panel.place.value
     panel.keys.value = "2\n"
-    assert (panel.keys.value, panel.at, panel.notes.value, panel.sides["left"].marks["tone"].value) == ("", 1, "", None)
+    assert (panel.keys.value, panel.at, panel.notes.value, panel.marks["left_tone"].value) == ("", 1, "", None)
     panel.keys.value = "0\n"
-    assert (panel.at, panel.notes.value, panel.sides["left"].marks["tone"].value) == (0, "вежливо", "yes")
+    assert (panel.at, panel.notes.value, panel.marks["left_tone"].value) == (0, "вежливо", "yes")
     assert "you chose: right is better" in panel.place.value
     panel.keys.value = "1\n"  # another mind: it stays, and says so
     assert panel.at == 0
@@ -178,16 +178,16 @@ def test_names_are_shown_after_a_second_click_and_end_the_review(workspace):
     assert not panel.review.opened
     panel.show.click()
     assert panel.review.opened
-    assert "Verdict: better." in panel.result.value
+    assert "Verdict: better." in panel.widget.children[0].value
     panel.go(0)
-    names = [side.text.value for side in panel.sides.values()]
+    names = [text.value for text in panel.texts.values()]
     assert sorted("tuned" in name for name in names) == [False, True]
     assert all(("tuned" in name) == ("настроенной" in name) for name in names)
     panel.keys.value = "3\n"
     assert "would not be blind" in panel.message.value
     assert panel.review.decided == 13
     again = BlindPanel(table(), workspace)
-    assert "Verdict: better." in again.result.value
+    assert "Verdict: better." in again.widget.children[0].value
     with pytest.raises(SettingsError, match="would not be blind"):
         again.review.decide(15, choice="left")
 

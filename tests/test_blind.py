@@ -11,7 +11,7 @@ from scipy.stats import binom
 
 from gemma_colab.core.errors import DatasetError, SettingsError, WorkspaceError
 from gemma_colab.core.workspace import Workspace
-from gemma_colab.evaluation.blind import CHOICES, FEWEST, BlindReview, percent, preference, verdict
+from gemma_colab.evaluation.blind import CHOICES, FEWEST, BlindReview, preference
 from gemma_colab.ui.blind import BlindPanel, blind_result
 
 EVIL = "<img src=x onerror='alert(1)'> </div><b>жирный</b> {{ 7 * 7 }}"
@@ -38,7 +38,7 @@ def saved(review):
 
 
 def dealt(review):
-    return {row.key: row.left for row in review.rows}
+    return {row.row: row.left for row in review.rows}
 
 
 def widgets_of(widget):
@@ -93,7 +93,7 @@ def test_nothing_is_written_before_the_first_decision_and_then_at_once(workspace
     panel.buttons["right"].click()
     (line,) = saved(panel.review)
     row = panel.review.rows[0]
-    assert (line["row"], line["question"], line["left"], line["right"]) == (row.key, row.question, row.left, row.right)
+    assert (line["row"], line["question"], line["left"], line["right"]) == (row.row, row.question, row.left, row.right)
     assert line["choice"] == "right"
     assert sorted(p.suffix for p in (workspace.path / "review").iterdir()) == [".csv", ".json"]  # nothing half written
 
@@ -254,7 +254,7 @@ def test_decisions_without_their_mapping_are_refused(workspace):
     mapping = workspace.path / review.mapping_file
     text = mapping.read_text()
     mapping.unlink()
-    with pytest.raises(WorkspaceError, match=r"mapping\.json is missing"):
+    with pytest.raises(WorkspaceError, match="nobody can tell who is left"):
         BlindReview(table(), workspace)
     mapping.write_text(text.replace('"answers": "', '"answers": "x'))
     with pytest.raises(WorkspaceError, match="does not fit these answers"):
@@ -267,13 +267,13 @@ def test_two_panels_keep_each_others_decisions_and_agree_on_the_order(workspace)
     two.decide(1, choice="right")
     one.decide(0, notes="заметка")
     assert len(saved(one)) == 2
-    with pytest.raises(SettingsError, match="was begun elsewhere"):
+    with pytest.raises(SettingsError, match="seed=9, but this review began with seed=0"):
         other.decide(2, choice="left")
     two.open_mapping()
     with pytest.raises(SettingsError, match="would not be blind"):
         one.decide(2, choice="left")
-    two.put_aside()  # and begin anew, with another order
-    assert len(list((workspace.path / "review").iterdir())) == 2
+    for file in (one.file, one.mapping_file):  # put aside, to begin anew with another order
+        (workspace.path / file).rename(workspace.path / f"{file}.old")
     anew = BlindReview(table(), workspace, seed=1)
     assert (anew.decided, anew.opened) == (0, None)
     assert dealt(anew) != dealt(two)
@@ -308,10 +308,16 @@ def test_texts_that_no_file_can_hold_do_not_stop_a_review(workspace):
 @pytest.mark.parametrize(
     ("answers", "pair", "more", "error", "says"),
     [
-        (table().drop(columns="tuned"), ("base", "tuned"), {}, DatasetError, "no column 'tuned'; it has question, base"),
-        (table().assign(tuned=None), ("base", "tuned"), {}, DatasetError, "no text in column 'tuned', row 0"),
+        (
+            table().drop(columns="tuned"),
+            ("base", "tuned"),
+            {},
+            DatasetError,
+            "each row of column 'tuned'; it has question, base:",
+        ),
+        (table().assign(tuned=None), ("base", "tuned"), {}, DatasetError, "each row of column 'tuned'"),
         (table(), ("base", "base"), {}, SettingsError, "two different columns"),
-        (table().rename(columns={"base": "same"}), ("same", "tuned"), {}, SettingsError, "'same' means something else"),
+        (table().rename(columns={"base": "same"}), ("same", "tuned"), {}, SettingsError, "two different columns"),
         (table(), ("base", "tuned"), {"rows": 0}, SettingsError, "rows=0 must be a whole number from 1 to 1000"),
     ],
 )
@@ -353,7 +359,7 @@ def test_the_summary_counts_by_name_not_by_side(workspace):
     assert summary["rubric"] == {"correct": {"base": 0.3, "tuned": 1.0, "rows": 10}}
     assert summary["verdict"] == "better"
     assert summary["left_chosen"] == [review.of(i)["choice"] for i in range(24)].count("left")
-    for part in ("18 of 24", "75 %", "55 to 88 %", "tuned is better than base", "the same in 5", "undecided 7", "3 of 43 rows"):
+    for part in ("18 of 24", "75%", "55% to 88%", "tuned is better than base", "the same in 5", "undecided 7", "3 of 43 rows"):
         assert part in summary["sentence"], part
 
 
@@ -376,7 +382,7 @@ def test_when_all_answers_are_the_same_there_is_nothing_to_ask(workspace):
 def test_equal_candidates_are_seldom_called_different():
     """Exactly, over all outcomes of a fair coin."""
     for n in [*range(41), 67, 100, 200]:
-        called = [k for k in range(n + 1) if verdict(k, n - k) in ("better", "worse")]
+        called = [k for k in range(n + 1) if preference(k, n - k)["verdict"] in ("better", "worse")]
         assert binom.pmf(called, n, 0.5).sum() <= 0.05 + 1e-12, n
 
 
@@ -392,10 +398,10 @@ def test_the_interval_covers_the_truth(truth):
 
 
 def test_few_rows_are_too_few_however_clear():
-    assert [verdict(FEWEST - 1, 0), verdict(FEWEST, 0), verdict(0, FEWEST)] == ["too few rows to tell", "better", "worse"]
-    assert verdict(12, 4) == "no clear difference"  # Wilson's interval is clear of a half, the test is not
-    assert preference(0, 0) == {"win_rate": None, "low": None, "high": None, "p": None}
-    assert [percent(x) for x in (0, 0.00004, 0.0768, 0.75, 1)] == ["0 %", "less than 0.1 %", "7.7 %", "75 %", "100 %"]
+    words = [preference(*few)["verdict"] for few in ((FEWEST - 1, 0), (FEWEST, 0), (0, FEWEST), (0, 0))]
+    assert words == ["too few rows to tell", "better", "worse", "too few rows to tell"]
+    assert preference(12, 4)["verdict"] == "no clear difference"  # Wilson's interval is clear of a half, the test is not
+    assert preference(0, 0)["win_rate"] is None
 
 
 def test_a_result_for_the_report_is_escaped(workspace):

@@ -15,7 +15,7 @@ from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings
 from gemma_colab.core.workspace import read_sample
 from gemma_colab.evaluation import general_knowledge, knowledge
-from gemma_colab.evaluation.compare import worsened
+from gemma_colab.evaluation.compare import clearly
 from gemma_colab.evaluation.knowledge import GeneralKnowledge
 from gemma_colab.evaluation.loss import answer_losses, mean_loss, perplexity, text_losses
 from gemma_colab.export.adapter import load_adapter, save_adapter
@@ -100,11 +100,11 @@ def test_what_was_forgotten_is_named(tiny, tokenizer):
     assert list(same["metric"]) == [
         f"{what}, {lang}" for what in ("general questions right", "loss on neutral text") for lang in ("ru", "en")
     ]
-    assert len(worsened(same)) == 0
+    assert len(clearly(same)[1]) == 0
     found = GeneralKnowledge(pd.concat([found.questions.assign(right=1.0)] * 2), found.texts)
     worse = GeneralKnowledge(found.questions.assign(right=0.0), found.texts.assign(loss=found.texts["loss"] * 1.5))
-    assert list(worsened(worse.compare(found))["metric"]) == list(same["metric"])
-    assert len(worsened(found.compare(worse))) == 0
+    assert list(clearly(worse.compare(found))[1]["metric"]) == list(same["metric"])
+    assert len(clearly(found.compare(worse))[1]) == 0
 
 
 def test_adapter_comes_back_with_the_same_answers(random_gemma, tokenizer, workspace):

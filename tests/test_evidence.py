@@ -8,7 +8,7 @@ import pytest
 
 from gemma_colab.core.rows import answer, to_messages
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
-from gemma_colab.core.workspace import ADAPTER_FILES
+from gemma_colab.core.workspace import ADAPTER_FILES, SPLIT_FILES, samples
 from gemma_colab.evaluation.blind import BlindReview
 from gemma_colab.evaluation.candidates import Evaluation
 from gemma_colab.evaluation.compare import compare
@@ -40,9 +40,9 @@ def line(metric, difference, clear="yes", better="higher", rows=50):
 )
 def test_the_word_and_whether_to_ship(lines, word, ship):
     said = verdict(pd.DataFrame(lines))
-    assert (said.word, said.ship) == (word, ship)
-    assert said.next_steps
-    assert bool(said.against) == (ship != "ask a reader")
+    assert (said["word"], said["ship"]) == (word, ship)
+    assert said["next"]
+    assert bool(said["against"]) == (ship != "ask a reader")
 
 
 BETTER = pd.DataFrame([line("a", 0.3)])
@@ -77,19 +77,14 @@ def failed(base=None, **tuned):
 )
 def test_other_evidence_can_speak_against_shipping(evidence, ship, says):
     said = verdict(BETTER, **evidence)
-    assert said.ship == ship
+    assert said["ship"] == ship
     assert says in str(said)
 
 
 def test_next_to_nothing_is_called_so():
     said = verdict(pd.DataFrame([line("a", 0.005)]))
-    assert (said.word, said.ship) == ("better", "not yet")
+    assert (said["word"], said["ship"]) == ("better", "not yet")
     assert "next to nothing" in str(said)
-
-
-def test_levels_of_yes_no_measures_are_always_named():
-    said = verdict(pd.DataFrame([line("right order number", 0.1, "no") | {"p": 0.3}, line("a", 0.3)]))
-    assert "Of the tuned model's answers: right order number in 60% of 50 (before 50%, not clear)." in said.lines
 
 
 def test_comparison_draws_what_is_clear():
@@ -154,14 +149,19 @@ def test_reading_panel_orders_and_filters():
 
 
 @pytest.fixture
-def evaluated(workspace, support_rows):
+def evaluated(workspace, support_rows, tmp_path):
     """A workspace with everything that notebook 05 has measured when it writes the report, and what it then gives to `assess`."""
     rows = [to_messages(row) for row in support_rows[:20]]
     save_rows({"train": rows[:5], "validation": rows[5:8], "test": rows[8:]}, workspace)
-    ModelSettings(model="/home/somebody/secret/my-gemma").save(workspace)
+    model = tmp_path / "secret" / "my-gemma"
+    model.parent.mkdir()
+    model.symlink_to(samples() / "tiny-gemma3")
+    ModelSettings(model=str(model)).save(workspace)
     LoraSettings().save(workspace)
     TrainSettings().save(workspace)
-    workspace.write_json("training.json", {"model": "m", "rows": "r", "verdict": "learning", "steps": 3, "log_history": []})
+    (workspace.path / "adapter").mkdir()
+    run = {"model": str(model), "rows": workspace.fingerprint(*SPLIT_FILES), "verdict": "learning", "steps": 3}
+    workspace.write_json("training.json", run | {"log_history": []})
     given = {"base": [EVIL] * 12, "few-shot": ["да"] * 12, "tuned": [answer(row) for row in rows[8:]]}
     answers = {
         name: pd.DataFrame({"answer": a, "tokens": 9, "finished": True, "loss": 30.0 - 20 * (name == "tuned"), "loss_tokens": 10})
@@ -185,7 +185,7 @@ def test_summary_and_report_say_the_same(evaluated):
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert "http" not in page  # nothing is fetched
-    assert "/home/" not in page + json.dumps(summary)
+    assert "secret" not in page + json.dumps(summary)
     assert "Harmonic mean of precision and recall" in page  # what a measure means, by its docstring
     for text in (
         "The figures allow it",

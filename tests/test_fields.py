@@ -174,13 +174,13 @@ def compared(after: float, rows: int = 100) -> pd.DataFrame:
 
 
 def test_figures_alone_may_say_ship_it_where_bars_are_set():
-    assert verdict(compared(0.97)).ship == "ask a reader"
+    assert verdict(compared(0.97))["ship"] == "ask a reader"
     by = ShipSettings(bars={"order": 0.95})
-    assert verdict(compared(0.97), ship_by=by).ship == "yes"
+    assert verdict(compared(0.97), ship_by=by)["ship"] == "yes"
     form = compared(0.97).assign(metric="valid JSON")
-    assert verdict(form, ship_by=ShipSettings(bars={"valid JSON": 0.95})).ship == "ask a reader"  # well-formed may be wrong
+    assert verdict(form, ship_by=ShipSettings(bars={"valid JSON": 0.95}))["ship"] == "ask a reader"  # well-formed may be wrong
     said = verdict(compared(0.90), ship_by=by)
-    assert (said.ship, said.against) == ("not yet", ["order is 90%, and the bar is 95%"])
+    assert (said["ship"], said["against"]) == ("not yet", ["order is 90%, and the bar is 95%"])
 
 
 def test_with_bars_likeness_and_reciting_do_not_count_and_forgetting_if_you_say_so():
@@ -189,10 +189,10 @@ def test_with_bars_likeness_and_reciting_do_not_count_and_forgetting_if_you_say_
     how = {"alike": 0.1, "memorized": by_heart, "general": lost}
     bars = {"order": 0.95}
     said = verdict(compared(0.97), **how, ship_by=ShipSettings(bars=bars))
-    assert said.ship == "yes"
+    assert said["ship"] == "yes"
     assert "It forgot" in str(said)  # told all the same
-    assert verdict(compared(0.97), **how, ship_by=ShipSettings(bars=bars, may_forget=False)).ship == "not yet"
-    assert verdict(compared(0.97), **how).ship == "not yet"
+    assert verdict(compared(0.97), **how, ship_by=ShipSettings(bars=bars, may_forget=False))["ship"] == "not yet"
+    assert verdict(compared(0.97), **how)["ship"] == "not yet"
 
 
 def test_a_bar_of_another_name_is_named():

@@ -7,7 +7,7 @@ from recipes import recipe
 from gemma_colab.evaluation import metrics as m
 from gemma_colab.evaluation.compare import compare
 from gemma_colab.evaluation.failures import failure_modes, failures, other_language, repeating
-from gemma_colab.evaluation.knowledge import common_prefix, memorization
+from gemma_colab.evaluation.knowledge import memorization
 from gemma_colab.evaluation.verdict import verdict
 
 
@@ -83,11 +83,12 @@ def test_failure_modes_are_a_share_of_the_answers():
 
 
 def test_memorization_counts_words_from_the_start():
-    assert common_prefix(["Раз два семь", "нет", ""], ["раз, два три четыре", "да", "да"]) == [0.5, 0.0, 0.0]
+    table = memorization({"test": ["Раз два семь", "нет", "", ""]}, {"test": ["раз, два три четыре", "да", "да", "."]})
+    assert table.loc["test", "common prefix"] == (0.5 + 0 + 0 + 1) / 4
     table = memorization({"train": ["а б в", "х"], "test": ["а б г", "х"]}, {"train": ["а б в", "у"], "test": ["а б в", "у"]})
     assert table.loc["train"].to_dict() == {"rows": 2, "word for word": 0.5, "common prefix": 0.5, "longest prefix": 1.0}
     assert table.loc["test", "word for word"] == 0
     as_test = memorization({"train": ["а"], "test": ["а"]}, {"train": ["а"], "test": ["а"]})
     better = compare({"m": ([0.0] * 20, [1.0] * 20)})
-    assert verdict(better, memorized=table).against == ["it recites training answers"]
-    assert verdict(better, memorized=as_test).against == []
+    assert verdict(better, memorized=table)["against"] == ["it recites training answers"]
+    assert verdict(better, memorized=as_test)["against"] == []

@@ -4,7 +4,6 @@ them: without its adapter it is the base."""
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -13,9 +12,7 @@ import pandas as pd
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gemma_colab.core.catalog import dimensions_of
-from gemma_colab.core.errors import DatasetError, ModelError, SettingsError
-from gemma_colab.core.machine import dtype_name
+from gemma_colab.core.errors import DatasetError, SettingsError
 from gemma_colab.core.rows import Row, answer, prompt
 from gemma_colab.core.settings import ModelSettings
 from gemma_colab.core.workspace import ADAPTER_FILES, Workspace
@@ -25,11 +22,9 @@ from gemma_colab.evaluation.fields import schema_of, telling_examples
 from gemma_colab.evaluation.generation import Turns, generate
 from gemma_colab.evaluation.loss import answer_losses
 from gemma_colab.evaluation.metrics import USUAL, Metric
-from gemma_colab.model.lent import describe_machine
 
 ANSWERS = "evaluation/answers.jsonl"  # every answer ever given, with a key of its prompt and its model
 CANDIDATES = ("base", "few-shot", "tuned")
-FIXED_COLUMNS = ("question", "wanted", "label", "signs")  # of `Evaluation.rows`, beside candidates and scores
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,6 @@ class Evaluation:
     labels: Sequence[str | None] | None = None
     examples: int = 0
     max_new_tokens: int | None = None
-    _scored: dict = field(default_factory=lambda: defaultdict(dict), init=False, repr=False, compare=False)
 
     @property
     def references(self) -> list[str]:
@@ -56,17 +50,9 @@ class Evaluation:
         return [answer(row) for row in self.test_rows]
 
     @property
-    def last(self) -> str:
-        """Return the candidate that is looked at most closely: the tuned model, if it was asked."""
-        return list(self.answers)[-1]
-
-    @property
     def scores(self) -> dict[str, dict[str, list]]:
         """Score the answers: candidate -> metric -> one score per row; None where a row has nothing to measure."""
-        for name, table in self.answers.items():
-            for metric in set(self.metrics.values()) - self._scored[name].keys():
-                self._scored[name][metric] = metric(list(table["answer"]), self.references)
-        return {name: {label: self._scored[name][m] for label, m in self.metrics.items()} for name in self.answers}
+        return {name: self.score(list(table["answer"])) for name, table in self.answers.items()}
 
     def score(self, answers: list[str]) -> dict[str, list]:
         """Score any answers to these rows: metric -> one score per row."""
@@ -76,11 +62,12 @@ class Evaluation:
         """Return the mean of each metric (lines) for each candidate (columns)."""
         return pd.DataFrame({name: pd.DataFrame(scores, dtype=float).mean() for name, scores in self.scores.items()})
 
-    def compare(self, before: str, after: str | None = None) -> pd.DataFrame:
-        """Compare two candidates on each metric, and on the loss on the right answers; the columns are those of `compare.compare`.
-        after: left out, the last candidate, which is the tuned model if it was asked."""
-        after = after or self.last
-        pairs = {metric: (self.scores[before][metric], self.scores[after][metric]) for metric in self.metrics}
+    def compare(self, before: str) -> pd.DataFrame:
+        """Compare a candidate with the last one, which is the tuned model if it was asked, on each metric and on the loss on the right
+        answers; the columns are those of `compare.compare`."""
+        *_, after = self.answers
+        scores = self.scores
+        pairs = {metric: (scores[before][metric], scores[after][metric]) for metric in self.metrics}
         pairs[LOSS] = self.answers[before]["loss"], self.answers[after]["loss"]
         tokens = {LOSS: self.answers[after]["loss_tokens"]}
         return compare(pairs, weights=tokens, lower_is_better=[*self.lower_is_better, LOSS])
@@ -92,14 +79,15 @@ class Evaluation:
     def rows(self) -> pd.DataFrame:
         """Return a table to read, one line per test row: question, wanted (the right answer), label, the answer of each candidate, the
         scores of the last one (the tuned, if it was asked), and "signs", the failure modes that its answer shows."""
-        failed = failures(self.answers[self.last], self.references)
+        *_, last = self.answers
         columns = {"question": [_as_text(prompt(row)) for row in self.test_rows], "wanted": self.references}
         labels = list(self.labels or [row.get("label") for row in self.test_rows])
         columns |= {"label": labels} if any(labels) else {}
         columns |= {name: table["answer"] for name, table in self.answers.items()}
-        for name, scores in self.scores[self.last].items():  # a field of a form may be called as a column here is
-            columns[f"{name}, score" if name in (*self.answers, *FIXED_COLUMNS) else name] = scores
-        columns["signs"] = [", ".join(name for name in failed.columns if row[name]) for row in failed.to_dict("records")]
+        for name, scores in self.score(list(columns[last])).items():  # a field of a form may be called as a column here is
+            columns[f"{name}, score" if name in (*columns, "label", "signs") else name] = scores
+        failed = failures(self.answers[last], self.references)
+        columns["signs"] = [", ".join(failed.columns[row]) for row in failed.to_numpy()]
         return pd.DataFrame(columns)
 
 
@@ -140,8 +128,8 @@ def evaluate(
         shown = solved if name == "few-shot" else []
         asked = [row | {"messages": [*in_front(shown, prompt(row)), row["messages"][-1]]} for row in rows]
         extra = len(tokenizer.apply_chat_template(shown, return_dict=True)["input_ids"]) - 1 if shown else 0  # <bos> stands once
-        kept = {} if workspace is None else kept_answers(workspace, name)
-        how = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "description": f"{name}: answers", **kept}
+        how = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "description": f"{name}: answers"}
+        how |= kept_answers(workspace, name, model) if workspace else {}
         with adapter_for(name, model):
             table = generate(model, tokenizer, [prompt(row) for row in asked], **how)
             losses = answer_losses(model, tokenizer, asked, max_length=max_length + extra, description=f"{name}: loss")
@@ -155,7 +143,7 @@ def adapter_for(candidate: str, model):
     return nullcontext() if candidate == "tuned" else getattr(model, "disable_adapter", nullcontext)()
 
 
-def few_shot_turns(rows: Sequence[Row], examples: int = 3, seed: int = 0) -> Turns:
+def few_shot_turns(rows: Sequence[Row], examples: int) -> Turns:
     """Return so many solved rows as the turns of one conversation: drawn at random, or where all answers fill in one form, those that
     show most of it (`fields.telling_examples`).
 
@@ -163,9 +151,9 @@ def few_shot_turns(rows: Sequence[Row], examples: int = 3, seed: int = 0) -> Tur
     """
     answers = [answer(row) for row in rows]
     if examples and schema_of(answers):
-        drawn = [rows[i] for i in telling_examples(answers, examples, seed)]
+        drawn = [rows[i] for i in telling_examples(answers, examples)]
     else:
-        drawn = random.Random(seed).sample(rows, min(examples, len(rows)))
+        drawn = random.Random(0).sample(rows, min(examples, len(rows)))
     return [turn for row in drawn for turn in row["messages"] if turn["role"] != "system"]
 
 
@@ -175,31 +163,22 @@ def in_front(examples: Turns, turns: Turns) -> Turns:
     return [*system, *examples, *turns[len(system) :]]
 
 
-def enough_tokens(tokenizer: PreTrainedTokenizerBase, rows: list[Row], most: int = 1024) -> int:
-    """Return how many tokens an answer may have: a third more than the longest right one, at most `most`."""
-    lengths = [len(tokenizer(answer(row))["input_ids"]) for row in rows]
-    return min(most, int(max(lengths) * 4 / 3) + 8)
+def enough_tokens(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> int:
+    """Return how many tokens an answer may have: a third more than the longest right one, at most 1,024."""
+    longest = max(len(tokenizer(answer(row))["input_ids"]) for row in rows)
+    return min(1024, int(longest * 4 / 3) + 8)
 
 
-def kept_answers(workspace: Workspace, candidate: str) -> dict:
+def kept_answers(workspace: Workspace, candidate: str, model: PreTrainedModel) -> dict:
     """Return the options of `generation.generate` that keep the answers of a candidate in the workspace. They are found again by the chosen
     model, its precision, and for the tuned one a checksum of the adapter that is saved there; nothing is kept without one."""
     chosen = ModelSettings.load(workspace)
-    made_by = f"{chosen.model} {chosen.load_in_4bit} {computes_in(chosen)}"
+    made_by = f"{chosen.model} {chosen.load_in_4bit} {str(model.dtype).removeprefix('torch.')}"
     if candidate == "tuned":
         if not workspace.has("adapter"):
             return {}
         made_by += f" {workspace.fingerprint(*ADAPTER_FILES)}"
     return {"save": workspace.path / ANSWERS, "made_by": made_by}
-
-
-def computes_in(chosen: ModelSettings) -> str:
-    """Name the dtype in which this model computes on this machine, "float32" for example."""
-    try:
-        dimensions = dimensions_of(chosen.model)
-    except ModelError:  # kept answers can be told of when their base is gone
-        dimensions = None
-    return dtype_name(describe_machine(), dimensions)[0]
 
 
 def _as_text(turns: Turns) -> str:

@@ -12,6 +12,7 @@ divided by their number (Bonferroni); the intervals shown are those of 95 %.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ LOSS = "loss on right answers"  # the name of its line beside the metrics of ans
 QUESTIONS = "general questions right"  # so the lines of general knowledge about them begin
 NO_NUMBER = "no number"
 ENOUGH_ROWS = 10  # with fewer rows nothing is called different
-DRAWN_AT_ONCE = 2**21  # rows drawn that are held in memory at the same time
+COLUMNS = ["metric", "better", "rows", "before", "after", "difference", "low", "high", "wins", "ties", "losses", "p", "clear"]
 
 
 def paired_bootstrap(
@@ -38,51 +39,34 @@ def paired_bootstrap(
     """
     gain = np.asarray(after, float) - np.asarray(before, float)
     weights = np.ones(len(gain)) if weights is None else np.asarray(weights, float)
-    difference = float(gain.sum() / weights.sum())
+    difference, error = map(float, _mean_and_error(gain, weights))
     means, errors = _draws(gain, weights, resamples, seed)
     if (gain != 0).sum() < ENOUGH_ROWS or not errors.all():
         low, high = np.quantile(means, _expanded(len(gain), level))
         return difference, float(low), float(high)
     low, high = np.quantile((means - difference) / errors, [(1 - level) / 2, (1 + level) / 2])
-    error = float(_standard_error(gain[None], weights[None], np.array([difference]))[0])
     return difference, difference - float(high) * error, difference - float(low) * error
 
 
-def paired_proportions(before, after, level: float = 0.95) -> tuple[float, float, float]:
-    """Return (difference, low, high) for yes/no scores of the same rows: Wald's interval with half a row added to each of the four
-    cells (Agresti and Min 2005, doi 10.1002/sim.1781). Unlike the bootstrap it has a width where no row, or every row, changed."""
-    before, after = np.asarray(before), np.asarray(after)
-    rows, gained, lost = len(before) + 2, (after > before).sum() + 0.5, (after < before).sum() + 0.5
-    middle = (gained - lost) / rows
-    reach = norm.ppf((1 + level) / 2) * np.sqrt(gained + lost - (gained - lost) ** 2 / rows) / rows
-    return float((after - before).mean()), float(max(-1, middle - reach)), float(min(1, middle + reach))
-
-
-def unpaired_bootstrap(a, b, *, weights_a, weights_b, resamples: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+def unpaired_bootstrap(a, b, *, weights_a, weights_b) -> tuple[float, float, float]:
     """Return (difference b - a, low, high) for two different sets of rows, such as train and test. Scores are sums over the weights."""
-    a, b, wa, wb = (np.asarray(x, float) for x in (a, b, weights_a, weights_b))
-    means = _draws(b, wb, resamples, seed + 1)[0] - _draws(a, wa, resamples, seed)[0]
+    a, b, weights_a, weights_b = (np.asarray(x, float) for x in (a, b, weights_a, weights_b))
+    means = _draws(b, weights_b, 2000, seed=1)[0] - _draws(a, weights_a, 2000, seed=0)[0]
     low, high = np.quantile(means, _expanded(min(len(a), len(b))))
-    return float(b.sum() / wb.sum() - a.sum() / wa.sum()), float(low), float(high)
+    return float(b.sum() / weights_b.sum() - a.sum() / weights_a.sum()), float(low), float(high)
 
 
 def _draws(sums: np.ndarray, weights: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean of each draw, and its standard error."""
-    rng, means, errors = np.random.default_rng(seed), [], []
-    step = max(1, DRAWN_AT_ONCE // len(sums))
-    for start in range(0, resamples, step):
-        rows = rng.integers(0, len(sums), (min(step, resamples - start), len(sums)))
-        s, w = sums[rows], weights[rows]
-        means.append(s.sum(axis=1) / w.sum(axis=1))
-        errors.append(_standard_error(s, w, means[-1]))
-    return np.concatenate(means), np.concatenate(errors)
+    rows = np.random.default_rng(seed).integers(0, len(sums), (resamples, len(sums)))
+    return _mean_and_error(sums[rows], weights[rows])
 
 
-def _standard_error(sums: np.ndarray, weights: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Return the standard error of a ratio of sums along the last axis, by linearization; with equal weights that of a mean."""
-    rows = sums.shape[-1]
-    left = sums - means[:, None] * weights
-    return np.sqrt((left**2).sum(axis=-1) * rows / max(1, rows - 1)) / weights.sum(axis=-1)
+def _mean_and_error(sums: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a ratio of sums along the last axis and, by linearization, its standard error; with equal weights those of a mean."""
+    rows, total = sums.shape[-1], weights.sum(axis=-1)
+    mean = sums.sum(axis=-1) / total
+    left = sums - mean[..., None] * weights
+    return mean, np.sqrt((left**2).sum(axis=-1) * rows / max(1, rows - 1)) / total
 
 
 def _expanded(rows: int, level: float = 0.95) -> tuple[float, float]:
@@ -94,11 +78,19 @@ def _expanded(rows: int, level: float = 0.95) -> tuple[float, float]:
     return low, 1 - low
 
 
-def mcnemar(before: Sequence[float], after: Sequence[float]) -> float:
-    """Return the exact p-value for yes/no scores of the same rows: of the rows that changed, would a fair coin split them so unevenly?"""
-    gain = np.asarray(after, float) - np.asarray(before, float)
-    gained, changed = int((gain > 0).sum()), int((gain != 0).sum())
-    return float(binomtest(gained, changed).pvalue) if changed else 1.0
+def paired_proportions(before, after, *, level: float = 0.95) -> tuple[float, float, float]:
+    """Return (difference, low, high) for yes/no scores of the same rows: Wald's interval with half a row added to each of the four
+    cells (Agresti and Min 2005, doi 10.1002/sim.1781). Unlike the bootstrap it has a width where no row, or every row, changed."""
+    before, after = np.asarray(before), np.asarray(after)
+    rows, gained, lost = len(before) + 2, (after > before).sum() + 0.5, (after < before).sum() + 0.5
+    middle = (gained - lost) / rows
+    reach = norm.ppf((1 + level) / 2) * np.sqrt(gained + lost - (gained - lost) ** 2 / rows) / rows
+    return float((after - before).mean()), float(max(-1, middle - reach)), float(min(1, middle + reach))
+
+
+def mcnemar(wins: int, losses: int) -> float:
+    """Return the exact p-value for the rows that changed: would a fair coin split them so unevenly?"""
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
 def compare(scores: dict[str, tuple], *, weights: dict[str, Sequence[float]] | None = None, lower_is_better=()) -> pd.DataFrame:
@@ -117,41 +109,35 @@ def compare(scores: dict[str, tuple], *, weights: dict[str, Sequence[float]] | N
         rows = zip(before, after, tokens.get(metric, [1.0] * len(before)), strict=True)
         if rows := [row for row in rows if None not in row and row[2]]:  # a row without an answer token has no loss
             kept[metric] = tuple(np.array(column, float) for column in zip(*rows, strict=True))
-    lines = [_line(metric, *arrays, metric in tokens, metric in lower_is_better, len(kept)) for metric, arrays in kept.items()]
-    columns = ["metric", "better", "rows", "before", "after", "difference", "low", "high", "wins", "ties", "losses", "p", "clear"]
-    return pd.DataFrame(lines, columns=columns)
+    lines = []
+    for metric, (b, a, w) in kept.items():
+        lower = metric in lower_is_better
+        gain = (b - a) if lower else (a - b)
+        line = {"metric": metric, "better": "lower" if lower else "higher", "rows": len(b)}
+        line |= {"before": b.sum() / w.sum(), "after": a.sum() / w.sum(), "clear": NO_NUMBER}
+        line |= {"wins": int((gain > 0).sum()), "ties": int((gain == 0).sum()), "losses": int((gain < 0).sum())}
+        if np.isfinite([*b, *a]).all():
+            yes_no = metric not in tokens and set(b) | set(a) <= {0.0, 1.0}
+            interval = partial(paired_proportions, b, a) if yes_no else partial(paired_bootstrap, b, a, weights=w)
+            line |= dict(zip(("difference", "low", "high"), interval(), strict=True))
+            changed = line["wins"] + line["losses"]
+            line["p"] = mcnemar(line["wins"], line["losses"]) if yes_no or changed < ENOUGH_ROWS else None
+            line["clear"] = _clear(line, interval, 0.05 / len(kept))
+        lines.append(line)
+    return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def _line(metric: str, b: np.ndarray, a: np.ndarray, w: np.ndarray, weighted: bool, lower: bool, measures: int) -> dict:
-    gain = (b - a) if lower else (a - b)
-    line = {"metric": metric, "better": "lower" if lower else "higher", "rows": len(b)}
-    line |= {"before": b.sum() / w.sum(), "after": a.sum() / w.sum()}
-    line |= {"wins": int((gain > 0).sum()), "ties": int((gain == 0).sum()), "losses": int((gain < 0).sum())}
-    if not np.isfinite([*b, *a]).all():
-        return line | {"difference": np.nan, "low": np.nan, "high": np.nan, "p": None, "clear": NO_NUMBER}
-    yes_no = not weighted and set(b) | set(a) <= {0.0, 1.0}
-
-    def interval(level: float) -> tuple[float, float, float]:
-        return paired_proportions(b, a, level) if yes_no else paired_bootstrap(b, a, weights=w, level=level)
-
-    difference, low, high = interval(0.95)
-    p = mcnemar(b, a) if yes_no or (gain != 0).sum() < ENOUGH_ROWS else None
-    clear = "no"
-    if len(b) < ENOUGH_ROWS:
-        clear = "too few rows"
-    elif low > 0 or high < 0:
-        _, strict_low, strict_high = interval(1 - 0.05 / measures)
-        sure = (strict_low > 0 or strict_high < 0) and (p is None or p < 0.05 / measures)
-        clear = "yes" if sure else "perhaps"
-    return line | {"difference": difference, "low": low, "high": high, "p": p, "clear": clear}
+def _clear(line: dict, interval: partial, strict: float) -> str:
+    """strict: the share of errors that is left to this one of several measures."""
+    if line["rows"] < ENOUGH_ROWS:
+        return "too few rows"
+    if line["low"] <= 0 <= line["high"]:
+        return "no"
+    _, low, high = interval(level=1 - strict)
+    return "yes" if (low > 0 or high < 0) and (line["p"] is None or line["p"] < strict) else "perhaps"
 
 
-def improved(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the lines of `compare` that are clearly better."""
-    return table[(table["clear"] == "yes") & ((table["difference"] < 0) == (table["better"] == "lower"))]
-
-
-def worsened(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the lines that are clearly worse; a loss that is no number is."""
-    worse = (table["clear"] == "yes") & ((table["difference"] < 0) != (table["better"] == "lower"))
-    return table[worse | (table["clear"] == NO_NUMBER)]
+def clearly(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the lines of `compare` that are clearly better, and those that are clearly worse; a loss that is no number is."""
+    clear, good = table["clear"] == "yes", (table["difference"] < 0) == (table["better"] == "lower")
+    return table[clear & good], table[(clear & ~good) | (table["clear"] == NO_NUMBER)]

@@ -38,13 +38,13 @@ def failures(table: pd.DataFrame, references: list[str]) -> pd.DataFrame:
     """Return one line per row, one column per failure mode: True where something is wrong, and the right answer isn't so too.
     table: of `generation.generate`."""
     pairs = list(zip(table["answer"], references, strict=True))
-    found = {
-        "empty": [not a.strip() and bool(r.strip()) for a, r in pairs],
-        "hit the limit": [not finished for finished in table["finished"]],
-        "repeating": [repeating(a) and not repeating(r) for a, r in pairs],
-        "other language": [other_language(a, r) for a, r in pairs],
-    }
-    return pd.DataFrame(found, index=table.index)
+    found = (
+        [not a.strip() and bool(r.strip()) for a, r in pairs],
+        [not finished for finished in table["finished"]],
+        [repeating(a) and not repeating(r) for a, r in pairs],
+        [other_language(a, r) for a, r in pairs],
+    )
+    return pd.DataFrame(dict(zip(FAILURE_MODES, found, strict=True)), index=table.index)
 
 
 def failure_modes(answers: dict[str, pd.DataFrame], references: list[str]) -> pd.DataFrame:
@@ -52,5 +52,5 @@ def failure_modes(answers: dict[str, pd.DataFrame], references: list[str]) -> pd
     lines = {}
     for name, table in answers.items():
         found = failures(table, references)
-        lines[name] = found.mean().to_dict() | {"any": found.any(axis=1).mean(), "tokens": table["tokens"].mean()}
-    return pd.DataFrame.from_dict(lines, orient="index", columns=[*FAILURE_MODES, "any", "tokens"])
+        lines[name] = found.assign(any=found.any(axis=1), tokens=table["tokens"]).mean()
+    return pd.DataFrame(lines).T

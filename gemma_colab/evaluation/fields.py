@@ -6,10 +6,12 @@ import json
 import random
 import re
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 
 from jsonschema.validators import validator_for
 
-from gemma_colab.evaluation.metrics import Metric, Scores, Texts, described, of_each_answer
+from gemma_colab.evaluation.metrics import Metric, Scores, Texts
 
 # A field with at most so many different texts, each seen five times on average, is taken for a list to choose from.
 FEW_VALUES = 20
@@ -52,37 +54,42 @@ def json_metrics(schema: dict) -> dict[str, Metric]:
     that fits the schema; each field by its name; and "nothing but JSON", where nothing stands around it."""
     fits = validator_for(schema)(schema).is_valid
 
-    def all_fields(predictions: Texts, references: Texts) -> Scores:
-        """1 where all fields of its first JSON object are as in the right answer"""
-        return [float(_same(mine, right)) for mine, right in _objects(predictions, references)]
+    its = "in its first JSON object is as in the right answer"
+    fields = {name: _measure(partial(_right, name), f"1 where {name} {its}") for name in schema["properties"]}
+    return {
+        "all fields": _measure(
+            lambda p, r: _same(first_object(p) or {}, first_object(r) or {}),
+            "1 where all fields of its first JSON object are as in the right answer",
+        ),
+        "valid JSON": _measure(
+            lambda p, r: fits(first_object(p)), "1 where its first JSON object has the form of the right answers"
+        ),
+        **fields,
+        "nothing but JSON": _measure(lambda p, r: fits(_whole(p)), "1 where the answer is such an object and nothing else"),
+    }
 
-    def field(name: str) -> Metric:
-        def metric(predictions: Texts, references: Texts) -> Scores:
-            pairs = _objects(predictions, references)
-            return [float(name in mine and _same(mine[name], right.get(name))) for mine, right in pairs]
 
-        return described(metric, f"1 where {name} in its first JSON object is as in the right answer")
+def _right(name: str, prediction: str, reference: str) -> bool:
+    mine, right = first_object(prediction) or {}, first_object(reference) or {}
+    return name in mine and _same(mine[name], right.get(name))
 
-    valid = of_each_answer(lambda p: fits(first_object(p)), "1 where its first JSON object has the form of the right answers")
-    alone = of_each_answer(lambda p: fits(_whole(p)), "1 where the answer is such an object and nothing else")
-    fields = {name: field(name) for name in schema["properties"]}
-    return {"all fields": all_fields, "valid JSON": valid, **fields, "nothing but JSON": alone}
+
+def _measure(holds: Callable[[str, str], bool], meaning: str) -> Metric:
+    """meaning: what a report says of it."""
+
+    def metric(predictions: Texts, references: Texts) -> Scores:
+        return [float(holds(p, r)) for p, r in zip(predictions, references, strict=True)]
+
+    metric.__doc__ = meaning
+    return metric
 
 
 def _whole(text: str):
     """Read a text that is JSON and nothing else; None where it isn't."""
     try:
-        return json.loads(text, parse_constant=_no_json)
+        return json.loads(text, parse_constant=int)  # which refuses NaN: Python reads it, but it is no JSON
     except (ValueError, RecursionError):
         return None
-
-
-def _no_json(constant: str):
-    raise ValueError(f"{constant} is no JSON, though Python reads it")
-
-
-def _objects(predictions: Texts, references: Texts) -> list[tuple[dict, dict]]:
-    return [(first_object(p) or {}, first_object(r) or {}) for p, r in zip(predictions, references, strict=True)]
 
 
 def _same(one, other) -> bool:
@@ -97,11 +104,11 @@ def most_frequent(answers: Texts) -> str:
     return json.dumps({name: json.loads(value) for name, value in values.items()}, ensure_ascii=False)
 
 
-def telling_examples(answers: Texts, examples: int, seed: int = 0) -> list[int]:
+def telling_examples(answers: Texts, examples: int) -> list[int]:
     """Choose answers, all of one form, that show as many different values as so few can; returns their numbers. Drawn at random, three out of three
     may happen to be null in the very field that matters."""
     objects = [{(name, json.dumps(value)) for name, value in json.loads(answer).items()} for answer in answers]
-    order, seen, chosen = random.Random(seed).sample(range(len(answers)), len(answers)), set(), []
+    order, seen, chosen = random.Random(0).sample(range(len(answers)), len(answers)), set(), []
     for _ in range(min(examples, len(answers))):
         chosen.append(max((i for i in order if i not in chosen), key=lambda i: len(objects[i] - seen)))
         seen |= objects[chosen[-1]]

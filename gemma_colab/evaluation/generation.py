@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -43,12 +44,8 @@ def generate(
     a disconnect, run the same again. made_by: what made the answers (a model, an adapter's checksum); those of another are not
     taken. description: of the progress bar; None for no bar.
     """
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=stop_token_ids(tokenizer),
-        **sampling,
-    )
+    stops = stop_token_ids(tokenizer)
+    config = GenerationConfig(max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, eos_token_id=stops, **sampling)
     encoded = [tokenizer.apply_chat_template(p, add_generation_prompt=True, return_dict=True)["input_ids"] for p in prompts]
     keys = _keys(encoded, made_by, max_new_tokens, sampling)
     known = _read(save) if save else {}
@@ -66,10 +63,16 @@ def generate(
             batch = tokenizer.pad({"input_ids": [encoded[i] for i in rows]}, padding_side="left", return_tensors="pt")
             batch = batch.to(model.device)
             out = model.generate(**batch, generation_config=config)[:, batch["input_ids"].shape[1] :].tolist()
-            new = {keys[i]: _answer(ids, config.eos_token_id, tokenizer) for i, ids in zip(rows, out, strict=True)}
-            known |= new
+            lines = []
+            for i, ids in zip(rows, out, strict=True):
+                end = next((n for n, token in enumerate(ids) if token in stops), None)  # behind it a batch holds padding
+                text = tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
+                known[keys[i]] = {"answer": text, "tokens": len(ids[:end]), "finished": end is not None}
+                lines.append(json.dumps({"key": keys[i]} | known[keys[i]], ensure_ascii=False))
             if save:
-                _append(save, new)
+                save.parent.mkdir(parents=True, exist_ok=True)
+                with save.open("a", encoding="utf-8") as f:  # a new line first: the last one may have been cut off
+                    f.write("".join("\n" + line for line in lines))
             bar.update(len(rows))
     finally:
         bar.close()
@@ -105,22 +108,12 @@ def chat_candidates(
     options = {"max_new_tokens": max_new_tokens, "sampling": SAMPLING | sampling if do_sample else GREEDY, "description": None}
     devices = [model.device] if model.device.type == "cuda" else []
 
-    def answering(adapter: Callable) -> Callable[[Turns], str]:
-        def answer(turns: Turns) -> str:
-            with torch.random.fork_rng(devices), adapter():
-                torch.manual_seed(seed + len(turns))
-                return generate_answers(model, tokenizer, [turns], **options)[0]
+    def answering(adapter: Callable, turns: Turns) -> str:
+        with torch.random.fork_rng(devices), adapter():
+            torch.manual_seed(seed + len(turns))
+            return generate_answers(model, tokenizer, [turns], **options)[0]
 
-        return answer
-
-    return {"base": answering(model.disable_adapter), "tuned": answering(nullcontext)}
-
-
-def _answer(ids: list[int], stops: list[int], tokenizer) -> dict:
-    """Read what was generated up to the first stop token; behind it a batch holds padding."""
-    end = next((n for n, token in enumerate(ids) if token in stops), None)
-    ids, finished = ids[:end], end is not None
-    return {"answer": tokenizer.decode(ids, skip_special_tokens=True).strip(), "tokens": len(ids), "finished": finished}
+    return {"base": partial(answering, model.disable_adapter), "tuned": partial(answering, nullcontext)}
 
 
 def _keys(encoded: list[list[int]], made_by: str, max_new_tokens: int, sampling: dict) -> list[str]:
@@ -143,9 +136,3 @@ def _read(path: Path) -> dict[str, dict]:
         except (ValueError, KeyError, AttributeError):
             continue
     return known
-
-
-def _append(path: Path, answers: dict[str, dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as f:  # a new line first: the last one may have been cut off
-        f.write("".join("\n" + json.dumps({"key": k} | a, ensure_ascii=False) for k, a in answers.items()))

@@ -54,7 +54,8 @@ def general_knowledge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     options = {"max_new_tokens": 48, "description": "general questions"} | options
     answers = generate_answers(model, tokenizer, [[{"role": "user", "content": q["question"]}] for q in probe], **options)
     holds = contains_answer(answers, [q["key"] for q in probe])
-    right = [one * (not _repeats(a, q["question"])) for one, a, q in zip(holds, answers, probe, strict=True)]
+    asked = [" ".join(words(q["question"])) for q in probe]
+    right = [one * (not " ".join(words(a)).startswith(q)) for one, a, q in zip(holds, answers, asked, strict=True)]
     losses = text_losses(model, tokenizer, [text["text"] for text in texts], description="neutral text")
     return GeneralKnowledge(
         pd.DataFrame(probe)[["kind", "language", "question"]].assign(answer=answers, right=right),
@@ -62,18 +63,13 @@ def general_knowledge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     )
 
 
-def _repeats(answer: str, question: str) -> bool:
-    return " ".join(words(answer)).startswith(" ".join(words(question)))
-
-
-# ------------------------------------------------------------------------------------------ memorization
 def memorization(
     answers: dict[str, list[str]],
     references: dict[str, list[str]],
     losses: tuple[pd.DataFrame, pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """Tell what was learned by heart; one line per split ("train", "test"): rows, and of the model's answers to its questions the share
-    that is the reference word for word, and the mean and longest common prefix, as a share of the reference.
+    that is the reference word for word, and the mean and longest common prefix, as a share of the reference's words.
 
     A test answer can come out word for word too, where it is easy to foresee, so the share on training rows means something only
     beside the share on test rows. losses: (train, test), of `answer_losses`; they add the mean loss of either, and to the test's line
@@ -81,27 +77,19 @@ def memorization(
     """
     lines = {}
     for split, said in answers.items():
-        prefixes = common_prefix(said, references[split])
+        pairs = [(words(mine), words(theirs)) for mine, theirs in zip(said, references[split], strict=True)]
+        shares = [Prefix.similarity(m, t) / len(t) if t else float(not m) for m, t in pairs]
         lines[split] = {
-            "rows": len(prefixes),
-            "word for word": sum(exact_match(said, references[split])) / max(1, len(prefixes)),
-            "common prefix": sum(prefixes) / max(1, len(prefixes)),
-            "longest prefix": max(prefixes, default=0.0),
+            "rows": len(said),
+            "word for word": sum(exact_match(said, references[split])) / max(1, len(said)),
+            "common prefix": sum(shares) / max(1, len(said)),
+            "longest prefix": max(shares, default=0.0),
         }
     table = pd.DataFrame.from_dict(lines, orient="index")
     if losses:
         table.loc[["train", "test"], "loss"] = [mean_loss(one) for one in losses]
         table.loc["test", ["gap", "low", "high"]] = loss_gap(*losses)
     return table
-
-
-def common_prefix(predictions: list[str], references: list[str]) -> list[float]:
-    """Measure how far an answer follows the reference word for word from its start, as a share of the reference's words."""
-    shares = []
-    for prediction, reference in zip(predictions, references, strict=True):
-        mine, theirs = words(prediction), words(reference)
-        shares.append(Prefix.similarity(mine, theirs) / len(theirs) if theirs else float(not mine))
-    return shares
 
 
 def loss_gap(train: pd.DataFrame, other: pd.DataFrame) -> tuple[float, float, float]:

@@ -26,7 +26,6 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower().replace("ё", "е"))
 
 
-# ------------------------------------------------------------------------------------------ likeness
 def exact_match(predictions: Texts, references: Texts) -> Scores:
     """1 where the answer is the reference, but for white space."""
     return [float(p.split() == r.split()) for p, r in zip(predictions, references, strict=True)]
@@ -72,17 +71,6 @@ def contains_answer(predictions: Texts, keys: Texts) -> Scores:
         return rf"(?<!\w){re.escape(key[:-2] if ending else key)}{ending}(?!\w)"
 
     return [float(re.search(pattern(plain(k)), plain(p)) is not None) for p, k in zip(predictions, keys, strict=True)]
-
-
-# ------------------------------------------------------------------------------------------ form
-def of_each_answer(holds: Callable[[str], bool], meaning: str) -> Metric:
-    """A metric of answers alone. meaning: what a report says of it."""
-    return described(lambda predictions, references: [float(holds(p)) for p in predictions], meaning)
-
-
-def described(metric: Metric, meaning: str) -> Metric:
-    metric.__doc__ = meaning
-    return metric
 
 
 # What every comparison shows: likeness to the reference. None of them knows whether an answer is true.

@@ -35,15 +35,9 @@ import pandas as pd
 
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.settings import Settings, check_number
-from gemma_colab.evaluation.compare import ENOUGH_ROWS, LOSS, NO_NUMBER, QUESTIONS, improved, worsened
-from gemma_colab.evaluation.metrics import USUAL
+from gemma_colab.evaluation.compare import ENOUGH_ROWS, LOSS, NO_NUMBER, QUESTIONS, clearly
+from gemma_colab.evaluation.failures import FAILURE_MODES
 
-FAILED = {
-    "empty": "empty",
-    "hit the limit": "cut off",
-    "repeating": "repeating themselves",
-    "other language": "in another language",
-}
 TOO_MANY_FAILED, FAILED_WORTH_SAYING, CUT_OFF_WORTH_SAYING = 0.2, 0.05, 0.2  # shares of answers
 ALIKE = 1 / 3  # token F1
 FORM = {"valid JSON", "nothing but JSON"}
@@ -53,20 +47,27 @@ WORTH_HAVING = 0.02  # the smallest difference of a metric worth having
 MEND = "Read the rows that got worse, mend what they were taught from, and train with a lower learning rate."
 STAY = "Stay with the base model and a few examples in the prompt: that costs no training."
 AS_WELL = "a few examples in the prompt do as well, or better"
-AGAINST_BASE = {  # word -> (what speaks against shipping, what to do)
-    "better": ("", ""),
-    "too few rows": ("there are too few test rows to tell", f"Test on at least {ENOUGH_ROWS} rows, better on a hundred; now there are {{rows}}."),
-    "worse": ("it got worse", MEND),
-    "mixed": ("it got worse in some measures", MEND),
-    "no clear difference": ("its answers did not get clearly better", "Train on more or better rows, or with a higher learning rate; more test rows would show a smaller difference."),
+AGAINST_BASE = {  # word -> (what to say, what speaks against shipping, what to do)
+    "better": ("", "", ""),
+    "too few rows": ("nothing can be said", "there are too few test rows to tell", f"Test on at least {ENOUGH_ROWS} rows, better on a hundred."),
+    "worse": ("", "it got worse", MEND),
+    "mixed": ("", "it got worse in some measures", MEND),
+    "no clear difference": ("no difference in the answers is clear of chance", "its answers did not get clearly better", "Train on more or better rows, or with a higher learning rate; more test rows would show a smaller difference."),
 }  # fmt: skip
-AGAINST_FEW_SHOT = {  # word -> (what to say, what speaks against shipping, what to do)
+AGAINST_FEW_SHOT = {
     "better": ("Tuning beats a few examples in the prompt", "", ""),
     "mixed": ("Against a few examples in the prompt it wins and loses", "a few examples in the prompt do better in some measures", "Decide which of these measures counts: in some a few examples in the prompt do better than tuning."),
     "worse": ("A few examples in the prompt do better than tuning", AS_WELL, STAY),
     "no clear difference": ("A few examples in the prompt do as well as tuning", AS_WELL, STAY),
     "too few rows": ("Whether a few examples in the prompt would do, too few rows can tell", "", ""),
 }  # fmt: skip
+CUT_OFF = "Raise max_new_tokens; if that does not help, look whether <end_of_turn> is among the trained tokens (notebook 01)."
+LOOK = "Look at these answers, and train with a lower learning rate."
+WRONG = "Read the rows that are wrong: add rows like them, or mend what they were taught from."
+UNLIKE = "Read some of them: unlike the right answer may still be good, if the form is free; if they make no sense, the model is too small or the training too short."  # fmt: skip
+BY_HEART = "Train for fewer epochs, with a smaller rank, or on more rows."
+ELSEWHERE = "If the model must do other things too: mix general rows in (replay), fewer epochs, a lower learning rate; or switch the adapter off for them."  # fmt: skip
+READ = "Read the answers below, worst first, and judge them blind: no figure says whether an answer is true."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,31 +90,14 @@ class ShipSettings(Settings):
             check_number(f"bars[{name!r}]", share, 0, 1, 0.95)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the evidence comes to.
-
-    word, ship: see above. against: what speaks against shipping. lines: all that was seen, a sentence each. next_steps: what to do.
-    """
-
-    word: str
-    ship: str
-    against: list[str]
-    lines: list[str]
-    next_steps: list[str]
-
-    def __str__(self):
-        return f"{self.word}; ship: {self.ship}. " + " ".join([*self.lines, *self.next_steps])
-
-
 def word_for(table: pd.DataFrame) -> str:
     """Find the word for a comparison of two candidates, by the rules above. table: of `compare`."""
-    if not len(table) or table["rows"].max() < ENOUGH_ROWS:
+    better, worse = clearly(table)
+    if table["rows"].max() < ENOUGH_ROWS:
         return "too few rows"
-    good, bad = set(improved(table)["metric"]), set(worsened(table)["metric"])
-    if good - {LOSS}:
-        return "mixed" if bad else "better"
-    return "worse" if bad else "no clear difference"
+    if set(better["metric"]) - {LOSS}:
+        return "mixed" if len(worse) else "better"
+    return "worse" if len(worse) else "no clear difference"
 
 
 def verdict(
@@ -127,8 +111,9 @@ def verdict(
     review: dict | None = None,
     replayed: bool = False,
     ship_by: ShipSettings | None = None,
-) -> Verdict:
-    """Say what all of it comes to.
+) -> dict:
+    """Say what all of it comes to: {"word", "ship" (see above), "against" (what speaks against shipping), "lines" (all that was seen,
+    a sentence each), "next" (what to do)}.
 
     against_base, against_few_shot: of `compare`, tuned as after. general: of `GeneralKnowledge.compare`. memorized: of `memorization`.
     failures: of `failure_modes`. alike: the median over rows of token F1. review: of `blind.BlindReview.summary`, opened. replayed:
@@ -136,147 +121,79 @@ def verdict(
     Raises `SettingsError` for a bar of another name.
     """
     bars, word = ship_by.bars if ship_by else {}, word_for(against_base)
-    liked, disliked = (bool(review) and review.get("verdict") == said for said in ("better", "worse"))
-    against, lines, steps = [], [], []
+    liked, disliked = (bool(review) and review["verdict"] == said for said in ("better", "worse"))
+    against, lines, steps, failed = [], [], [], False
 
-    def note(line: str = "", reason: str = "", step: str = "") -> None:
-        """line: what was seen. reason: why it speaks against shipping. step: what to do about it."""
-        for text, where in ((line, lines), (reason, against), (step, steps)):
+    def note(line: str, reason: str = "", step: str = "", when: bool = True) -> None:
+        """line: what was seen. reason, step: `when` it speaks against shipping, why, and what to do about it."""
+        for text, where in zip((line, reason, step) if when else (line,), (lines, against, steps), strict=False):
             where += [text] if text else []
 
-    reason, step = AGAINST_BASE[word]
-    note(_compared(word, against_base), reason, step.format(rows=_rows(against_base)))
-    note(_levels(against_base))
-    if word == "better" and improved(against_base).query("metric != @LOSS")["difference"].abs().max() < WORTH_HAVING:
+    said, *rest = AGAINST_BASE[word]
+    note(f"On {against_base['rows'].max()} test rows {_told(said, against_base)}.", *rest)
+    gains = clearly(against_base)[0].query("metric != @LOSS")["difference"].abs()
+    if word == "better" and gains.max() < WORTH_HAVING:
         note(f"It is better by next to nothing: less than {WORTH_HAVING} in every metric.", "it is better by next to nothing")
-    if against_few_shot is not None and len(against_few_shot):
-        said, reason, step = AGAINST_FEW_SHOT[word_for(against_few_shot)]
-        good, bad = _named(improved(against_few_shot)), _named(worsened(against_few_shot))
-        note(". ".join([said, *filter(None, [good and f"Better: {good}", bad and f"Worse: {bad}"])]) + ".", reason, step)
-    failed = failures is not None and bool(failures.loc["tuned", "any"] >= TOO_MANY_FAILED)
+    if against_few_shot is not None:
+        said, *rest = AGAINST_FEW_SHOT[word_for(against_few_shot)]
+        note(f"{_told(said, against_few_shot)}.", *rest)
     if failures is not None:
-        lines += _failed(failures)
-    if failed:
-        share = failures.loc["tuned", "any"]
-        note(reason=f"{share:.0%} of its answers are no proper answers", step=_cure(failures.loc["tuned"]))
-    if bars:
-        line, missed = _bars(bars, against_base)
-        note(line, step="Read the rows that are wrong: add rows like them, or mend what they were taught from." if missed else "")
-        against += missed
+        tuned = failures.loc["tuned"]
+        signs = ", ".join(f"{share:.0%} {sign}" for sign, share in tuned[list(FAILURE_MODES)].items() if share > 0)
+        none, failed = f"{tuned['any']:.0%} of its answers are no proper answers", bool(tuned["any"] >= TOO_MANY_FAILED)
+        if tuned["any"] >= FAILED_WORTH_SAYING:
+            step = CUT_OFF if tuned["hit the limit"] >= TOO_MANY_FAILED / 2 else LOOK
+            note(f"{none} (one may show several signs): {signs}.", none, step, failed)
+        for name, share in failures["hit the limit"].drop("tuned").items():
+            if share >= CUT_OFF_WORTH_SAYING:
+                note(f"Of the answers of {name}, {share:.0%} were cut off at the limit of tokens: that counts against it.")
+    reached = dict(zip(against_base["metric"], against_base["after"], strict=True))
+    if unknown := sorted(bars.keys() - reached.keys()):
+        raise SettingsError(f"bars names {unknown}, which was not measured; measured were {', '.join(reached)}")
+    for name, bar in bars.items():
+        said = f"{name} is {reached[name]:.0%}, and the bar is {bar:.0%}"
+        note(f"{said}.", said, "" if WRONG in steps else WRONG, not reached[name] >= bar)
     if alike is not None and alike < ALIKE and not bars:
-        note(
-            f"Half of its answers are unlike the right ones: token F1 {alike:.2f} or less, where 1 is the same words.",
-            "" if liked else "half of its answers are unlike the right ones",
-            "Read some of them: unlike the right answer may still be good, if the form is free; if they make no sense, the model is "
-            "too small or the training too short.",
-        )
-    if memorized is not None and len(memorized):
-        train, test = memorized.loc["train", "word for word"], memorized.loc["test", "word for word"]
-        note(f"It reproduces {train:.0%} of its training answers word for word, and {test:.0%} of the test's.")
-        if train - test >= VERBATIM and not bars:
-            note("", "it recites training answers", "Train for fewer epochs, with a smaller rank, or on more rows.")
+        said = f"Half of its answers are unlike the right ones: token F1 {alike:.2f} or less, where 1 is the same words."
+        note(said, "" if liked else "half of its answers are unlike the right ones", UNLIKE)
+    if memorized is not None:
+        train, test = memorized.loc[["train", "test"], "word for word"]
+        said = f"It reproduces {train:.0%} of its training answers word for word, and {test:.0%} of the test's."
+        note(said, "it recites training answers", BY_HEART, train - test >= VERBATIM and not bars)
     if general is not None:
-        lost = worsened(general)
-        note(_forgotten(general, lost, replayed))
-        if len(lost) and not (bars and ship_by.may_forget):
-            note(
-                "",
-                f"it got clearly worse elsewhere: {', '.join(lost['metric'])}",
-                "If the model must do other things too: mix general rows in (replay), fewer epochs, a lower learning rate; or switch "
-                "the adapter off for them.",
-            )
+        _, lost = clearly(general)
+        known = general.loc[general["metric"].str.startswith(QUESTIONS), "before"].max()
+        said = (
+            f"It forgot: {_named(lost)}." if len(lost) else "No forgetting is clear of chance in the general questions and texts."
+        )
+        if known < KNOWN:
+            said += f" Its base could answer {known:.0%} of the general questions at most, so only the texts tell what it forgot."
+        said += " Questions of these kinds were mixed into its training, so that says little about all else." * replayed
+        worse = f"it got clearly worse elsewhere: {', '.join(lost['metric'])}"
+        note(said, worse, ELSEWHERE, len(lost) > 0 and not (bars and ship_by.may_forget))
     if review:
-        note(f"Judged blind: {review['sentence']}", "readers who judged blind preferred the base" if disliked else "")
+        note(f"Judged blind: {review['sentence']}", "readers who judged blind preferred the base", when=disliked)
     if word == "worse" or failed or disliked:
         ship = "no"
     elif against:
         ship = "not yet"
-    elif liked or bars.keys() - FORM:
-        ship = "yes"
     else:
-        ship = "ask a reader"
-        note(step="Read the answers below, worst first, and judge them blind: no figure says whether an answer is true.")
-    return Verdict(word, ship, against, lines, steps)
+        ship = "yes" if liked or bars.keys() - FORM else "ask a reader"
+    steps += [READ] * (ship == "ask a reader")
+    return {"word": word, "ship": ship, "against": against, "lines": lines, "next": steps}
 
 
-def _rows(table: pd.DataFrame) -> int:
-    return int(table["rows"].max()) if len(table) else 0
-
-
-def _bars(bars: dict[str, float], table: pd.DataFrame) -> tuple[str, list[str]]:
-    """Return a sentence on all bars, and those that were missed."""
-    reached = dict(zip(table["metric"], table["after"], strict=True))
-    if unknown := sorted(set(bars) - set(reached)):
-        raise SettingsError(f"bars names {unknown}, which was not measured; measured were {', '.join(reached)}")
-    told = ", ".join(f"{name} {reached[name]:.0%} (bar {bar:.0%})" for name, bar in bars.items())
-    missed = [
-        f"{name} is {reached[name]:.0%}, and the bar is {bar:.0%}" for name, bar in bars.items() if not reached[name] >= bar
-    ]
-    return f"Against the bars you set: {told}.", missed
-
-
-def _compared(word: str, table: pd.DataFrame) -> str:
-    if word == "too few rows":
-        return f"With {_rows(table)} test rows nothing can be said."
-    good, bad = _named(improved(table)), _named(worsened(table))
-    if word == "no clear difference":
-        though = f", though the {good}" if good else ""
-        return f"On {_rows(table)} test rows no difference in the answers is clear of chance{though}."
-    found = "; but ".join(filter(None, [good and f"better: {good}", bad and f"worse: {bad}"]))
-    return f"On {_rows(table)} test rows {found}."
-
-
-def _levels(table: pd.DataFrame) -> str:
-    """Say how often the answers do what was asked for, also where that did not clearly change."""
-    strict = table[table["p"].notna() & ~table["metric"].isin([*USUAL, LOSS])]
-
-    def one(line) -> str:
-        way = "better" if (line.difference < 0) == (line.better == "lower") else "worse"
-        clear = {"yes": way, "perhaps": f"perhaps {way}"}.get(line.clear, "not clear")
-        return f"{line.metric} in {line.after:.0%} of {line.rows} (before {line.before:.0%}, {clear})"
-
-    named = "; ".join(one(line) for line in strict.itertuples() if 0 <= line.after <= 1)
-    return f"Of the tuned model's answers: {named}." if named else ""
+def _told(said: str, table: pd.DataFrame) -> str:
+    """Add to what is said of a comparison what is clearly better and what is clearly worse."""
+    ways = zip(("better", "worse"), map(_named, clearly(table)), strict=True)
+    return "; ".join(filter(None, [said, *(f"{way}: {named}" for way, named in ways if named)]))
 
 
 def _named(lines: pd.DataFrame) -> str:
     """Write `token F1 0.034 to 0.127 (+0.074 to +0.114)`: a value before and after, and the interval of the difference."""
-
-    def one(line) -> str:
-        if line.clear == NO_NUMBER:
-            return f"{line.metric} is no number"
+    named = []
+    for line in lines.itertuples():
         digits = 3 if max(abs(line.before), abs(line.after)) <= 1 else 2  # a share, or a loss
-        values = f"{line.before:.{digits}f} to {line.after:.{digits}f}"
-        return f"{line.metric} {values} ({line.low:+.{digits}f} to {line.high:+.{digits}f})"
-
-    return ", ".join(map(one, lines.itertuples()))
-
-
-def _failed(failures: pd.DataFrame) -> list[str]:
-    """Say what is wrong with answers of the tuned model; and where others were cut off, which counts against them."""
-    tuned, lines = failures.loc["tuned"], []
-    if tuned["any"] >= FAILED_WORTH_SAYING:
-        named = ", ".join(f"{tuned[mode]:.0%} {text}" for mode, text in FAILED.items() if tuned[mode] > 0)
-        lines.append(
-            f"Of the tuned model's answers {tuned['any']:.0%} are no proper answers (one may show several signs): {named}."
-        )
-    for name, share in failures["hit the limit"].drop("tuned").items():
-        if share >= CUT_OFF_WORTH_SAYING:
-            lines.append(f"Of the answers of {name}, {share:.0%} were cut off at the limit of tokens: that counts against it.")
-    return lines
-
-
-def _cure(tuned: pd.Series) -> str:
-    if tuned["hit the limit"] >= TOO_MANY_FAILED / 2:
-        return (
-            "Raise max_new_tokens; if that does not help, look whether <end_of_turn> is among the trained tokens (notebook 01)."
-        )
-    return "Look at these answers, and train with a lower learning rate."
-
-
-def _forgotten(table: pd.DataFrame, lost: pd.DataFrame, replayed: bool) -> str:
-    text = f"It forgot: {_named(lost)}." if len(lost) else "No forgetting is clear of chance in the general questions and texts."
-    known = table.loc[table["metric"].str.startswith(QUESTIONS), "before"].max()
-    if known < KNOWN:
-        text += f" Its base could answer {known:.0%} of the general questions at most, so only the texts tell what it forgot."
-    return text + " Questions of these kinds were mixed into its training, so that says little about all else." * replayed
+        values = f"{line.before:.{digits}f} to {line.after:.{digits}f} ({line.low:+.{digits}f} to {line.high:+.{digits}f})"
+        named.append(f"{line.metric} {'is no number' if line.clear == NO_NUMBER else values}")
+    return ", ".join(named)

@@ -7,23 +7,23 @@ import json
 import math
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.errors import GemmaColabError
-from gemma_colab.core.machine import pick_dtype
+from gemma_colab.core.machine import dtype_name, pick_dtype
 from gemma_colab.core.rows import answer, prompt
-from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
-from gemma_colab.core.workspace import SPLIT_FILES, Workspace
+from gemma_colab.core.settings import LoraSettings, TrainSettings
+from gemma_colab.core.workspace import SPLIT_FILES, SPLITS, Workspace
 from gemma_colab.evaluation.blind import BlindReview
-from gemma_colab.evaluation.candidates import Evaluation, adapter_for, computes_in, evaluate, kept_answers
+from gemma_colab.evaluation.candidates import Evaluation, adapter_for, evaluate, kept_answers
 from gemma_colab.evaluation.fields import json_metrics, most_frequent, schema_of
 from gemma_colab.evaluation.generation import generate_answers
 from gemma_colab.evaluation.knowledge import general_knowledge, loss_gap, memorization
 from gemma_colab.evaluation.loss import answer_losses, mean_loss, perplexity
-from gemma_colab.evaluation.metrics import USUAL, Metric
+from gemma_colab.evaluation.metrics import USUAL
 from gemma_colab.evaluation.verdict import ShipSettings, verdict
 from gemma_colab.export.record import exported
 from gemma_colab.handover.adapter import ensure_adapter
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 ASKED_AGAIN = 48  # training rows that are asked again: enough for a share of a fifth to show
 LOSS_ROWS = 64  # training rows, and validation rows, whose loss is measured: some thousand tokens
-Losses = dict[str, tuple[pd.DataFrame, pd.DataFrame]]
 
 
 def load_tuned(workspace: Workspace, *, anyway: bool = False) -> tuple[PeftModel, PreTrainedTokenizerBase]:
@@ -67,7 +66,7 @@ def assess(
     *,
     loaded: tuple | None = None,
     evaluation: Evaluation | None = None,
-    losses: Losses | None = None,
+    losses: dict[str, tuple[pd.DataFrame, pd.DataFrame]] | None = None,
     general: pd.DataFrame | None = None,
     memorized: pd.DataFrame | None = None,
     bars: dict[str, float] | None = None,
@@ -88,79 +87,92 @@ def assess(
     """
     if bars is not None:
         ShipSettings(bars=bars)  # impossible ones are refused before hours of work
-    rows = ensure_rows(workspace)
+    rows, machine = ensure_rows(workspace), describe_machine()
     known = [answer(row) for row in rows["train"]]
-    chosen, _ = choose_model(workspace, describe_machine(), anyway=True)  # load_tuned looks whether it is too large
-    if any(one is None for one in (evaluation, losses, general, memorized)):
-        if loaded:
-            ensure_adapter(workspace, chosen)
-        model, tokenizer = loaded or load_tuned(workspace, anyway=anyway)
+    chosen, _ = choose_model(workspace, machine, anyway=True)  # load_tuned looks whether it is too large
+    if not loaded and any(one is None for one in (evaluation, losses, general, memorized)):
+        loaded = load_tuned(workspace, anyway=anyway)
+    ensure_adapter(workspace, chosen)
+    model, tokenizer = loaded or (None, None)
     max_length = TrainSettings.load(workspace).max_length if workspace.has(TrainSettings.file) else 1024
+
+    def base_and_tuned(measure: Callable) -> tuple:
+        """measure: a function of the options that keep a candidate's answers."""
+        with adapter_for("base", model):
+            base = measure(kept_answers(workspace, "base", model))
+        return base, measure(kept_answers(workspace, "tuned", model))
+
     if evaluation is None:
         test = rows["test"]
         if test_rows and test_rows < len(test):
             test = [test[i] for i in sorted(random.Random(0).sample(range(len(test)), test_rows))]
-        options = {"max_length": max_length} | options
-        evaluation = evaluate(model, tokenizer, test, workspace=workspace, train_rows=rows["train"], **options)
+        how = {"max_length": max_length, "workspace": workspace, "train_rows": rows["train"]} | options
+        evaluation = evaluate(model, tokenizer, test, **how)
     if losses is None:
-        seen = {split: rows[split][:LOSS_ROWS] for split in ("train", "validation")}
-        losses = {
-            split: _base_and_tuned(model, lambda _, some=some: answer_losses(model, tokenizer, some, max_length=max_length))
-            for split, some in seen.items()
-        }
+        losses = {}
+        for split in ("train", "validation"):
+            some = rows[split][:LOSS_ROWS]
+            losses[split] = base_and_tuned(lambda _, some=some: answer_losses(model, tokenizer, some, max_length=max_length))
     if "test" not in losses:
         tables = (evaluation.answers[name][["loss", "loss_tokens"]] for name in ("base", "tuned"))
         losses = losses | {"test": tuple(table.rename(columns={"loss_tokens": "tokens"}) for table in tables)}
     how = {"batch_size": options.get("batch_size", 32)}
     if general is None:
-        before, after = _base_and_tuned(
-            model, lambda name: general_knowledge(model, tokenizer, **how, **kept_answers(workspace, name))
-        )
+        before, after = base_and_tuned(lambda kept: general_knowledge(model, tokenizer, **how, **kept))
         general = after.compare(before)
     if memorized is None:
-        how |= kept_answers(workspace, "tuned") | {"max_new_tokens": evaluation.max_new_tokens}
+        how |= kept_answers(workspace, "tuned", model) | {"max_new_tokens": evaluation.max_new_tokens}
         asked = [prompt(row) for row in rows["train"][:ASKED_AGAIN]]
         again = generate_answers(model, tokenizer, asked, description="training rows again", **how)
         said = {"train": again, "test": list(evaluation.answers["tuned"]["answer"])}
         memorized = memorization(said, {"train": known[:ASKED_AGAIN], "test": evaluation.references})
-    constant = None
+    constant = {}  # an answer that reads no question, scored like the others
     if schema := schema_of(known):
         # Likeness says nothing about a form that is filled in: there each field is right or wrong.
         own = {name: metric for name, metric in evaluation.metrics.items() if USUAL.get(name) is not metric}
-        evaluation, constant = dataclasses.replace(evaluation, metrics=json_metrics(schema) | own), most_frequent(known)
+        evaluation, same = dataclasses.replace(evaluation, metrics=json_metrics(schema) | own), most_frequent(known)
+        scores = pd.DataFrame(evaluation.score([same] * len(evaluation.test_rows)), dtype=float)
+        constant = {"answer": same} | scores.mean().dropna().to_dict()
     if bars is not None:
         if unknown := sorted(bars.keys() - evaluation.metrics.keys()):
             print(f"Left out are bars on what these rows don't have: {', '.join(unknown)}.")
         ShipSettings(bars={name: bar for name, bar in bars.items() if name in evaluation.metrics}).save(workspace)
-    return _write_summary(workspace, chosen, rows, evaluation, losses, general, memorized, constant)
+    about = {"dtype": dtype_name(machine, dimensions_of(chosen.model))[0], "machine": machine.gpu or "a CPU"}
+    summary = run_facts(workspace) | about | _found(workspace, evaluation, losses, general, memorized)
+    summary["settings"]["generation"] = {"max_new_tokens": evaluation.max_new_tokens, "examples": evaluation.examples}
+    summary["rows"]["test"], summary["always_the_same"] = len(evaluation.test_rows), constant
+    workspace.write_jsonl("evaluation/rows.jsonl", _records(evaluation.rows()))
+    workspace.write_json("summary.json", summary)
+    write_report(workspace)
+    return summary
 
 
-def _base_and_tuned(model, measure: Callable[[str], Any]) -> tuple:
-    """Return (of the base, of the tuned model). measure: a function of the candidate's name."""
-    found = []
-    for name in ("base", "tuned"):
-        with adapter_for(name, model):
-            found.append(measure(name))
-    return tuple(found)
+def run_facts(workspace: Workspace) -> dict:
+    """Return what is known of the run in this workspace before it is evaluated: the first part of `summary.json`, and all that a model's
+    card can tell where notebook 05 did not run."""
+    run = workspace.read_json("training.json")
+    kinds = {"lora": LoraSettings, "train": TrainSettings}
+    return {
+        "model": shown_name(run["model"]),
+        "load_in_4bit": run.get("load_in_4bit"),
+        "seed": 0,  # of the bootstrap and of the solved examples
+        "versions": stack_versions(),
+        "rows": {split: len(workspace.read_jsonl(file)) for split, file in zip(SPLITS, SPLIT_FILES, strict=True)},
+        "fingerprint": run["rows"],
+        "settings": {name: dataclasses.asdict(kind.load(workspace)) for name, kind in kinds.items() if workspace.has(kind.file)},
+        "training": {k: v for k, v in run.items() if k not in ("log_history", "rows", "model", "load_in_4bit")},
+    }
 
 
-def _write_summary(
-    workspace: Workspace,
-    chosen: ModelSettings,
-    rows: dict[str, list[dict]],
-    evaluation: Evaluation,
-    losses: Losses,
-    general: pd.DataFrame,
-    memorized: pd.DataFrame,
-    constant: str | None,
-) -> dict:
-    """Write summary, rows and report; constant: an answer that reads no question (`fields.most_frequent`), scored like the others."""
+def _found(workspace: Workspace, evaluation: Evaluation, losses: dict, general: pd.DataFrame, memorized: pd.DataFrame) -> dict:
+    """Return what the evaluation came to, as `summary.json` holds it."""
     against = {name: evaluation.compare(name) for name in ("base", "few-shot") if name in evaluation.answers}
     failed, table, review = evaluation.failure_modes(), evaluation.rows(), None
     try:
         review = BlindReview(table, workspace).summary()
     except GemmaColabError as e:  # its files were spoilt
         print(f"The blind review is left out: {e}")
+    train = TrainSettings.load(workspace) if workspace.has(TrainSettings.file) else TrainSettings()
     said = verdict(
         against["base"],
         against.get("few-shot"),
@@ -169,81 +181,40 @@ def _write_summary(
         failures=failed,
         alike=float(table["token F1"].median()) if "token F1" in table else None,
         review=review if review and review["opened"] else None,
-        replayed=_replayed(workspace),
+        replayed=train.replay > 0 and not workspace.has(REPLAY_ROWS),  # the sample's rows are of the same kinds as the questions
         ship_by=ShipSettings.load(workspace) if workspace.has(ShipSettings.file) else None,
     )
-    losses = {split: pair for split, pair in losses.items() if pair[1]["tokens"].sum()}  # validation may be empty
-    training = workspace.read_json("training.json") if workspace.has("training.json") else {}
-    kinds = {"lora": LoraSettings, "train": TrainSettings}
-    settings = {name: dataclasses.asdict(kind.load(workspace)) for name, kind in kinds.items() if workspace.has(kind.file)}
-    settings["generation"] = {"max_new_tokens": evaluation.max_new_tokens, "examples": evaluation.examples}
-    summary = {
-        "model": shown_name(chosen.model),
-        "load_in_4bit": chosen.load_in_4bit,
-        "dtype": computes_in(chosen),
-        "machine": describe_machine().gpu or "a CPU",
-        "seed": 0,  # of the bootstrap and of the solved examples
-        "versions": stack_versions(),
-        "rows": {split: len(rows[split]) for split in rows} | {"test": len(evaluation.test_rows)},
-        "fingerprint": workspace.fingerprint(*SPLIT_FILES),
-        "settings": settings,
-        "training": {k: v for k, v in training.items() if k not in ("log_history", "rows", "model", "load_in_4bit")},
-        "verdict": {"word": said.word, "ship": said.ship, "against": said.against, "lines": said.lines, "next": said.next_steps},
-        "loss": {split: _loss(*pair) for split, pair in losses.items()},
-        "gap": _gap(losses),
+    losses, gap = {split: pair for split, pair in losses.items() if pair[1]["tokens"].sum()}, {}  # validation may be empty
+    if {"train", "test"} <= losses.keys():  # how much larger the loss on test rows is
+        (base, _, _), (difference, low, high) = (loss_gap(*pair) for pair in zip(losses["train"], losses["test"], strict=True))
+        gap = {"difference": difference, "low": low, "high": high, "base": base}
+    means = {split: {"base": mean_loss(base), "tuned": mean_loss(tuned)} for split, (base, tuned) in losses.items()}
+    for split, (base, tuned) in losses.items():
+        means[split] |= {"base_perplexity": perplexity(base), "tuned_perplexity": perplexity(tuned)}
+    return {
+        "verdict": said,
+        "loss": {split: _finite(values) for split, values in means.items()},
+        "gap": _finite(gap),
         "tuned_against_base": _records(against["base"]),
-        "tuned_against_few_shot": _records(against.get("few-shot")),
-        "always_the_same": {} if constant is None else {"answer": constant} | _means(evaluation, constant),
+        "tuned_against_few_shot": _records(against["few-shot"]) if "few-shot" in against else [],
         "forgetting": _records(general),
         "memorisation": _records(memorized.rename_axis("part").reset_index()),
         "health": _records(failed.rename_axis("contestant").reset_index()),
         "review": review,
         "export": exported(workspace).get("parity", []),
-        "measures": {name: _meaning(metric) for name, metric in evaluation.metrics.items()},
+        "measures": {  # what a metric says of itself: the first sentence of its docstring
+            name: " ".join((metric.__doc__ or "").split()).split(". ")[0].rstrip(".")
+            for name, metric in evaluation.metrics.items()
+        },
         "sorted_by": "token F1" if "token F1" in evaluation.metrics else next(iter(evaluation.metrics)),
     }
-    workspace.write_jsonl("evaluation/rows.jsonl", _records(table))
-    workspace.write_json("summary.json", summary)
-    write_report(workspace)
-    return summary
 
 
-def _replayed(workspace: Workspace) -> bool:
-    """Tell whether the sample's general rows were trained on, which are of the same kinds as the questions."""
-    return workspace.has(TrainSettings.file) and TrainSettings.load(workspace).replay > 0 and not workspace.has(REPLAY_ROWS)
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    """Put None for what JSON doesn't know, such as NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def _loss(base: pd.DataFrame, tuned: pd.DataFrame) -> dict:
-    named = {"base": base, "tuned": tuned}
-    values = {n: mean_loss(t) for n, t in named.items()} | {f"{n}_perplexity": perplexity(t) for n, t in named.items()}
-    return {name: _finite(value) for name, value in values.items()}
-
-
-def _gap(losses: Losses) -> dict:
-    """Return how much larger the loss on test rows is than that on training rows."""
-    if not {"train", "test"} <= losses.keys():
-        return {}
-    (base, _, _), (difference, low, high) = (loss_gap(*pair) for pair in zip(losses["train"], losses["test"], strict=True))
-    return {n: _finite(v) for n, v in (("difference", difference), ("low", low), ("high", high), ("base", base))}
-
-
-def _means(evaluation: Evaluation, constant: str) -> dict[str, float]:
-    """Return metric -> mean score of one answer given to every question."""
-    scores = evaluation.score([constant] * len(evaluation.test_rows))
-    kept = {name: [one for one in values if one is not None] for name, values in scores.items()}
-    return {name: sum(values) / len(values) for name, values in kept.items() if values}
-
-
-def _meaning(metric: Metric) -> str:
-    """Return what a metric says of itself: the first sentence of its docstring."""
-    return " ".join((metric.__doc__ or "").split()).split(". ")[0].rstrip(".")
-
-
-def _finite(value: float) -> float | None:
-    """Return None for what JSON doesn't know, such as NaN."""
-    return value if math.isfinite(value) else None
-
-
-def _records(table: pd.DataFrame | None) -> list[dict]:
+def _records(table: pd.DataFrame) -> list[dict]:
     """Return lines for JSON: plain numbers, and None where there is none."""
-    return [] if table is None else json.loads(table.to_json(orient="records", force_ascii=False, double_precision=12))
+    return json.loads(table.to_json(orient="records", force_ascii=False, double_precision=12))

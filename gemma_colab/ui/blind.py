@@ -11,7 +11,7 @@ from IPython.display import HTML
 
 from gemma_colab.core.html import render
 from gemma_colab.core.workspace import Workspace
-from gemma_colab.evaluation.blind import CHOICES, BlindReview, percent
+from gemma_colab.evaluation.blind import CHOICES, BlindReview
 from gemma_colab.ui.common import Pages, button, entry_line, text_area
 
 SAID = dict(zip(CHOICES, ("Left is better", "Right is better", "The same", "Both bad"), strict=True))
@@ -32,7 +32,7 @@ def blind_result(summary: dict, *, below: bool = False) -> HTML:
         return HTML(render("ui/common", "line", "", summary["sentence"]))
     parts = [(f"{tuned} better", summary["wins"], "#2e9d4e"), ("the same", summary["ties"], "#9a9fa6")]
     parts += [("both bad", summary["both_bad"], "#6d5a7a"), (f"{base} better", summary["losses"], "#d9822b")]
-    return HTML(render(TEMPLATE, "result", summary, parts, percent, below))
+    return HTML(render(TEMPLATE, "result", summary, parts, below))
 
 
 class BlindPanel(Pages):
@@ -91,10 +91,7 @@ class BlindPanel(Pages):
 
     def fill(self) -> None:
         review, row, said = self.review, self.review.rows[self.at], self.review.of(self.at)
-        names = {"left": "left", "right": "right"}
-        if review.opened:
-            left = review.left(self.at)
-            names = {"left": f"left: {left}", "right": f"right: {review.pair[left == review.pair[0]]}"}
+        names = review.names(self.at)
         parts = [("question", row.question)] + [("the right answer", row.wanted)] * bool(row.wanted)
         self.question.value = render(TEMPLATE, "text", parts, "12em")
         for side, text in self.texts.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections import Counter
 from datetime import datetime
 from typing import NamedTuple
 
@@ -190,28 +191,14 @@ class BlindReview:
         """Return what stands over the answers of this row: "left" and "right", and whose they are once the names are shown."""
         return {side: f"{side}: {who}" if self.opened else side for side, who in self._sides(self.rows[number].row).items()}
 
-    def open_mapping(self) -> pd.DataFrame:
-        """Put names to the answers: one line per decided row, with both answers, who was left, who was preferred, marks and notes.
-
-        This ends the review: whoever knows the names is not blind any more. Raises `SettingsError` if nothing was decided.
-        """
+    def open_mapping(self) -> None:
+        """Show whose answers they are. This ends the review: whoever knows the names is not blind any more. Raises `SettingsError` if
+        nothing was decided."""
         self._read()
         if not self.decided:
             raise SettingsError("no row is decided yet, so there is nothing to open; choose in at least one row first")
         if not self.opened:
             self._write(self.decisions, datetime.now().astimezone().isoformat(timespec="seconds"))
-        return self._named()
-
-    def _named(self) -> pd.DataFrame:
-        lines = []
-        for said, row in ((self.of(i), row) for i, row in enumerate(self.rows)):
-            who = self._sides(row.row)
-            line = {"question": row.question, "wanted": row.wanted, who["left"]: row.left, who["right"]: row.right}
-            line |= {"left": who["left"], "choice": said["choice"], "preferred": who.get(said["choice"], said["choice"])}
-            line |= {f"{who[side]} {name}": said[f"{side}_{name}"] for side in who for name in RUBRIC}
-            lines.append(line | {"notes": said["notes"]})
-        table = pd.DataFrame(lines)
-        return table[table.pop("choice") != ""].reset_index(drop=True)
 
     def summary(self) -> dict:
         """Return the review in figures, for JSON. Before the mapping is opened: how much is decided, and nothing about who wins.
@@ -225,19 +212,20 @@ class BlindReview:
         about |= {"opened": self.opened, "rubric": {}}
         if not self.opened:
             said = f"{done} of {shown} rows are decided, and the names are still hidden."
+            if not done:
+                said = "Nobody has compared the answers by hand yet."
             if not shown:
                 said = "Both give the same answer in every row, so there is nothing to compare."
-            elif not done:
-                said = "Nobody has compared the answers by hand yet."
             return about | dict.fromkeys(RESULT) | {"sentence": said}
-        table = self._named()
-        counts = table["preferred"].value_counts()
-        losses, wins, ties, bad = (int(counts.get(name, 0)) for name in (base, tuned, "same", "both bad"))
+        decided = [(self.of(i), self._sides(row.row)) for i, row in enumerate(self.rows) if self.of(i)["choice"]]
+        counts = Counter(who.get(said["choice"], said["choice"]) for said, who in decided)
+        losses, wins, ties, bad = (counts[name] for name in (base, tuned, "same", "both bad"))
         for name in RUBRIC:
-            marks = table[[f"{base} {name}", f"{tuned} {name}"]].set_axis([base, tuned], axis=1)
-            marks = marks[(marks != "").all(axis=1)] == "yes"
-            if len(marks):
-                about["rubric"][name] = marks.mean().to_dict() | {"rows": len(marks)}
+            marks = [{who[side]: said[f"{side}_{name}"] for side in who} for said, who in decided]
+            if marks := [both for both in marks if all(both.values())]:
+                shares = {who: sum(both[who] == "yes" for both in marks) / len(marks) for who in self.pair}
+                about["rubric"][name] = shares | {"rows": len(marks)}
+        about["left_chosen"] = sum(said["choice"] == "left" for said, _ in decided)
         about |= {"wins": wins, "ties": ties, "both_bad": bad, "losses": losses} | (found := preference(wins, losses))
         said, word = f"{tuned} was preferred in {wins} of {wins + losses} rows with a preference", found["verdict"]
         if wins + losses:
@@ -253,7 +241,7 @@ class BlindReview:
             said += f" Of {shown} rows: {told}."
         if self.identical:
             said += f" Not asked: {self.identical} of {self.total} rows, where both gave the same answer."
-        return about | {"left_chosen": int((table["preferred"] == table["left"]).sum()), "sentence": said}
+        return about | {"sentence": said}
 
 
 def _check_answers(answers: pd.DataFrame, pair: tuple[str, str]) -> None:

@@ -16,13 +16,9 @@ FAILURE_MODES = ("empty", "hit the limit", "repeating", "other language")
 def repeating(text: str) -> bool:
     """Find a phrase of one to six words that stands three times in a row, or a text of 20 words whose pairs are half the same."""
     said = re.findall(r"\w+", text.lower())
-    for size in range(1, 7):
-        for start in range(len(said) - 3 * size + 1):
-            phrase = said[start : start + size]
-            if phrase == said[start + size : start + 2 * size] == said[start + 2 * size : start + 3 * size]:
-                return True
+    thrice = re.search(r"(?<!\S)(\S+(?: \S+){0,5})(?: \1){2}(?!\S)", " ".join(said))
     pairs = list(pairwise(said))
-    return len(said) >= 20 and len(set(pairs)) < len(pairs) / 2
+    return thrice is not None or (len(said) >= 20 and len(set(pairs)) < len(pairs) / 2)
 
 
 def other_language(answer: str, reference: str) -> bool:

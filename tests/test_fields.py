@@ -114,7 +114,6 @@ def test_few_shot_examples_of_a_form_show_what_it_can_hold():
     rare = [OTHERS[0]] * 50 + [TICKET] + [OTHERS[0]] * 50
     assert 50 in telling_examples(rare, 2)
     assert telling_examples(rare, 2) == telling_examples(rare, 2)
-    assert len(telling_examples(rare[:2], 5)) == 2
     rows = [to_messages({"instruction": str(i), "output": text}) for i, text in enumerate(rare)]
     assert TICKET in [turn["content"] for turn in few_shot_turns(rows, 2)]
 

@@ -116,9 +116,7 @@ def evaluate(
     loss is measured, the examples aside. max_new_tokens: left out, a third more than the longest right answer (`enough_tokens`).
     """
     if unknown := set(candidates) - set(CANDIDATES):
-        raise SettingsError(
-            f"candidates names {sorted(unknown)}, and there are {', '.join(CANDIDATES)}; try candidates=('base',)"
-        )
+        raise SettingsError(f"candidates names {sorted(unknown)}, and there are {', '.join(CANDIDATES)}; try ('base',)")
     if not rows:
         raise DatasetError("rows=[] has nothing to ask; take the test rows, which ensure_rows(workspace) returns")
     solved = few_shot_turns(train_rows, examples)
@@ -149,12 +147,9 @@ def few_shot_turns(rows: Sequence[Row], examples: int) -> Turns:
 
     Their system prompts are left out: one can't stand in the middle of a conversation, and the question that follows has its own.
     """
-    answers = [answer(row) for row in rows]
-    if examples and schema_of(answers):
-        drawn = [rows[i] for i in telling_examples(answers, examples)]
-    else:
-        drawn = random.Random(0).sample(rows, min(examples, len(rows)))
-    return [turn for row in drawn for turn in row["messages"] if turn["role"] != "system"]
+    answers, most = [answer(row) for row in rows], min(examples, len(rows))
+    drawn = telling_examples(answers, most) if most and schema_of(answers) else random.Random(0).sample(range(len(rows)), most)
+    return [turn for i in drawn for turn in rows[i]["messages"] if turn["role"] != "system"]
 
 
 def in_front(examples: Turns, turns: Turns) -> Turns:

@@ -53,35 +53,27 @@ def json_metrics(schema: dict) -> dict[str, Metric]:
     """Make the measures of answers in the form of `schema`, each of the first JSON object in the answer: "all fields" right; "valid JSON", one
     that fits the schema; each field by its name; and "nothing but JSON", where nothing stands around it."""
     fits = validator_for(schema)(schema).is_valid
-
     its = "in its first JSON object is as in the right answer"
-    fields = {name: _measure(partial(_right, name), f"1 where {name} {its}") for name in schema["properties"]}
     return {
-        "all fields": _measure(
-            lambda p, r: _same(first_object(p) or {}, first_object(r) or {}),
-            "1 where all fields of its first JSON object are as in the right answer",
-        ),
-        "valid JSON": _measure(
-            lambda p, r: fits(first_object(p)), "1 where its first JSON object has the form of the right answers"
-        ),
-        **fields,
-        "nothing but JSON": _measure(lambda p, r: fits(_whole(p)), "1 where the answer is such an object and nothing else"),
+        "all fields": _measure(_same, "1 where all fields of its first JSON object are as in the right answer"),
+        "valid JSON": _measure(lambda text, _: fits(text), "1 where its first JSON object has the form of the right answers"),
+        **{name: _measure(partial(_same_field, name), f"1 where {name} {its}") for name in schema["properties"]},
+        "nothing but JSON": _measure(lambda text, _: fits(text), "1 where the answer is such an object and nothing else", _whole),
     }
 
 
-def _right(name: str, prediction: str, reference: str) -> bool:
-    mine, right = first_object(prediction) or {}, first_object(reference) or {}
-    return name in mine and _same(mine[name], right.get(name))
-
-
-def _measure(holds: Callable[[str, str], bool], meaning: str) -> Metric:
-    """meaning: what a report says of it."""
+def _measure(holds: Callable[[dict, dict], bool], meaning: str, read: Callable[[str], dict | None] = first_object) -> Metric:
+    """holds: a function of what was read in an answer and in the right one. meaning: what a report says of it."""
 
     def metric(predictions: Texts, references: Texts) -> Scores:
-        return [float(holds(p, r)) for p, r in zip(predictions, references, strict=True)]
+        return [float(holds(read(p), read(r))) for p, r in zip(predictions, references, strict=True)]
 
     metric.__doc__ = meaning
     return metric
+
+
+def _same_field(name: str, mine: dict | None, right: dict | None) -> bool:
+    return name in (mine or {}) and _same(mine[name], (right or {}).get(name))
 
 
 def _whole(text: str):
@@ -109,7 +101,7 @@ def telling_examples(answers: Texts, examples: int) -> list[int]:
     may happen to be null in the very field that matters."""
     objects = [{(name, json.dumps(value)) for name, value in json.loads(answer).items()} for answer in answers]
     order, seen, chosen = random.Random(0).sample(range(len(answers)), len(answers)), set(), []
-    for _ in range(min(examples, len(answers))):
+    for _ in range(examples):
         chosen.append(max((i for i in order if i not in chosen), key=lambda i: len(objects[i] - seen)))
         seen |= objects[chosen[-1]]
     return chosen

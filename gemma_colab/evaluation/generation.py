@@ -102,9 +102,7 @@ def chat_candidates(
     the random state outside is left as it was. Raises `ModelError` if the model has no adapter.
     """
     if not hasattr(model, "disable_adapter"):  # a method of peft's models
-        raise ModelError(
-            f"model={type(model).__name__} has no adapter to switch off; load one with load_adapter(base, workspace)"
-        )
+        raise ModelError(f"model={type(model).__name__} has no adapter; load one with load_adapter(base, workspace)")
     options = {"max_new_tokens": max_new_tokens, "sampling": SAMPLING | sampling if do_sample else GREEDY, "description": None}
     devices = [model.device] if model.device.type == "cuda" else []
 

@@ -34,12 +34,10 @@ def answer_losses(
     return _losses(model, tokenizer, encoded, batch_size, description)
 
 
-def text_losses(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], *, description: str = "text"
-) -> pd.DataFrame:
+def text_losses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> pd.DataFrame:
     """Return the same for plain texts, in which every token counts but `<bos>`: how well a model still writes what it was not tuned on."""
     encoded = [tokenizer(text)["input_ids"] for text in texts]
-    return _losses(model, tokenizer, [{"input_ids": ids, "labels": [-100, *ids[1:]]} for ids in encoded], 8, description)
+    return _losses(model, tokenizer, [{"input_ids": ids, "labels": [-100, *ids[1:]]} for ids in encoded], 8, "neutral text")
 
 
 @torch.inference_mode()

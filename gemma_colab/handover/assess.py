@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -141,6 +140,7 @@ def assess(
     summary = run_facts(workspace) | about | _found(workspace, evaluation, losses, general, memorized)
     summary["settings"]["generation"] = {"max_new_tokens": evaluation.max_new_tokens, "examples": evaluation.examples}
     summary["rows"]["test"], summary["always_the_same"] = len(evaluation.test_rows), constant
+    summary = json.loads(json.dumps(summary), parse_constant=lambda _: None)  # NaN and infinity, which JSON doesn't know
     workspace.write_jsonl("evaluation/rows.jsonl", _records(evaluation.rows()))
     workspace.write_json("summary.json", summary)
     write_report(workspace)
@@ -193,8 +193,8 @@ def _found(workspace: Workspace, evaluation: Evaluation, losses: dict, general: 
         means[split] |= {"base_perplexity": perplexity(base), "tuned_perplexity": perplexity(tuned)}
     return {
         "verdict": said,
-        "loss": {split: _finite(values) for split, values in means.items()},
-        "gap": _finite(gap),
+        "loss": means,
+        "gap": gap,
         "tuned_against_base": _records(against["base"]),
         "tuned_against_few_shot": _records(against["few-shot"]) if "few-shot" in against else [],
         "forgetting": _records(general),
@@ -208,11 +208,6 @@ def _found(workspace: Workspace, evaluation: Evaluation, losses: dict, general: 
         },
         "sorted_by": "token F1" if "token F1" in evaluation.metrics else next(iter(evaluation.metrics)),
     }
-
-
-def _finite(values: dict[str, float]) -> dict[str, float | None]:
-    """Put None for what JSON doesn't know, such as NaN."""
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _records(table: pd.DataFrame) -> list[dict]:

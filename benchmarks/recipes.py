@@ -132,7 +132,7 @@ def ours(lora: LoraSettings, train: TrainSettings) -> Run:
 
 def ours_with_everything(lora: LoraSettings, train: TrainSettings, validation: Dataset) -> Run:
     """All that notebook 04 runs: validation, whole checkpoints, stops, live view."""
-    from gemma_colab.core.live_curve import live_view  # IPython, which a machine lent for a benchmark may lack
+    from gemma_colab.core.live import live_view  # IPython, which a machine lent for a benchmark may lack
     from gemma_colab.training.verdict import training_verdict
 
     def run(model: PreTrainedModel, rows: Dataset, folder: str) -> dict:

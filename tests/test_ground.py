@@ -70,10 +70,6 @@ def test_settings_come_back_exactly(workspace, settings):
     assert type(settings).load(workspace) == settings
 
 
-def test_a_regex_for_a_whole_multimodal_model_is_fine():
-    assert LoraSettings(target_modules=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj").r == 16
-
-
 def test_a_settings_file_that_holds_none_is_refused(workspace):
     workspace.write_json(LoraSettings.file, [])
     with pytest.raises(SettingsError, match="holds no settings; delete it"):
@@ -264,7 +260,7 @@ def test_shape_of_a_multimodal_folder_and_of_another_architecture(tmp_path):
         dimensions_of(str(tmp_path / "llama"))
     for broken in ("{", "[]"):
         (tmp_path / "llama" / "config.json").write_text(broken)
-        with pytest.raises(ModelError, match="can't be read as a model's config"):
+        with pytest.raises(ModelError, match="can't be loaded"):
             dimensions_of(str(tmp_path / "llama"))
 
 

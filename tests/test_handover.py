@@ -7,6 +7,7 @@ import signal
 import pytest
 import torch
 from steps import load_4bit
+from transformers import TrainerCallback
 
 from gemma_colab.core.catalog import CATALOG
 from gemma_colab.core.chat import load_tokenizer
@@ -105,18 +106,17 @@ def test_training_leaves_adapter_settings_and_record(trained, random_gemma):
     assert kept["curves"]["step"] == [1, 2]
 
 
-def test_one_call_resumes_with_what_the_workspace_holds(workspace, support_rows, random_gemma, monkeypatch):
-    for pause in ("PAUSE", "FACTOR"):  # every step is shown
-        monkeypatch.setattr(f"gemma_colab.core.live.{pause}", 0)
+def test_one_call_resumes_with_what_the_workspace_holds(workspace, support_rows, random_gemma):
     save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
     chosen = ModelSettings(model=random_gemma)
     settings = TrainSettings(num_train_epochs=2, per_device_train_batch_size=8, gradient_accumulation_steps=1)
 
-    def show(progress):  # what somebody does who sees the fourth step
-        if progress.step == 4 and progress.doing == "training":
-            os.kill(os.getpid(), signal.SIGINT)
+    class Watcher(TrainerCallback):  # somebody who sees the fourth step
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 4:
+                os.kill(os.getpid(), signal.SIGINT)
 
-    first = train_adapter(workspace, chosen, settings, show=show)
+    first = train_adapter(workspace, chosen, settings, show=Watcher())
     assert first.status == "interrupted"
     run = train_adapter(workspace, chosen, resume=True)
     assert run.settings == settings

@@ -14,8 +14,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
+from gemma_colab.core.curve import history_table
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.history import history_table
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.training import compare_runs
 from gemma_colab.training.records import list_runs, record_run, run_history

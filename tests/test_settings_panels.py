@@ -304,7 +304,7 @@ def test_a_model_that_can_t_be_read_is_one_sentence_and_stays_chosen(tmp_path, r
     for name, sentence in {
         "somebody/gemma-3-own": "somebody/gemma-3-own can't be downloaded",  # offline
         "gemma-9": "model='gemma-9' is not known",
-        str(tmp_path): f"{tmp_path}/config.json can't be read as a model's config",
+        str(tmp_path): f"{tmp_path} can't be loaded",
     }.items():
         panel = a_panel(ModelSettings(model=name), CPU)
         assert f"No prediction: {sentence}" in text_of(panel)

@@ -12,8 +12,8 @@ from steps import load_4bit
 from transformers import TrainerControl
 from trl import SFTTrainer
 
+from gemma_colab.core.curve import history_table
 from gemma_colab.core.errors import ModelError, SettingsError
-from gemma_colab.core.history import history_table
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings

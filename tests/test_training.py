@@ -11,8 +11,8 @@ from trl.trainer import utils as trl_utils
 
 from gemma_colab.core import trainer as trainer_module
 from gemma_colab.core.chat import tokenize_row
+from gemma_colab.core.curve import history_table
 from gemma_colab.core.errors import ModelError
-from gemma_colab.core.history import history_table
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
@@ -80,14 +80,16 @@ def test_all_answers_of_a_conversation_are_trained_unless_the_last_is_asked_for(
     assert trained == "В пути 🙂<end_of_turn>\n" * (not last_answer_only) + "Завтра.<end_of_turn>\n"
 
 
-def test_another_spelling_of_the_template_is_trained_and_another_template_refused(random_gemma, chats, tokenizer, tmp_path):
+def test_the_answers_of_another_template_are_trained_as_it_writes_them(random_gemma, chats, tokenizer, tmp_path):
     own = copy.deepcopy(tokenizer)
-    own.chat_template = spelt = "{# as somebody's copy has it #}" + tokenizer.chat_template
-    fed = make(random_gemma, chats, own, tmp_path).train_dataset[0]
-    assert fed["labels"] == tokenize_row(chats[0], tokenizer)["labels"]
-    assert own.chat_template == spelt
     own.chat_template = tokenizer.chat_template.replace("<start_of_turn>", "<start_of_turn>the ")
-    with pytest.raises(ModelError, match="last_answer_only=True"):
+    fed = make(random_gemma, chats, own, tmp_path).train_dataset[0]
+    assert (
+        tokenizer.decode([label for label in fed["labels"] if label != -100])
+        == chats[0]["messages"][-1]["content"] + "<end_of_turn>\n"
+    )
+    own.chat_template = "{{ messages | length }} of " + tokenizer.chat_template  # what was written changes with the next turn
+    with pytest.raises(ModelError, match="so it can't be told which tokens are answers"):
         make(random_gemma, chats, own, tmp_path)
 
 

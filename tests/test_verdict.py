@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gemma_colab.core.history import HISTORY_COLUMNS, history_table, smoothed
+from gemma_colab.core.curve import HISTORY_COLUMNS, history_table, smoothed
 from gemma_colab.core.loading import load_model
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages

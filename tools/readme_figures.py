@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gemma_colab.core.history import history_table
-from gemma_colab.core.live_curve import loss_curve
+from gemma_colab.core.curve import history_table, loss_curve
 from gemma_colab.model.planner import fit_table
 from gemma_colab.ui import comparison_table
 

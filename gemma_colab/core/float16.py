@@ -6,8 +6,8 @@ kept in float32, and each block computes in float16, for which a T4 has tensor c
 
 The other recipe, which divides the stream by 64 and folds the factor into the norms (the same pull request), was measured
 beside this one (benchmarks/README.md). Both are right. This one was chosen because it changes no weight, so that nothing of it
-can be saved by mistake; because no factor has to be large enough for every checkpoint; and because it serves images too, which
-enter the stream behind the embedding. It costs two bytes more per token, layer and unit of width, where activations are kept.
+can be saved by mistake, and because no factor has to be large enough for every checkpoint. It costs two bytes more per token, layer
+and unit of width, where activations are kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-INTO_A_BLOCK = ("input_layernorm", "pre_feedforward_layernorm", "language_model.norm", "model.norm")
+INTO_A_BLOCK = ("input_layernorm", "pre_feedforward_layernorm", "model.norm")
 OUT_OF_A_BLOCK = ("post_attention_layernorm", "post_feedforward_layernorm")
 
 
@@ -26,8 +26,6 @@ def keep_residual_in_float32(model: PreTrainedModel) -> PreTrainedModel:
     norm and stays so when it is added to the stream; what enters a block, or the head, is made float16 behind its norm.
     """
     for name, module in model.named_modules():
-        if "vision_tower" in name:
-            continue
         if name.endswith("embed_tokens"):
             module.register_forward_hook(lambda module, args, output: output.float())
         elif name.endswith("rotary_emb"):  # it takes its type from the stream, and queries and keys take theirs from it

@@ -1,69 +1,55 @@
-"""Show a run while it trains, for less than 2 % of its time."""
+"""Watch a run: a line and a figure that change in place in a notebook, one line in a terminal, for at most 2 % of the time.
+
+Only `display` and its updates are used, which Colab, JupyterLab and VS Code share; no widget.
+"""
 
 from __future__ import annotations
 
+import io
+import shutil
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from datetime import timedelta
 
 import pandas as pd
 import psutil
 import torch
+from IPython import get_ipython
+from IPython.display import HTML, Image, display
 from transformers import TrainerCallback
 
-from gemma_colab.core.history import history_table
+from gemma_colab.core.curve import history_table, save_curve
+from gemma_colab.core.html import LIGHTS, render
 from gemma_colab.core.machine import GIB
 
 PAUSE = 0.5  # seconds: nothing is shown more often than this
 FACTOR = 100  # times as long as showing took, until it is shown again: at most 1 % of the time, for a line and a figure each
 RECENT = 20  # steps behind what is said of the pace
+LIGHT_OF = dict(learning="fits", settled="fits", finished="fits", overfitting="tight", unstable="no") | {"not learning": "tight"}
 
 
-@dataclass(frozen=True)
-class Progress:
-    """A run at one moment.
+class LiveView(TrainerCallback):
+    """Calls its `views` with facts, `history_table` so far, percent done and whether the run is over: while training, and at the end.
 
-    doing: "preparing", "training", "validating 3 of 7" or "done". seconds: in this process. seconds_left: at the recent pace, with
-    the validations to come; tokens_per_second: read, padding not counted; both None before the first step. memory_gib: a GPU's,
-    reserved by torch at most; on a CPU what this process holds. best_step, best_eval_loss: None before the first validation.
-    history: `history_table` so far. done: whether this is the last moment.
+    verdict: (history, finished=bool) -> what the losses say, with `word`, `sentence` and `next_step`, such as `training_verdict`.
+    `spent` counts the seconds that showing took.
     """
 
-    doing: str
-    step: int
-    max_steps: int
-    epoch: float
-    num_train_epochs: float
-    seconds: float
-    seconds_left: float | None
-    tokens_per_second: float | None
-    memory_gib: float
-    best_step: int | None
-    best_eval_loss: float | None
-    history: pd.DataFrame
-    done: bool
+    views = ("line",)
 
-
-class LiveHistory(TrainerCallback):
-    """Calls `show(progress)` and, if there is one, `show.draw(progress)` while training, and both once more at the end.
-
-    Each is called at most every half second, and not before 100 times as long as it took has gone by: both together cost at most
-    2 % of the time, however slow they are. `spent` counts the seconds that showing took.
-    """
-
-    def __init__(self, show: Callable[[Progress], None], clock: Callable[[], float] = time.monotonic):
-        self.clock, self.spent, self.running = clock, 0.0, False
-        self.due = dict.fromkeys(filter(None, (show, getattr(show, "draw", None))), 0.0)
-        self.paces = deque(maxlen=RECENT)  # (seconds, tokens) of each step of this process: another machine had another pace
-        self.tokens, self.validation_seconds, self.validated = 0, 0.0, 0
+    def __init__(self, verdict: Callable | None = None, clock: Callable[[], float] = time.monotonic):
+        self.verdict, self.clock, self.running, self.spent = verdict, clock, False, 0.0
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.start = self.logged = self.clock()
-        self.running = True
+        self.running, self.due = True, dict.fromkeys(self.views, self.start)
+        self.paces = deque(maxlen=RECENT)  # (seconds, tokens) of each step of this process: another machine had another pace
+        self.tokens, self.validation_seconds, self.validated = 0, 0.0, 0
         self._show(args, state, "preparing")
         # The first figure waits for fonts, before the first step: that is no measure of the next.
-        self.due = dict.fromkeys(self.due, self.clock())
+        self.due = dict.fromkeys(self.views, self.clock())
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.began = self.clock()
@@ -73,53 +59,107 @@ class LiveHistory(TrainerCallback):
             self.logged, tokens = self.clock(), logs.get("num_tokens", 0)  # trl counts from the start of this process
             self.paces.append((self.logged - self.began, tokens - self.tokens))
             self.tokens = tokens
-            self._show(args, state, "training")
+            self._show(args, state)
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
-        self.validated += 1
-        self._show(args, state, f"validating {self.validated} of {len(eval_dataloader)}")
+        if self.running:
+            self.validated += 1
+            self._show(args, state, f"validating {self.validated} of {len(eval_dataloader)}")
 
     def on_evaluate(self, args, state, control, **kwargs):
-        self.validated = 0
         if self.running:
-            self.validation_seconds = self.clock() - self.logged  # it began right after the last log
+            self.validated, self.validation_seconds = 0, self.clock() - self.logged  # it began right after the last log
 
     def on_train_end(self, args, state, control, **kwargs):
-        self._show(args, state, "done", done=True)
+        self._show(args, state, done=True)
         self.running = False  # whoever validates by hand afterwards doesn't move the line again
 
-    def _show(self, args, state, doing: str, done: bool = False) -> None:
-        if not (self.running and state.is_world_process_zero):
+    def _show(self, args, state, doing: str = "", done: bool = False) -> None:
+        if not state.is_world_process_zero:
             return
         for view, due in self.due.items():
             if (begin := self.clock()) >= due or done:
-                view(self._progress(args, state, doing, done))
+                history = history_table(state.log_history)
+                percent = round(100 * state.global_step / max(1, state.max_steps), 1)
+                getattr(self, view)(self._facts(args, state, history, doing, done), history, percent, done)
                 took = self.clock() - begin
                 self.spent += took
                 self.due[view] = begin + took + max(PAUSE, FACTOR * took)
 
-    def _progress(self, args, state, doing: str, done: bool) -> Progress:
-        history, steps_left = history_table(state.log_history), state.max_steps - state.global_step
-        # `state` knows the best step only of runs that save checkpoints.
-        best = history.loc[history["eval_loss"].idxmin()] if history["eval_loss"].notna().any() else None
+    def _facts(self, args, state, history: pd.DataFrame, doing: str, done: bool) -> list[str]:
+        """Step, epoch, losses, time, tokens per second without padding, memory: what a GPU reserved at most, or this process holds."""
+        said = [f"step {state.global_step} of {state.max_steps}", f"epoch {state.epoch or 0:.1f} of {args.num_train_epochs:g}"]
+        said += [doing] * bool(doing)
+        if len(loss := history["loss"].dropna()):
+            said.append(f"loss {loss.iloc[-1]:.2f}")
+        if len(validation := history.set_index("step")["eval_loss"].dropna()):  # `state` knows the best only of runs that save
+            said.append(f"best validation {validation.min():.2f} at step {validation.idxmin()}")
         seconds, tokens = map(sum, zip(*self.paces, strict=True)) if self.paces else (0.0, 0)
-        seconds_left = None
-        if self.paces and not done:
-            validations = -(-steps_left // state.eval_steps) if args.eval_strategy != "no" and state.eval_steps else 0
-            seconds_left = steps_left * seconds / len(self.paces) + validations * self.validation_seconds
+        if done:
+            said.append(f"{clock(self.clock() - self.start)} in all")
+        elif self.paces:
+            steps = state.max_steps - state.global_step
+            validations = -(-steps // state.eval_steps) if args.eval_strategy != "no" and state.eval_steps else 0
+            said.append(f"about {clock(steps * seconds / len(self.paces) + validations * self.validation_seconds)} left")
+        if seconds and tokens:
+            said.append(f"{tokens / seconds:,.0f} tokens/s")
         memory = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else psutil.Process().memory_info().rss
-        return Progress(
-            doing=doing,
-            step=state.global_step,
-            max_steps=state.max_steps,
-            epoch=state.epoch or 0.0,
-            num_train_epochs=args.num_train_epochs,
-            seconds=self.clock() - self.start,
-            seconds_left=seconds_left,
-            tokens_per_second=tokens / seconds if seconds and tokens else None,
-            memory_gib=memory / GIB,
-            best_step=None if best is None else int(best["step"]),
-            best_eval_loss=None if best is None else float(best["eval_loss"]),
-            history=history,
-            done=done,
-        )
+        return [*said, f"{memory / GIB:.1f} GiB"]
+
+    def say(self, sentence: str) -> None:
+        """A note that stays."""
+        print(sentence)
+
+
+class LiveCurve(LiveView):
+    """For notebooks."""
+
+    views = ("line", "draw")
+    shown = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:  # a run that goes on after the memory ran out keeps its place
+            self.shown = self.shown or [display(HTML(""), display_id=True) for _ in self.views]
+        super().on_train_begin(args, state, control)
+
+    def line(self, facts: list[str], history: pd.DataFrame, percent: float, done: bool) -> None:
+        verdict = self.verdict and self.verdict(history, finished=done)
+        color = LIGHTS.get(LIGHT_OF.get(verdict.word), "#888") if verdict else ""
+        self.shown[0].update(HTML(render("core/panel", "run", percent, facts, verdict, color)))
+
+    def draw(self, facts: list[str], history: pd.DataFrame, percent: float, done: bool) -> None:
+        png = io.BytesIO()
+        save_curve(history, png, dpi=144 if done else 80)
+        if len(history):  # before, it only loads the fonts
+            # Of one size in the page, however many dots it has: nothing below it jumps. IPython 7, Colab's, takes `alt` only so.
+            how = {"format": "png", "width": 700, "height": 400, "metadata": {"alt": "losses: " + ", ".join(facts)}}
+            self.shown[1].update(Image(png.getvalue(), **how))
+
+
+class TextProgress(LiveView):
+    """For terminals: one line that moves; where the output goes to a file, a line every 10 seconds."""
+
+    last = -1e9
+
+    def line(self, facts: list[str], history: pd.DataFrame, percent: float, done: bool) -> None:
+        verdict = str(self.verdict(history, finished=done)) if self.verdict else ""
+        line = " · ".join(filter(None, [*facts, verdict]))
+        if sys.stderr.isatty():
+            line = line[: shutil.get_terminal_size().columns - 1]  # a longer one would go on in the next row, and stay there
+            print(f"\r\x1b[K{line}", end=f"\n{verdict}\n" if done else "", file=sys.stderr, flush=True)
+        elif done or self.clock() - self.last >= 10:
+            self.last = self.clock()
+            print(line, file=sys.stderr, flush=True)
+
+    def say(self, sentence: str) -> None:
+        print("\n" * sys.stderr.isatty() + sentence, file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 0:07, 12:34 or 1:02:03."""
+    return str(timedelta(seconds=round(seconds))).removeprefix("0:").removeprefix("0")
+
+
+def live_view(verdict: Callable | None = None) -> LiveView:
+    """The view that suits where this runs: give it to `train_adapter` as `show`. verdict: as for `LiveView`."""
+    return (LiveCurve if hasattr(get_ipython(), "kernel") else TextProgress)(verdict)

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import os
+import sys
 
 import torch
-from transformers import (
-    AutoConfig,
-    BitsAndBytesConfig,
-    Gemma3ForCausalLM,
-    Gemma3ForConditionalGeneration,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, BitsAndBytesConfig, Gemma3ForCausalLM, PreTrainedModel
 
 from gemma_colab.core.catalog import from_hub, refuse_other_models, source_of
 from gemma_colab.core.chat import load_tokenizer, stop_token_ids
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.float16 import keep_residual_in_float32
-from gemma_colab.core.machine import pass_over_old_torchao
-
-# What stays as it is when a whole multimodal model is quantized. In the text part alone, only the head.
-NOT_QUANTIZED = ["lm_head", "model.vision_tower", "model.multi_modal_projector"]
 
 
 def quantization_config(dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -41,15 +31,12 @@ def _in_pieces() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
-def load_model(
-    name: str, dtype: torch.dtype, quantization_config: BitsAndBytesConfig | None = None, *, text_only: bool = True
-) -> PreTrainedModel:
-    """A Gemma 3, on the GPU if there is one, ready to generate; `build_trainer` makes it ready to train.
+def load_model(name: str, dtype: torch.dtype, quantization_config: BitsAndBytesConfig | None = None) -> PreTrainedModel:
+    """A `Gemma3ForCausalLM`, on the GPU if there is one, ready to generate; `build_trainer` makes it ready to train.
 
-    name: a Hub id or a local folder. dtype: from `hardware.pick_dtype`; with float16 the residual stream is kept in float32.
-    quantization_config: None keeps every weight in `dtype`; otherwise embeddings and norms do. text_only: of a checkpoint that
-    sees images (4B and more), the text part as `Gemma3ForCausalLM`; False gives the whole `Gemma3ForConditionalGeneration`.
-    Raises `ModelError` when the model can't be had, is no Gemma 3, or lacks weights.
+    name: a Hub id or a local folder; of a checkpoint that sees images (4B and more), the text part is loaded. dtype: from
+    `machine.pick_dtype`; with float16 the residual stream is kept in float32. quantization_config: None keeps every weight in
+    `dtype`; otherwise embeddings and norms do. Raises `ModelError` when the model can't be had, is no Gemma 3, or lacks weights.
     """
     if dtype == torch.float16 and _in_pieces():
         raise ModelError(
@@ -57,19 +44,13 @@ def load_model(
             "on, or DDP (docs/recipes.md)"
         )
     pass_over_old_torchao()  # before somebody adds an adapter to what is loaded here
-    config = from_hub(AutoConfig, name, source_of(name))
+    config, renamed = from_hub(AutoConfig, name, source_of(name)), {}
     refuse_other_models(name, config.model_type)
-    multimodal, options, cls = config.model_type == "gemma3", {}, Gemma3ForCausalLM
-    if multimodal and not text_only:
-        cls = Gemma3ForConditionalGeneration
-        if quantization_config is not None:
-            quantization_config = copy.deepcopy(quantization_config)  # the caller's stays as it is
-            quantization_config.llm_int8_skip_modules = NOT_QUANTIZED  # despite its name, read for 4 bit too
-    elif multimodal:
+    if config.model_type == "gemma3":
         # The keys of such a checkpoint must be mapped, or every weight starts at random, without an error.
-        config, options["key_mapping"] = config.text_config, {r"^language_model.model": "model"}
+        config, renamed = config.text_config, {"key_mapping": {r"^language_model.model": "model"}}
     model, found = from_hub(
-        cls,
+        Gemma3ForCausalLM,
         name,
         source_of(name),
         config=config,
@@ -80,17 +61,17 @@ def load_model(
         attn_implementation="sdpa",
         use_safetensors=True,
         output_loading_info=True,
-        **options,
+        **renamed,
     )
     if random := sorted(found["missing_keys"]):
         raise ModelError(
             f"{name} lacks {len(random)} of its weights, such as {random[0]}, which would start at random; take a whole checkpoint"
         )
-    if options:
+    if renamed:
         model._weight_conversions = None  # else saving writes keys that reload at random
     if dtype == torch.float16:
         keep_residual_in_float32(model)
-    if model.device.type == "cpu" and getattr(model, "is_loaded_in_4bit", False):
+    if model.device.type == "cpu" and quantization_config is not None:
         keep_cpu_weights_unpacked(model)
     tokenizer = load_tokenizer(name)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -98,15 +79,28 @@ def load_model(
     return model.eval()
 
 
-def keep_cpu_weights_unpacked(model: PreTrainedModel) -> PreTrainedModel:
-    """Switch off bitsandbytes' packed weights on CPUs with bf16 instructions; returns the model.
+def keep_cpu_weights_unpacked(model: PreTrainedModel) -> None:
+    """Switch off bitsandbytes' packed weights on CPUs with bf16 instructions.
 
     There, the first pass in eval mode repacks each layer for good and computes it in bf16 through a kernel without a backward
     pass (bitsandbytes 0.50, `Linear4bit.forward`): whoever evaluates before training then trains on wrong gradients, silently.
     """
-    from bitsandbytes.nn import Linear4bit  # 16 bit does without, also on a machine that lacks it
-
     for module in model.modules():
-        if isinstance(module, Linear4bit):
+        if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    return model
+
+
+def pass_over_old_torchao() -> None:
+    """Let peft adapt plain linear layers beside a torchao that it finds too old (Colab has 0.10, peft wants 0.16).
+
+    peft raises at an old one, although only weights that torchao quantized concern it; there are none here. So peft alone, in this
+    process alone, is told that there is no torchao.
+    """
+    from peft import import_utils
+
+    try:
+        import_utils.is_torchao_available()
+    except ImportError:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("peft.") and hasattr(module, "is_torchao_available"):
+                module.is_torchao_available = lambda: False

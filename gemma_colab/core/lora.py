@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import TYPE_CHECKING
 
@@ -11,39 +12,24 @@ from gemma_colab.core.settings import ATTENTION, LINEAR, LoraSettings
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-# Adapters belong to the language model only. In a whole multimodal model, "all-linear" would reach these two as well.
-NOT_ADAPTED = r".*(vision_tower|multi_modal_projector).*"
 
-
-def lora_config(settings: LoraSettings, *, text_only: bool = True) -> LoraConfig:
-    """Make the `peft.LoraConfig` of these settings. "all-linear" leaves the head out: peft skips output layers.
-
-    text_only: as for `loading.load_model`; False keeps adapters out of the vision part.
-    """
+def lora_config(settings: LoraSettings) -> LoraConfig:
+    """Make the `peft.LoraConfig` of these settings. "all-linear" leaves the head out: peft skips output layers."""
     from peft import LoraConfig
 
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=settings.r,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules=ATTENTION if settings.target_modules == "attention" else settings.target_modules,
-        exclude_modules=None if text_only else NOT_ADAPTED,
-        use_rslora=settings.use_rslora,
-        use_dora=settings.use_dora,
-    )
+    named = dataclasses.asdict(settings)
+    if settings.target_modules == "attention":
+        named["target_modules"] = ATTENTION
+    return LoraConfig(task_type="CAUSAL_LM", **named)
 
 
 def adapted_layers(dimensions: Dimensions, settings: LoraSettings) -> list[list[str]]:
     """List for each block the names of its linear layers that get an adapter."""
-    names = [path.split(".")[1] for path in LINEAR]
-    if settings.target_modules in ("all-linear", "attention"):
-        chosen = ATTENTION if settings.target_modules == "attention" else names
-        return [chosen] * dimensions.num_hidden_layers
-    pattern = re.compile(settings.target_modules)  # a full match over the module's whole name, as peft does it
+    target = {"all-linear": r".*_proj", "attention": r".*self_attn\.._proj"}.get(settings.target_modules, settings.target_modules)
+    adapted = re.compile(target).fullmatch  # over the module's whole name, as peft does it
     return [
-        [name for name, path in zip(names, LINEAR, strict=True) if pattern.fullmatch(f"model.layers.{i}.{path}")]
-        for i in range(dimensions.num_hidden_layers)
+        [path.split(".")[1] for path in LINEAR if adapted(f"model.layers.{block}.{path}")]
+        for block in range(dimensions.num_hidden_layers)
     ]
 
 

@@ -73,27 +73,21 @@ def describe_machine(path: str = ".") -> Machine:
     import torch
 
     gpu = torch.cuda.is_available()
+    free, total = torch.cuda.mem_get_info() if gpu else (None, 0)
+    cpu = Path("/proc/cpuinfo")  # of Linux; elsewhere nobody has measured whether bfloat16 would be faster
+    flags = cpu.read_text(encoding="utf-8", errors="replace") if cpu.exists() else ""
     return Machine(
         colab=on_colab(),
         gpu=torch.cuda.get_device_name() if gpu else None,
         capability=torch.cuda.get_device_capability() if gpu else None,
-        gpu_gib=round(torch.cuda.mem_get_info()[1] / GIB, 2) if gpu else 0.0,
+        gpu_gib=round(total / GIB, 2),
         ram_gib=round(psutil.virtual_memory().total / GIB, 1),
         disk_gib=round(free_gib(path), 1),
         cores=os.cpu_count() or 1,
-        gpu_free_gib=round(torch.cuda.mem_get_info()[0] / GIB, 2) if gpu else None,
+        gpu_free_gib=round(free / GIB, 2) if gpu else None,
         gpus=torch.cuda.device_count() if gpu else 0,
-        cpu_bf16=_cpu_multiplies_bf16(),
+        cpu_bf16="avx512_bf16" in flags or "amx_bf16" in flags,
     )
-
-
-def _cpu_multiplies_bf16() -> bool:
-    """As Linux tells it; elsewhere nobody has measured whether bfloat16 would be faster."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def dtype_name(machine: Machine, dimensions: Dimensions | None = None) -> tuple[str, str]:
@@ -107,18 +101,13 @@ def dtype_name(machine: Machine, dimensions: Dimensions | None = None) -> tuple[
         if machine.cpu_bf16 and dimensions is not None and dimensions.linear_parameters >= LARGE:
             return "bfloat16", "no GPU, and this CPU has bf16 instructions, which are faster for a model of this size"
         return "float32", "no GPU: a CPU computes Gemma 3 safely in float32"
-    capability = ".".join(map(str, machine.capability))
+    gpu = f"{machine.gpu} (capability {'.'.join(map(str, machine.capability))})"
     if machine.capability >= (8, 0):
-        return "bfloat16", f"{machine.gpu} has bf16 tensor cores (capability {capability})"
+        return "bfloat16", f"{gpu} has bf16 tensor cores"
     if machine.capability < (7, 0):
-        return (
-            "float16",
-            f"{machine.gpu} (capability {capability}) is too old for tensor cores: this will be slow, and newer torch may refuse it",
-        )
-    return "float16", (
-        f"{machine.gpu} (capability {capability}) has fp16 tensor cores only; "
-        "Gemma 3 overflows in plain float16, so its residual stream is kept in float32"
-    )
+        return "float16", f"{gpu} is too old for tensor cores: this will be slow, and newer torch may refuse it"
+    overflow = "Gemma 3 overflows in plain float16, so its residual stream is kept in float32"
+    return "float16", f"{gpu} has fp16 tensor cores only; {overflow}"
 
 
 def pick_dtype(machine: Machine, dimensions: Dimensions | None = None) -> tuple[torch.dtype, str]:
@@ -127,20 +116,3 @@ def pick_dtype(machine: Machine, dimensions: Dimensions | None = None) -> tuple[
 
     name, why = dtype_name(machine, dimensions)
     return getattr(torch, name), why
-
-
-def pass_over_old_torchao() -> None:
-    """Let peft adapt plain linear layers beside a torchao that it finds too old (Colab has 0.10, peft wants 0.16).
-
-    peft asks for torchao whenever it adapts such a layer, and raises at an old one, although only weights that torchao quantized
-    concern it; there are none here. So peft alone, in this process alone, is told that there is no torchao: nothing is uninstalled,
-    nothing has to be restarted, and other libraries find theirs as before.
-    """
-    from peft import import_utils
-
-    try:
-        import_utils.is_torchao_available()
-    except ImportError:
-        for name, module in list(sys.modules.items()):
-            if name.startswith("peft.") and hasattr(module, "is_torchao_available"):
-                module.is_torchao_available = lambda: False

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 # The linear layers of one block, named from the block on.
-LINEAR = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
+LINEAR = [f"self_attn.{name}" for name in ATTENTION] + ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
 NOT_LINEAR = "model.norm lm_head model.embed_tokens model.layers.0.self_attn model.layers.0.self_attn.q_norm".split()
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
-# Words of the vocabulary that TRL's fused loss scores at once on a CPU, see `trainer.score_answers_only`: so many fit its cache.
-CPU_TILE = 4096
 # Two numbers a trained weight in 32 bit; in 8 bit; in 8 bit, and moved to the CPU's memory when the GPU's runs out.
 OPTIMIZERS = ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
+# Words of the vocabulary that TRL's fused loss scores at once on a CPU, see `trainer.score_answers_only`: so many fit its cache.
+CPU_TILE = 4096
 
 
 def within(default, low, high):  # declares a number from low to high
@@ -81,15 +81,11 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings(Settings):
-    """Which model the series works on.
-
-    model: a Hub id, the folder of a checkpoint, or "tiny-gemma3"; `catalog.pick_model` knows short names and "auto".
-    load_in_4bit: quantize the linear layers (as in `transformers.BitsAndBytesConfig`); False keeps 16 bit, on a CPU 32.
-    """
+    """Which model the series works on."""
 
     file: ClassVar[str] = "model_settings.json"
-    model: str = "tiny-gemma3"
-    load_in_4bit: bool = True
+    model: str = "tiny-gemma3"  # or a Hub id, or the folder of a checkpoint; `pick_model` knows short names and "auto"
+    load_in_4bit: bool = True  # the linear layers, as in `BitsAndBytesConfig`; False keeps 16 bit, on a CPU 32
 
     def __post_init__(self):
         super().__post_init__()
@@ -99,26 +95,29 @@ class ModelSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings(Settings):
-    """What is added to the frozen model. The names are those of `peft.LoraConfig`.
-
-    r: rank of the two added matrices. lora_alpha: the update is scaled by lora_alpha / r.
-    lora_dropout: share of adapter inputs dropped in training; 0.05 may help with little data.
-    target_modules: "all-linear" (attention and MLP), "attention", or a regular expression over module names.
-    use_rslora: scale by lora_alpha / sqrt(r) instead, so that a higher rank keeps its weight (arXiv 2312.03732).
-    use_dora: learn the length of each weight row apart from its direction (arXiv 2402.09353); slower.
-    """
+    """What is added to the frozen model. The names are those of `peft.LoraConfig`."""
 
     file: ClassVar[str] = "lora_settings.json"
-    r: int = within(16, 1, 256)
-    lora_alpha: float = within(16, 1, 1024)
-    lora_dropout: float = within(0.0, 0, 0.5)
-    target_modules: str = "all-linear"
-    use_rslora: bool = False
-    use_dora: bool = False
+    r: int = within(16, 1, 256)  # rank of the two added matrices
+    lora_alpha: float = within(16, 1, 1024)  # the update is scaled by lora_alpha / r
+    lora_dropout: float = within(0.0, 0, 0.5)  # share of adapter inputs dropped in training; 0.05 may help with little data
+    target_modules: str = "all-linear"  # attention and MLP; or "attention", or a regular expression over module names
+    use_rslora: bool = False  # scale by lora_alpha / sqrt(r) instead, so that a higher rank keeps its weight (arXiv 2312.03732)
+    use_dora: bool = False  # learn the length of each weight row apart from its direction (arXiv 2402.09353); slower
 
     def __post_init__(self):
         super().__post_init__()
-        _check_target_modules(self.target_modules)
+        if self.target_modules in ("all-linear", "attention"):
+            return
+        remedy = 'try "all-linear", "attention", or r".*\\.(q_proj|v_proj)"'
+        try:
+            fits = re.compile(self.target_modules).fullmatch  # as peft does it; a list would not survive being frozen
+        except (re.error, TypeError) as e:
+            raise SettingsError(f"target_modules={self.target_modules!r} is not a regular expression ({e}); {remedy}") from None
+        blocks = [f"model.layers.{i}." for i in range(64)]  # the largest Gemma 3 has 62
+        if any(map(fits, NOT_LINEAR)) or not any(fits(block + name) for block in blocks for name in LINEAR):
+            what = "match linear layers of a block by their whole name, and nothing else"
+            raise SettingsError(f"target_modules={self.target_modules!r} must {what}; {remedy}")
 
     @property
     def scale(self) -> float:
@@ -126,58 +125,31 @@ class LoraSettings(Settings):
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
 
-def _check_target_modules(target_modules: str) -> None:
-    """A string is a full-match regular expression over module names, as in peft."""
-    if target_modules in ("all-linear", "attention"):
-        return
-    remedy = 'try "all-linear", "attention", or r".*\\.(q_proj|v_proj)"'
-    try:
-        pattern = re.compile(target_modules)  # a list, as peft takes it too, would not survive being frozen
-    except (re.error, TypeError) as e:
-        raise SettingsError(f"target_modules={target_modules!r} is not a regular expression ({e}); {remedy}") from None
-    # 64 blocks cover every Gemma 3 (the largest, 27B, has 62).
-    blocks = [f"{model}.layers.{i}" for model in ("model", "model.language_model") for i in range(64)]
-    if not any(pattern.fullmatch(f"{block}.{name}") for block in blocks for name in LINEAR):
-        raise SettingsError(f"target_modules={target_modules!r} matches no linear layer, by its whole name; {remedy}")
-    if any(map(pattern.fullmatch, NOT_LINEAR)):
-        raise SettingsError(f"target_modules={target_modules!r} matches more than linear layers; {remedy}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(Settings):
-    """How the adapter is trained. The names are those of `trl.SFTConfig`; the last five are this project's.
-
-    per_device_train_batch_size: rows computed at once. gradient_accumulation_steps: such batches added up before one update.
-    num_train_epochs: passes over the training rows. warmup_steps: updates until the full rate. max_length: tokens of a row that are
-    kept. gradient_checkpointing: keep less for the backward pass and compute it again, which takes longer. packing: several rows in
-    one sequence of max_length tokens instead of padding. neftune_noise_alpha: noise on the embeddings (arXiv 2310.05914), None for none.
-
-    last_answer_only: of a conversation learn the last answer, and not all. replay: general rows mixed in against forgetting, as a
-    share of all rows. evals_per_epoch: validation points in an epoch; each also saves a checkpoint. save_minutes: the longest time
-    between two checkpoints. early_stopping_patience: stop after so many validation points without a new best; 0 never does.
-    """
+    """How the adapter is trained. The names are those of `trl.SFTConfig`; the last five are this project's."""
 
     file: ClassVar[str] = "train_settings.json"
     of_then: ClassVar[dict] = {"last_answer_only": True}
     learning_rate: float = within(2e-4, 1e-6, 0.1)
-    per_device_train_batch_size: int = within(4, 1, 256)
-    gradient_accumulation_steps: int = within(2, 1, 256)
-    num_train_epochs: float = within(3.0, 0.01, 100)
+    per_device_train_batch_size: int = within(4, 1, 256)  # rows computed at once
+    gradient_accumulation_steps: int = within(2, 1, 256)  # such batches added up before one update
+    num_train_epochs: float = within(3.0, 0.01, 100)  # passes over the training rows
     lr_scheduler_type: str = one_of(*SCHEDULERS)
-    warmup_steps: int = within(5, 0, 10_000)
+    warmup_steps: int = within(5, 0, 10_000)  # updates until the full rate
     weight_decay: float = within(0.0, 0, 1)
     max_grad_norm: float = within(1.0, 0.01, 100)
-    max_length: int = within(1024, 16, 131_072)
-    gradient_checkpointing: bool = True
-    packing: bool = False
+    max_length: int = within(1024, 16, 131_072)  # tokens of a row that are kept
+    gradient_checkpointing: bool = True  # keep less for the backward pass and compute it again, which takes longer
+    packing: bool = False  # several rows in one sequence of max_length tokens instead of padding
     optim: str = one_of(*OPTIMIZERS)
-    neftune_noise_alpha: float | None = None
+    neftune_noise_alpha: float | None = None  # noise on the embeddings (arXiv 2310.05914)
     seed: int = within(0, 0, 2**32 - 1)
-    last_answer_only: bool = False
-    replay: float = within(0.0, 0, 0.5)
-    evals_per_epoch: int = within(2, 1, 100)
-    save_minutes: float = within(5.0, 0.02, 1440)
-    early_stopping_patience: int = within(3, 0, 100)
+    last_answer_only: bool = False  # of a conversation learn the last answer, and not all
+    replay: float = within(0.0, 0, 0.5)  # general rows mixed in against forgetting, as a share of all rows
+    evals_per_epoch: int = within(2, 1, 100)  # validation points in an epoch; each also saves a checkpoint
+    save_minutes: float = within(5.0, 0.02, 1440)  # the longest time between two checkpoints
+    early_stopping_patience: int = within(3, 0, 100)  # stop after so many validation points without a new best; 0 never does
 
     def __post_init__(self):
         super().__post_init__()
@@ -190,9 +162,6 @@ class TrainSettings(Settings):
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
     def steps_per_epoch(self, rows: int, processes: int = 1) -> int:
-        """Count the updates in one pass over `rows` rows, as `transformers.Trainer` does: a last, smaller batch is kept.
-
-        processes: that train together, each with its own micro-batches.
-        """
+        """Count the updates in one pass, as `transformers.Trainer` does: a last, smaller batch is kept. processes: that train together."""
         micro_batches = -(-rows // (self.per_device_train_batch_size * processes))
         return -(-micro_batches // self.gradient_accumulation_steps)

@@ -20,7 +20,6 @@ from gemma_colab.core.settings import Settings
 # field -> (values, what it does). Numbers get a slider, on which None is "off"; texts and {label: value} a list; None a box to tick.
 Controls = dict[str, tuple[list | dict | None, str]]
 OFF = object()  # in place of None, which a slider can't hold
-TEMPLATE = "core/panel"
 
 
 def _control(field: str, values: list | dict | None, value, width: int) -> widgets.Widget:
@@ -31,21 +30,15 @@ def _control(field: str, values: list | dict | None, value, width: int) -> widge
         return widgets.Checkbox(value=value, **named)
     if isinstance(values, dict):
         return widgets.Dropdown(options=list(values.items()), value=value, **named)
-    values = [value if v == value else v for v in values]
     if isinstance(value, str):
-        return widgets.Dropdown(options=values if value in values else [*values, value], value=value, **named)
-    numbers = sorted({*values, value} - {None})
-    texts = [(str(v).removesuffix(".0"), v) for v in numbers]  # in full: f"{1.0000001e-4:g}" would show another number
-    texts = [("off", OFF)] * (None in values) + texts
-    return widgets.SelectionSlider(options=texts, value=_shown(value), continuous_update=False, **named)
-
-
-def _shown(value):
-    return OFF if value is None else value
+        return widgets.Dropdown(options=list(dict.fromkeys([*values, value])), value=value, **named)
+    numbers = sorted({value, *values} - {None})  # of equal ones, 16 and 16.0, the given one stays
+    options = [("off", OFF)] * (None in values) + [(str(v).removesuffix(".0"), v) for v in numbers]  # in full, not rounded
+    return widgets.SelectionSlider(options=options, value=OFF if value is None else value, continuous_update=False, **named)
 
 
 def _line(control: widgets.Widget, hint: str) -> widgets.HBox:
-    text = widgets.HTML(render(TEMPLATE, "hint", hint), layout={"flex": "1 1 240px", "margin": "2px 2px 2px 12px"})
+    text = widgets.HTML(render("core/panel", "hint", hint), layout={"flex": "1 1 240px", "margin": "2px 2px 2px 12px"})
     return widgets.HBox([control, text], layout={"flex_flow": "row wrap", "align_items": "center"})
 
 
@@ -67,56 +60,50 @@ class SettingsPanel:
         presets: dict[str, dict] | None = None,
         presets_hint: str = "",
     ):
-        self.settings, self._note, self._presets = settings, note, presets or {}
-        self.controls, lines, folded = {}, [], folded or {}
-        width = 8 * max(map(len, [*controls, *folded]))
+        folded, presets = folded or {}, presets or {}
+        self.settings, self._note, self._presets = settings, note, presets
+        self.controls, lines = {}, []
+        width = 8 * max(map(len, controls | folded))
         for field, (values, hint) in (controls | folded).items():
-            control = _control(field, values, getattr(settings, field), width)
-            control.observe(lambda change, field=field: self._changed(field, change["new"]), names="value")
-            self.controls[field] = control
+            self.controls[field] = control = _control(field, values, getattr(settings, field), width)
+            control.observe(self._moved, names="value")
             lines.append(_line(control, hint))
-        lines, hidden = lines[: len(controls)], lines[len(controls) :]
         # Without a description: ipywidgets 8 puts it above the buttons, 7 beside them.
-        self.presets = widgets.ToggleButtons(options=list(self._presets), value=None)
-        self.presets.style = {"button_width": f"{(width + 240) // max(1, len(self._presets)) - 24}px"}
+        self.presets = widgets.ToggleButtons(options=list(presets), value=None)
+        self.presets.style = {"button_width": f"{(width + 240) // max(1, len(presets)) - 24}px"}
         self.presets.layout = {"flex": "0 0 auto", "width": f"{width + 240}px", "margin": "2px"}
-        self.presets.observe(lambda change: self._set(self._presets.get(change["new"], {})), names="value")
-        self.fold = widgets.Accordion([widgets.VBox(hidden)], selected_index=None, layout={"margin": "6px 0 0"})
-        self.fold.set_title(0, f"{len(hidden)} more settings")  # an argument `titles` is unknown to ipywidgets 7
-        lines = [_line(self.presets, presets_hint)] * bool(presets) + lines + [self.fold] * bool(hidden)
+        self.presets.observe(lambda change: self._set(presets.get(change["new"], {})), names="value")
+        self.fold = widgets.Accordion([widgets.VBox(lines[len(controls) :])], selected_index=None, layout={"margin": "6px 0 0"})
+        self.fold.set_title(0, f"{len(folded)} more settings")  # an argument `titles` is unknown to ipywidgets 7
         self.note = widgets.HTML()
-        self.widget = widgets.VBox([*lines, self.note], layout={"max_width": "900px", "padding": "6px"})
+        shown = [_line(self.presets, presets_hint)] * bool(presets) + lines[: len(controls)] + [self.fold] * bool(folded)
+        self.widget = widgets.VBox([*shown, self.note], layout={"max_width": "900px", "padding": "6px"})
         self._show()
-        self._follow()
 
-    def _changed(self, field: str, value) -> None:
-        self._set({field: None if value is OFF else value})
+    def _moved(self, change) -> None:
+        self._set({change["owner"].description: None if change["new"] is OFF else change["new"]})
 
     def _set(self, changes: dict) -> None:
-        if all(getattr(self.settings, field) == value for field, value in changes.items()):  # as `_follow` sets them
+        if all(getattr(self.settings, field) == value for field, value in changes.items()):  # as `_show` sets them
             return
-        error = ""
         try:
-            self.settings = self.settings.replace(**changes)
+            self.settings, error = self.settings.replace(**changes), ""
         except SettingsError as e:
             error = str(e)
-        self._follow()
         self._show(error)
 
-    def _follow(self) -> None:
-        """Set the controls to the settings, and mark the preset that they are, if they are one."""
-        for field, control in self.controls.items():
-            control.value = _shown(getattr(self.settings, field))
-        current = dataclasses.asdict(self.settings)
-        self.presets.value = next((name for name, changes in self._presets.items() if changes.items() <= current.items()), None)
-
     def _show(self, error: str = "") -> None:
+        """Set the controls to the settings, mark the preset that they are, if they are one, and say what they come to."""
+        current = dataclasses.asdict(self.settings)
+        for field, control in self.controls.items():
+            control.value = OFF if current[field] is None else current[field]
+        self.presets.value = next((name for name, changes in self._presets.items() if changes.items() <= current.items()), None)
         what, text = "Not possible", ""
         try:
             text = self._note(self.settings)
         except GemmaColabError as e:  # raised in a click it would only reach the log
             what, error = (what, error) if error else ("No prediction", str(e))
-        self.note.value = render(TEMPLATE, "note", what, error, text)
+        self.note.value = render("core/panel", "note", what, error, text)
 
     def _ipython_display_(self):
         display(self.widget)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -14,10 +13,10 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
-from trl.chat_template_utils import gemma3_chat_template, has_generation_markers
 from trl.trainer import utils as trl_utils
 
-from gemma_colab.core.errors import ModelError, SettingsError
+from gemma_colab.core.chat import tokenize_row
+from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.settings import CPU_TILE, TrainSettings
 
 _USE_TRITON = getattr(trl_utils, "_use_triton", None)  # TRL's own, before `score_answers_only`
@@ -34,21 +33,13 @@ def sft_config(
     gpu = torch.cuda.is_available()
     steps_per_epoch = settings.steps_per_epoch(rows, int(os.environ.get("WORLD_SIZE", 1)))  # as torchrun says it
     eval_steps = -(-steps_per_epoch // settings.evals_per_epoch)  # rounded up: no validation just before the one at the end
+    upstream = {name: value for name, value in dataclasses.asdict(settings).items() if name in SFTConfig.__dataclass_fields__}
     return SFTConfig(
+        **upstream,
         output_dir=str(output_dir),
-        learning_rate=settings.learning_rate,
-        per_device_train_batch_size=settings.per_device_train_batch_size,
         # The mean over rows: transformers averages over batches, so larger ones would give another validation loss for each size
         # of batch and each number of processes.
         per_device_eval_batch_size=1,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        num_train_epochs=settings.num_train_epochs,
-        lr_scheduler_type=settings.lr_scheduler_type,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        max_length=settings.max_length,
-        seed=settings.seed,
         eval_strategy="steps",
         eval_steps=eval_steps,
         save_strategy="steps",
@@ -61,11 +52,7 @@ def sft_config(
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
         use_cpu=not gpu,
-        optim=settings.optim,
-        neftune_noise_alpha=settings.neftune_noise_alpha,
-        packing=settings.packing,
         eval_packing=False,  # validation stays row by row, so that its loss can be compared
-        gradient_checkpointing=settings.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
         dataloader_pin_memory=gpu,
         ddp_find_unused_parameters=False,  # every adapter takes part in every pass; looking for others costs time
@@ -94,21 +81,25 @@ def build_trainer(
             f"n_gpu={args.n_gpu} must be 1, one process trains on one GPU; set CUDA_VISIBLE_DEVICES=0 before anything asks torch for a "
             "GPU and restart, or train on all with accelerate launch (docs/recipes.md)"
         )
-    if "input_ids" in train_dataset.column_names:  # rows of tokens bring their labels
-        args = dataclasses.replace(args, assistant_only_loss=False)
     unload_adapters(model)
     if args.use_cpu:
         score_answers_only()
-    with known_template(tokenizer) if args.assistant_only_loss else nullcontext():
-        trainer = SFTTrainer(
-            model=model,
-            args=args,
-            train_dataset=as_trl_reads(train_dataset, args),
-            eval_dataset=as_trl_reads(eval_dataset, args) if eval_dataset else None,
-            processing_class=tokenizer,
-            peft_config=peft_config,
-            callbacks=callbacks,
-        )
+
+    def tokens(rows: Dataset | None) -> Dataset | None:
+        if not rows or "input_ids" in rows.column_names:
+            return rows or None
+        last_answer_only = {"tokenizer": tokenizer, "last_answer_only": not args.assistant_only_loss}
+        return rows.map(tokenize_row, fn_kwargs=last_answer_only, remove_columns=rows.column_names, desc="tokens")
+
+    trainer = SFTTrainer(
+        model=model,
+        args=dataclasses.replace(args, assistant_only_loss=False),  # the labels of the tokens say it
+        train_dataset=tokens(train_dataset),
+        eval_dataset=tokens(eval_dataset),
+        processing_class=tokenizer,
+        peft_config=peft_config,
+        callbacks=callbacks,
+    )
     if args.packing:  # fewer sequences than rows: validate and save as often in an epoch as before
 
         def updates(rows: int) -> int:
@@ -123,38 +114,6 @@ def build_trainer(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return trainer
-
-
-def as_trl_reads(rows: Dataset, args: SFTConfig) -> Dataset:
-    """The messages alone; where only the last answer is learned, in TRL's form of a prompt and its completion; tokens as they are."""
-    if "input_ids" in rows.column_names:
-        return rows
-    rows = rows.select_columns("messages")
-    if args.assistant_only_loss:
-        return rows
-    return Dataset.from_list([{"prompt": messages[:-1], "completion": messages[-1:]} for messages in rows["messages"]])
-
-
-@contextmanager
-def known_template(tokenizer: PreTrainedTokenizerBase):
-    """In this block the tokenizer has Gemma 3's chat template to the letter: else TRL can't tell which tokens are answers.
-
-    Copies on the Hub write it in other ways. Raises `ModelError` for a template that writes other text.
-    """
-    own = tokenizer.chat_template
-    turns = [{"role": role, "content": role} for role in ("system", "user", "assistant", "user", "assistant")]
-    known = tokenizer.apply_chat_template(turns, chat_template=gemma3_chat_template, tokenize=False)
-    if not has_generation_markers(own) and tokenizer.apply_chat_template(turns, tokenize=False) != known:
-        raise ModelError(
-            f"the chat template of {tokenizer.name_or_path} writes other text than Gemma 3's, so it can't be told which tokens are answers; "
-            "set last_answer_only=True, or take a checkpoint with Gemma 3's own template"
-        )
-    if not has_generation_markers(own):
-        tokenizer.chat_template = gemma3_chat_template
-    try:
-        yield
-    finally:
-        tokenizer.chat_template = own
 
 
 def score_answers_only() -> bool:

@@ -29,8 +29,7 @@ MADE_IN = dict.fromkeys(SPLIT_FILES, "01_dataset_prep") | {  # which notebook wr
 
 
 class Workspace:
-    """A folder with a few named files. `path` is that folder; it is made if it isn't there. Raises `WorkspaceError` for one of a newer
-    version."""
+    """A folder with a few named files, `path`; it is made if it isn't there. Raises `WorkspaceError` for one of a newer version."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path).expanduser().resolve()
@@ -40,10 +39,9 @@ class Workspace:
             raise WorkspaceError(
                 f"workspace={str(self.path)!r} can't be made ({e.strerror}); name a folder you may write to"
             ) from None
-        if (newer := self.version) > VERSION:
-            raise WorkspaceError(
-                f"the workspace {self.path} has version {newer}, and this gemma_colab knows {VERSION} at most; update gemma_colab"
-            )
+        if self.version > VERSION:
+            knows = f"version {self.version}, and this gemma_colab knows {VERSION} at most"
+            raise WorkspaceError(f"the workspace {self.path} has {knows}; update gemma_colab")
 
     @property
     def version(self) -> int:
@@ -63,9 +61,8 @@ class Workspace:
     def need(self, name: str) -> Path:
         """Return the path of a file an earlier notebook made. Raises `WorkspaceError` that names the notebook."""
         if not self.has(name):
-            raise WorkspaceError(
-                f"{name} is missing in the workspace {self.path}; run notebook {MADE_IN.get(name, 'that makes it')} first"
-            )
+            made_in = MADE_IN.get(name, "that makes it")
+            raise WorkspaceError(f"{name} is missing in the workspace {self.path}; run notebook {made_in} first")
         return self.path / name
 
     @contextmanager
@@ -94,51 +91,42 @@ class Workspace:
             digest.update(hashlib.sha256(self.need(name).read_bytes()).digest())
         return digest.hexdigest()[:16]
 
-    def read_json(self, name: str):
-        return self._parsed(name, "JSON", json.loads)
-
-    def read_jsonl(self, name: str) -> list[dict]:
-        # split("\n"), not splitlines(): a text in it may hold U+2028
-        return self._parsed(name, "JSONL", lambda text: [json.loads(line) for line in text.split("\n") if line.strip()])
-
-    def _parsed(self, name: str, form: str, parse):
+    def read_json(self, name: str, parse=json.loads):
         path = self.need(name)
         try:
             return parse(path.read_text(encoding="utf-8"))
         except ValueError as e:
             raise WorkspaceError(
-                f"{path} is not valid {form} ({e}); delete it and run notebook {MADE_IN.get(name, 'that makes it')} again"
+                f"{path} is not valid JSON ({e}); delete it and run notebook {MADE_IN.get(name, 'that makes it')} again"
             ) from None
+
+    def read_jsonl(self, name: str) -> list[dict]:
+        # split("\n"), not splitlines(): a text in it may hold U+2028
+        return self.read_json(name, lambda text: [json.loads(line) for line in text.split("\n") if line.strip()])
 
 
 @contextmanager
 def whole(target: Path):
     """Yield a path beside `target`, a file or a folder; when the block ends well it replaces the target, else it is removed."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("part", "old"))
     _remove(part)
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield part
         if not part.exists():
             raise WorkspaceError(f"nothing was written for {target.name}; the old one, if any, is kept")
-        swap_in(part, target)
+        if target.is_dir():  # a folder can't be replaced in one call: move the old one aside, and back if that fails
+            _remove(old)
+            target.rename(old)
+        try:
+            part.replace(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+        _remove(old)
     finally:
         _remove(part)
-
-
-def swap_in(part: Path, target: Path) -> None:
-    """Put what was written as `part` into the place of `target`, a file or a folder that may be there already."""
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    if target.is_dir():  # a folder can't be replaced in one call: move the old one aside, and back if that fails
-        _remove(old)
-        target.rename(old)
-    try:
-        part.replace(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    _remove(old)
 
 
 def _remove(path: Path) -> None:

@@ -25,7 +25,8 @@ from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gene
 from gemma_colab.core.catalog import source_of
 from gemma_colab.core.chat import load_tokenizer, stop_token_ids
 from gemma_colab.core.errors import ModelError, WorkspaceError
-from gemma_colab.core.machine import GIB, free_gib, pass_over_old_torchao, readable
+from gemma_colab.core.loading import pass_over_old_torchao
+from gemma_colab.core.machine import GIB, free_gib, readable
 from gemma_colab.export.adapter import WEIGHTS, check_adapter
 from gemma_colab.export.checkpoint import (
     INDEX,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
 
 from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.chat import token_lengths
@@ -52,19 +51,19 @@ def train_adapter(
     resume: bool = False,
     anyway: bool = False,
     shorter_rows: bool = False,
-    show: Callable | str | None = "live",
+    show="live",
     report_to: str = "none",
 ):
     """Train on the rows of this workspace, as notebook 04 does it; returns the `training.run.Run`.
 
     settings: left out, those saved here, or the starting point. loaded: the model of `chosen` and its tokenizer, if they are in memory
-    already. show: "live" for a curve in a notebook and a line in a terminal, None for the library's own bars, or a function. The other
+    already. show: "live" for a curve in a notebook and a line in a terminal, None for the library's own bars, or a `TrainerCallback`. The other
     arguments are those of `training.run.train`. Saves the settings first; at the end `adapter/`, `training.json`, and in `history/` a
     record of the run, also of one that broke.
     """
     from datasets import Dataset
 
-    from gemma_colab.core.live_curve import live_view
+    from gemma_colab.core.live import live_view
     from gemma_colab.core.loading import load_model, load_tokenizer, quantization_config
     from gemma_colab.core.lora import lora_config
     from gemma_colab.core.machine import pick_dtype
@@ -113,7 +112,7 @@ def train_adapter(
         )
     except TrainingError as e:
         if first_process:
-            from gemma_colab.core.history import history_table
+            from gemma_colab.core.curve import history_table
 
             how = {"status": "broken", "verdict": f"broken: {e}", "seconds": time.monotonic() - start}
             record_run(workspace, train=settings, history=history_table(e.log_history), **about, **how)

@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.chat import load_tokenizer
+from gemma_colab.core.curve import history_table, save_curve
 from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
-from gemma_colab.core.live_curve import save_loss_curve
 from gemma_colab.core.loading import load_model, quantization_config
 from gemma_colab.core.machine import GIB, free_gib, pick_dtype, readable
 from gemma_colab.core.rows import Row, prompt, to_messages
@@ -180,7 +180,7 @@ def _refuse_early(workspace: Workspace, base: str, to: str, outtype: str) -> Non
 def write_card(folder: Path, form: str, facts: dict) -> None:
     """Write README.md and `loss_curve.png` into the folder of an "adapter" or "merged" model. facts: of `run_facts`."""
     with whole(folder / "loss_curve.png") as curve:
-        save_loss_curve(facts["log_history"], curve, dpi=120)
+        save_curve(history_table(facts["log_history"]), curve, dpi=120)
     dtype = str(AutoConfig.from_pretrained(folder).dtype).removeprefix("torch.") if form == "merged" else "bfloat16"
     card = model_card(form, facts, curve=True, multimodal=facts["is_multimodal"], dtype=dtype)
     with whole(folder / "README.md") as part:

@@ -14,9 +14,8 @@ import torch
 from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
+from gemma_colab.core.curve import BEST, TRAIN, new_axes, smoothed
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.history import smoothed
-from gemma_colab.core.live_curve import BEST, TRAIN, new_axes
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.training.records import cut_above_the_start
 from gemma_colab.training.short import short_run

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from gemma_colab.core.curve import HISTORY_COLUMNS, new_axes
 from gemma_colab.core.errors import SettingsError, WorkspaceError
-from gemma_colab.core.history import HISTORY_COLUMNS
-from gemma_colab.core.live_curve import new_axes
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.model.choice import shown_name

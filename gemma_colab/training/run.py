@@ -15,12 +15,11 @@ import pandas as pd
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTTrainer
 
+from gemma_colab.core.curve import history_table
 from gemma_colab.core.errors import TrainingError
-from gemma_colab.core.history import history_table
-from gemma_colab.core.live import LiveHistory
 from gemma_colab.core.settings import TrainSettings
 from gemma_colab.core.trainer import build_trainer, sft_config, unload_adapters
 from gemma_colab.training.checkpoints import KeepCheckpoints, checkpoint_to_resume, put_aside, whole_checkpoints
@@ -64,7 +63,7 @@ class Run:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot training and validation loss over the steps, the best validation point marked."""
-        from gemma_colab.core.live_curve import loss_curve
+        from gemma_colab.core.curve import loss_curve
 
         return loss_curve(self.history, ax)
 
@@ -83,7 +82,7 @@ def train(
     resume: bool = False,
     anyway: bool = False,
     shorter_rows: bool = False,
-    show: Callable | None = None,
+    show: TrainerCallback | None = None,
     plan: Callable[[TrainSettings], pd.Series] | None = None,
     report_to: str = "none",
 ) -> Run:
@@ -92,14 +91,14 @@ def train(
     folder: of the checkpoints. Those of an earlier run there are put aside, or with `resume` gone on from: same optimizer, schedule,
     random state and order of the rows. made_with: what else a checkpoint depends on, such as the model and a fingerprint of the
     rows; one made with other settings or data is refused, unless `anyway`. shorter_rows: rows may be cut when nothing else saves
-    memory. show: called with a `core.live.Progress`. plan: `memory_plan` of settings, to explain what took the memory.
+    memory. show: watches in place of the library's bars, such as `core.live.live_view()`. plan: `memory_plan` of settings, to explain what took the memory.
 
     An interrupt ends the run after the step at hand and keeps a checkpoint. When the GPU's memory runs out, the run goes on with
     the next step of `guard.save_memory` from where it was. Raises `TrainingError` when the loss is no number, or nothing is left to
     save memory with; `WorkspaceError` when it can't be resumed, or there is no room for checkpoints.
     """
     folder, notes, start = Path(folder), [], None
-    say = print if show is None else getattr(show, "say", print)
+    say = getattr(show, "say", print)
     processes = int(os.environ.get("WORLD_SIZE", 1))
 
     def now_made_with() -> dict:
@@ -121,7 +120,7 @@ def train(
             keep = KeepCheckpoints(folder, now_made_with(), settings.save_minutes, start.seconds if start else 0.0, say)
             broken, interrupt = StopOnNonFiniteLoss(SCALER_SKIPS if dtype == torch.float16 else 0), Interrupt(say)
             callbacks = [broken, interrupt, keep, *early_stopping(settings.early_stopping_patience, start)]
-            callbacks += [LiveHistory(show)] if show else []
+            callbacks += [show] if show else []
             with no_bars() if show and len(train_dataset) < QUICKLY_TOKENIZED else nullcontext():
                 trainer = build_trainer(model, tokenizer, train_dataset, eval_dataset, args, peft_config, callbacks)
             prepare_sharding(trainer)

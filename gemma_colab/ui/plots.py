@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from gemma_colab.core.catalog import Dimensions
-from gemma_colab.core.live_curve import new_axes
+from gemma_colab.core.curve import new_axes
 from gemma_colab.core.lora import adapted_layers, lora_parameters
 from gemma_colab.core.settings import LoraSettings
 

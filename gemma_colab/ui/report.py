@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from gemma_colab.core.curve import history_table, save_curve
 from gemma_colab.core.html import ENVIRONMENT
-from gemma_colab.core.live_curve import save_loss_curve
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.export.record import exported
 from gemma_colab.ui.blind import blind_result
@@ -70,5 +70,5 @@ def _curve(workspace: Workspace) -> str | None:
     if not log:
         return None
     with io.BytesIO() as buffer:
-        save_loss_curve(log, buffer)
+        save_curve(history_table(log), buffer)
         return base64.b64encode(buffer.getvalue()).decode()

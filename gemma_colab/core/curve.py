@@ -1,0 +1,89 @@
+"""The losses of a run, as a table and as a picture."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+HISTORY_COLUMNS = ["step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm"]
+TRAIN, VALIDATION, BEST = "#1f6fb2", "#c8552b", "#5b8c3a"
+
+
+def history_table(log_history: list[dict]) -> pd.DataFrame:
+    """Tabulate a `Trainer`'s log, which holds `loss` and `eval_loss` in lines of their own: one line a step, `HISTORY_COLUMNS`.
+
+    A loss that was logged as "not a number" stands here as infinite: in a table, NaN means that nothing was logged.
+    """
+    logged = [
+        {name: math.inf if value != value else value for name, value in line.items() if name in HISTORY_COLUMNS}
+        for line in log_history
+        if "loss" in line or "eval_loss" in line
+    ]
+    table = pd.DataFrame(logged, columns=HISTORY_COLUMNS, dtype=float)
+    return table.groupby("step", as_index=False).first().astype({"step": int})
+
+
+def smoothed(loss: pd.Series) -> pd.Series:
+    """Average each loss with its neighbors on both sides: over a fifteenth of all steps, and over five at least.
+
+    A batch holds a few rows, some easy and some hard, so single losses jump. Infinite ones are left out.
+    """
+    window = max(5, len(loss) // 15) | 1  # odd: as many before as after
+    return loss.where(np.isfinite(loss)).rolling(window, center=True, min_periods=1).mean()
+
+
+def new_axes(width: float, height: float) -> Axes:
+    """Axes on a new figure of pyplot's, which a notebook shows. width, height: in inches."""
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def loss_curve(history: pd.DataFrame, ax: Axes | None = None, title: str = "loss") -> Axes:
+    """Plot training and validation loss over steps, the best validation point marked. history: of `history_table`.
+
+    Beyond 20 steps the training loss is drawn thin, and its mean over neighbors thick. The axis ends at 1.5 times the loss at
+    the start: one broken step must not press the rest flat.
+    """
+    ax = ax or new_axes(7, 3.2)
+    train, validation = history.dropna(subset=["loss"]), history.dropna(subset=["eval_loss"])
+    if len(train) > 20:
+        ax.plot(train["step"], train["loss"], color=TRAIN, alpha=0.35, linewidth=0.8)
+        ax.plot(train["step"], smoothed(train["loss"]), color=TRAIN, linewidth=2, label="train, smoothed")
+    else:
+        ax.plot(train["step"], train["loss"], color=TRAIN, label="train")
+    if len(validation):
+        ax.plot(validation["step"], validation["eval_loss"], "o-", color=VALIDATION, label="validation")
+        step, loss = validation.loc[validation["eval_loss"].idxmin(), ["step", "eval_loss"]]
+        ring = dict(markersize=11, fillstyle="none", markeredgewidth=2)
+        ax.plot(step, loss, "o", color=BEST, label=f"best {loss:.2f}", **ring)
+    start = train["loss"].iloc[:3].max() if len(train) else math.nan
+    ax.set(xlabel="step", ylabel="loss (nats per token)", title=title)
+    ax.set_ylim(bottom=0, top=1.5 * start if train["loss"].max() > 1.5 * start else None)
+    if len(history):
+        ax.legend()
+    ax.grid(alpha=0.3)
+    return ax
+
+
+def save_curve(history: pd.DataFrame, file: str | Path | BinaryIO, dpi: int = 100) -> None:
+    """Write the losses, and below them the learning rate, as a PNG. The figure isn't pyplot's, so no notebook shows it."""
+    figure = Figure(figsize=(7, 4), facecolor="white")
+    figure.subplots_adjust(left=0.09, right=0.98, top=0.97, bottom=0.12, hspace=0.12)  # a layout engine takes as long again
+    above, below = figure.subplots(2, sharex=True, height_ratios=(4, 1))
+    loss_curve(history, above, title="").set_xlabel("")
+    rate = history.dropna(subset=["learning_rate"])
+    below.plot(rate["step"], rate["learning_rate"], color=VALIDATION, linewidth=1)
+    below.set(xlabel="step", ylabel="rate")
+    below.set_ylim(bottom=0)
+    below.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2), useOffset=False)
+    below.grid(alpha=0.3)
+    figure.savefig(file, format="png", dpi=dpi)

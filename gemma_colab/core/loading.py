@@ -85,8 +85,10 @@ def keep_cpu_weights_unpacked(model: PreTrainedModel) -> None:
     There, the first pass in eval mode repacks each layer for good and computes it in bf16 through a kernel without a backward
     pass (bitsandbytes 0.50, `Linear4bit.forward`): whoever evaluates before training then trains on wrong gradients, silently.
     """
+    from bitsandbytes.nn import Linear4bit  # 16 bit does without, also on a machine that lacks it
+
     for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
+        if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
 
 

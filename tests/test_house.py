@@ -75,7 +75,7 @@ def requirements() -> dict[str, Requirement]:
 
 def test_requirements_name_exactly_what_the_package_imports():
     found = {name.split(".")[0] for path in MODULES for name in imports(path)}
-    extra = {"gguf", "sentencepiece"}  # of gemma-270m, imported where a GGUF file is unpacked
+    extra = {"gguf"}  # of gemma-270m, imported where a GGUF file is unpacked
     third_party = found - set(sys.stdlib_module_names) - {"gemma_colab", "google", "kaggle_secrets"} - extra
     names = {"IPython": "ipython", "bs4": "beautifulsoup4", "stdnum": "python-stdnum"}
     assert {canonicalize_name(names.get(name, name)) for name in third_party} == set(requirements())

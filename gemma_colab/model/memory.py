@@ -14,7 +14,7 @@ from gemma_colab.core.machine import GIB, readable
 from gemma_colab.core.settings import CPU_TILE, LoraSettings, TrainSettings
 
 NF4_BYTES = 0.51587  # per weight: 4 bits, an 8-bit scale for 64 of them, a 32-bit scale for 256 scales (bitsandbytes 0.50)
-OVERHEAD = 0.8 * GIB  # CUDA context, cuBLAS workspaces, fragmentation: a guess, not measured on a GPU yet
+OVERHEAD = 0.8  # GiB of CUDA context, cuBLAS workspaces, fragmentation: a guess, not measured on a GPU yet
 TILE = 32_768  # vocabulary that TRL's fused loss computes at once, for up to 4,096 tokens
 OPTIMIZER_BYTES = {"adamw_torch_fused": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2}  # a trained weight: Adam's two numbers
 
@@ -30,7 +30,7 @@ def memory_plan(
     gpu: bool = True,
     scored: float = 1.0,
     activation_factor: float = 1.0,
-    overhead_gib: float | None = None,
+    overhead_gib: float = OVERHEAD,
 ) -> pd.Series:
     """Predict the peak in GiB, by what it is spent on; the sum is the peak.
 
@@ -41,45 +41,36 @@ def memory_plan(
     c = 4 if str(dtype).endswith("float32") else 2  # bytes of a number inside a block
     stream = 2 if str(dtype).endswith("bfloat16") else 4  # and of one between the blocks
     row = train.max_length if train.packing else min(tokens, train.max_length)
-    n, layers = train.per_device_train_batch_size * row, dimensions.num_hidden_layers
-    adapters = lora_parameters(dimensions, lora)
+    n, layers, h = train.per_device_train_batch_size * row, dimensions.num_hidden_layers, dimensions.hidden_size
     # Rows of different lengths need a mask, and so do rows longer than the window; one row alone doesn't.
     masked = train.per_device_train_batch_size > 1 or train.packing or row >= dimensions.sliding_window
     mask = c * (n if train.packing else row) if masked else 0  # a packed batch is one sequence, of all its tokens
     adapted = adapted_layers(dimensions, lora)
     blocks = [_kept_by_a_block(dimensions, lora, names, mask, c, gpu) for names in adapted]
     backward = _backward(dimensions, lora, {name for names in adapted for name in names}, n, c, load_in_4bit)
-    kept = n * (layers * dimensions.hidden_size * stream if train.gradient_checkpointing else sum(blocks))
-    recomputed = n * max(blocks) if train.gradient_checkpointing else 0
-    copies = 2 * adapters if c == 2 else 0  # autocast's 16-bit copies of the adapters
-    gradients, accumulated = 4 * adapters, train.gradient_accumulation_steps > 1
+    kept, again = (n * layers * h * stream, n * max(blocks)) if train.gradient_checkpointing else (n * sum(blocks), 0)
+    adapters = lora_parameters(dimensions, lora)
+    gradients, copies = 4 * adapters, 2 * adapters if c == 2 else 0  # autocast copies the adapters in 16 bit
+    so_far = gradients if train.gradient_accumulation_steps > 1 else 0
     # Three moments can be the highest: the loss, with all that was kept; the last block, when its backward pass begins; the
-    # first block, when all gradients are there and little else is left.
-    moments = {
-        "loss": {
-            "kept": kept + n * 12 * dimensions.hidden_size + copies,
-            "work": _loss(dimensions, n, scored, c, gpu),
-            "gradients": gradients * accumulated,
-        },
-        "last": {
-            "kept": kept + recomputed + copies,
-            "work": backward,
-            "gradients": gradients if accumulated else gradients / layers,
-        },
-        "first": {"kept": n * max(blocks), "work": backward, "gradients": gradients},
-    }
-    peak = max(moments.values(), key=lambda moment: sum(moment.values()))
+    # first block, when all gradients are there and little else is left. Each: what is kept, at work, and gradients.
+    moments = [
+        (kept + n * 12 * h + copies, _loss(dimensions, n, scored, c, gpu), so_far),
+        (kept + again + copies, backward, so_far or gradients / layers),
+        (n * max(blocks), backward, gradients),
+    ]
+    held, work, gradients_then = max(moments, key=sum)
     parts = {
         "weights": (NF4_BYTES if load_in_4bit else c) * dimensions.linear_parameters,
         "embeddings": c * dimensions.embedding_parameters,
-        "adapters": gradients,  # as large: 4 bytes a weight
-        "gradients": peak["gradients"],
+        "adapters": 4 * adapters,
+        "gradients": gradients_then,
         "optimizer": OPTIMIZER_BYTES[train.optim] * adapters,
-        "activations": activation_factor * peak["kept"],
-        "working memory": activation_factor * peak["work"],
-        "overhead": 0 if not gpu else OVERHEAD if overhead_gib is None else overhead_gib * GIB,
+        "activations": activation_factor * held,
+        "working memory": activation_factor * work,
+        "overhead": overhead_gib * GIB * gpu,
     }
-    return pd.Series({name: value / GIB for name, value in parts.items()}, name="GiB")
+    return pd.Series(parts, name="GiB") / GIB
 
 
 def _kept_by_a_block(dimensions: Dimensions, lora: LoraSettings, adapted: list[str], mask: int, c: int, gpu: bool) -> float:
@@ -91,9 +82,7 @@ def _kept_by_a_block(dimensions: Dimensions, lora: LoraSettings, adapted: list[s
     """
     h, i = dimensions.hidden_size, dimensions.intermediate_size
     q, kv = dimensions.num_attention_heads * dimensions.head_dim, dimensions.num_key_value_heads * dimensions.head_dim
-    total = 16 * h + 3 * c * i + (8 if c == 2 else 12) * (q + kv)
-    if mask:
-        total += 2 * c * (q - kv) + mask
+    total = 16 * h + 3 * c * i + (8 if c == 2 else 12) * (q + kv) + (2 * c * (q - kv) + mask if mask else 0)
     for name in adapted:
         into, out = dimensions.linear_layers[name]
         total += c * lora.r + (2 * c * out if lora.use_dora else 0)
@@ -112,12 +101,11 @@ def _backward(dimensions: Dimensions, lora: LoraSettings, adapted: set[str], n: 
 
     DoRA, as peft 0.21 writes it, multiplies its matrices by an identity of in_features x in_features to get their product.
     """
-    i, largest = dimensions.intermediate_size, max(a * b for a, b in dimensions.linear_layers.values())
+    i, sizes = dimensions.intermediate_size, dimensions.linear_layers
     mlp = (8 if c == 4 and "down_proj" in adapted else 3 * c) * n * i
-    unpacked = c * largest + c * n * i if load_in_4bit else 0
-    sizes = [dimensions.linear_layers[name] for name in adapted]
-    dora = max((8 - c) * a * a + 8 * a * b for a, b in sizes) if lora.use_dora else 0  # and in 16 bit a copy of it
-    return max(mlp, unpacked, dora) + (10 if c == 2 else 4) * n * dimensions.hidden_size
+    unpacked = c * max(a * b for a, b in sizes.values()) + c * n * i if load_in_4bit else 0
+    dora = [(8 - c) * a * a + 8 * a * b for a, b in map(sizes.get, adapted) if lora.use_dora]  # and in 16 bit a copy of it
+    return max(mlp, unpacked, *dora) + (10 if c == 2 else 4) * n * dimensions.hidden_size
 
 
 def _loss(dimensions: Dimensions, n: int, scored: float, c: int, gpu: bool) -> float:
@@ -127,22 +115,17 @@ def _loss(dimensions: Dimensions, n: int, scored: float, c: int, gpu: bool) -> f
     return tile * width * c + on_cpu + n * 8 * dimensions.hidden_size
 
 
-LOADED = ["weights", "embeddings"]
-VARIABLE = ["activations", "working memory"]
-
-
 def correction(plan: pd.Series, peak_gib: float, overhead_gib: float = 0.0) -> dict[str, float]:
     """Return the `activation_factor` and `overhead_gib` with which `memory_plan` gives the peak that real steps took.
 
     plan: made for those steps, uncorrected. Weights, adapters and optimizer are counted one by one and taken as right.
     """
-    counted = plan.drop([*VARIABLE, "overhead"]).sum()
-    factor = (peak_gib - overhead_gib - counted) / plan[VARIABLE].sum()
+    guessed = plan[["activations", "working memory"]].sum()
+    factor = (peak_gib - overhead_gib - (plan.sum() - guessed - plan["overhead"])) / guessed
     return {"activation_factor": max(0.1, float(factor)), "overhead_gib": overhead_gib}
 
 
-def side_by_side(plan: pd.Series, *, loaded_gib: float | None = None, peak_gib: float | None = None) -> pd.DataFrame:
-    """Tabulate predicted against measured GiB of the loaded model and of the peak of training, as far as they are given."""
-    lines = {"the loaded model": (plan[LOADED].sum(), loaded_gib), "peak of training": (plan.sum(), peak_gib)}
-    table = {what: [readable(a), readable(b), f"{a / b - 1:+.1%}"] for what, (a, b) in lines.items() if b is not None}
-    return pd.DataFrame(table, index=["predicted", "measured", "prediction is off by"]).T
+def side_by_side(plan: pd.Series, peak_gib: float) -> pd.DataFrame:
+    """Tabulate predicted against measured GiB of the peak of training."""
+    line = {"predicted": readable(plan.sum()), "measured": readable(peak_gib)}
+    return pd.DataFrame(line | {"prediction is off by": f"{plan.sum() / peak_gib - 1:+.1%}"}, index=["peak of training"])

@@ -31,35 +31,27 @@ def fits(gib: float, limit_gib: float) -> str:
 
 def smallest_peak(name: str, machine: Machine, load_in_4bit: bool, *, tokens: int) -> float:
     """Predict the GiB of the smallest training of this model on this machine: its starting point, one row of `tokens` at a time."""
-    lora, train = starting_point(name)
-    train, dimensions = train.replace(per_device_train_batch_size=1, gradient_checkpointing=True), dimensions_of(name)
-    return memory_plan(
-        dimensions, lora, train, tokens=tokens, dtype=dtype_name(machine, dimensions)[0], load_in_4bit=load_in_4bit
-    ).sum()
+    (lora, train), dimensions = starting_point(name), dimensions_of(name)
+    train = train.replace(per_device_train_batch_size=1, gradient_checkpointing=True)
+    how = {"dtype": dtype_name(machine, dimensions)[0], "load_in_4bit": load_in_4bit}
+    return memory_plan(dimensions, lora, train, tokens=tokens, **how).sum()
 
 
 def fit_table(*, tokens: int = 1024, batches: tuple[int, ...] = (1, 4), lora: LoraSettings | None = None) -> pd.DataFrame:
     """Predict the peak in GiB for each Gemma 3 (rows) on each GPU (columns) at each batch size, and whether it fits."""
-    lora, lines = lora or LoraSettings(), {}
-    for name, dimensions in CATALOG.items():
-        if name.endswith("-it"):
-            lines[name] = {}
-            for gpu, (limit, dtype) in GPUS.items():
-                trains = [TrainSettings(per_device_train_batch_size=b) for b in batches]
-                gib = [memory_plan(dimensions, lora, train, tokens=tokens, dtype=dtype).sum() for train in trains]
-                lines[name][f"{gpu}, {limit:.1f} GiB"] = " / ".join(f"{g:.1f} {fits(g, limit)}" for g in gib)
-    return pd.DataFrame(lines).T
+    trains, table = [TrainSettings(per_device_train_batch_size=batch) for batch in batches], {}
+    for gpu, (limit, dtype) in GPUS.items():
+        for name in filter(lambda name: name.endswith("-it"), CATALOG):
+            gib = [memory_plan(CATALOG[name], lora or LoraSettings(), t, tokens=tokens, dtype=dtype).sum() for t in trains]
+            table.setdefault(f"{gpu}, {limit:.1f} GiB", {})[name] = " / ".join(f"{g:.1f} {fits(g, limit)}" for g in gib)
+    return pd.DataFrame(table)
 
 
 def largest_batch(dimensions: Dimensions, lora: LoraSettings, train: TrainSettings, limit_gib: float, **plan) -> int:
     """Return the largest `per_device_train_batch_size` of `BATCHES` that fits; 0 if not even 1 does. plan: as for `memory_plan`."""
-    largest = 0
-    for batch in BATCHES:
-        now = train.replace(per_device_train_batch_size=batch)
-        if fits(memory_plan(dimensions, lora, now, **plan).sum(), limit_gib) != "fits":
-            break
-        largest = batch
-    return largest
+    trains = {batch: train.replace(per_device_train_batch_size=batch) for batch in BATCHES}
+    gib = {batch: memory_plan(dimensions, lora, train, **plan).sum() for batch, train in trains.items()}
+    return max((batch for batch in BATCHES if fits(gib[batch], limit_gib) == "fits"), default=0)
 
 
 def plan_training(
@@ -83,65 +75,61 @@ def plan_training(
     of quality last. Where the last row has no GiB nothing fits, and the settings are the smallest. The settings can't hold two of
     the savings: `load_in_4bit` and `r`, which the table then asks for. Raises `SettingsError` for empty `lengths`.
     """
-    name, limit_gib, own_dtype = find_gpu(limit)
-    dtype = dtype or own_dtype
+    name, (limit_gib, own_dtype) = find_gpu(limit)
     if not len(lengths):
         raise SettingsError("lengths is empty: there is no row to plan for; take the lengths of the training rows")
-    how = {"tokens": int(max(lengths)), "dtype": dtype, "load_in_4bit": load_in_4bit} | correction
-    taken, failed, tried = {}, set(), []
+    how = {"tokens": int(max(lengths)), "dtype": dtype or own_dtype, "load_in_4bit": load_in_4bit} | correction
+    taken, closed, tried = {}, {*fixed}, []
 
     def attempt(changes: dict, why: str) -> bool:
-        settings = [s.replace(**{k: v for k, v in (taken | changes).items() if hasattr(s, k)}) for s in (lora, train)]
-        gib = memory_plan(dimensions, *settings, **how | {k: v for k, v in (taken | changes).items() if k in how}).sum()
+        now = taken | changes
+        settings = [s.replace(**{k: v for k, v in now.items() if hasattr(s, k)}) for s in (lora, train)]
+        gib = memory_plan(dimensions, *settings, **how | {k: v for k, v in now.items() if k in how}).sum()
         change, word = ", ".join(f"{k}={v!r}" for k, v in changes.items()), fits(gib, limit_gib)
         tried.append({"change": change or "as it is", "GiB": round(gib, 2), "fits": word, "why": why})
         return word == "fits"
 
-    if attempt({}, f"{train.effective_batch} rows stand behind each update, the longest has {how['tokens']:,} tokens"):
-        for changes, why in _faster(train):
-            if changes.keys().isdisjoint({*fixed, *failed}):
-                if attempt(changes, why):
-                    taken |= changes
-                else:
-                    failed |= changes.keys()
-                    tried[-1]["why"] = "not taken: less than 15 % would be left"
+    roomy = attempt({}, f"{train.effective_batch} rows stand behind each update, the longest has {how['tokens']:,} tokens")
+    for changes, why in _faster(train) if roomy else _smaller(lora, train, how["tokens"], load_in_4bit):
+        if not changes.keys().isdisjoint(closed):
+            continue
+        fitting = attempt(changes, why)
+        if roomy and not fitting:
+            closed |= changes.keys()
+            tried[-1]["why"] = "not taken: less than 15 % would be left"
+            continue
+        taken |= changes
+        if fitting and not roomy:
+            break
     else:
-        for changes, why in _smaller(lora, train, **how):
-            if changes.keys().isdisjoint(fixed):
-                done = attempt(changes, why)
-                taken |= changes
-                if done:
-                    break
-        else:
+        if not roomy:
             why = f"all that can be changed here is not enough for {limit_gib:g} GiB, 15 % to spare"
             tried.append({"change": "a smaller model, or a larger GPU", "GiB": np.nan, "fits": "", "why": why})
     steps = pd.DataFrame(tried)
-    steps.attrs |= {"gpu": name, "limit_gib": limit_gib, "dtype": dtype}
+    steps.attrs |= {"gpu": name, "limit_gib": limit_gib, "dtype": how["dtype"]}
     return train.replace(**{k: v for k, v in taken.items() if hasattr(train, k)}), steps
 
 
-def find_gpu(gpu: str | float) -> tuple[str, float, str]:
-    """Return name, usable GiB and dtype of a GPU, named or described by its memory, such as "16" or 16."""
-    for name, (limit_gib, dtype) in GPUS.items():
+def find_gpu(gpu: str | float) -> tuple[str, tuple[float, str]]:
+    """Return name, and usable GiB with dtype, of a GPU, named or described by its memory, such as "16" or 16."""
+    for name in GPUS:
         if name.lower() == str(gpu).lower():
-            return name, limit_gib, dtype
-    try:
-        gib = float(re.sub(r"\s*gi?b?$", "", str(gpu).lower()))
-    except ValueError:
-        gib = 0.0
-    if not 0.1 <= gib <= 10_000:
+            return name, GPUS[name]
+    amount = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:gi?b)?", str(gpu).lower())
+    if not amount or not float(amount[1]):
         raise SettingsError(f"gpu={gpu!r} must be one of {', '.join(GPUS)}, or its memory in GiB; try gpu=16")
-    return f"a GPU of {gib:g} GiB from Ampere on", gib, "bfloat16"
+    return f"a GPU of {float(amount[1]):g} GiB from Ampere on", (float(amount[1]), "bfloat16")
 
 
-def _smaller(lora: LoraSettings, train: TrainSettings, *, tokens: int, load_in_4bit: bool, **_) -> Iterator[tuple[dict, str]]:
+def _smaller(lora: LoraSettings, train: TrainSettings, tokens: int, load_in_4bit: bool) -> Iterator[tuple[dict, str]]:
     """What saves memory: changes of settings, and what they cost; the first ones time only, the last ones quality."""
     if not load_in_4bit:
         yield {"load_in_4bit": True}, "weights take a quarter"
     if not train.gradient_checkpointing:
         yield {"gradient_checkpointing": True}, "activations are computed twice: a step takes about half as long again"
-    for batch in reversed([n for n in _batches(train) if n < train.per_device_train_batch_size]):
-        yield _in_batches_of(batch, train), "the same update in smaller pieces"
+    for batch, changes in reversed(_batches(train)):
+        if batch < train.per_device_train_batch_size:
+            yield changes, "the same update in smaller pieces"
     if train.optim == "adamw_torch_fused":
         yield {"optim": "adamw_8bit"}, "Adam remembers in 8 bit"
     if train.packing:
@@ -160,19 +148,16 @@ def _faster(train: TrainSettings) -> Iterator[tuple[dict, str]]:
     """What saves time where there is room: no GPU has measured which saves most, on a CPU it is the first."""
     if train.gradient_checkpointing:
         yield {"gradient_checkpointing": False}, "no activation is computed twice: a step takes about a third less time"
-    for batch in _batches(train):
+    for batch, changes in _batches(train):
         if batch > train.per_device_train_batch_size:
-            yield _in_batches_of(batch, train), "the same update in fewer pieces: each one reads and unpacks all weights"
+            yield changes, "the same update in fewer pieces: each one reads and unpacks all weights"
 
 
-def _batches(train: TrainSettings) -> list[int]:
-    """Micro-batches that leave as many rows behind each update as there are."""
+def _batches(train: TrainSettings) -> list[tuple[int, dict]]:
+    """Micro-batches that leave as many rows behind each update as there are, and the settings that they are."""
     rows = train.effective_batch
-    return [n for n in range(1, min(rows, 256) + 1) if rows % n == 0 and rows // n <= 256]
-
-
-def _in_batches_of(batch: int, train: TrainSettings) -> dict:
-    return {"per_device_train_batch_size": batch, "gradient_accumulation_steps": train.effective_batch // batch}
+    sizes = [n for n in range(1, min(rows, 256) + 1) if rows % n == 0 and rows // n <= 256]
+    return [(n, {"per_device_train_batch_size": n, "gradient_accumulation_steps": rows // n}) for n in sizes]
 
 
 def download_gib(name: str) -> float | None:

@@ -38,7 +38,7 @@ class Trial:
 
     def table(self, plan: pd.Series) -> pd.DataFrame:
         """Lay the peak of a `memory_plan` for these steps beside the measured one."""
-        return side_by_side(plan, peak_gib=self.peak_gib)
+        return side_by_side(plan, self.peak_gib)
 
     def correction(self, plan: pd.Series) -> dict[str, float]:
         """Find what `memory_plan` should be told from now on: `activation_factor` and `overhead_gib`, as a dictionary of arguments."""

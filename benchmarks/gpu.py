@@ -130,7 +130,7 @@ def measure(recipe: Recipe, folder: Path, dry: bool) -> dict:
     from gemma_colab.core.workspace import read_sample
     from gemma_colab.model.choice import starting_point
     from gemma_colab.model.libraries import quiet_libraries
-    from gemma_colab.model.measure import PeakMemory, model_bytes
+    from gemma_colab.model.measure import model_bytes, peak_memory
     from gemma_colab.model.memory import memory_plan
 
     quiet_libraries()
@@ -187,7 +187,7 @@ def measure(recipe: Recipe, folder: Path, dry: bool) -> dict:
     if emulated:
         emulate_fp16(trainer)
     start = time.monotonic()
-    with PeakMemory(model_bytes(trainer.model)) as peak:
+    with peak_memory(model_bytes(trainer.model)) as peak:
         trainer.train()
     logs, ends = [line for line in trainer.state.log_history if "num_tokens" in line and "loss" in line], clock.ends
     tokens = logs[-1]["num_tokens"] - logs[warm - 1]["num_tokens"]  # padding doesn't count

@@ -55,7 +55,7 @@ from gemma_colab.core.workspace import samples
 from gemma_colab.data.reading import read_rows
 from gemma_colab.model.choice import starting_point
 from gemma_colab.model.libraries import quiet_libraries, stack_versions
-from gemma_colab.model.measure import PeakMemory, model_bytes
+from gemma_colab.model.measure import model_bytes, peak_memory
 from gemma_colab.model.planner import HEADROOM, plan_training
 from gemma_colab.training.short import fresh_adapter
 
@@ -90,7 +90,7 @@ def once(contestant: Contestant, model: str, rows: Dataset) -> float:
 def measure_peak(contestant: Contestant, model: str, rows: Dataset) -> None:
     """The peak of a few steps on the longest rows. Everything is warm then."""
     longest = np.argsort([len(ids) for ids in rows["input_ids"]], kind="stable")[::-1][:16]
-    with PeakMemory(model_bytes(loaded(contestant.load, model))) as peak:
+    with peak_memory(model_bytes(loaded(contestant.load, model))) as peak:
         once(contestant, model, rows.select(longest))
     contestant.peak_gib, contestant.overhead_gib = peak.gib, peak.overhead_gib
 

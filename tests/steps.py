@@ -11,7 +11,7 @@ from gemma_colab.core.loading import load_model, quantization_config
 from gemma_colab.core.lora import lora_config
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.trainer import build_trainer, sft_config
-from gemma_colab.model.measure import PeakMemory, model_bytes
+from gemma_colab.model.measure import model_bytes, peak_memory
 
 
 def emulate_fp16(trainer) -> None:
@@ -35,7 +35,7 @@ def training_peak(model, dtype: torch.dtype, lora: LoraSettings, train: TrainSet
         trainer = build_trainer(model, load_tokenizer("tiny-gemma3"), data, None, args, lora_config(lora))
         if emulated:
             emulate_fp16(trainer)
-        with PeakMemory(model_bytes(trainer.model)) as peak:
+        with peak_memory(model_bytes(trainer.model)) as peak:
             trainer.train()
     return peak.gib
 

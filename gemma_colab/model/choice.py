@@ -58,20 +58,20 @@ def pick_model(name: str, machine: Machine | None = None) -> tuple[str, str]:
 
 def _known(name: str) -> str:
     name = name.strip()
-    name = str(Path(name).expanduser()) if name.startswith("~") else name
-    if name == TINY or name in CATALOG or (Path(name) / "config.json").is_file():
-        return name
-    if name.endswith(".gguf") and Path(name).is_file():
-        return name
+    path = Path(name).expanduser()
     if name in SHORT:
         return SHORT[name]
     # Somebody's own Gemma 3 on the Hub: two parts, one slash. Its architecture is checked when its config is read.
-    if name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).exists():
+    on_the_hub = name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.exists()
+    if name in (TINY, *CATALOG) or on_the_hub:
         return name
+    if (path / "config.json").is_file() or (name.endswith(".gguf") and path.is_file()):
+        return str(path) if name.startswith("~") else name
     near = get_close_matches(name, [TINY, PACKAGED, *(n for n in SHORT if n.endswith("-it"))], n=1, cutoff=0.4)
     meant = f"did you mean {near[0]!r}? Else " if near else ""
+    known = ", ".join([PACKAGED, *SHORT])
     raise ModelError(
-        f"model={name!r} is not known; {meant}name {TINY!r}, a folder with a config.json, a GGUF file, or one of {', '.join([PACKAGED, *SHORT])}"
+        f"model={name!r} is not known; {meant}name {TINY!r}, a folder with a config.json, a GGUF file, or one of {known}"
     )
 
 

@@ -47,7 +47,17 @@ def memory_plan(
     mask = c * (n if train.packing else row) if masked else 0  # a packed batch is one sequence, of all its tokens
     adapted = adapted_layers(dimensions, lora)
     blocks = [_kept_by_a_block(dimensions, lora, names, mask, c, gpu) for names in adapted]
-    backward = _backward(dimensions, lora, {name for names in adapted for name in names}, n, c, load_in_4bit)
+    # At work in a block's backward pass: gradients of the MLP, or its largest matrix unpacked from 4 bit. DoRA, as peft 0.21 writes
+    # it, multiplies its matrices by an identity of in_features x in_features to get their product, and in 16 bit a copy of it.
+    names, i, sizes = {name for block in adapted for name in block}, dimensions.intermediate_size, dimensions.linear_layers
+    mlp = (8 if c == 4 and "down_proj" in names else 3 * c) * n * i
+    unpacked = c * max(a * b for a, b in sizes.values()) + c * n * i if load_in_4bit else 0
+    dora = [(8 - c) * a * a + 8 * a * b for a, b in map(sizes.get, names) if lora.use_dora]
+    backward = max(mlp, unpacked, *dora) + (10 if c == 2 else 4) * n * h
+    # In TRL's fused loss (`chunked_logprob.py`): one tile of logits, and without Triton eight more of them in float32.
+    tile, width = min(scored * n, 4096), TILE if gpu else CPU_TILE
+    on_cpu = 0 if gpu else tile * min(dimensions.vocab_size, width) * 32
+    loss = tile * width * c + on_cpu + n * 8 * h
     kept, again = (n * layers * h * stream, n * max(blocks)) if train.gradient_checkpointing else (n * sum(blocks), 0)
     adapters = lora_parameters(dimensions, lora)
     gradients, copies = 4 * adapters, 2 * adapters if c == 2 else 0  # autocast copies the adapters in 16 bit
@@ -55,7 +65,7 @@ def memory_plan(
     # Three moments can be the highest: the loss, with all that was kept; the last block, when its backward pass begins; the
     # first block, when all gradients are there and little else is left. Each: what is kept, at work, and gradients.
     moments = [
-        (kept + n * 12 * h + copies, _loss(dimensions, n, scored, c, gpu), so_far),
+        (kept + n * 12 * h + copies, loss, so_far),
         (kept + again + copies, backward, so_far or gradients / layers),
         (n * max(blocks), backward, gradients),
     ]
@@ -94,25 +104,6 @@ def _kept_by_a_block(dimensions: Dimensions, lora: LoraSettings, adapted: list[s
         for width, names in ((h, {"q_proj", "k_proj", "v_proj"}), (h, {"gate_proj", "up_proj"}), (i, {"down_proj"})):
             total += c * width * (not names.isdisjoint(adapted))
     return total
-
-
-def _backward(dimensions: Dimensions, lora: LoraSettings, adapted: set[str], n: int, c: int, load_in_4bit: bool) -> float:
-    """Bytes at work in a block's backward pass: gradients of the MLP, or its largest matrix unpacked from 4 bit.
-
-    DoRA, as peft 0.21 writes it, multiplies its matrices by an identity of in_features x in_features to get their product.
-    """
-    i, sizes = dimensions.intermediate_size, dimensions.linear_layers
-    mlp = (8 if c == 4 and "down_proj" in adapted else 3 * c) * n * i
-    unpacked = c * max(a * b for a, b in sizes.values()) + c * n * i if load_in_4bit else 0
-    dora = [(8 - c) * a * a + 8 * a * b for a, b in map(sizes.get, adapted) if lora.use_dora]  # and in 16 bit a copy of it
-    return max(mlp, unpacked, *dora) + (10 if c == 2 else 4) * n * dimensions.hidden_size
-
-
-def _loss(dimensions: Dimensions, n: int, scored: float, c: int, gpu: bool) -> float:
-    """Bytes of TRL's fused loss (`chunked_logprob.py`): one tile of logits, and without Triton eight more of them in float32."""
-    tile, width = min(scored * n, 4096), TILE if gpu else CPU_TILE
-    on_cpu = 0 if gpu else tile * min(dimensions.vocab_size, width) * 32
-    return tile * width * c + on_cpu + n * 8 * dimensions.hidden_size
 
 
 def correction(plan: pd.Series, peak_gib: float, overhead_gib: float = 0.0) -> dict[str, float]:

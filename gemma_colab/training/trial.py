@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from gemma_colab.core.chat import token_lengths
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.settings import LoraSettings, TrainSettings
-from gemma_colab.model.measure import PeakMemory, model_bytes
+from gemma_colab.model.measure import model_bytes, peak_memory
 from gemma_colab.model.memory import correction, side_by_side
 from gemma_colab.training.short import MovingBar, short_trainer
 
@@ -81,21 +81,21 @@ def trial_run(
         sequences = math.ceil(lengths.sum() / settings.max_length)
         rows_per_step, steps_per_epoch = len(rows) / sequences * settings.effective_batch, settings.steps_per_epoch(sequences)
     longest, some = np.argsort(lengths)[::-1], np.random.default_rng(settings.seed).permutation(len(rows))
-    one_pass, clock, peak = settings.replace(num_train_epochs=1, warmup_steps=0), _Clock(), PeakMemory()
+    one_pass, clock, peaks = settings.replace(num_train_epochs=1, warmup_steps=0), _Clock(), []
     try:
         with tqdm(total=2 + steps + 1, desc="trial steps", leave=False) as bar:
-            for n, order, meter in ((2, longest, peak), (steps + 1, some, nullcontext())):
+            for n, order, meter in ((2, longest, peak_memory), (steps + 1, some, nullcontext)):
                 clock.seconds.clear()
                 chosen = [rows[i] for i in np.resize(order, math.ceil(n * rows_per_step))]  # from the front again where too few
                 watching = {"max_steps": n, "callbacks": [clock, MovingBar(bar)]}
                 with short_trainer(model, tokenizer, chosen, one_pass, lora, dtype, **watching) as trainer:
-                    meter.before = model_bytes(trainer.model)
-                    with meter:
+                    with meter(model_bytes(trainer.model)) as peak:
                         trainer.train()
+                    peaks.append(peak)
     except torch.OutOfMemoryError:
         raise ModelError(
             f"a batch of {settings.per_device_train_batch_size} rows does not fit into the GPU's memory; restart the session, and "
             "choose what `plan_training` names first"
         ) from None
     # the first step is slower: everything is warmed up in it
-    return Trial(peak.gib, peak.overhead_gib, float(np.mean(clock.seconds[1:])), steps_per_epoch)
+    return Trial(peaks[0].gib, peaks[0].overhead_gib, float(np.mean(clock.seconds[1:])), steps_per_epoch)

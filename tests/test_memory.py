@@ -19,9 +19,9 @@ from gemma_colab.core.lora import lora_config
 from gemma_colab.core.machine import GIB
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.model.measure import model_bytes
-from gemma_colab.model.memory import correction, memory_plan, side_by_side
+from gemma_colab.model.memory import memory_plan
 from gemma_colab.model.planner import GPUS, fit_table, fits, largest_batch, plan_training
-from gemma_colab.training.trial import trial_run
+from gemma_colab.training.trial import Trial, trial_run
 
 B1, B4, B12 = (CATALOG[f"google/gemma-3-{size}-it"] for size in ("1b", "4b", "12b"))
 LENGTHS = np.random.default_rng(0).integers(40, 300, 400)
@@ -144,13 +144,13 @@ def test_a_trial_that_does_not_fit_says_what_to_do_and_cleans_up(random_gemma, t
 def test_the_plan_corrects_itself():
     how = {"tokens": 512, "dtype": "bfloat16"}
     plan = memory_plan(B4, LoraSettings(), TrainSettings(), **how)
-    found = correction(plan, plan.sum() + 1.5, 1.1)
+    found = Trial(plan.sum() + 1.5, 1.1, 1.0, 1).correction(plan)
     corrected = memory_plan(B4, LoraSettings(), TrainSettings(), **how, **found)
     assert corrected.sum() == pytest.approx(plan.sum() + 1.5)
     assert corrected["overhead"] == pytest.approx(1.1)
     assert found["activation_factor"] > 1
-    assert correction(plan, 0.0)["activation_factor"] == 0.1
-    table = side_by_side(plan, plan.sum() / 1.1)
+    assert Trial(0.0, 0.0, 1.0, 1).correction(plan)["activation_factor"] == 0.1
+    table = Trial(plan.sum() / 1.1, 0.0, 1.0, 1).table(plan)
     assert table.loc["peak of training", "prediction is off by"] == "+10.0%"
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from gemma_colab.core.catalog import Dimensions
 from gemma_colab.core.lora import adapted_layers, lora_parameters
-from gemma_colab.core.machine import GIB, readable
+from gemma_colab.core.machine import GIB
 from gemma_colab.core.settings import CPU_TILE, LoraSettings, TrainSettings
 
 NF4_BYTES = 0.51587  # per weight: 4 bits, an 8-bit scale for 64 of them, a 32-bit scale for 256 scales (bitsandbytes 0.50)
@@ -36,7 +36,7 @@ def memory_plan(
 
     tokens: length of the longest row, which `max_length` cuts. dtype: "bfloat16", "float16" (with a float32 residual stream) or
     "float32", as text or as a torch dtype. gpu: False for a CPU, where the fused loss keeps more and there is no overhead. scored:
-    share of the tokens that the loss looks at. activation_factor, overhead_gib: what `correction` found in measured steps.
+    share of the tokens that the loss looks at. activation_factor, overhead_gib: what `Trial.correction` found in measured steps.
     """
     c = 4 if str(dtype).endswith("float32") else 2  # bytes of a number inside a block
     stream = 2 if str(dtype).endswith("bfloat16") else 4  # and of one between the blocks
@@ -104,19 +104,3 @@ def _kept_by_a_block(dimensions: Dimensions, lora: LoraSettings, adapted: list[s
         for width, names in ((h, {"q_proj", "k_proj", "v_proj"}), (h, {"gate_proj", "up_proj"}), (i, {"down_proj"})):
             total += c * width * (not names.isdisjoint(adapted))
     return total
-
-
-def correction(plan: pd.Series, peak_gib: float, overhead_gib: float = 0.0) -> dict[str, float]:
-    """Return the `activation_factor` and `overhead_gib` with which `memory_plan` gives the peak that real steps took.
-
-    plan: made for those steps, uncorrected. Weights, adapters and optimizer are counted one by one and taken as right.
-    """
-    guessed = plan[["activations", "working memory"]].sum()
-    factor = (peak_gib - overhead_gib - (plan.sum() - guessed - plan["overhead"])) / guessed
-    return {"activation_factor": max(0.1, float(factor)), "overhead_gib": overhead_gib}
-
-
-def side_by_side(plan: pd.Series, peak_gib: float) -> pd.DataFrame:
-    """Tabulate predicted against measured GiB of the peak of training."""
-    line = {"predicted": readable(plan.sum()), "measured": readable(peak_gib)}
-    return pd.DataFrame(line | {"prediction is off by": f"{plan.sum() / peak_gib - 1:+.1%}"}, index=["peak of training"])

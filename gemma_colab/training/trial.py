@@ -16,9 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from gemma_colab.core.chat import token_lengths
 from gemma_colab.core.errors import ModelError
+from gemma_colab.core.machine import readable
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.model.measure import model_bytes, peak_memory
-from gemma_colab.model.memory import correction, side_by_side
 from gemma_colab.training.short import MovingBar, short_trainer
 
 
@@ -38,11 +38,18 @@ class Trial:
 
     def table(self, plan: pd.Series) -> pd.DataFrame:
         """Lay the peak of a `memory_plan` for these steps beside the measured one."""
-        return side_by_side(plan, self.peak_gib)
+        line = {"predicted": readable(plan.sum()), "measured": readable(self.peak_gib)}
+        line["prediction is off by"] = f"{plan.sum() / self.peak_gib - 1:+.1%}"
+        return pd.DataFrame(line, index=["peak of training"])
 
     def correction(self, plan: pd.Series) -> dict[str, float]:
-        """Find what `memory_plan` should be told from now on: `activation_factor` and `overhead_gib`, as a dictionary of arguments."""
-        return correction(plan, self.peak_gib, self.overhead_gib)
+        """Find what `memory_plan` should be told from now on, as its arguments: `activation_factor` and `overhead_gib`.
+
+        plan: made for these steps, uncorrected. Weights, adapters and optimizer are counted one by one and taken as right.
+        """
+        guessed = plan[["activations", "working memory"]].sum()
+        factor = (self.peak_gib - self.overhead_gib - (plan.sum() - guessed - plan["overhead"])) / guessed
+        return {"activation_factor": max(0.1, float(factor)), "overhead_gib": self.overhead_gib}
 
 
 class _Clock(TrainerCallback):

@@ -5,8 +5,9 @@ import pytest
 from recipes import recipe
 
 from gemma_colab.evaluation import metrics as m
+from gemma_colab.evaluation.candidates import Evaluation
 from gemma_colab.evaluation.compare import compare
-from gemma_colab.evaluation.failures import failure_modes, failures, other_language, repeating
+from gemma_colab.evaluation.failures import failures, other_language, repeating
 from gemma_colab.evaluation.knowledge import memorization
 from gemma_colab.evaluation.verdict import verdict
 
@@ -75,7 +76,7 @@ def test_failure_modes_are_a_share_of_the_answers():
     table = pd.DataFrame({"answer": ["", "да", "a a a a", "ok"], "tokens": [0, 1, 4, 1], "finished": [True, True, False, True]})
     references = ["да", "да", "да", "да"]
     assert failures(table, references).sum().to_dict() == {"empty": 1, "hit the limit": 1, "repeating": 1, "other language": 2}
-    line = failure_modes({"tuned": table}, references).loc["tuned"]
+    line = Evaluation([{"messages": [{"content": r}]} for r in references], {"tuned": table}).failure_modes().loc["tuned"]
     assert (line["empty"], line["other language"], line["any"], line["tokens"]) == (0.25, 0.5, 0.75, 1.5)
     assert (
         not failures(table, list(table["answer"]))[["empty", "repeating", "other language"]].any().any()

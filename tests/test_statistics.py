@@ -1,9 +1,10 @@
 """Intervals hold what they promise, equal models are not called different, and few rows are not believed."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from gemma_colab.evaluation.compare import clearly, compare, mcnemar, paired_bootstrap, paired_proportions, unpaired_bootstrap
+from gemma_colab.evaluation.compare import clearly, compare, loss_gap, mcnemar, paired_bootstrap, paired_proportions
 from gemma_colab.evaluation.verdict import word_for
 
 
@@ -99,7 +100,7 @@ def test_weights_are_tokens_and_the_seed_is_fixed():
 def test_two_sets_of_rows():
     rng = np.random.default_rng(0)
     a, b = rng.normal(2, 0.3, 80), rng.normal(3, 0.3, 40)
-    difference, low, high = unpaired_bootstrap(a, b, weights_a=np.ones(80), weights_b=np.ones(40))
+    difference, low, high = loss_gap(*(pd.DataFrame({"loss": some, "tokens": 1}) for some in (a, b)))
     assert low < 1 < high
     assert difference == pytest.approx(b.mean() - a.mean())
 

@@ -47,14 +47,13 @@ def preference(wins: int, losses: int) -> dict:
     decides on "better", "worse", "no clear difference" or "too few rows to tell": Wilson's interval alone calls equal candidates
     different in up to 8 % of reviews (12 to 4 is clear of half, yet a fair coin does it in 7.7 %), the test in at most 5 %.
     """
-    rows = wins + losses
+    rows, word = wins + losses, "too few rows to tell"
     if not rows:
-        return dict.fromkeys(("win_rate", "low", "high", "p")) | {"verdict": "too few rows to tell"}
+        return dict.fromkeys(("win_rate", "low", "high", "p")) | {"verdict": word}
     test = binomtest(wins, rows)
     interval = test.proportion_ci(method="wilson")
-    word = "no clear difference" if rows >= FEWEST else "too few rows to tell"
-    if rows >= FEWEST and test.pvalue < 0.05:
-        word = "better" if wins > losses else "worse"
+    if rows >= FEWEST:
+        word = "no clear difference" if test.pvalue >= 0.05 else "better" if wins > losses else "worse"
     figures = {"win_rate": wins / rows, "low": float(interval.low), "high": float(interval.high), "p": float(test.pvalue)}
     return figures | {"verdict": word}
 
@@ -91,8 +90,7 @@ class BlindReview:
         self.total, self.identical = len(keys), sum(key not in lines for key in keys)
         self._set = _digest(*self.pair, *sorted(keys))[:16]
         name = "_".join("".join(c if c.isalnum() else "-" for c in part[:30]) for part in self.pair)
-        self.file = f"review/blind_{name}_{self._set[:6]}.csv"
-        self.mapping_file = f"review/blind_{name}_{self._set[:6]}_mapping.json"
+        self.file, self.mapping_file = (f"review/blind_{name}_{self._set[:6]}{end}" for end in (".csv", "_mapping.json"))
         self.seed, self._size, self.opened, self._all, self.decisions = seed, rows or 0, None, lines, {}
         self._read()
         self.seed, self._size = self.seed or 0, self._size or 20
@@ -112,16 +110,15 @@ class BlindReview:
         """Take over what is saved; a second panel may have decided, or shown the names, since."""
         if not self.workspace.has(self.mapping_file) and not self.workspace.has(self.file):
             return
+        anew = "move both files away to begin anew"
         saved = self.workspace.read_json(self.mapping_file) if self.workspace.has(self.mapping_file) else {}
         if saved.get("answers") != self._set:
             raise WorkspaceError(
-                f"{self.mapping_file} is missing or does not fit these answers, so nobody can tell who is left in {self.file}; put "
-                "back what the panel wrote, or move both files away to begin anew"
+                f"{self.mapping_file}, which tells who is left in {self.file}, is missing or of other answers; {anew}"
             )
         if self.seed not in (None, saved["seed"]):
             raise SettingsError(
-                f"seed={self.seed!r}, but this review began with seed={saved['seed']!r}; leave seed out to go on with it, or move its "
-                f"files away to begin anew: {self.mapping_file}, and the CSV file beside it"
+                f"seed={self.seed!r}, but this review began with seed={saved['seed']!r}; leave seed out, or {anew}"
             )
         self.seed, self.opened, self._size = saved["seed"], saved["opened"], max(self._size, saved["rows"])
         self.decisions = self._read_csv() if self.workspace.has(self.file) else {}
@@ -140,7 +137,7 @@ class BlindReview:
                     _check_said(found[line["row"]])
         except (ValueError, csv.Error, SettingsError) as e:  # bad UTF-8 is a ValueError
             raise WorkspaceError(
-                f"{path} is not the table that the panel wrote ({e}); undo the change, or move the file away to begin anew"
+                f"{path} is not the table that the panel wrote ({e}); undo the change, or move it away"
             ) from None
         return found
 
@@ -171,10 +168,8 @@ class BlindReview:
         _check_said(changes)
         self._read()
         if self.opened:
-            raise SettingsError(
-                "the names are known, so a choice would not be blind any more; to begin anew, move the files of this review out of "
-                "review/, and give the panel another seed"
-            )
+            again = f"to begin anew, move {self.file} and its mapping away, and take another seed"
+            raise SettingsError(f"the names are known, so a choice would not be blind any more; {again}")
         self._write(self.decisions | {self.rows[number].row: self.of(number) | changes})
 
     @property
@@ -249,10 +244,7 @@ def _check_answers(answers: pd.DataFrame, pair: tuple[str, str]) -> None:
         raise SettingsError(f"pair={pair!r} must name two different columns of answers; try ('base', 'tuned')")
     for name in ("question", *pair):
         if name not in answers or not answers[name].map(lambda text: isinstance(text, str)).all():
-            has = ", ".join(map(str, answers.columns))
-            raise DatasetError(
-                f"answers needs a text in each row of column {name!r}; it has {has}: generate what is missing first"
-            )
+            raise DatasetError(f"answers has no text in each row of column {name!r}; generate what is missing first")
 
 
 def _check_said(said: dict[str, str]) -> None:

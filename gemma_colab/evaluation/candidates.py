@@ -17,7 +17,7 @@ from gemma_colab.core.rows import Row, answer, prompt
 from gemma_colab.core.settings import ModelSettings
 from gemma_colab.core.workspace import ADAPTER_FILES, Workspace
 from gemma_colab.evaluation.compare import LOSS, compare
-from gemma_colab.evaluation.failures import failure_modes, failures
+from gemma_colab.evaluation.failures import failures
 from gemma_colab.evaluation.fields import schema_of, telling_examples
 from gemma_colab.evaluation.generation import Turns, generate
 from gemma_colab.evaluation.loss import answer_losses
@@ -73,8 +73,12 @@ class Evaluation:
         return compare(pairs, weights=tokens, lower_is_better=[*self.lower_is_better, LOSS])
 
     def failure_modes(self) -> pd.DataFrame:
-        """Return for each candidate the share of its answers that are empty, cut off, repeating, in another language, or any of these."""
-        return failure_modes(self.answers, self.references)
+        """Return for each candidate the share of its answers with each failure mode and with any of them, and the mean length in tokens."""
+        lines = {}
+        for name, table in self.answers.items():
+            found = failures(table, self.references)
+            lines[name] = found.assign(any=found.any(axis=1), tokens=table["tokens"]).mean()
+        return pd.DataFrame(lines).T
 
     def rows(self) -> pd.DataFrame:
         """Return a table to read, one line per test row: question, wanted (the right answer), label, the answer of each candidate, the

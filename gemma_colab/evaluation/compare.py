@@ -48,9 +48,9 @@ def paired_bootstrap(
     return difference, difference - float(high) * error, difference - float(low) * error
 
 
-def unpaired_bootstrap(a, b, *, weights_a, weights_b) -> tuple[float, float, float]:
-    """Return (difference b - a, low, high) for two different sets of rows, such as train and test. Scores are sums over the weights."""
-    a, b, weights_a, weights_b = (np.asarray(x, float) for x in (a, b, weights_a, weights_b))
+def loss_gap(train: pd.DataFrame, other: pd.DataFrame) -> tuple[float, float, float]:
+    """Return (loss on other rows - loss on training rows, low, high), in nats per token. train, other: of `answer_losses`."""
+    (a, weights_a), (b, weights_b) = (table[["loss", "tokens"]].to_numpy(float).T for table in (train, other))
     means = _draws(b, weights_b, 2000, seed=1)[0] - _draws(a, weights_a, 2000, seed=0)[0]
     low, high = np.quantile(means, _expanded(min(len(a), len(b))))
     return float(b.sum() / weights_b.sum() - a.sum() / weights_a.sum()), float(low), float(high)

@@ -41,12 +41,3 @@ def failures(table: pd.DataFrame, references: list[str]) -> pd.DataFrame:
         [other_language(a, r) for a, r in pairs],
     )
     return pd.DataFrame(dict(zip(FAILURE_MODES, found, strict=True)), index=table.index)
-
-
-def failure_modes(answers: dict[str, pd.DataFrame], references: list[str]) -> pd.DataFrame:
-    """Return for each candidate the share of its answers with each failure mode and with any of them, and the mean length in tokens."""
-    lines = {}
-    for name, table in answers.items():
-        found = failures(table, references)
-        lines[name] = found.assign(any=found.any(axis=1), tokens=table["tokens"]).mean()
-    return pd.DataFrame(lines).T

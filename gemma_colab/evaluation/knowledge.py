@@ -9,7 +9,7 @@ from rapidfuzz.distance import Prefix
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gemma_colab.core.workspace import read_sample
-from gemma_colab.evaluation.compare import QUESTIONS, compare, unpaired_bootstrap
+from gemma_colab.evaluation.compare import QUESTIONS, compare, loss_gap
 from gemma_colab.evaluation.generation import generate_answers
 from gemma_colab.evaluation.loss import mean_loss, text_losses
 from gemma_colab.evaluation.metrics import contains_answer, exact_match, words
@@ -90,8 +90,3 @@ def memorization(
         table.loc[["train", "test"], "loss"] = [mean_loss(one) for one in losses]
         table.loc["test", ["gap", "low", "high"]] = loss_gap(*losses)
     return table
-
-
-def loss_gap(train: pd.DataFrame, other: pd.DataFrame) -> tuple[float, float, float]:
-    """Return (loss on other rows - loss on training rows, low, high), in nats per token. train, other: of `answer_losses`."""
-    return unpaired_bootstrap(train["loss"], other["loss"], weights_a=train["tokens"], weights_b=other["tokens"])

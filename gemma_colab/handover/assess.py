@@ -18,9 +18,10 @@ from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.workspace import SPLIT_FILES, SPLITS, Workspace
 from gemma_colab.evaluation.blind import BlindReview
 from gemma_colab.evaluation.candidates import Evaluation, adapter_for, evaluate, kept_answers
+from gemma_colab.evaluation.compare import loss_gap
 from gemma_colab.evaluation.fields import json_metrics, most_frequent, schema_of
 from gemma_colab.evaluation.generation import generate_answers
-from gemma_colab.evaluation.knowledge import general_knowledge, loss_gap, memorization
+from gemma_colab.evaluation.knowledge import general_knowledge, memorization
 from gemma_colab.evaluation.loss import answer_losses, mean_loss, perplexity
 from gemma_colab.evaluation.metrics import USUAL
 from gemma_colab.evaluation.verdict import ShipSettings, verdict

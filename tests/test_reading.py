@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from gemma_colab.core.errors import DatasetError, SettingsError
 from gemma_colab.core.rows import answer, question, texts, to_messages
 from gemma_colab.data import sources
-from gemma_colab.data.reading import peek, read_rows
+from gemma_colab.data.reading import read_rows
 from gemma_colab.data.schema import shown
 from gemma_colab.data.sources import text_kind
 from gemma_colab.data.tables import find_delimiter
@@ -113,8 +113,8 @@ TEXTS = {
     "bar.csv": (table("|"), "CSV, delimiter '|'"),
 }
 CODECS = {
-    "utf-8": "UTF-8", "utf-8-sig": "UTF-8 with a byte order mark", "utf-16": "UTF-16", "utf-16-le": "UTF-16 (little-endian)",
-    "utf-16-be": "UTF-16 (big-endian)", "cp1251": "Windows-1251", "koi8-r": "KOI8-R", "cp866": "code page 866 (DOS)",
+    "utf-8": "UTF-8", "utf-8-sig": "UTF-8 with a byte order mark", "utf-16": "UTF-16",
+    "cp1251": "Windows-1251", "koi8-r": "KOI8-R", "cp866": "code page 866 (DOS)",
 }  # fmt: skip
 
 
@@ -128,9 +128,7 @@ def test_text_formats_in_all_encodings(tmp_path, name, codec, packed):
     assert plain(path) == OURS
     source = read_rows(path)
     assert source.details == f"{said}, {CODECS[codec]}" + ", gzip" * packed
-    assert source.schema == (
-        "question/answer columns: Тема -> instruction, Вопрос -> input, Ответ -> output, Категория -> label; ignored: id"
-    )
+    assert source.schema == ("Тема -> instruction, Вопрос -> input, Ответ -> output, Категория -> label; ignored: id")
 
 
 @pytest.mark.parametrize("kind", ["xlsx", "parquet"])
@@ -156,11 +154,24 @@ def test_the_content_counts_more_than_the_name(tmp_path):
     assert text_kind('{"a": "b\n{"a": 1}\n', ".json") == "lines"
 
 
-def test_an_english_table_in_windows_1252(tmp_path):
-    text = "question,answer\n" + "What’s on the menu of the café?,“Crème brûlée” — £5\n" * 3
-    source = read_rows(put(tmp_path, "a.csv", text.encode("cp1252")))
-    assert source.details.endswith("Windows-1252")
-    assert answer(source.rows[0]) == "“Crème brûlée” — £5"
+@pytest.mark.parametrize(
+    ("codec", "text"),
+    [
+        ("cp1252", "What’s on the menu of the café?,“Crème brûlée” — £5"),
+        ("cp1253", "Πού είναι η παραγγελία μου;,Το δέμα σας είναι στον δρόμο και φτάνει αύριο."),
+        ("cp1255", "איפה ההזמנה שלי?,ההזמנה שלך בדרך ותגיע מחר בבוקר"),
+    ],
+)
+def test_other_letters(tmp_path, codec, text):
+    source = read_rows(put(tmp_path, "a.csv", ("question,answer\n" + f"{text}\n" * 3).encode(codec)))
+    assert source.details.endswith(codec.replace("cp", "Windows-"))
+    assert f"{question(source.rows[0])},{answer(source.rows[0])}" == text
+
+
+def test_letters_that_cannot_be_told_are_refused(tmp_path):
+    text = "question,answer\nGdzie jest moje zamówienie?,Już do ciebie jedzie. Źdźbło żółć.\n"
+    assert "can't be told; save it as UTF-8" in refusal(put(tmp_path, "a.csv", text.encode("cp1250")))
+    assert "is not text" in refusal(put(tmp_path, "a.csv", text.encode("utf-16-le")))  # without its mark
 
 
 @pytest.mark.parametrize("codec", ["utf-8", "cp1251"])
@@ -203,8 +214,7 @@ def test_a_row_carries_the_line_it_begins_in(tmp_path):
     for name, text, found in (
         ("a.jsonl", f"\n{row}\n\n\n{row}", [2, 5]),
         ("a.json", f"[{row}, {row},\n\n{row}\n,\n{row}]", [1, 1, 3, 5]),
-        ("a.json", json.dumps({"version": 2, "data": [GOOD, GOOD]}, indent=1), [4, 9]),
-        ("a.json", json.dumps({"meta": {"данные": [1]}, "данные": [GOOD, GOOD]}, indent=1), [8, 13]),
+        ("a.json", "\n" + json.dumps({"meta": {"данные": [1]}, "данные": [GOOD, GOOD]}, indent=1), [2, 2]),
     ):
         source = read_rows(put(tmp_path, name, text))
         assert [r["line"] for r in source.rows] == found
@@ -214,7 +224,7 @@ def test_a_row_carries_the_line_it_begins_in(tmp_path):
 def test_rows_that_share_a_line_have_a_number(tmp_path):
     source = read_rows(put(tmp_path, "a.json", json.dumps([GOOD, GOOD, {"instruction": "a"}, GOOD])), on_bad="aside")
     assert [(r["line"], r["item"]) for r in source.rows] == [(1, 1), (1, 2), (1, 4)]
-    assert source.aside[0]["sentence"].startswith("a.json, line 1, item 3, field 'output': missing; ")
+    assert source.aside[0]["sentence"].startswith("a.json, line 1, item 3, field 'output': no column is known as the answer; ")
     row = json.dumps(GOOD)
     source = read_rows(put(tmp_path, "a.json", f"[\n{row}, {row},\n{row}]"))
     assert [(r["line"], r.get("item")) for r in source.rows] == [(2, 1), (2, 2), (3, None)]
@@ -230,6 +240,7 @@ def test_rows_that_share_a_line_have_a_number(tmp_path):
         (json.dumps(GOOD, indent=2), [ROW]),
         (json.dumps(GOOD, indent=2) * 3, [ROW] * 3),
         (json.dumps(GOOD | {"tags": [{"name": "x"}]}, indent=2) * 2, [ROW] * 2),  # no list of rows, where several objects stand
+        (json.dumps({"version": 2, "data": [GOOD, GOOD]}, indent=1), [ROW] * 2),
         (json.dumps({"messages": LONG}), [{"messages": LONG}]),
         (f"[\n{json.dumps(GOOD)},\n]", [ROW]),  # written by hand
     ],
@@ -240,7 +251,7 @@ def test_other_shapes_of_json(tmp_path, text, expected):
 
 def test_a_json_list_that_breaks_off(tmp_path):
     whole = json.dumps([GOOD, GOOD], indent=1)
-    for text, good in ((whole[:-20], 1), (whole[:-2], 2), ('{"data": ' + whole[:-20], 1)):
+    for text, good in ((whole[:-20], 1), (whole[:-2], 2)):
         source = read_rows(put(tmp_path, "a.json", text), on_bad="aside")
         assert len(source.rows) == good
         assert "everything from here on can't be read" in source.aside[0]["problem"]
@@ -255,7 +266,7 @@ def test_a_key_that_stands_twice_costs_its_own_row_only(tmp_path):
     ):
         source = read_rows(put(tmp_path, "a.json", text), on_bad="aside")
         assert [row["item"] for row in source.rows] == [1, 3]
-        assert [(bad["field"], bad["content"]) for bad in source.aside] == [("output", twice)]
+        assert [(bad["field"], bad["problem"]) for bad in source.aside] == [("output", "this key stands twice in one object")]
 
 
 # --- schemas
@@ -264,36 +275,36 @@ def test_a_key_that_stands_twice_costs_its_own_row_only(tmp_path):
 @pytest.mark.parametrize(
     ("record", "row", "schema"),
     [
-        (GOOD, ROW, "Alpaca instruction/input/output"),
-        ({"instruction": "a", "output": "b"}, pair("a", "b"), "Alpaca instruction/input/output"),
-        ({"instruction": "a", "input": None, "output": ""}, pair("a", ""), "Alpaca instruction/input/output"),
-        ({"instruction": "a", "input": "b", "output": "c"}, pair("a\n\nb", "c"), "Alpaca instruction/input/output"),
-        ({"prompt": "a", "completion": "b"}, pair("a", "b"), "prompt/completion"),
-        ({"prompt": CHAT[:1], "completion": CHAT[1:]}, {"messages": CHAT}, "conversational prompt/completion"),
-        ({"prompt": LONG[:4], "completion": LONG[4:]}, {"messages": LONG}, "conversational prompt/completion"),
-        ({"prompt": LONG[:4], "completion": "четыре"}, {"messages": LONG}, "conversational prompt/completion"),
-        ({"messages": CHAT}, {"messages": CHAT}, "OpenAI messages"),
-        ({"messages": LONG, "prompt": "x"}, {"messages": LONG}, "OpenAI messages; ignored: prompt"),
-        ({"messages": [{"role": "developer", "content": "вежливо"}, {"role": "USER", "content": [{"type": "text", "text": "р"}, {"type": "text", "text": "аз"}]}, {"role": "model", "content": "два"}]}, {"messages": LONG[:3]}, "OpenAI messages"),
-        ({"conversations": [{"from": "system", "value": "вежливо"}, {"from": "human", "value": "раз"}, {"from": "gpt", "value": "два"}], "id": 1}, {"messages": LONG[:3]}, "ShareGPT conversations; ignored: id"),
-        ({"conversations": CHAT}, {"messages": CHAT}, "ShareGPT conversations"),
-        ({"conversation": CHAT}, {"messages": CHAT}, "conversations in 'conversation'"),
-        ({"messages": CHAT, "system": "вежливо"}, {"messages": LONG[:3]}, "OpenAI messages with system -> system"),
-        ({"messages": LONG, "system": "вежливо"}, {"messages": LONG}, "OpenAI messages with system -> system"),
+        (GOOD, ROW, "instruction, input, output"),
+        ({"instruction": "a", "output": "b"}, pair("a", "b"), "instruction, output"),
+        ({"instruction": "a", "input": None, "output": ""}, pair("a", ""), "instruction, input, output"),
+        ({"instruction": "a", "input": "b", "output": "c"}, pair("a\n\nb", "c"), "instruction, input, output"),
+        ({"prompt": "a", "completion": "b"}, pair("a", "b"), "prompt -> instruction, completion -> output"),
+        ({"prompt": CHAT[:1], "completion": CHAT[1:]}, {"messages": CHAT}, "prompt -> instruction, completion -> output"),
+        ({"prompt": LONG[:4], "completion": LONG[4:]}, {"messages": LONG}, "prompt -> instruction, completion -> output"),
+        ({"prompt": LONG[:4], "completion": "четыре"}, {"messages": LONG}, "prompt -> instruction, completion -> output"),
+        ({"messages": CHAT}, {"messages": CHAT}, "messages"),
+        ({"messages": LONG, "prompt": "x"}, {"messages": LONG}, "messages; ignored: prompt"),
+        ({"messages": [{"role": "developer", "content": "вежливо"}, {"role": "USER", "content": [{"type": "text", "text": "р"}, {"type": "text", "text": "аз"}]}, {"role": "model", "content": "два"}]}, {"messages": LONG[:3]}, "messages"),
+        ({"conversations": [{"from": "system", "value": "вежливо"}, {"from": "human", "value": "раз"}, {"from": "gpt", "value": "два"}], "id": 1}, {"messages": LONG[:3]}, "conversations -> messages; ignored: id"),
+        ({"conversations": CHAT}, {"messages": CHAT}, "conversations -> messages"),
+        ({"conversation": CHAT}, {"messages": CHAT}, "conversation -> messages"),
+        ({"messages": CHAT, "system": "вежливо"}, {"messages": LONG[:3]}, "messages, system"),
+        ({"messages": LONG, "system": "вежливо"}, {"messages": LONG}, "messages, system"),
         ({"messages": None, "question": "a", "answer": "b"}, pair("a", "b"), None),
-        ({"system_prompt": "s", "question": "q", "context": "c", "answer": "a"}, to_messages({"system": "s", "instruction": "q", "input": "c", "output": "a"}), "question/answer columns: question -> instruction, context -> input, answer -> output, system_prompt -> system"),
+        ({"system_prompt": "s", "question": "q", "context": "c", "answer": "a"}, to_messages({"system": "s", "instruction": "q", "input": "c", "output": "a"}), "question -> instruction, context -> input, answer -> output, system_prompt -> system"),
         ({" Вопрос_Клиента ": "q", "ОТВЕТ ОПЕРАТОРА": "a", "Номер диалога": 7, "Класс": "x"}, pair("q", "a", label="x", conversation="7"), None),
         ({"сообщение клиента": "q", "ответ": "a"}, pair("q", "a"), None),
         ({"subject": "s", "query": "q", "reply": "a", "topic": None}, pair("s\n\nq", "a"), None),
-        ({"instruction": "a", "input": "b", "output": "c", "question": "q"}, pair("a\n\nb", "c"), "Alpaca instruction/input/output; ignored: question"),
+        ({"instruction": "a", "input": "b", "output": "c", "question": "q"}, pair("a\n\nb", "c"), "instruction, input, output; ignored: question"),
         ({"article_id": 1, "document": "d", "summary": "s"}, pair("d", "s"), None),
         ({"instruction": "i", "article": "d", "highlights": "s"}, pair("i\n\nd", "s"), None),
         ({"id": 1, "Текст": "d", "Ответ": "s"}, pair("d", "s"), None),
         ({"question": "q", "text": "d", "answer": "a"}, pair("q", "a"), None),
-        ({"instruction": "три", "output": "четыре", "system": "вежливо", "history": [["раз", "два"]]}, {"messages": LONG}, "Alpaca instruction/input/output with system -> system, history -> earlier turns"),
+        ({"instruction": "три", "output": "четыре", "system": "вежливо", "history": [["раз", "два"]]}, {"messages": LONG}, "instruction, output, history -> earlier turns, system"),
         ({"instruction": "три", "input": "и", "output": "четыре", "history": []}, pair("три\n\nи", "четыре"), None),
         ({"instruction": "три", "output": "четыре", "history": None, "system": ""}, pair("три", "четыре"), None),
-        ({"instruction": "a", "output": "b", "history": "a text"}, pair("a", "b"), "Alpaca instruction/input/output; ignored: history"),
+        ({"instruction": "a", "output": "b", "history": "a text"}, pair("a", "b"), "instruction, output; ignored: history"),
     ],
 )  # fmt: skip
 def test_schemas(tmp_path, record, row, schema):
@@ -311,7 +322,7 @@ def test_conversations_in_parquet(tmp_path):
 
 def test_mixed_schemas_are_told_with_their_counts(tmp_path):
     source = read_rows(put(tmp_path, "a.jsonl", lines(GOOD, {"messages": LONG}, GOOD)))
-    assert source.schema == "Alpaca instruction/input/output (2 rows), OpenAI messages (1 rows)"
+    assert source.schema == "instruction, input, output (2 rows); or messages (1 rows)"
     assert repr(source) == f"a.jsonl (JSON lines, UTF-8)\nSchema: {source.schema}\n3 rows"
 
 
@@ -346,10 +357,12 @@ def test_a_recognized_label_that_is_none_does_not_cost_the_row(tmp_path):
         ({"answer": "a", "question": "b", "response": "c"}, "field 'output': 2 columns could be the output: 'response', 'answer'"),
         ({"тема": "a", "контекст": "b", "вопрос": "c", "ответ": "d"}, "3 columns could be the question"),
         ({"question": "a", "b": 5}, "field 'output': no column is known as the answer; the columns are 'question', 'b'"),
-        ({"a": 1, "b": 2}, "the columns are 'a', 'b'; choose one of them as instruction and one as output"),
-        ({"text": "### Вопрос: a"}, "a row needs a question and an answer, in two columns"),
-        ({"Где заказ?": "Как?", "В пути.": "Так."}, "add a first line of names"),
-        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference data, a chosen and a rejected answer to each question"),
+        ({"a": 1, "b": 2}, "the columns are 'a', 'b'; a row needs a question and an answer; name their columns"),
+        ({"text": "### Вопрос: a"}, "a row needs a question and an answer"),
+        ({"Где заказ?": "Как?", "В пути.": "Так."}, "or in a first line such as instruction,input,output"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference data; to learn the chosen answers say"),
+        ({"dialog_id": "1", "role": "user", "text": "Где мой заказ?"}, "one message a row; join the messages"),
+        ({"id": "1", "who": "user", "when": "2026-01-01 10:00", "said": "Где мой заказ?"}, "name their columns"),
     ],
 )  # fmt: skip
 def test_columns_that_are_not_clear(tmp_path, record, words):
@@ -359,23 +372,19 @@ def test_columns_that_are_not_clear(tmp_path, record, words):
 @pytest.mark.parametrize(
     ("record", "mapping", "line"),
     [
-        ({"id": "7", "frage": "a", "antwort": "b"}, {"instruction": "frage", "output": "antwort"}, "--map instruction=frage --map output=antwort"),
-        ({"Запрос клиента": "a", "Реплика": "b"}, {"instruction": "Запрос клиента", "output": "Реплика"}, "--map 'instruction=Запрос клиента' --map 'output=Реплика'"),
-        ({"article_id": "x7", "title": "a", "body": "b", "url": "c", "n": 1, "m": "1.5"}, {"instruction": "title", "output": "body"}, "--map instruction=title --map output=body"),
-        ({"instruction": "a", "context": "b", "mine": "c"}, {"instruction": "instruction", "input": "context", "output": "mine"}, "--map instruction=instruction --map input=context --map output=mine"),
+        ({"id": "7", "frage": "a b", "antwort": "c d"}, {"instruction": "frage", "output": "antwort"}, "--map instruction=frage --map output=antwort"),
+        ({"Запрос клиента": "Где он?", "Реплика": "В пути."}, {"instruction": "Запрос клиента", "output": "Реплика"}, "--map 'instruction=Запрос клиента' --map 'output=Реплика'"),
+        ({"article_id": "x7", "title": "a b", "body": "b c", "url": "https://c", "n": 1, "m": "1.5"}, {"instruction": "title", "output": "body"}, "--map instruction=title --map output=body"),
+        ({"instruction": "a", "context": "b", "mine": "c d"}, {"instruction": "instruction", "input": "context", "output": "mine"}, "--map instruction=instruction --map input=context --map output=mine"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, {"instruction": "prompt", "output": "chosen"}, "--map instruction=prompt --map output=chosen"),
-        ({"prompt": "раз", "chosen": CHAT, "rejected": CHAT}, {"messages": "chosen"}, "--map messages=chosen"),
-        ({"frage": "a", "rejected": "b", "antwort": "c"}, {"instruction": "frage", "output": "antwort"}, "--map instruction=frage --map output=antwort"),
     ],
 )  # fmt: skip
 def test_a_suggested_mapping_can_be_used(tmp_path, record, mapping, line):
     path = put(tmp_path, "a.jsonl", lines(record))
-    call, _, rest = refusal(path).partition("read_rows(")[2].partition(" (on the command line: ")
-    assert call.startswith(repr(str(path)))
-    assert ast.literal_eval(call.partition("mapping=")[2].rstrip(")")) == mapping
+    told, _, rest = refusal(path).partition("mapping=")[2].partition(" (on the command line: ")
+    assert ast.literal_eval(told) == mapping
     assert rest.startswith(f"{line})")
-    said = record[mapping.get("output", "chosen")]
-    assert answer(read_rows(path, mapping=mapping).rows[0]) == (said if isinstance(said, str) else "два")
+    assert answer(read_rows(path, mapping=mapping).rows[0]) == record[mapping["output"]]
 
 
 def test_mapping(tmp_path):
@@ -383,6 +392,8 @@ def test_mapping(tmp_path):
     assert read_rows(path, mapping={"input": "a", "output": "b", "conversation": "n"}).rows == [
         pair("x", "y", line=1, conversation="5")
     ]
+    known = put(tmp_path, "known.jsonl", lines({"subject": "x", "answer": "y"}))
+    assert read_rows(known, mapping={"conversation": "subject"}).rows == [pair("x", "y", line=1, conversation="x")]
     (row,) = read_rows(path, mapping={"instruction": "A", "output": "b", "system": "s"}).rows
     assert [t["content"] for t in row["messages"]] == ["sys", "x", "y"]
     assert "field 'bb': missing; there are 'a', 'b'" in refusal(path, mapping={"instruction": "a", "output": "bb"})
@@ -392,8 +403,8 @@ def test_mapping(tmp_path):
     assert plain(put(tmp_path, "b.jsonl", lines({"talk": CHAT})), mapping={"messages": "talk"}) == [{"messages": CHAT}]
     turns = put(tmp_path, "turns.jsonl", lines({"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]}))
     assert plain(turns, mapping={"instruction": "prompt", "output": "chosen"}) == [{"messages": CHAT}]
-    near = put(tmp_path, "c.csv", "вопрос,b\n1,2\n")
-    assert "the nearest is 'вопрос'" in refusal(near, mapping={"instruction": "вапрос", "output": "b"})
+    whole = put(tmp_path, "whole.jsonl", lines({"prompt": "раз", "chosen": CHAT, "rejected": CHAT}))
+    assert plain(whole, mapping={"messages": "chosen"}) == [{"messages": CHAT}]
 
 
 def test_an_optional_column_may_appear_late(tmp_path):
@@ -424,10 +435,9 @@ def test_a_bar_of_rows_that_nobody_read_is_never_shown(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("mapping", "words"),
     [
-        ({"instrucion": "a", "output": "b"}, "did you mean 'instruction'"),
+        ({"instrucion": "a", "output": "b"}, "the keys are our names: instruction, input"),
         ({"output": "b"}, "it needs instruction and output, or messages"),
-        ({}, "it needs instruction and output, or messages"),
-        ({"messages": "a", "output": "b"}, "one or the other"),
+        ({"messages": "a", "output": "b"}, "or messages and none of them"),
         (["a"], "is to be our name"),
         ({"output": 3}, "is to be our name"),
     ],
@@ -435,19 +445,6 @@ def test_a_bar_of_rows_that_nobody_read_is_never_shown(tmp_path, monkeypatch):
 def test_a_mapping_that_cannot_be_meant(tmp_path, mapping, words):
     with pytest.raises(SettingsError, match=words):
         read_rows(put(tmp_path, "a.jsonl", lines(GOOD)), mapping=mapping)
-
-
-def test_peek_shows_the_columns_and_what_becomes_of_them(tmp_path):
-    frame = peek(put(tmp_path, "a.csv", table(";").encode("cp1251")), rows=2)
-    assert frame.drop(columns="messages").to_dict("records") == RECORDS[:2]
-    assert list(frame.index) == [2, 4]
-    assert frame["messages"][4] == "user: Возврат\n\nВернуть товар | деньги?\nassistant: Напишите нам в чат."
-    path = put(tmp_path, "b.jsonl", "nonsense\n" + lines({"frage": "a", "antwort": "b"}))
-    assert "say which is which: read_rows(" in peek(path)["messages"][2]
-    mapping = {"instruction": "frage", "output": "antwort"}
-    assert peek(path, mapping)["messages"].tolist() == ["user: a\nassistant: b"]
-    assert "'antwrt': missing" in peek(path, {"instruction": "frage", "output": "antwrt"})["messages"][2]
-    assert peek(typed(tmp_path, "xlsx", RECORDS), rows=1)["Тема"].tolist() == ["Доставка"]
 
 
 # --- bad rows
@@ -458,26 +455,25 @@ TURNS = '{"messages": [{"role": "user", "content": "a"}, '
 @pytest.mark.parametrize(
     ("record", "words"),
     [
-        ('{"instruction": "a", "output": null}', "field 'output': null, not a text"),
+        ('{"instruction": "a", "output": null}', "field 'output': null or missing, not a text"),
         ('{"instruction": "a", "output": 5}', "field 'output': 5, not a text"),
         ('{"instruction": ["a"], "input": "", "output": ["b"]}', "field 'instruction': ['a'], not a text"),
-        ('{"instruction": "a"}', "field 'output': missing"),
+        ('{"instruction": "a"}', "field 'output': no column is known as the answer"),
         ('{"instruction": "a", "output": NaN}', "field 'output': nan, not a text"),
         ('{"instruction": "a", "output": "b\\ud800"}', "field 'output': half a character ('\\ud800'"),
         ('{"instruction": "a", "output": "b", "output": "c"}', "field 'output': this key stands twice"),
-        ('{"instruction": "a", "x": {"y": 1, "y": 2}, "output": "c"}', "field 'y': this key stands twice"),
         ('{"instruction": "a", "output": "b", "n": ' + "9" * 5000 + "}", "Exceeds the limit (4300 digits)"),
         ('{"instruction": ' + "[" * 100_000, "too many brackets inside each other"),
         ('{"instruction": "a", "output": "b"', "not valid JSON (Expecting ',' delimiter at character 35)"),
         ('{"instruction": "a", "output": "b"} {}', "not valid JSON (Extra data"),
         ('[{"instruction": "a"}]', "[{'instruction': 'a'}], not an object"),
         ('"text"', "'text', not an object"),
-        ("null", "null, not an object"),
-        ("{}", "an empty object"),
+        ("null", "None, not an object"),
+        ("{}", "{}, not an object with columns"),
         ('{"a": 1, "b": 2}', "the columns are 'a', 'b'"),
         ('{"instruction": "a", "output": "b", "history": [["a"]]}', "field 'history[0]': ['a'], not a pair of question and answer"),
-        ('{"instruction": "a", "output": "b", "history": [["a", "b"], ["c", null]]}', "field 'history[1]': null, not a text"),
-        ('{"messages": []}', "field 'messages': an empty list"),
+        ('{"instruction": "a", "output": "b", "history": [["a", "b"], ["c", null]]}', "field 'history[1]': null or missing, not a text"),
+        ('{"messages": []}', "field 'messages': [], not a list of turns"),
         ('{"messages": "a"}', "field 'messages': 'a', not a list of turns"),
         ('{"messages": ["a"]}', "field 'messages[0]': 'a', not a turn"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "field 'messages[0]': the conversation ends with the user's turn; drop the last turn"),
@@ -487,10 +483,10 @@ TURNS = '{"messages": [{"role": "user", "content": "a"}, '
         (TURNS + '{"role": "assistant", "content": "a", "weight": 0}]}', "field 'messages[1].weight': 0, so this answer is not to be learned"),
         (TURNS + '{"role": "assistant", "content": "a", "weight": 0}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]}', "field 'messages[1].weight': 0"),
         ('{"messages": [{"role": "bot", "content": "a"}]}', "field 'messages[0].role': 'bot', not a known role"),
-        ('{"messages": [{"content": "a"}]}', "field 'messages[0].role': missing"),
-        ('{"messages": [{"role": "user", "content": null}]}', "field 'messages[0].content': null, not a text"),
-        ('{"messages": [{"role": "user"}]}', "field 'messages[0].content': missing"),
-        ('{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "field 'messages[0].content[0]': a part of type 'image_url'"),
+        ('{"messages": [{"content": "a"}]}', "field 'messages[0].role': None, not a known role"),
+        ('{"messages": [{"role": "user", "content": null}]}', "field 'messages[0].content': null or missing, not a text"),
+        ('{"messages": [{"role": "user"}]}', "field 'messages[0].content': null or missing"),
+        ('{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "field 'messages[0].content[0]': {'type': 'image_url'}, not a part of text"),
         ('{"messages": [{"role": "tool", "content": "a"}]}', "field 'messages[0]': a call of a tool"),
         ('{"conversations": [{"from": "human", "value": 1}]}', "field 'conversations[0].value': 1, not a text"),
     ],
@@ -592,7 +588,6 @@ def test_a_title_above_the_header(tmp_path):
     unknown = sheet_of(tmp_path, [title], ["Frage", "Antwort"], ["a", "b"])
     assert "the columns are 'Frage', 'Antwort'" in refusal(unknown)
     assert plain(unknown, mapping={"instruction": "Frage", "output": "Antwort"}) == [pair("a", "b")]
-    assert "column 1 of 2 has no name" in refusal(put(tmp_path, "a.csv", ",answer\n0,\n"))
 
 
 def test_cells_beyond_the_header_have_a_remedy_for_excel(tmp_path):
@@ -636,7 +631,6 @@ def zipped(*names) -> bytes:
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
         ("a.zip", zipped("a.csv"), "is a zip archive, not an .xlsx workbook; unpack it"),
         ("a.xlsb", zipped("xl/workbook.bin"), "save it as .xlsx"),
-        ("a.xlsx", zipped("xl/workbook.xml"), "can't be read"),
         ("a.xlsx", b"PK\x03\x04 and no more", "can't be read: BadZipFile 'File is not a zip file'"),
         ("a.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "old Excel file (.xls)"),
         ("a.pdf", b"%PDF-1.7\n", "is a PDF, not a dataset"),
@@ -647,10 +641,8 @@ def zipped(*names) -> bytes:
         ("a.csv.gz", gzip.compress(table().encode())[:60] + b"garbage" * 20, "is cut off or damaged as a gzip file"),
         ("a.parquet", b"PAR1 and no more", "can't be read: ArrowInvalid"),
         ("a.csv", b"frage\na\n", "has one column only, 'frage'"),
-        ("a.csv", b",question,answer\n0,a,b\n", "column 1 of 3 has no name"),
         ("a.csv", b"answer,question,answer\na,b,c\n", "two columns are called 'answer'"),
         ("a.csv", b"a;b\n1;2\n", "no column is known as the question and answer"),
-        ("a.jsonl", table().encode("utf-16")[:-1], "breaks off in the middle of a character"),
         ("a.json", b'[{"instruction": "a", "output": "b"}] x', "Expecting value at character 39"),
         ("a.json", b'{"train": [{"a": 1}], "test": [{"a": 1}]}', "several lists of rows: 'train', 'test'"),
         ("a.json", b'{"instruction": ["a", "b"], "output": ["c"]}', "All arrays must be of the same length"),
@@ -660,6 +652,12 @@ def test_refusals(tmp_path, name, content, words):
     message = refusal(put(tmp_path, name, content))
     assert words in message
     assert name in message
+
+
+def test_a_column_without_a_name_is_ignored(tmp_path):
+    source = read_rows(put(tmp_path, "a.csv", ",question,answer\n0,a,b\n"))  # as pandas writes its index
+    assert pairs(source) == [(2, "a", "b")]
+    assert source.schema.endswith("; ignored: column 1")
 
 
 def test_a_nul_byte_and_excels_own_first_line(tmp_path):
@@ -680,21 +678,19 @@ def test_what_is_not_there(tmp_path):
         (str(tmp_path / ("a" * 5000)), "is not there"),
         (tmp_path / "bare", "is a folder without data files"),
         (tmp_path / "link.csv", "is a broken link"),
+        ("a\0b", "is not there"),
         ("owner/name-that-is-not-here", "no connection to the Hugging Face Hub"),
     ):
         assert words in refusal(source)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"on_bad": "skip"}, {"limit": 0}, {"limit": True}, {"limit": "5"}, {"split": ""}, {"sheet": None}, {"sheet": True}],
-)
+@pytest.mark.parametrize("options", [{"on_bad": "skip"}, {"limit": 0}])
 def test_impossible_arguments(tmp_path, options):
     with pytest.raises(SettingsError, match=f"{next(iter(options))}=.* is to be "):
         read_rows(put(tmp_path, "a.jsonl", lines(GOOD)), **options)
 
 
-@pytest.mark.parametrize("source", ["", " ", None, 5, "a\0b"])
+@pytest.mark.parametrize("source", ["", " ", None, 5])
 def test_impossible_sources(source):
     with pytest.raises(SettingsError, match="is to be a path"):
         read_rows(source)
@@ -712,7 +708,7 @@ def test_a_big_file_is_read_in_a_stream(tmp_path, kind):
     else:
         put(tmp_path, path.name, lines(*[record] * 20_000) if kind == "jsonl" else table(records=[record] * 20_000))
     with contextlib.ExitStack() as stack:
-        records = sources.open_source(path, "big", stack).records
+        records = sources.open_source(path, "big", stack, 0, "train", None).records
         tracemalloc.start()
         assert sum(1 for _ in records) == 20_000
         assert tracemalloc.get_traced_memory()[1] < 8_000_000
@@ -734,7 +730,6 @@ def test_a_folder_is_read_by_load_dataset(tmp_path):
     assert source.rows == [row | {"line": i} for i, row in enumerate(OURS[:2], 1)]
     assert source.details == "folder of data files, split train"
     assert plain(str(folder), split="test", limit=1) == OURS[2:]
-    assert peek(folder, rows=1)["Ответ"].tolist() == [RECORDS[0]["Ответ"]]
     assert re.search(r"split.*train", refusal(folder, split="валидация"))
 
 
@@ -859,8 +854,6 @@ def never_crashes(content: bytes, name: str, **options) -> None:
                 for text in texts(row).values():
                     text.encode()
             assert on_bad == "aside" or not source.aside
-        with contextlib.suppress(DatasetError):
-            peek(path)
         assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(content).digest()
         assert [p.name for p in Path(folder).iterdir()] == [name]
 
@@ -918,7 +911,7 @@ def test_records_of_any_shape_and_cut_anywhere(records, shape, cut, packed):
 
 
 @PROPERTY
-@given(st.lists(st.tuples(CELL, CELL), min_size=1, max_size=6), st.sampled_from(",;\t|"), st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-be"]))  # fmt: skip
+@given(st.lists(st.tuples(CELL, CELL), min_size=1, max_size=6), st.sampled_from(",;\t|"), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))  # fmt: skip
 def test_what_csv_writes_is_read_back(cells, delimiter, codec):
     """Any texts survive a round trip, with a header that is known."""
     out = io.StringIO(newline="")

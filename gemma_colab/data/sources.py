@@ -29,10 +29,9 @@ JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 DATA_FILES = (*JSON_LINES, ".json", ".csv", ".tsv", ".txt", ".xlsx", ".parquet", ".arrow", ".gz")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")  # owner/name, or owner/name:configuration
 BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-# More candidates would make charset-normalizer's guess on a short text worse.
-EIGHT_BIT = {"cp1251": "Windows-1251", "cp1252": "Windows-1252", "koi8_r": "KOI8-R", "cp866": "code page 866 (DOS)"}
-SIXTEEN_BIT = {"utf-16-le": "UTF-16 (little-endian)", "utf-16-be": "UTF-16 (big-endian)"}
-ENCODINGS = {"utf-8": "UTF-8", "utf-8-sig": "UTF-8 with a byte order mark", "utf-16": "UTF-16"} | EIGHT_BIT | SIXTEEN_BIT
+# What charset-normalizer chooses from: more candidates would make its guess on a short text worse.
+EIGHT_BIT = {f"cp125{i}": f"Windows-125{i}" for i in (1, 2, 3, 5)} | {"koi8_r": "KOI8-R", "cp866": "code page 866 (DOS)"}
+ENCODINGS = {"utf-8": "UTF-8", "utf-8-sig": "UTF-8 with a byte order mark", "utf-16": "UTF-16"} | EIGHT_BIT
 CONTROL = bytes(c for c in range(32) if c not in b"\t\n\v\f\r\x1b") + b"\x7f"
 SAVE_AS = "save the rows as .jsonl, .json, .csv, .xlsx or .parquet and try again"
 FOREIGN = {
@@ -41,30 +40,19 @@ FOREIGN = {
     b"\xd0\xcf\x11\xe0": "an old Excel file (.xls) or has a password; save it as .xlsx without one and try again",
 }
 FAILURES = {  # found in the names and texts of the errors of gzip, openpyxl, Arrow, datasets and others -> what it means
+    r"There is no item named '\[Content": "is a zip archive, not an .xlsx workbook; unpack it, or save it as .xlsx",
     "EOFError|BadGzipFile|while decompressing": "is cut off or damaged as a gzip file; download or compress it again",
-    "UnicodeDecodeError|UnicodeError": "breaks off in the middle of a character; download it again",
     r"\bgated\b|GatedRepoError": "asks you to accept its terms first: open its page on huggingface.co, accept, and give a token as HF_TOKEN",
     r"(?:splits?: |one of )\[([^\]]*)\]": "has no such split; it has {0}; name one with split= (on the command line: --split)",
     r"(?s:(?:Config name is missing|BuilderConfig).*?)\[([^\]]*)\]": "has several configurations: {0}; name one as 'owner/name:configuration'",
-    "DatasetNotFoundError|RepositoryNotFoundError": (
-        "is neither a file here nor a dataset on the Hugging Face Hub that you may see; check the spelling and HF_TOKEN"
-    ),
-    "OfflineModeIsEnabled|LocalEntryNotFoundError|ConnectionError|ConnectError|TimeoutException": (
-        "is no file here, and there is no connection to the Hugging Face Hub; check the name and the network"
-    ),
-    "scripts are no longer supported": (
-        "is a dataset with a loading script, which may run any code and is not supported; look for a Parquet version"
-    ),
+    "DatasetNotFoundError|RepositoryNotFoundError": "is neither a file here nor a dataset on the Hugging Face Hub that you may see; check its name and HF_TOKEN",
+    "OfflineModeIsEnabled|LocalEntryNotFoundError|Connect(?:ion)?Error|TimeoutException": "is no file here, and there is no connection to the Hugging Face Hub; check the name and the network",
+    "scripts are no longer supported": "is a dataset with a loading script, which may run any code; look for a Parquet version",
 }
 
 
 def open_source(
-    source: str | Path,
-    name: str,
-    stack: contextlib.ExitStack,
-    sheet: str | int = 0,
-    split: str = "train",
-    limit: int | None = None,
+    source: str | Path, name: str, stack: contextlib.ExitStack, sheet: str | int, split: str, limit: int | None
 ) -> Records:
     """Open a source. name: what stands for it in messages. stack: closes what is opened. Raises `DatasetError`."""
     path = Path(source)
@@ -75,7 +63,11 @@ def open_source(
     if os.path.lexists(path):
         raise DatasetError(f"{name} is a broken link or a device, not a file; give the data file itself")
     if isinstance(source, str) and HUB_ID.fullmatch(source) and path.suffix.lower() not in DATA_FILES:
-        return _open_hub(source, split, limit)
+        import datasets
+
+        repository, _, configuration = source.partition(":")  # streamed when only a few rows are wanted, else kept in its cache
+        data = datasets.load_dataset(repository, configuration or None, split=split, streaming=limit is not None)
+        return _rows_of(data, "Hugging Face dataset", split)
     near = []
     with contextlib.suppress(OSError):
         there = sorted(p.name for p in path.absolute().parent.iterdir())
@@ -124,9 +116,8 @@ def _open_file(path: Path, name: str, sheet: str | int, stack: contextlib.ExitSt
         codec = _encoding(content, head, name)
         content.seek(0)
         # A byte that the encoding lacks becomes a lone surrogate: it is found in its own row, and nothing else is lost.
-        errors = "surrogatepass" if codec in SIXTEEN_BIT or codec == "utf-16" else "surrogateescape"
-        text = stack.enter_context(io.TextIOWrapper(content, encoding=codec, errors=errors, newline=""))
-        sample = codecs.getincrementaldecoder(codec)(errors).decode(head, final=len(head) < CHUNK)
+        text = stack.enter_context(io.TextIOWrapper(content, encoding=codec, errors="surrogateescape", newline=""))
+        sample = head.decode(codec, "replace")
         kind = text_kind(sample, Path(path.name.lower().removesuffix(".gz")).suffix)
         found = read_csv(text, sample, name) if kind == "table" else read_json(text, kind, name)
         found.details.append(ENCODINGS[codec])
@@ -149,24 +140,20 @@ def _counted(records: Iterable, name: str) -> Iterator:
 
 def _encoding(content: io.BufferedIOBase, head: bytes, name: str) -> str:
     """Return the codec of a text. A text with few broken places is UTF-8."""
-    from charset_normalizer import from_bytes
-
     for mark, codec in BOMS.items():
         if head.startswith(mark):
             return codec
-    # Spaces, digits and quotes have a zero byte in UTF-16, always on the same side.
-    even, odd = head[0::2].count(0), head[1::2].count(0)
-    if max(even, odd) >= max(2, len(head) // 64) and min(even, odd) * 4 <= max(even, odd):
-        return "utf-16-le" if odd > even else "utf-16-be"
     controls = len(head) - len(head.translate(None, CONTROL))
     if controls > max(2, len(head) // 20):
         raise DatasetError(f"{name} is not text: {controls} of its first {len(head)} bytes are control characters; {SAVE_AS}")
     sample = chunk = head * (not head.isascii())
     while len(sample) < 4 * CHUNK and (chunk := content.read(CHUNK)):
         sample += chunk * (not chunk.isascii())  # a text may be ASCII for long, and then not
-    broken = len(BROKEN.findall(codecs.getincrementaldecoder("utf-8")("surrogateescape").decode(sample, final=not chunk)))
+    broken = len(BROKEN.findall(codecs.utf_8_decode(sample, "surrogateescape", not chunk)[0]))
     if broken * 10 <= len(sample.translate(None, bytes(range(128)))):
         return "utf-8"
+    from charset_normalizer import from_bytes
+
     best = from_bytes(sample[:CHUNK], cp_isolation=list(EIGHT_BIT)).best()
     if best is None or best.encoding not in ENCODINGS:
         raise DatasetError(f"{name}: the encoding of its text can't be told; save it as UTF-8 and try again")
@@ -180,42 +167,28 @@ def text_kind(sample: str, suffix: str) -> str:
         return "lines" if suffix in (*JSON_LINES, ".json") else "table"
     try:
         json.loads(first)
-    except (ValueError, RecursionError):
-        signs = (second.startswith("{"), first[-1] not in "[{,:")  # the other sign: a JSON text spread over lines
-        return "lines" if first[0] == "{" and (any(signs) if suffix in JSON_LINES else all(signs)) else "json"
+    except (ValueError, RecursionError):  # broken, or the beginning of a text over many lines
+        signs = second.startswith("{") + (first[-1] not in "[{,:")
+        return "lines" if first[0] == "{" and signs > (suffix not in JSON_LINES) else "json"
     return "lines" if second.startswith("{") or (second and first[0] == "{") else "json"
-
-
-# --- folders and the Hub
 
 
 def _open_folder(path: Path, name: str, split: str) -> Records:
     """Open a folder saved by `save_to_disk`, or one of data files, as `datasets` reads it."""
     # two levels, as datasets are laid out: not the whole disk for someone who gave "/"
-    there = sorted(p.name for depth in ("*", "*/*") for p in path.glob(depth) if p.suffix.lower() in DATA_FILES and p.is_file())
-    if not there:
+    if not any(p.suffix.lower() in DATA_FILES and p.is_file() for depth in ("*", "*/*") for p in path.glob(depth)):
         raise DatasetError(f"{name} is a folder without data files; give a file (.jsonl, .json, .csv, .xlsx, .parquet)")
     import datasets
 
-    saved = any((path / n).is_file() for n in ("state.json", "dataset_dict.json"))
-    if not saved:  # streaming: no copy of the data in a cache
+    if not any((path / n).is_file() for n in ("state.json", "dataset_dict.json")):  # streaming: no copy of the data in a cache
         data = datasets.load_dataset(str(path.resolve()), split=split, streaming=True)
-    elif isinstance(data := datasets.load_from_disk(str(path.resolve())), dict):
-        if split not in data:
-            raise DatasetError(
-                f"{name} has no split {split!r}; it has {listed(data)}; name one with split= (on the command line: --split)"
-            )
-        data = data[split]
-    return _rows_of(data, "saved dataset" if saved else "folder of data files", split)
-
-
-def _open_hub(name: str, split: str, limit: int | None) -> Records:
-    """Open a dataset of the Hub: kept in its cache when all of it is wanted, streamed when only a few rows are."""
-    import datasets
-
-    repository, _, configuration = name.partition(":")
-    data = datasets.load_dataset(repository, configuration or None, split=split, streaming=limit is not None)
-    return _rows_of(data, "Hugging Face dataset", split)
+        return _rows_of(data, "folder of data files", split)
+    data = datasets.load_from_disk(str(path.resolve()))
+    if isinstance(data, dict) and split not in data:
+        raise DatasetError(
+            f"{name} has no split {split!r}; it has {listed(data)}; name one with split= (on the command line: --split)"
+        )
+    return _rows_of(data[split] if isinstance(data, dict) else data, "saved dataset", split)
 
 
 def _rows_of(data: Iterable[dict[str, Any]], what: str, split: str) -> Records:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 import sys
-import zipfile
 from collections import Counter, deque
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, time
 from itertools import chain, islice
 from typing import Any
 
@@ -17,24 +15,22 @@ from gemma_colab.core.errors import DatasetError
 from gemma_colab.data.schema import BadRow, Records, listed, shown
 
 DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
-IN_QUOTES = "put a text that holds the delimiter or a line break in double quotes, or add the missing cells"
-UNDER_A_NAME = "name each column in the header row, or delete the cells that stand beyond it"
-FIRST = 6  # rows that are looked at for a header under a title
 
 
-def _table(rows: Iterator[tuple[int, Any]], name: str, details: list[str], unit: str, remedy: str) -> Records:
-    """Make records of rows of cells under a header; remedy: for those with too many or too few cells. Raises `DatasetError`."""
-    first = list(islice(rows, FIRST))
+def _table(rows: Iterator[tuple[int, list[Any] | BadRow]], name: str, details: list[str], unit: str, remedy: str) -> Records:
+    """Make records of rows of cells under a header, perhaps with titles above it: they fill one cell where the rows below fill several.
+
+    remedy: for rows with too many or too few cells. Raises `DatasetError`.
+    """
+    first = list(islice(rows, 6))
     if not first:
         raise DatasetError(f"{name} has no rows; check the export that made it")
-    above = _rows_above_header(first)
+    filled = [_filled(cells) for _, cells in first]
+    above = next((i for i, count in enumerate(filled) if count > 1), 0) if filled[0] == 1 else 0
     line, header = first[above]
     if isinstance(header, BadRow):
         raise DatasetError(f"{name}, {unit} {line}, header: {header.problem}; {header.remedy}")
-    columns = [cell.strip() for cell in header]
-    if "" in columns:
-        place = f"column {columns.index('') + 1} of {len(columns)}"
-        raise DatasetError(f"{name}, header: {place} has no name; name it, or delete it (an index of pandas: index=False)")
+    columns = [cell.strip() or f"column {i}" for i, cell in enumerate(header, 1)]
     if twice := [column for column, count in Counter(columns).items() if count > 1]:
         raise DatasetError(f"{name}, header: two columns are called {shown(twice[0])}; rename one of them")
 
@@ -52,30 +48,20 @@ def _table(rows: Iterator[tuple[int, Any]], name: str, details: list[str], unit:
     return Records(records, details, unit, table=True)
 
 
-def _rows_above_header(first: list[tuple[int, Any]]) -> int:
-    """Return how many rows stand above a header: titles fill one cell where the rows below fill several."""
-    return next((i for i, (_, cells) in enumerate(first) if _filled(cells) > 1), 0) if _filled(first[0][1]) == 1 else 0
-
-
 def _filled(cells: list[Any] | BadRow) -> int:
     return sum(not isinstance(cell, str) or bool(cell.strip()) for cell in cells) if isinstance(cells, list) else 0
-
-
-# --- CSV
 
 
 def read_csv(stream: io.TextIOBase, sample: str, name: str) -> Records:
     """sample: the beginning of the text, by which the delimiter is chosen."""
     csv.field_size_limit(sys.maxsize)
-    told = re.match(r'"?sep=([,;\t|])"?\r?\n', sample)  # Excel's own way to name the delimiter
-    delimiter = told[1] if told else find_delimiter(sample)
+    delimiter = find_delimiter(sample)
     if sample.strip() and not delimiter:
         remedy = "separate its cells by a comma, semicolon, tab or |, under a first line such as instruction,input,output"
         raise DatasetError(f"{name} has one column only, {shown(sample.strip().splitlines()[0])}; {remedy}")
+    remedy = "put a text that holds the delimiter or a line break in double quotes, or add the missing cells"
     rows = _csv_rows(stream, delimiter or ",")
-    if told:
-        next(rows)
-    return _table(rows, name, ["CSV", f"delimiter {DELIMITERS[delimiter or ',']}"], "line", IN_QUOTES)
+    return _table(rows, name, ["CSV", f"delimiter {DELIMITERS[delimiter or ',']}"], "line", remedy)
 
 
 def find_delimiter(sample: str) -> str:
@@ -84,11 +70,10 @@ def find_delimiter(sample: str) -> str:
     csv.Sniffer is no help: commas inside the texts of a table with semicolons mislead it.
     """
 
-    def fit(delimiter: str) -> tuple[float, int]:
+    def fit(delimiter: str) -> tuple[int, int]:
         rows = _csv_rows(io.StringIO(sample, newline=""), delimiter)
         widths = Counter(len(cells) for _, cells in rows if isinstance(cells, list) and len(cells) > 1)
-        width = max(widths, key=lambda width: (widths[width], width), default=0)
-        return widths[width], width
+        return max(((count, width) for width, count in widths.items()), default=(0, 0))
 
     best = max(DELIMITERS, key=fit)
     return best if fit(best)[1] else ""
@@ -119,49 +104,40 @@ def _csv_rows(stream: io.TextIOBase, delimiter: str) -> Iterator[tuple[int, list
             taken.clear()
 
 
-# --- Excel and Parquet
-
-
 def read_excel(stream: io.BufferedIOBase, sheet: str | int, name: str) -> Records:
     """Read one sheet of an .xlsx file; a number becomes its text, an empty cell ""."""
     import openpyxl
 
-    if "xl/workbook.xml" not in zipfile.ZipFile(stream).namelist():
-        raise DatasetError(f"{name} is a zip archive, not an .xlsx workbook; unpack it, or save it as .xlsx")
-
-    def sheets(**options) -> dict[str, Any]:
-        stream.seek(0)
-        return {page.title: page for page in openpyxl.load_workbook(stream, read_only=True, **options).worksheets}
-
-    values, formulas = sheets(data_only=True), sheets()
-    title = dict(enumerate(values)).get(sheet, sheet)
-    if title not in values:
-        there = f"{', '.join(map(repr, values))} (numbers count from 0)"
+    # openpyxl gives either values or formulas: a formula that was never computed is empty among the values.
+    values, formulas = (openpyxl.load_workbook(stream, read_only=True, data_only=only) for only in (True, False))
+    titles = [page.title for page in values.worksheets]
+    title = dict(enumerate(titles)).get(sheet, sheet)
+    if title not in titles:
+        there = f"{listed(titles)} (numbers count from 0)"
         raise DatasetError(f"{name} has no sheet {sheet!r}; it has {there}; name one as sheet= (on the command line: --sheet)")
-    others = f" (other sheets: {listed(other for other in values if other != title)})" * (len(values) > 1)
-    rows = ((number, cells) for number, cells in _excel_rows(values[title], formulas[title]) if cells)
-    return _table(rows, f"{name}, sheet {title!r}", ["Excel", f"sheet {title!r}{others}"], "row", UNDER_A_NAME)
+    others = f" (other sheets: {listed(other for other in titles if other != title)})" * (len(titles) > 1)
+    remedy = "name each column in the header row, or delete the cells that stand beyond it"
+    rows = _excel_rows(values[title], formulas[title])
+    return _table(rows, f"{name}, sheet {title!r}", ["Excel", f"sheet {title!r}{others}"], "row", remedy)
 
 
-def _excel_rows(values: Any, formulas: Any) -> Iterator[tuple[int, list[Any]]]:
-    """Yield (number, texts) of each row, without the empty cells at its end.
-
-    openpyxl gives either values or formulas: a formula that was never computed is empty among the values.
-    """
-    for page in (values, formulas):
+def _excel_rows(*pages: Any) -> Iterator[tuple[int, list[Any]]]:
+    """Yield (number, texts) of each row, without the empty cells at its end. pages: one sheet's values, and its formulas."""
+    for page in pages:
         page.reset_dimensions()  # other programs write wrong ones
-    for number, row in enumerate(zip(values.iter_rows(values_only=True), formulas.iter_rows(values_only=True), strict=True), 1):
-        cells = [_cell(value, formula) for value, formula in zip(*row, strict=True)]
+    for number, row in enumerate(zip(*(page.iter_rows(values_only=True) for page in pages), strict=True), 1):
+        cells = list(map(_cell, *row))
         while cells and cells[-1] == "":
             cells.pop()
-        yield number, cells
+        if cells:
+            yield number, cells
 
 
 def _cell(value: Any, formula: Any) -> str | BadRow:
     """Return a cell as Excel shows it: a whole number without ".0", a day without a time."""
     if value is None:
         return "" if formula is None else BadRow("a formula without a stored value", "open the file in Excel and save it again")
-    if isinstance(value, datetime) and not (value.hour or value.minute or value.second or value.microsecond):
+    if isinstance(value, datetime) and value.time() == time():
         return value.date().isoformat()
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 

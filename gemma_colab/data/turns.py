@@ -15,15 +15,12 @@ def fit(rows: list[Row], tokenizer, max_length: int, how: str) -> tuple[list[Row
     """Return the rows that fit into `max_length` tokens, and a log: line, the row before as JSON, its tokens, what was done.
 
     how: "drop" leaves out rows that are too long. "split" cuts conversations between two exchanges into shorter ones, each
-    with the system prompt; an exchange that is too long on its own is left out. Raises `SettingsError` for another value.
+    with the system prompt; an exchange that is too long on its own is left out.
     """
-    if how not in ("drop", "split"):
-        raise SettingsError(f"how={how!r} must be 'drop' or 'split'; try 'drop'")
-    if tokenizer is None:
-        raise SettingsError("tokenizer=None can't tell which rows are too long; give the tokenizer of your model")
-    totals = token_lengths(rows, tokenizer, max_length)["total"]
+    if how not in ("drop", "split") or tokenizer is None:
+        raise SettingsError(f"too_long={how!r} must be 'keep', or 'drop' or 'split' with the tokenizer of your model")
     kept, log = [], []
-    for row, total in zip(rows, totals, strict=True):
+    for row, total in zip(rows, token_lengths(rows, tokenizer, max_length)["total"], strict=True):
         if total <= max_length:
             kept.append(row)
             continue

@@ -70,5 +70,5 @@ def test_what_cannot_be_split_is_dropped(tokenizer):
 
 
 def test_another_way_is_refused(tokenizer):
-    with pytest.raises(SettingsError, match="how='cut' must be 'drop' or 'split'"):
+    with pytest.raises(SettingsError, match="too_long='cut' must be 'keep', or 'drop' or 'split'"):
         fit([], tokenizer, 64, "cut")

@@ -361,7 +361,7 @@ def test_a_recognized_label_that_is_none_does_not_cost_the_row(tmp_path):
         ({"text": "### Вопрос: a"}, "a row needs a question and an answer"),
         ({"Где заказ?": "Как?", "В пути.": "Так."}, "or in a first line such as instruction,input,output"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference data; to learn the chosen answers say"),
-        ({"dialog_id": "1", "role": "user", "text": "Где мой заказ?"}, "one message a row; join the messages"),
+        ({"dialog_id": "1", "role": "user", "text": "Где мой заказ?"}, "one message a row; join those"),
         ({"id": "1", "who": "user", "when": "2026-01-01 10:00", "said": "Где мой заказ?"}, "name their columns"),
     ],
 )  # fmt: skip
@@ -397,7 +397,7 @@ def test_mapping(tmp_path):
     (row,) = read_rows(path, mapping={"instruction": "A", "output": "b", "system": "s"}).rows
     assert [t["content"] for t in row["messages"]] == ["sys", "x", "y"]
     assert "field 'bb': missing; there are 'a', 'b'" in refusal(path, mapping={"instruction": "a", "output": "bb"})
-    assert "no row has 'лабел'" in refusal(path, mapping={"instruction": "a", "output": "b", "label": "Лабел"})
+    assert "no row has 'Лабел'" in refusal(path, mapping={"instruction": "a", "output": "b", "label": "Лабел"})
     yo = put(tmp_path, "yo.csv", "Счёт-фактура,b\nx,y\n")
     assert plain(yo, mapping={"instruction": "счет фактура", "output": "b"}) == [pair("x", "y")]
     assert plain(put(tmp_path, "b.jsonl", lines({"talk": CHAT})), mapping={"messages": "talk"}) == [{"messages": CHAT}]

@@ -67,12 +67,12 @@ def test_a_contradiction_stands_side_by_side_and_every_click_is_saved_at_once(pa
     for said in ("line 15", "contradiction", "asked in line 2, line 15"):
         assert said in other.head.value
     assert "Сколько идёт посылка?" in one.question.value
-    assert "0 of 2 decided" in panel.progress.value
+    assert "0 of 2 decided" in panel.place.value
     assert saved(workspace) == {}
 
     click(panel, 0, "keep")
     assert saved(workspace) == {fingerprint(rows[0]): {"action": "keep", "why": "contradiction", "checks": ["contradiction"]}}
-    assert "1 of 2 decided" in panel.progress.value
+    assert "1 of 2 decided" in panel.place.value
     assert "kept" in shown(panel)[0].head.value
     click(panel, 1, "drop")
     assert saved(workspace)[fingerprint(rows[13])]["action"] == "drop"
@@ -128,8 +128,8 @@ def test_a_decided_case_gives_way_to_the_next_and_a_new_session_goes_on_there(ro
 
     again = panel_of(rows, workspace, ["contradiction", "placeholder"])
     assert again.at == 2
-    assert "Case 3 of 4" in again.progress.value
-    assert "3 of 5 decided" in again.progress.value
+    assert "Case 3 of 4" in again.place.value
+    assert "3 of 5 decided" in again.place.value
     for _ in range(2):
         again.previous.click()
     assert ["kept" in shown(again)[0].head.value, "dropped" in shown(again)[1].head.value] == [True, True]
@@ -214,7 +214,7 @@ def test_texts_and_notes_are_escaped_and_the_span_is_marked(workspace):
     for text in ("<mark>заkаз</mark>", "<mark>[ссылка]</mark>", "&lt;/td&gt;&lt;/textarea&gt;&lt;script&gt;"):
         assert text in card.question.value
     assert "&lt;имя&gt;" in card.head.value
-    for widget in (card.question, card.head, panel.progress, panel.message):
+    for widget in (card.question, card.head, panel.place, panel.message):
         assert "<script" not in widget.value
         assert "</td" not in widget.value
     assert card.answer.value == answer(rows[-1])

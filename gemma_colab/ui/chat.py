@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 import ipywidgets as widgets
@@ -36,11 +35,10 @@ class ChatPanel(Panel):
             model = chat_candidates(model, tokenizer, max_new_tokens=max_new_tokens, **generation)
         if not model:
             raise SettingsError("model={} must name at least one function; try ChatPanel(model, tokenizer)")
-        self.answer: dict[str, Callable[[list[dict[str, str]]], str]] = dict(model)
-        self.talks: dict[str, list[Turn]] = {name: [] for name in self.answer}
-        self.columns = {name: widgets.HTML(layout={"flex": "1 1 320px", "margin": "4px"}) for name in self.answer}
-        self._height, self.message = height, widgets.HTML()
-        self.line = entry_line(self.ask, "Type here; Enter sends it to all", flex="1 1 auto", width="auto")
+        self.answer, self._height, self.message = dict(model), height, widgets.HTML()
+        self.talks: dict[str, list[Turn]] = {name: [] for name in model}
+        self.columns = {name: widgets.HTML(layout={"flex": "1 1 320px", "margin": "4px"}) for name in model}
+        self.line = entry_line(self.ask, "Type here; Enter sends it to all", flex="1 1 auto")
         self.send, self.clear = button("Send", self._send, "primary"), button("Clear", self._clear)
         columns = widgets.HBox(list(self.columns.values()), layout={"flex_flow": "row wrap", "align_items": "stretch"})
         bar = widgets.HBox([self.line, self.send, self.clear], layout={"align_items": "center", "margin": "0 2px"})
@@ -50,34 +48,31 @@ class ChatPanel(Panel):
     def turns(self, name: str) -> list[dict[str, str]]:
         """The talk with one model as chat turns. What it failed to answer is left out: user and assistant must alternate."""
         answered = [turn for turn in self.talks[name] if turn.answer is not None]
-        roles = ("user", "assistant")
-        return [{"role": role, "content": text} for turn in answered for role, text in zip(roles, turn[:2], strict=True)]
+        pairs = [(("user", turn.said), ("assistant", turn.answer)) for turn in answered]
+        return [{"role": role, "content": text} for pair in pairs for role, text in pair]
 
     def ask(self, text: str) -> None:
         """Say this to every model, one after the other."""
         if not text.strip():
             return self.say("Nothing to send:", "type a message first.")
-        names, took = list(self.answer), []
-        for name in names:
-            self.talks[name].append(Turn(text))
+        for talk in self.talks.values():
+            talk.append(Turn(text))
         self._show()
+        took, names = [], list(self.answer)
         for i, name in enumerate(names):
             self.say("", f"asking {name}… ({i + 1} of {len(names)})")
-            start = time.perf_counter()
+            start, asked = time.perf_counter(), [*self.turns(name), {"role": "user", "content": text}]
             try:
-                answer = self.answer[name]([*self.turns(name), {"role": "user", "content": text}])
+                self.talks[name][-1] = Turn(text, self.answer[name](asked))
+                took.append(f"{name} {time.perf_counter() - start:.1f} s")
             except KeyboardInterrupt:  # the notebook's stop button
                 for rest in names[i:]:
                     self.talks[rest][-1] = Turn(text, error="stopped")
                 self._show()
                 return self.say("Stopped:", f"{', '.join(names[i:])} did not answer.", LIGHTS["no"])
             except Exception as e:  # raised in a click it would only reach the log
-                first = str(e).strip().partition("\n")[0] or type(e).__name__
-                self.talks[name][-1] = Turn(text, error=first if len(first) < 300 else first[:300] + "…")
-            else:
-                self.talks[name][-1] = Turn(text, answer)
-                took.append(f"{name} {time.perf_counter() - start:.1f} s")
-            self._show(name)
+                self.talks[name][-1] = Turn(text, error=str(e).strip().partition("\n")[0][:300] or type(e).__name__)
+            self._show()
         self.say("", f"answered in: {', '.join(took)}" if took else "")
 
     def _send(self) -> None:
@@ -85,12 +80,11 @@ class ChatPanel(Panel):
         self.ask(text.strip())
 
     def _clear(self) -> None:
-        for talk in self.talks.values():
-            talk.clear()
+        self.talks = {name: [] for name in self.talks}
         self.line.value = ""
         self._show()
         self.say("")
 
-    def _show(self, *names: str) -> None:
-        for name in names or self.columns:
-            self.columns[name].value = render("ui/chat", "talk", name, self.talks[name], self._height)
+    def _show(self) -> None:
+        for name, column in self.columns.items():
+            column.value = render("ui/chat", "talk", name, self.talks[name], self._height)

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable
 
 import ipywidgets as widgets
 
-from gemma_colab.core.errors import GemmaColabError, SettingsError
+from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.html import pieces, render
 from gemma_colab.core.rows import Row, answer, fingerprint, place, texts
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.data.finding import Hit
 from gemma_colab.data.report import FINDINGS, Report
 from gemma_colab.data.review import REVIEW_CHECKS, Case, Review, find_cases
-from gemma_colab.ui.common import Panel, button, text_area
+from gemma_colab.ui.common import Pages, button, text_area
 
 CONTEXT = 60  # characters shown on each side of a span in the answer
 BUTTONS = {"keep": ("Keep", "success"), "edit": ("Save edit", "info"), "drop": ("Drop", "danger")}
@@ -36,28 +36,20 @@ class _Card:
         parts = [self.head, self.question, self.answer, widgets.HBox(list(self.buttons.values()))]
         self.widget = widgets.VBox(parts, layout=layout)
 
-    def fill(self, number: int, row: Row, said: list[tuple[str, Hit]], place: str, decision: dict | None) -> None:
-        self.row = number
-        notes = list(dict.fromkeys((check, hit.note) for check, hit in said)) or [("", "shown to compare")]
-        self.head.value = render(TEMPLATE, "head", place, notes, DONE[decision["action"]] if decision else None)
-        self.question.value = render(TEMPLATE, "parts", list(_parts(row, [hit for _, hit in said])))
-        self.shown = (decision or {}).get("new", {}).get("answer", answer(row))
-        self.answer.value, self.answer.rows = self.shown, min(14, 2 + len(self.shown) // 50 + self.shown.count("\n"))
-
 
 def _parts(row: Row, hits: list[Hit]):
     """Yield (name, pieces) of each turn of the question, and of what is hit in the answer; a piece is (text, marked?)."""
     for turn, (field, text) in zip(row["messages"], texts(row).items(), strict=True):
+        spans = [(hit.start, hit.end or len(text)) for hit in hits if hit.field == field and (hit.end or field != "answer")]
         if field != "answer":
-            spans = [(hit.start, hit.end or len(text)) for hit in hits if hit.field == field]
             yield turn["role"], pieces(text, spans, 0, len(text))
-        elif spans := [(hit.start, hit.end) for hit in hits if hit.field == field and hit.end]:
+        elif spans:
             start, stop = max(0, min(spans)[0] - CONTEXT), max(end for _, end in spans) + CONTEXT
             near = pieces(text, spans, start, min(stop, len(text)))
             yield "in the answer", [("…" * (start > 0), False), *near, ("…" * (stop < len(text)), False)]
 
 
-class ReviewPanel(Panel):
+class ReviewPanel(Pages):
     """Rows that contradict, nearly repeat or stand out, one case at a time. `review` holds the decisions, in `review.json`.
 
     rows, report: from `check_rows(rows)`. checks: names of findings to look at, instead of `data.review.REVIEW_CHECKS`. A panel made
@@ -73,44 +65,43 @@ class ReviewPanel(Panel):
             raise SettingsError("the report is about other rows than these; make it anew with check_rows(rows)")
         self.rows, self.review = rows, Review(workspace)
         self.cases, self._said = find_cases(rows, report, checks)
+        super().__init__(len(self.cases))
         self._places = defaultdict(list)
         for i, row in enumerate(rows):
             self._places[fingerprint(row)].append(place(row, i))
-        self.cards: list[_Card] = []
-        self.progress, self.message = widgets.HTML(), widgets.HTML()
-        self.previous, self.next = button("Previous", lambda: self.go(self.at - 1)), button("Next", lambda: self.go(self.at + 1))
+        self.cards = [_Card(self._decide) for _ in range(max((len(case.rows) for case in self.cases), default=0))]
         self._box = widgets.HBox(layout={"flex_flow": "row wrap", "align_items": "stretch"})
-        bar = widgets.HBox([self.previous, self.next, self.progress], layout={"align_items": "center"})
-        self.widget = widgets.VBox([bar, self.message, self._box] if self.cases else [self.message])
-        self.at = 0
+        self.widget = widgets.VBox([self.bar, self.message, self._box] if self.cases else [self.message])
         if self.cases:
             self.go(self._undecided() or 0)
         else:
             self.say("Nothing to decide:", f"no row was hit by {', '.join(checks)}.")
 
-    def go(self, at: int) -> None:
-        """Show this case (from 0); beyond the ends, the first or last one."""
-        self.at = min(max(at, 0), len(self.cases) - 1)
-        case = self.cases[self.at]
-        self.cards += [_Card(self._decide) for _ in range(len(case.rows) - len(self.cards))]
-        for card, row in zip(self.cards, case.rows, strict=False):
+    def fill(self) -> None:
+        shown = self.cards[: len(self.cases[self.at].rows)]
+        for card, row in zip(shown, self.cases[self.at].rows, strict=True):
             self._fill(card, row)
-        self._box.children = [card.widget for card in self.cards[: len(case.rows)]]
-        self.previous.disabled, self.next.disabled = self.at == 0, self.at == len(self.cases) - 1
+        self._box.children = [card.widget for card in shown]
         self._tell()
 
     def _fill(self, card: _Card, number: int) -> None:
-        row = self.rows[number]
-        places = self._places[fingerprint(row)]
-        more = f" (the same text in {', '.join(places[1:6])}{' ...' * (len(places) > 6)}: decided together)" * (len(places) > 1)
-        card.fill(number, row, self._said.get(number, []), f"{places[0]}{more}", self.review.of(row))
+        card.row, row, said = number, self.rows[number], self._said.get(number, [])
+        where, *same = self._places[fingerprint(row)]
+        if same:
+            where += f" (the same text in {', '.join(same[:5])}{' ...' * (len(same) > 5)}: decided together)"
+        notes = list(dict.fromkeys((check, hit.note) for check, hit in said)) or [("", "shown to compare")]
+        decision = self.review.of(row)
+        card.head.value = render(TEMPLATE, "head", where, notes, DONE[decision["action"]] if decision else None)
+        card.question.value = render(TEMPLATE, "parts", list(_parts(row, [hit for _, hit in said])))
+        card.shown = card.answer.value = (decision or {}).get("new", {}).get("answer", answer(row))
+        card.answer.rows = min(14, 2 + len(card.shown) // 50 + card.shown.count("\n"))
 
     def _decided(self, case: Case) -> bool:
         return all(self.review.of(self.rows[row]) for row in case.rows)
 
     def _undecided(self) -> int | None:
         """The next undecided case, from this one on and then from the first."""
-        order = [*range(self.at, len(self.cases)), *range(self.at)]
+        order = [*range(self.at, self.count), *range(self.at)]
         return next((n for n in order if not self._decided(self.cases[n])), None)
 
     def _decide(self, card: _Card, action: str) -> None:
@@ -122,11 +113,9 @@ class ReviewPanel(Panel):
         if action == "keep" and new not in (card.shown, answer(row)):
             return self.say("Not saved:", "you changed this answer. Click Save edit; Next and Previous bring back the old one.")
         before, edit = self._decided(case), {"answer": new} if action == "edit" else None
-        try:
-            checks = dict.fromkeys(check for check, _ in self._said.get(card.row, []))
-            self.review.decide(row, action, edit, why=", ".join(case.checks), checks=checks)
-        except (GemmaColabError, OSError) as e:  # raised in a click it would only reach the log
-            return self.say("Not saved:", str(e))
+        checks = dict.fromkeys(check for check, _ in self._said.get(card.row, []))
+        if not self.done(self.review.decide, row, action, edit, why=", ".join(case.checks), checks=checks):
+            return
         if not before and self._decided(case) and (following := self._undecided()) is not None:
             return self.go(following)
         self._fill(card, card.row)  # the other cards stay: somebody may be writing there
@@ -136,5 +125,5 @@ class ReviewPanel(Panel):
         case, numbers = self.cases[self.at], [row for case in self.cases for row in case.rows]
         done = sum(self.review.of(self.rows[row]) is not None for row in numbers)
         text = f"{', '.join(case.checks)}. Rows: {done} of {len(numbers)} decided."
-        self.progress.value = render("ui/common", "line", f"Case {self.at + 1} of {len(self.cases)}:", text)
+        self.place.value = render("ui/common", "line", f"Case {self.at + 1} of {self.count}:", text)
         self.say("All decided.", ALL_DECIDED) if done == len(numbers) else self.say("")

@@ -1,4 +1,4 @@
-"""`gemma-colab`: the series without a browser. Here is what can be said to each command; `commands.py` and `training.py` do it."""
+"""`gemma-colab`: the series without a browser. Here is what can be said to each command; `commands.py` does it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import redirect_stdout
 from typing import NoReturn
 
 from gemma_colab import GemmaColabError
-from gemma_colab.cli import commands, training
+from gemma_colab.cli import commands
 from gemma_colab.training import TrainSettings
 
 USAGE = 4
@@ -114,7 +114,7 @@ COMMANDS = {
     "prepare": (commands.prepare, READING | PREPARING, "clean, split and save it in a workspace"),
     "doctor": (commands.doctor, DOCTOR, "what this machine is, what is missing, and the next step to take"),
     "plan": (commands.plan, PLAN, "how much GPU memory training will take, before anything is downloaded"),
-    "train": (training.train, TRAIN, "train an adapter on the rows and with the settings of a workspace"),
+    "train": (commands.train, TRAIN, "train an adapter on the rows and with the settings of a workspace"),
     "evaluate": (commands.evaluate, EVALUATE, "compare base, few-shot and tuned on the test rows; writes a report"),
     "export": (commands.export, EXPORT, "take home what was trained: adapter, merged model, Ollama, GGUF, or to the Hub"),
 }

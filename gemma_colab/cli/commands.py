@@ -1,27 +1,42 @@
-"""What the commands do, all but `train`: each is given the parsed arguments, and returns what `main` says of it."""
+"""What the commands do: each is given the parsed arguments, and returns what `main` says of it."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import json
+import os
 import sys
+import warnings
 from argparse import Namespace
 
 import pandas as pd
 
-from gemma_colab import BlockedError, GemmaColabError, evaluation, open_workspace, preflight, quiet_libraries
-from gemma_colab.data import check_rows, prepare_rows, read_rows
-from gemma_colab.model import LoraSettings, dimensions_of, load_tokenizer, memory_plan, plan_training
+from gemma_colab import (
+    BlockedError,
+    GemmaColabError,
+    data,
+    describe_machine,
+    evaluation,
+    model,
+    open_workspace,
+    preflight,
+    quiet_libraries,
+    training,
+)
+from gemma_colab.model import LoraSettings, memory_plan, plan_training
 from gemma_colab.training import TrainSettings
 
 Result = tuple[int, dict, str]  # exit status, for JSON, in words
 EXIT_CODES = {"ready": 0, "fix first": 1, "blocked": 2}
+WARNING_VERDICTS = ("not learning", "overfitting", "unstable")
 
 
-def given(args: Namespace, *names: str) -> dict:
+def _given(args: Namespace, *names: str) -> dict:
     return {name: getattr(args, name) for name in names}
 
 
-def workspace_with(args: Namespace, **needed: str):
+def _workspace_with(args: Namespace, **needed: str):
     """Open the workspace. needed: a file in it -> the command that makes it; raises `GemmaColabError` where one is missing."""
     workspace = open_workspace(args.workspace)
     for name, command in needed.items():
@@ -33,28 +48,28 @@ def workspace_with(args: Namespace, **needed: str):
 
 
 def _reading(args: Namespace) -> dict:
-    return given(args, "sheet", "split", "limit") | {"mapping": dict(args.map) or None}
+    return _given(args, "sheet", "split", "limit") | {"mapping": dict(args.map) or None}
 
 
 def _counting(args: Namespace) -> dict:
     if args.model:
         quiet_libraries()  # transformers warns of rows longer than its own limit; the report says more
-    return {"tokenizer": load_tokenizer(args.model) if args.model else None, "max_length": args.max_length}
+    return {"tokenizer": model.load_tokenizer(args.model) if args.model else None, "max_length": args.max_length}
 
 
 def check(args: Namespace) -> Result:
-    found = read_rows(args.file, on_bad="aside", **_reading(args))
-    report = check_rows(found.rows, aside=found.aside, accept=args.accept, **_counting(args))
+    found = data.read_rows(args.file, on_bad="aside", **_reading(args))
+    report = data.check_rows(found.rows, aside=found.aside, accept=args.accept, **_counting(args))
     about = {"file": found.name, "form": found.schema, "details": found.details}
     return EXIT_CODES[report.verdict], report.to_dict() | about, f"{found}\n\n{report}"
 
 
 def prepare(args: Namespace) -> Result:
     workspace = open_workspace(args.workspace)
-    options = given(args, "accept", "too_long", "validation_size", "test_size", "seed", "groups")
+    options = _given(args, "accept", "too_long", "validation_size", "test_size", "seed", "groups")
     options |= {"steps": tuple(args.steps)} if args.steps else {}
     try:
-        report, how = prepare_rows(args.file, workspace, **options, **_counting(args), **_reading(args))
+        report, how = data.prepare_rows(args.file, workspace, **options, **_counting(args), **_reading(args))
     except BlockedError as e:
         print(e, file=sys.stderr)
         return EXIT_CODES["blocked"], e.report.to_dict(), str(e.report)  # also where the rows are ready, and only can't be split
@@ -68,7 +83,7 @@ def doctor(args: Namespace) -> Result:
 
 
 def plan(args: Namespace) -> Result:
-    dimensions, lora = dimensions_of(args.model), LoraSettings(r=args.r, lora_alpha=args.r)
+    dimensions, lora = model.dimensions_of(args.model), LoraSettings(r=args.r, lora_alpha=args.r)
     train = TrainSettings(
         per_device_train_batch_size=args.batch, max_length=args.tokens, gradient_checkpointing=args.checkpointing
     )
@@ -82,7 +97,7 @@ def plan(args: Namespace) -> Result:
     light, gpu, limit, dtype = steps["fits"][0], *(steps.attrs[name] for name in ("gpu", "limit_gib", "dtype"))
     parts = memory_plan(dimensions, lora, train, tokens=args.tokens, dtype=dtype, **how)
     largest = next((n for n in (64, 32, 16, 8, 4, 2, 1) if tried(n)["fits"][0] == "fits"), 0)
-    found = given(args, "model") | {"gpu": gpu, "limit_gib": limit, "dtype": dtype, "predicted_gib": parts.round(3).to_dict()}
+    found = _given(args, "model") | {"gpu": gpu, "limit_gib": limit, "dtype": dtype, "predicted_gib": parts.round(3).to_dict()}
     found |= {"total_gib": round(parts.sum(), 3), "light": light, "largest_batch": largest}
     found["savings"] = json.loads(steps.to_json(orient="records"))
     bits = "4" if args.load_in_4bit else "16"
@@ -97,10 +112,72 @@ def plan(args: Namespace) -> Result:
     return {"fits": 0, "tight": 1, "no": 2}[light], found, "\n".join(lines)
 
 
-def evaluate(args: Namespace) -> Result:
-    workspace = workspace_with(args, **{"rows/test.jsonl": "prepare FILE", "adapter": "train"})
+def train(args: Namespace) -> Result:
+    """Notebook 04 on one GPU or, started by `accelerate launch`, on many."""
+    workspace = _workspace_with(args, **dict.fromkeys(("rows/train.jsonl", "rows/validation.jsonl"), "prepare FILE"))
+    if args.report_to != "none" and importlib.util.find_spec(args.report_to) is None:
+        raise GemmaColabError(f"--report-to {args.report_to!r} is not installed; pip install {args.report_to}, or leave it out")
+    _no_bars()
+    machine, processes = describe_machine(), int(os.environ.get("WORLD_SIZE", 1))
+    import torch
+
+    if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:  # a question to another's GPU takes half a GiB of memory there
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    chosen, why = model.choose_model(workspace, machine, **_given(args, "model", "load_in_4bit", "anyway"))
+    settings = _settings(args, workspace, chosen, machine)
+    bits = "4" if chosen.load_in_4bit else "16"
+    print(f"{chosen.model} in {bits} bit ({why})" + (f", {processes} processes" if processes > 1 else ""))
+    how = _given(args, "resume", "anyway", "shorter_rows", "report_to")
+    run = training.train_adapter(workspace, chosen, settings, **how)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()  # until the first has written everything: accelerate ends all when one of them fails
+        torch.distributed.destroy_process_group()
+    state, adapter, stopped = run.trainer.state, workspace.path / "adapter", run.status == "interrupted"
+    found = {
+        "status": run.status, "verdict": dataclasses.asdict(run.verdict), "notes": list(run.notes),
+        "seconds": round(run.seconds, 1), "steps": state.global_step, "best_eval_loss": state.best_metric,
+        "model": chosen.model, "load_in_4bit": chosen.load_in_4bit, "settings": dataclasses.asdict(run.settings),
+        "processes": processes, "adapter": str(adapter),
+    }  # fmt: skip
+    said = [*run.notes, f"{run.status} after {state.global_step} steps, {run.seconds:.0f} s", str(run.verdict)]
+    said.append(f"the adapter is in {adapter}" + "; go on with --resume" * stopped)
+    # accelerate knows success and failure only: a warning would look like a crash.
+    warns = run.verdict.word in WARNING_VERDICTS and processes == 1
+    return 2 if stopped else int(warns), found, "\n".join(said)
+
+
+def _no_bars() -> None:
+    """No bars and no warnings of libraries, but the bar of a download."""
     quiet_libraries()
-    how = given(args, "anyway", "test_rows", "examples", "max_new_tokens", "batch_size")
+    import datasets
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of transformers: "loading weights"
+    datasets.disable_progress_bars()  # eight for each process
+    if os.environ.get("RANK", "0") != "0":
+        warnings.simplefilter("ignore")
+
+
+def _settings(args: Namespace, workspace, chosen, machine) -> TrainSettings | None:
+    """What the command line says; None leaves them to `train_adapter`."""
+    if not args.set:
+        return None
+    if args.resume:
+        settings = TrainSettings.load(workspace)
+    else:
+        rows, tokenizer = data.ensure_rows(workspace), model.load_tokenizer(chosen.model)
+        lengths = training.token_lengths(rows["train"] + rows["validation"], tokenizer, 2**17)["total"]
+        settings = training.settings_for(workspace, chosen, machine, lengths).train
+    changes, known = dict(args.set), [field.name for field in dataclasses.fields(TrainSettings)]
+    if unknown := sorted(set(changes) - set(known)):
+        raise GemmaColabError(f"--set has unknown settings {unknown}; known are {known}")
+    return settings.replace(**changes)
+
+
+def evaluate(args: Namespace) -> Result:
+    workspace = _workspace_with(args, **{"rows/test.jsonl": "prepare FILE", "adapter": "train"})
+    quiet_libraries()
+    how = _given(args, "anyway", "test_rows", "examples", "max_new_tokens", "batch_size")
     summary = evaluation.assess(workspace, bars=dict(args.bar) or None, **how)
     said = summary["verdict"]
     lines = [f"{said['word']}; ship it: {said['ship']}", *(f"- {line}" for line in said["lines"])]
@@ -114,7 +191,7 @@ def export(args: Namespace) -> Result:
     quiet_libraries()
     from gemma_colab.export import export_workspace
 
-    how = given(args, "rows", "text_only", "outtype", "repo_id", "form", "private", "exist_ok", "system")
+    how = _given(args, "rows", "text_only", "outtype", "repo_id", "form", "private", "exist_ok", "system")
     found = export_workspace(workspace, args.to, **how)
     about, folder = found if args.to == "merged" else found[args.to], workspace.path / args.to
     if args.to == "hub":

@@ -53,7 +53,7 @@ class BlindPanel(Pages):
     ):
         self.review = BlindReview(answers, workspace, pair, rows=rows, seed=seed)
         super().__init__(len(self.review.rows))
-        self._filling, self._sure, self.marks = False, False, {}
+        self._sure, self.marks = False, {}
         self.question = widgets.HTML(layout={"margin": "2px 6px"})
         self.texts = {side: widgets.HTML() for side in ("left", "right")}
         cards = widgets.HBox([self._card(side, text) for side, text in self.texts.items()], layout=WRAP)
@@ -96,11 +96,9 @@ class BlindPanel(Pages):
         self.question.value = render(TEMPLATE, "text", parts, "12em")
         for side, text in self.texts.items():
             text.value = render(TEMPLATE, "text", [(names[side], getattr(row, side))], "22em")
-        self._filling = True  # what is set here came from the file
         for field, mark in self.marks.items():
             mark.value = said[field] or None
         self.notes.value = said["notes"]
-        self._filling = False
         for choice, one in self.buttons.items():
             one.button_style = "info" if said["choice"] == choice else ""
         chosen = f"you chose: {SAID[said['choice']].lower()}" if said["choice"] else ""
@@ -121,8 +119,8 @@ class BlindPanel(Pages):
             self.say("Changed to:", f"{SAID[choice].lower()}.")
 
     def _save(self, field: str, value: str) -> bool:
-        if self._filling:
-            return False
+        if self.review.of(self.at)[field] == value:  # as `fill` shows it
+            return True
         saved = self.done(self.review.decide, self.at, **{field: value})
         if saved:
             self._sure = False

@@ -10,7 +10,7 @@ import ipywidgets as widgets
 import pandas as pd
 from IPython.display import HTML
 
-from gemma_colab.core.html import render
+from gemma_colab.core.html import pieces, render
 from gemma_colab.ui.common import Panel, button
 
 GREEN, RED, GREY = "#2e9d4e", "#d64545", "#8a8f98"
@@ -42,13 +42,11 @@ def comparison_table(x: pd.DataFrame | dict, other: str = "base") -> HTML | pd.D
     if isinstance(x, dict):
         return _candidates(x)
     lines = x.to_dict("records")
-    for line in lines:
-        peers = [one for one in lines if one["metric"].startswith("loss") == line["metric"].startswith("loss")]
-        ends = [
-            abs(one[name]) for one in peers for name in ("low", "high") if one[name] == one[name]
-        ]  # NaN: a score is no number
+    loss = x["metric"].str.startswith("loss")
+    longest = x[["low", "high"]].abs().max(axis=1).groupby(loss).transform("max").clip(lower=1e-9)
+    for line, most in zip(lines, longest, strict=True):
         places = {"x1": line["low"], "x": line["difference"], "x2": line["high"]}
-        line |= {x: round(58 * value / max(*ends, 1e-9), 1) if value == value else 0 for x, value in places.items()}
+        line |= {x: round(58 * value / most, 1) if value == value else 0 for x, value in places.items()}  # NaN: no number
         good = (line["difference"] < 0) == (line["better"] == "lower")
         line["color"] = GREY if line["clear"] != "yes" else GREEN if good else RED
         line["word"] = line["clear"]
@@ -74,18 +72,11 @@ def _candidates(summary: dict) -> pd.DataFrame:
 
 def shared_words(text: str, reference: str) -> list[tuple[str, bool]]:
     """`text` cut into pieces: (piece, whether its words stand in the reference too, in the same order)."""
-    parts = [re.findall(r"\w+|\W+", t) for t in (text, reference)]
-    folded = [[p.lower().replace("ё", "е") for p in part] for part in parts]
-    spans = SequenceMatcher(None, *folded, autojunk=False).get_matching_blocks()
-    shared = {i for block in spans for i in range(block.a, block.a + block.size)}
-    pieces: list[tuple[str, bool]] = []
-    for i, part in enumerate(parts[0]):
-        mark = i in shared and (part[0].isalnum() or bool(pieces and pieces[-1][1] and i + 1 in shared))
-        if pieces and pieces[-1][1] == mark:
-            pieces[-1] = (pieces[-1][0] + part, mark)
-        else:
-            pieces.append((part, mark))
-    return pieces
+    words = [list(re.finditer(r"\w+", t)) for t in (text, reference)]
+    folded = [[word[0].lower().replace("ё", "е") for word in part] for part in words]
+    blocks = SequenceMatcher(None, *folded, autojunk=False).get_matching_blocks()
+    spans = [(words[0][b.a].start(), words[0][b.a + b.size - 1].end()) for b in blocks if b.size]
+    return pieces(text, spans, 0, len(text))
 
 
 def side_by_side(
@@ -126,18 +117,18 @@ class ReadingPanel(Panel):
 
     def __init__(self, answers: pd.DataFrame, score: str = "token F1", n: int = 4):
         self.answers, self.score, self.n, self.at = answers, score, n, 0
-        texts = {name: answers.get(name, pd.Series(dtype=str)).dropna().astype(str) for name in ("label", "signs")}
-        labels, signs = sorted(set(texts["label"])), sorted({s for text in texts["signs"] for s in text.split(", ") if s})
+        kinds = {name: answers[name].dropna().astype(str) if name in answers else [] for name in ("label", "signs")}
+        labels, signs = sorted(set(kinds["label"])), sorted({s for text in kinds["signs"] for s in text.split(", ") if s})
         offers = {"show": ORDERS, "label": ["all", *labels], "failure mode": ["any", *signs]}
-        self.order, self.label, self.sign = (
+        self.order, self.label, self.sign = controls = [
             widgets.Dropdown(options=options, description=name, style={"description_width": "initial"})
             for name, options in offers.items()
-        )
-        for control in (self.order, self.label, self.sign):
+        ]
+        for control in controls:
             control.observe(lambda change: self.show(0), names="value")
         self.more = button(f"next {n}", lambda: self.show(self.at + self.n))
         self.message, self.shown = widgets.HTML(), widgets.HTML()
-        used = [self.order, *[self.label] * bool(labels), *[self.sign] * bool(signs), self.more, self.message]
+        used = [*(control for control in controls if len(control.options) > 1), self.more, self.message]
         self.widget = widgets.VBox([widgets.HBox(used, layout={"flex_flow": "row wrap"}), self.shown])
         self.show(0)
 
@@ -155,5 +146,5 @@ class ReadingPanel(Panel):
         rows = self.chosen()
         self.at = at if at < len(rows) else 0
         part = rows.iloc[self.at : self.at + self.n]
-        self.say("", f"{self.at + 1 if len(rows) else 0}–{self.at + len(part)} of {len(rows)}")
+        self.say("", f"{self.at + (len(rows) > 0)}–{self.at + len(part)} of {len(rows)}")
         self.shown.value = side_by_side(part).data

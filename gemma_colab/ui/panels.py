@@ -16,8 +16,7 @@ from gemma_colab.model.lent import describe_machine
 from gemma_colab.model.memory import memory_plan
 from gemma_colab.model.planner import BATCHES, GPUS, download_gib, fits, largest_batch
 from gemma_colab.model.preflight import cached_gib, constants
-from gemma_colab.ui.memory_note import memory_note, task
-from gemma_colab.ui.train_panel import train_panel
+from gemma_colab.ui.train_panel import memory_note, task, train_panel
 
 MODEL_CONTROLS: Controls = {
     "model": ([TINY, *CATALOG], "larger ones know more, and need more memory and time"),
@@ -71,52 +70,55 @@ def lora_panel(
 
 def model_panel(settings: ModelSettings, machine: Machine, *, lora=None, train=None, tokens: int = 1024) -> SettingsPanel:
     """Which Gemma 3, in 4 or in 16 bit; see `settings_panel`. A name that was put in stays on offer, even if it can't be read."""
-    known: dict[str, Dimensions] = {}
 
     def note(s: ModelSettings) -> HTML:
         name, why = pick_model(s.model, machine)
-        if name not in known:
-            known[name] = dimensions_of(name)
-        start = starting_point(name)
-        return _model_note(
-            s, name, why if name != s.model else "", known[name], machine, lora or start[0], train or start[1], tokens
-        )
+        dimensions, start = dimensions_of(name), starting_point(name)
+        adapter, training = lora or start[0], train or start[1]
+        weights = dimensions.linear_parameters + dimensions.embedding_parameters
+        places = _places(machine, dimensions, small=weights <= SMALL)
+        lines, plans = [], []
+        for place, (limit, dtype, gpu) in places.items():
+            plan = {"tokens": tokens, "dtype": dtype, "gpu": gpu}
+            plans.append([memory_plan(dimensions, adapter, training, load_in_4bit=b, **plan) for b in (True, False)])
+            gib = plans[-1][not s.load_in_4bit].sum()
+            batch = largest_batch(dimensions, adapter, training, limit, load_in_4bit=s.load_in_4bit, **plan)
+            line = {"gpu": place, "here": "this machine" in place, "word": fits(gib, limit), "gib": gib, "limit": limit}
+            lines.append(line | {"batch": f"{batch} or more" if batch == BATCHES[-1] else batch or "none"})
+        advice, where, limit = [], next(iter(places)), lines[0]["limit"]
+        if name.endswith("-pt") or (known_dimensions(name) and not name.endswith("-it")):
+            advice.append(
+                f"{name} is pre-trained only: it continues texts and doesn't follow instructions yet. "
+                "To start from one that does, take the model whose name ends in -it."
+            )
+        in_4, in_16 = plans[0]
+        little = in_16["weights"] - in_4["weights"] < 0.1 * limit and fits(in_16.sum(), limit) == "fits"
+        if s.load_in_4bit and little and weights > SMALL:
+            advice.append(
+                f"4 bit saves little here: the weights of the linear layers take {in_4['weights']:.2f} GiB in 4 bit and "
+                f"{in_16['weights']:.2f} GiB in 16 bit, of {in_4.sum():.1f} and {in_16.sum():.1f} GiB in all on a {where}. "
+                "16 bit is an option: nothing is rounded, nothing has to be unpacked."
+            )
+        size = f"{weights / 1e9:.1f} billion" if weights >= 0.95e9 else f"{weights / 1e6:.0f} million"
+        only = TINY if machine.gpu is None and weights > SMALL else ""
+        what = f"{task(training, tokens)}, LoRA of r={adapter.r} on {adapter.target_modules}"
+        why = why if name != s.model else ""
+        return HTML(render(TEMPLATE, "model", s.model, name, why, size, _download(name), only, lines, what, advice))
 
     return SettingsPanel(settings, MODEL_CONTROLS, note)
 
 
-def _model_note(
-    s: ModelSettings,
-    name: str,
-    why: str,
-    dimensions: Dimensions,
-    machine: Machine,
-    lora: LoraSettings,
-    train: TrainSettings,
-    tokens: int,
-) -> HTML:
-    weights = dimensions.linear_parameters + dimensions.embedding_parameters
-    places = {f"{gpu}, on Colab": (limit, dtype, True) for gpu, (limit, dtype) in GPUS.items() if not _is(machine, gpu)}
-    if machine.gpu:
-        places = {f"{machine.gpu}, this machine": (machine.gpu_gib, dtype_name(machine)[0], True)} | places
-    elif weights <= SMALL:
-        places = {"CPU, this machine": (machine.ram_gib, dtype_name(machine, dimensions)[0], False)} | places
-    lines = []
-    for place, (limit, dtype, gpu) in places.items():
-        plan = {"tokens": tokens, "dtype": dtype, "load_in_4bit": s.load_in_4bit, "gpu": gpu}
-        gib, batch = memory_plan(dimensions, lora, train, **plan).sum(), largest_batch(dimensions, lora, train, limit, **plan)
-        line = {"gpu": place, "here": "this machine" in place, "word": fits(gib, limit), "gib": gib, "limit": limit}
-        lines.append(line | {"batch": f"{batch} or more" if batch == BATCHES[-1] else batch or "none"})
-    size = f"{weights / 1e9:.1f} billion" if weights >= 0.95e9 else f"{weights / 1e6:.0f} million"
-    only = TINY if machine.gpu is None and weights > SMALL else ""
-    what = f"{task(train, tokens)}, LoRA of r={lora.r} on {lora.target_modules}"
-    advice = [_not_tuned(name), _little_saved(s, dimensions, machine, lora, train, tokens)]
-    return HTML(render(TEMPLATE, "model", s.model, name, why, size, _download(name), only, lines, what, filter(None, advice)))
-
-
-def _is(machine: Machine, gpu: str) -> bool:
-    """Whether the machine's own GPU is this one of `GPUS`; an A100 with 80 GB isn't."""
-    return gpu in (machine.gpu or "") and abs(machine.gpu_gib / GPUS[gpu][0] - 1) < 0.1
+def _places(machine: Machine, dimensions: Dimensions, small: bool) -> dict[str, tuple[float, str, bool]]:
+    """Where it could be trained -> (GiB, dtype, whether on a GPU): this machine, and each GPU of Colab that it doesn't have."""
+    own = machine.gpu or ""
+    lent = {
+        f"{gpu}, on Colab": (limit, dtype, True)
+        for gpu, (limit, dtype) in GPUS.items()
+        if not (gpu in own and abs(machine.gpu_gib / limit - 1) < 0.1)  # an A100 with 80 GB is another one
+    }
+    if own:
+        return {f"{own}, this machine": (machine.gpu_gib, dtype_name(machine)[0], True)} | lent
+    return ({"CPU, this machine": (machine.ram_gib, dtype_name(machine, dimensions)[0], False)} if small else {}) | lent
 
 
 def _download(name: str) -> str:
@@ -128,29 +130,3 @@ def _download(name: str) -> str:
     if cached_gib(name) > 0.98 * size:
         return "already downloaded"
     return f"{size:.1f} GiB to download, {free_gib(constants.HF_HUB_CACHE):.0f} GiB free here"
-
-
-def _not_tuned(name: str) -> str:
-    if not (name.endswith("-pt") or (known_dimensions(name) and not name.endswith("-it"))):
-        return ""
-    return (
-        f"{name} is pre-trained only: it continues texts and doesn't follow instructions yet. "
-        "To start from one that does, take the model whose name ends in -it."
-    )
-
-
-def _little_saved(
-    s: ModelSettings, dimensions: Dimensions, machine: Machine, lora: LoraSettings, train: TrainSettings, tokens: int
-) -> str:
-    """Advice for 16 bit where it fits, and 4 bit saves less than a tenth of the memory."""
-    limit, dtype = (machine.gpu_gib, dtype_name(machine)[0]) if machine.gpu else GPUS["T4"]
-    plans = [memory_plan(dimensions, lora, train, tokens=tokens, dtype=dtype, load_in_4bit=b) for b in (True, False)]
-    (small, large), (total, total_16) = [p["weights"] for p in plans], [p.sum() for p in plans]
-    little = dimensions.linear_parameters > SMALL and large - small < 0.1 * limit and fits(total_16, limit) == "fits"
-    if not (s.load_in_4bit and little):
-        return ""
-    return (
-        f"4 bit saves little here: the weights of the linear layers take {small:.2f} GiB in 4 bit and {large:.2f} GiB in "
-        f"16 bit, of {total:.1f} and {total_16:.1f} GiB in all on a {machine.gpu or 'T4'}. "
-        "16 bit is an option: nothing is rounded, nothing has to be unpacked."
-    )

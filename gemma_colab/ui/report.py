@@ -34,7 +34,9 @@ EXAMPLES = 4  # rows of each kind
 def write_report(workspace: Workspace) -> Path:
     """Write `report.html` from `summary.json` and the rows in `evaluation/rows.jsonl`, with the loss curve of
     `training.json`, and what `export.json` says of exports of this adapter; returns its path."""
-    summary = workspace.read_json("summary.json")
+    summary, curve = workspace.read_json("summary.json"), io.BytesIO()
+    if workspace.has("training.json") and (log := workspace.read_json("training.json").get("log_history")):
+        save_curve(history_table(log), curve)
     page = ENVIRONMENT.get_template("ui/templates/report.html").render(
         s=summary,
         review=blind_result(summary["review"]) if summary["review"] else None,
@@ -42,7 +44,7 @@ def write_report(workspace: Workspace) -> Path:
         ship=SHIP[summary["verdict"]["ship"]],
         examples=_examples(pd.DataFrame(workspace.read_jsonl("evaluation/rows.jsonl")), summary.get("sorted_by", "token F1")),
         export=exported(workspace),
-        curve=_curve(workspace),
+        curve=base64.b64encode(curve.getvalue()).decode(),
         comparison=lambda lines, other: comparison_table(pd.DataFrame(lines), other),
         number=_number,
     )
@@ -62,13 +64,3 @@ def _number(value: float | None, form: str = "{:.2f}") -> str:
     if value is None:
         return "no number"
     return f"{value:.1e}" if abs(value) > 1e6 else form.format(value)
-
-
-def _curve(workspace: Workspace) -> str | None:
-    """The losses of the run, as a picture in base64."""
-    log = workspace.read_json("training.json").get("log_history") if workspace.has("training.json") else None
-    if not log:
-        return None
-    with io.BytesIO() as buffer:
-        save_curve(history_table(log), buffer)
-        return base64.b64encode(buffer.getvalue()).decode()

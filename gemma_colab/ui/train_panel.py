@@ -1,4 +1,4 @@
-"""Training settings on sliders: rate, batch and epochs first, the rest folded, and below what they come to. Nothing needs torch."""
+"""What training takes: the sliders of notebook 04, with steps, tokens, rate and time below them, and the memory. Nothing needs torch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from IPython.display import HTML
 from gemma_colab.core.catalog import Dimensions
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.html import PART_COLORS, render
-from gemma_colab.core.machine import Machine
+from gemma_colab.core.machine import Machine, dtype_name, readable
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.sliders import Controls, SettingsPanel
-from gemma_colab.ui.memory_note import memory_note
+from gemma_colab.model.memory import memory_plan
+from gemma_colab.model.planner import fits, plan_training
 
 FIRST = ("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs")
 # Setting: values to choose from, where it is a number: what it does, and what too little and too much of it do.
@@ -46,11 +47,11 @@ early_stopping_patience: 0 1 2 3 5 8 12: looks without a new best before it stop
 
 def _controls() -> Controls:
     """The table as controls: a slider for numbers, a list for choices, a box for yes and no."""
-    choices, controls = {f.name: f.metadata.get("choices") for f in dataclasses.fields(TrainSettings)}, {}
-    for field, values, hint in (line.split(":", 2) for line in TABLE.strip().splitlines()):
-        values = [json.loads(value) for value in values.split()] or choices[field]
-        controls[field] = values and list(values), hint.strip()
-    return controls
+    choices = {f.name: list(f.metadata.get("choices", ())) for f in dataclasses.fields(TrainSettings)}
+    lines = (line.split(":", 2) for line in TABLE.strip().splitlines())
+    return {
+        field: ([json.loads(v) for v in values.split()] or choices[field] or None, hint.strip()) for field, values, hint in lines
+    }
 
 
 CONTROLS = _controls()
@@ -80,35 +81,35 @@ def train_panel(
     if not len(lengths):
         raise SettingsError("lengths is empty: there is no row to train on; take token_lengths of the training rows")
     total, answers = lengths["total"].to_numpy(), int(lengths["answer"].sum())
-    offered, first = presets(start or settings), {field: CONTROLS[field] for field in FIRST}
+    offered, controls = presets(start or settings), dict(CONTROLS)
     for field in offered["normal"]:
-        values, hint = first[field]
-        first[field] = [*values, *(changes[field] for changes in offered.values())], hint
+        values, hint = controls[field]
+        controls[field] = [*values, *(changes[field] for changes in offered.values())], hint
     plan = {"tokens": int(total.max())} | plan
-    measured_cost = _step_cost(settings, total)
+    epoch_seconds = (seconds_per_step or 0) * _steps(settings, total)[0]  # as it was measured
 
     def note(s: TrainSettings) -> HTML:
         per_epoch, steps = _steps(s, total)
-        seconds = None if seconds_per_step is None else seconds_per_step * steps * _step_cost(s, total) / measured_cost
-        cut = int((total > s.max_length).sum())
-        about = "about " * (s.packing or cut > 0)
+        cut, epochs = int((total > s.max_length).sum()), s.num_train_epochs
         text = render(
             TEMPLATE,
             "train",
-            batch=s.effective_batch,
-            what=_behind_a_step(s, total),
-            steps=f"{about}{per_epoch:,} step{'s' * (per_epoch != 1)} an epoch, {about}{steps:,} in all",
-            tokens=_tokens(s, total, answers),
-            cut=f"{cut} of {len(total)} rows" if cut else "",
-            time=seconds and _duration(seconds),
-            late=_late(s, steps),
+            s=s,
+            rows=len(total),
+            sequences=sequences(total, s.max_length),
+            per_epoch=per_epoch,
+            steps=steps,
+            tokens=np.minimum(total, s.max_length).sum() * epochs,
+            answers=answers * epochs,
+            cut=cut,
+            time=_duration(epoch_seconds * epochs * _work(s, total) / _work(settings, total)) if epoch_seconds else "",
             curve=schedule_curve(s, steps, per_epoch),
             memory=memory_note(dimensions, machine, lora, s, **plan),
         )
         return HTML(text)
 
-    folded = {field: control for field, control in CONTROLS.items() if field not in first}
-    return SettingsPanel(settings, first, note, folded=folded, presets=offered, presets_hint=PRESETS_HINT)
+    first = {field: controls.pop(field) for field in FIRST}
+    return SettingsPanel(settings, first, note, folded=controls, presets=offered, presets_hint=PRESETS_HINT)
 
 
 def presets(start: TrainSettings) -> dict[str, dict]:
@@ -135,20 +136,14 @@ def learning_rates(settings: TrainSettings, steps: int) -> np.ndarray:
 
 def schedule_curve(settings: TrainSettings, steps: int, per_epoch: int) -> HTML:
     """`learning_rates` as a small picture, with a line at the end of each epoch of `per_epoch` updates, if there are few."""
-    rates = learning_rates(settings, steps)
-    corner = min(settings.warmup_steps, steps - 1)
+    rates, corner = learning_rates(settings, steps) / settings.learning_rate, min(settings.warmup_steps, steps - 1)
     shown = np.unique([*np.linspace(0, steps - 1, min(steps, CURVE_POINTS)).astype(int), max(0, corner - 1), corner])
-
-    def x(step: int) -> float:
-        return round(60 + 332 * step / max(1, steps - 1), 1)
-
-    points = [(x(i), round(96 - 76 * rates[i] / settings.learning_rate, 1)) for i in shown.tolist()]
-    if steps == 1:
-        points.append((392, points[0][1]))
+    across = 332 / max(1, steps - 1)
+    points = [f"{60 + across * i:.1f},{96 - 76 * rates[i]:.1f}" for i in shown]
+    points += [f"392,{96 - 76 * rates[0]:.1f}"] * (steps == 1)
     ends = range(per_epoch, steps, per_epoch)
-    line = " ".join(f"{a:g},{b:g}" for a, b in points)
-    epochs = [x(end) for end in ends] if len(ends) <= 20 else []
-    return HTML(render(TEMPLATE, "curve", line, epochs, settings.learning_rate, steps, PART_COLORS["weights"]))
+    epochs = [round(60 + across * end, 1) for end in ends] if len(ends) <= 20 else []
+    return HTML(render(TEMPLATE, "curve", " ".join(points), epochs, settings.learning_rate, steps, PART_COLORS["weights"]))
 
 
 def sequences(lengths: Sequence[int], max_length: int) -> int:
@@ -165,34 +160,54 @@ def _steps(s: TrainSettings, total: np.ndarray) -> tuple[int, int]:
     return per_epoch, math.ceil(s.num_train_epochs * per_epoch)
 
 
-def _step_cost(s: TrainSettings, total: np.ndarray) -> float:
-    """Tokens computed for one update, padding too; with checkpointing a step makes three passes through the model, not two."""
+def _work(s: TrainSettings, total: np.ndarray) -> float:
+    """Tokens computed in an epoch, padding too; with checkpointing a step makes three passes through the model, not two."""
     shuffled = np.random.default_rng(0).permutation(np.minimum(total, s.max_length))
     batches = np.array_split(shuffled, -(-len(shuffled) // s.per_device_train_batch_size))
     tokens = sequences(total, s.max_length) * s.max_length if s.packing else sum(b.max() * len(b) for b in batches)
-    return tokens / _steps(s, total)[0] * (1.5 if s.gradient_checkpointing else 1)
-
-
-def _behind_a_step(s: TrainSettings, total: np.ndarray) -> str:
-    if s.packing:
-        return f"packed sequences, about {s.effective_batch * len(total) / sequences(total, s.max_length):.0f} rows"
-    return f"row{'s' * (s.effective_batch != 1)} = {s.per_device_train_batch_size} × {s.gradient_accumulation_steps}"
-
-
-def _tokens(s: TrainSettings, total: np.ndarray, answers: int) -> str:
-    about = "about " * (s.num_train_epochs % 1 > 0)
-    seen = np.minimum(total, s.max_length).sum() * s.num_train_epochs
-    at_most = "at most " * bool((total > s.max_length).any() or s.last_answer_only)
-    return f"{about}{seen:,.0f} tokens in all, {at_most}{answers * s.num_train_epochs:,.0f} of them answers"
-
-
-def _late(s: TrainSettings, steps: int) -> str:
-    if s.lr_scheduler_type == "constant" or s.warmup_steps < steps:
-        return ""
-    return f"warmup_steps={s.warmup_steps}, and there are only {steps} steps; try warmup_steps={steps // 10}."
+    return tokens / (1 - s.replay) * (1.5 if s.gradient_checkpointing else 1)
 
 
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"about {max(1, round(seconds))} seconds"
     return f"about {seconds / 60:.0f} minutes" if seconds < 5400 else f"about {seconds / 3600:.1f} hours"
+
+
+def memory_note(
+    dimensions: Dimensions, machine: Machine, lora: LoraSettings, train: TrainSettings, *, tokens: int, **plan
+) -> HTML:
+    """The memory that training takes as a bar, what that was predicted for, and what to change first if it is too much.
+
+    machine: whose memory is the limit, a GPU's or, without one, the CPU's. tokens: length of the longest row. plan: other
+    arguments of `memory_plan`; dtype and gpu are those of the machine unless given. A plan that takes less than a twentieth of
+    the limit would be a thin line: its bar shows the plan alone.
+    """
+    plan = {"dtype": dtype_name(machine, dimensions)[0], "gpu": machine.gpu is not None} | plan
+    parts, limit = (
+        memory_plan(dimensions, lora, train, tokens=tokens, **plan),
+        machine.gpu_gib if machine.gpu else machine.ram_gib,
+    )
+    total = float(parts.sum())
+    word = fits(total, limit)
+    first = "" if word == "fits" else _first(plan_training(dimensions, lora, train, [tokens], limit, **plan)[1])
+    shown = [(f"{name} {readable(gib)}", gib, PART_COLORS[name]) for name, gib in parts.items() if gib]
+    device = machine.gpu or "this machine's memory"
+    return HTML(render(TEMPLATE, "memory", shown, total, limit, total < limit / 20, device, word, task(train, tokens), first))
+
+
+def task(train: TrainSettings, tokens: int) -> str:
+    """What a prediction is made for, in words."""
+    rows = f"{train.per_device_train_batch_size} row{'s' * (train.per_device_train_batch_size > 1)}"
+    return f"batches of {rows} of {train.max_length if train.packing else min(tokens, train.max_length):,} tokens"
+
+
+def _first(tried: pd.DataFrame) -> str:
+    """The first change that saves something, and those after it until it fits. tried: of `plan_training`."""
+    if tried["GiB"].isna().any():
+        return f"{tried['change'].iloc[-1]}. With all that can be saved here, it still takes {tried['GiB'].min():.1f} GiB."
+    helps = tried[tried["GiB"] < tried["GiB"].iloc[0] - 0.05]
+    step = helps.iloc[0] if len(helps) else tried.iloc[-1]
+    rest = "; ".join(tried["change"][step.name + 1 :])
+    then = f" Then, until it fits: {rest}." if rest else ""
+    return f"{step['change']}: {step['why']}. That makes {step['GiB']:.1f} GiB: {step['fits']}.{then}"

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from gemma_colab import GemmaColabError
 from gemma_colab.cli import commands
+from gemma_colab.model import LoraSettings
 from gemma_colab.training import TrainSettings
 
 USAGE = 4
@@ -72,10 +73,8 @@ PLAN = {
     "model": dict(help="such as gemma-3-4b-it, tiny-gemma3, a Hub id or a folder"),
     "--gpu": dict(default="T4", metavar="GPU", help="T4, L4, A100, or its memory in GiB (default %(default)s)"),
     "--tokens": dict(type=int, default=1024, metavar="N", help="length of the longest row (default %(default)s)"),
-    "--batch": dict(
-        type=int, default=TrainSettings.per_device_train_batch_size, metavar="N", help="rows at once (default %(default)s)"
-    ),
-    "--r": dict(type=int, default=16, metavar="N", help="rank of LoRA (default %(default)s)"),
+    "--batch": dict(type=int, default=TrainSettings.per_device_train_batch_size, metavar="N", help="rows computed at once"),
+    "--r": dict(type=int, default=LoraSettings.r, metavar="N", help="rank of LoRA (default %(default)s)"),
     "--16bit": dict(dest="load_in_4bit", action="store_false", help="keep the weights in 16 bit"),
     "--no-checkpointing": dict(dest="checkpointing", action="store_false", help="keep all activations"),
 }
@@ -109,7 +108,7 @@ EXPORT = _workspace("where train, or notebook 04, left the adapter") | {
     "--exist-ok": FLAG | dict(help="write a new version into a repository of the Hub that is there"),
     "--system": dict(metavar="TEXT", help="for ollama: said to the model before the first question"),
 }  # fmt: skip
-COMMANDS = {
+COMMANDS = {  # name -> what runs it, what can be said to it, its help
     "check": (commands.check, READING, "report what is wrong with a dataset; changes nothing"),
     "prepare": (commands.prepare, READING | PREPARING, "clean, split and save it in a workspace"),
     "doctor": (commands.doctor, DOCTOR, "what this machine is, what is missing, and the next step to take"),
@@ -139,7 +138,7 @@ def _parsed(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command: it prints what it does, and returns its exit status, the result for JSON, and the result in words."""
+    """Run the command that `argv` names, and return its exit status; the result is printed in words or, for `--json`, as JSON."""
     for stream in (sys.stdout, sys.stderr):  # a console that lacks Cyrillic shows escapes instead of failing
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

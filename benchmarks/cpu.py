@@ -20,9 +20,9 @@ from trl.trainer import utils as trl_utils
 from gemma_colab.core import trainer as our_trainer
 from gemma_colab.core.catalog import PACKAGED, dimensions_of
 from gemma_colab.core.loading import load_model, load_tokenizer
-from gemma_colab.core.lora import lora_config
 from gemma_colab.core.machine import describe_machine, pick_dtype
 from gemma_colab.core.rows import to_messages
+from gemma_colab.core.trainer import lora_config
 from gemma_colab.core.workspace import read_sample
 from gemma_colab.evaluation.generation import generate
 from gemma_colab.model.choice import starting_point

@@ -124,9 +124,8 @@ def measure(recipe: Recipe, folder: Path, dry: bool) -> dict:
 
     from gemma_colab.core.chat import load_tokenizer, tokenize_row
     from gemma_colab.core.loading import load_model, quantization_config
-    from gemma_colab.core.lora import lora_config
     from gemma_colab.core.rows import to_messages
-    from gemma_colab.core.trainer import build_trainer, sft_config
+    from gemma_colab.core.trainer import build_trainer, lora_config, sft_config
     from gemma_colab.core.workspace import read_sample
     from gemma_colab.model.choice import starting_point
     from gemma_colab.model.libraries import quiet_libraries

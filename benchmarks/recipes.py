@@ -17,10 +17,9 @@ from trl import SFTConfig, SFTTrainer
 from gemma_colab.core.catalog import TINY
 from gemma_colab.core.chat import load_tokenizer
 from gemma_colab.core.loading import load_model, quantization_config
-from gemma_colab.core.lora import lora_config
 from gemma_colab.core.machine import describe_machine, pick_dtype
 from gemma_colab.core.settings import LoraSettings, TrainSettings
-from gemma_colab.core.trainer import build_trainer, sft_config
+from gemma_colab.core.trainer import build_trainer, lora_config, sft_config
 from gemma_colab.training.run import train as train_with_everything
 
 MACHINE = describe_machine()
@@ -132,8 +131,8 @@ def ours(lora: LoraSettings, train: TrainSettings) -> Run:
 
 def ours_with_everything(lora: LoraSettings, train: TrainSettings, validation: Dataset) -> Run:
     """All that notebook 04 runs: validation, whole checkpoints, stops, live view."""
-    from gemma_colab.core.live import live_view  # IPython, which a machine lent for a benchmark may lack
     from gemma_colab.training.verdict import training_verdict
+    from gemma_colab.training.watch import live_view  # IPython, which a machine lent for a benchmark may lack
 
     def run(model: PreTrainedModel, rows: Dataset, folder: str) -> dict:
         how = (train, lora_config(lora), DTYPE, folder)

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from steps import load_4bit
 
 from gemma_colab.core.chat import load_tokenizer
-from gemma_colab.core.lora import lora_config
 from gemma_colab.core.settings import LoraSettings, TrainSettings
+from gemma_colab.core.trainer import lora_config
 from gemma_colab.training.checkpoints import whole_checkpoints
 from gemma_colab.training.run import train
 

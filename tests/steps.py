@@ -8,9 +8,8 @@ from trl import SFTConfig, SFTTrainer
 
 from gemma_colab.core.chat import load_tokenizer
 from gemma_colab.core.loading import load_model, quantization_config
-from gemma_colab.core.lora import lora_config
 from gemma_colab.core.settings import LoraSettings, TrainSettings
-from gemma_colab.core.trainer import build_trainer, sft_config
+from gemma_colab.core.trainer import build_trainer, lora_config, sft_config
 from gemma_colab.model.measure import model_bytes, peak_memory
 
 

@@ -9,9 +9,9 @@ from steps import load_4bit
 
 from gemma_colab.cli import main
 from gemma_colab.core.errors import ModelError, SettingsError
-from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import answer, to_messages
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
+from gemma_colab.core.trainer import lora_config
 from gemma_colab.core.workspace import SPLIT_FILES, read_sample
 from gemma_colab.evaluation import assess, candidates, evaluate, load_tuned
 from gemma_colab.evaluation.candidates import enough_tokens, kept_answers

@@ -10,10 +10,9 @@ from peft import get_peft_model
 from steps import load_4bit
 
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import answer, prompt, to_messages
 from gemma_colab.core.settings import LoraSettings
-from gemma_colab.core.trainer import build_trainer, sft_config
+from gemma_colab.core.trainer import build_trainer, lora_config, sft_config
 from gemma_colab.core.workspace import read_sample
 from gemma_colab.evaluation import answer_losses, evaluate, generate_answers, memorization
 from gemma_colab.evaluation.candidates import few_shot_turns, in_front

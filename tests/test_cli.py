@@ -12,9 +12,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from gemma_colab.cli import main
-from gemma_colab.core.rows import answer, question, with_texts
+from gemma_colab.core.rows import answer
 from gemma_colab.core.settings import ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace, samples
+from gemma_colab.data.looking import question, with_texts
 from gemma_colab.handover.rows import ensure_rows, save_rows
 
 RAW = str(samples() / "support_ru_raw.csv")

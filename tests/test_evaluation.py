@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.errors import WorkspaceError
-from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings
+from gemma_colab.core.trainer import lora_config
 from gemma_colab.core.workspace import read_sample
 from gemma_colab.evaluation import general_knowledge, knowledge
 from gemma_colab.evaluation.compare import clearly

@@ -8,8 +8,8 @@ import pytest
 
 from gemma_colab.core import catalog
 from gemma_colab.core import workspace as workspace_module
-from gemma_colab.core.catalog import CATALOG, dimensions_of, without_account
-from gemma_colab.core.chat import stop_token_ids, token_lengths, tokenize_row
+from gemma_colab.core.catalog import CATALOG, dimensions_of
+from gemma_colab.core.chat import stop_token_ids, tokenize_row
 from gemma_colab.core.errors import GemmaColabError, ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.machine import Machine, describe_machine, pick_dtype
 from gemma_colab.core.rows import to_messages
@@ -18,6 +18,8 @@ from gemma_colab.core.workspace import Workspace, open_workspace
 from gemma_colab.data.splitting import SplitSettings
 from gemma_colab.model import choice
 from gemma_colab.model.choice import pick_model, starting_point
+from gemma_colab.model.hub import without_account
+from gemma_colab.model.lengths import token_lengths
 from gemma_colab.model.libraries import stack_versions
 from gemma_colab.model.planner import download_gib
 

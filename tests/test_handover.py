@@ -13,9 +13,10 @@ from gemma_colab.core.catalog import CATALOG
 from gemma_colab.core.chat import load_tokenizer
 from gemma_colab.core.errors import BlockedError, GemmaColabError, ModelError, TrainingError, WorkspaceError
 from gemma_colab.core.machine import Machine
-from gemma_colab.core.rows import answer, question
+from gemma_colab.core.rows import answer
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace, samples
+from gemma_colab.data.looking import question
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.review import Review
 from gemma_colab.handover.adapter import ensure_adapter, train_adapter

@@ -12,12 +12,12 @@ from steps import load_4bit, training_peak
 
 from gemma_colab import cli
 from gemma_colab.core.catalog import CATALOG, dimensions_of
-from gemma_colab.core.chat import token_lengths
 from gemma_colab.core.errors import ModelError, SettingsError
 from gemma_colab.core.loading import load_model
-from gemma_colab.core.lora import lora_config
 from gemma_colab.core.machine import GIB
 from gemma_colab.core.settings import LoraSettings, TrainSettings
+from gemma_colab.core.trainer import lora_config
+from gemma_colab.model.lengths import token_lengths
 from gemma_colab.model.measure import model_bytes
 from gemma_colab.model.memory import memory_plan
 from gemma_colab.model.planner import GPUS, fit_table, fits, largest_batch, plan_training

@@ -25,12 +25,12 @@ from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.float16 import keep_residual_in_float32
 from gemma_colab.core.loading import load_model, load_tokenizer, quantization_config
-from gemma_colab.core.lora import lora_config, lora_parameters
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings
+from gemma_colab.core.trainer import lora_config
 from gemma_colab.core.workspace import samples
 from gemma_colab.evaluation.generation import generate_answers
-from gemma_colab.model.memory import NF4_BYTES
+from gemma_colab.model.memory import NF4_BYTES, lora_parameters
 
 TINY = samples() / "tiny-gemma3"
 
@@ -391,7 +391,7 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 from gemma_colab.export.merged import merge
 from gemma_colab.core.loading import load_model
-from gemma_colab.core.lora import lora_config
+from gemma_colab.core.trainer import lora_config
 from gemma_colab.core.settings import LoraSettings
 
 what, base, adapter, out = sys.argv[1:]

@@ -13,10 +13,11 @@ from conftest import ROOT
 from fake_hub import EXPIRED, NARROW, READER, STRANGER, FakeHub, Repo, put_colab
 from test_house import pins, requirements
 
-from gemma_colab.core.catalog import CATALOG, without_account
+from gemma_colab.core.catalog import CATALOG
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.machine import GIB, Machine, existing, free_gib
 from gemma_colab.model import preflight as module
+from gemma_colab.model.hub import without_account
 from gemma_colab.model.libraries import stack_versions
 from gemma_colab.model.planner import download_gib
 from gemma_colab.model.preflight import FAIL, OK, WARN, Check, Preflight, cached_gib, preflight, token_source

@@ -24,8 +24,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemma_colab.core.errors import DatasetError, SettingsError
-from gemma_colab.core.rows import answer, question, texts, to_messages
+from gemma_colab.core.rows import answer, to_messages
 from gemma_colab.data import sources
+from gemma_colab.data.looking import question, texts
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.schema import shown
 from gemma_colab.data.sources import text_kind

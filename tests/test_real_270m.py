@@ -14,10 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gemma_colab.core.catalog import PACKAGED, dimensions_of, source_of
 from gemma_colab.core.loading import load_model, load_tokenizer
-from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
-from gemma_colab.core.trainer import build_trainer, sft_config
+from gemma_colab.core.trainer import build_trainer, lora_config, sft_config
 from gemma_colab.core.workspace import Workspace, read_sample
 from gemma_colab.evaluation.generation import generate_answers
 from gemma_colab.evaluation.loss import answer_losses, mean_loss, text_losses

@@ -9,9 +9,9 @@ from recipes import recipe
 
 from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.loading import load_model
-from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings
+from gemma_colab.core.trainer import lora_config
 from gemma_colab.core.workspace import samples
 from gemma_colab.evaluation.loss import answer_losses
 from gemma_colab.export.adapter import save_adapter

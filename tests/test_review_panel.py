@@ -5,7 +5,8 @@ import json
 import pytest
 
 from gemma_colab.core.errors import SettingsError, WorkspaceError
-from gemma_colab.core.rows import answer, fingerprint, with_texts
+from gemma_colab.core.rows import answer
+from gemma_colab.data.looking import fingerprint, with_texts
 from gemma_colab.data.report import check_rows
 from gemma_colab.data.review import FILE, SIDE_BY_SIDE
 from gemma_colab.ui import ReviewPanel

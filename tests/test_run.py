@@ -16,9 +16,9 @@ from transformers import TrainerCallback
 
 from gemma_colab.core.errors import TrainingError, WorkspaceError
 from gemma_colab.core.loading import load_model
-from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
+from gemma_colab.core.trainer import lora_config
 from gemma_colab.training import checkpoints as module
 from gemma_colab.training import run as run_module
 from gemma_colab.training.checkpoints import MARK, checkpoint_to_resume, differences, put_aside, whole_checkpoints

@@ -6,9 +6,10 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from gemma_colab.core.rows import answer, question, texts
+from gemma_colab.core.rows import answer
 from gemma_colab.core.workspace import samples
 from gemma_colab.data.cleaning import clean
+from gemma_colab.data.looking import question, texts
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import check_rows
 from gemma_colab.data.splitting import leaks, split_rows

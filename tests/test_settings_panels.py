@@ -13,13 +13,12 @@ import pytest
 
 from gemma_colab.core.catalog import CATALOG, TINY, dimensions_of
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.lora import lora_parameters
-from gemma_colab.core.machine import Machine, readable
+from gemma_colab.core.machine import Machine
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.sliders import OFF
 from gemma_colab.data.splitting import SplitSettings
 from gemma_colab.model.choice import starting_point
-from gemma_colab.model.memory import memory_plan
+from gemma_colab.model.memory import lora_parameters, memory_plan, readable
 from gemma_colab.model.planner import fits, largest_batch, plan_training
 from gemma_colab.ui import settings_panel
 

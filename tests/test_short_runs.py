@@ -14,10 +14,9 @@ from trl import SFTTrainer
 
 from gemma_colab.core.curve import history_table
 from gemma_colab.core.errors import ModelError, SettingsError
-from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
-from gemma_colab.core.trainer import build_trainer, sft_config
+from gemma_colab.core.trainer import build_trainer, lora_config, sft_config
 from gemma_colab.training import find_learning_rate, short_run
 from gemma_colab.training.learning_rate import LearningRates, _StopWhenBroken, suggest
 

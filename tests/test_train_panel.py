@@ -175,11 +175,10 @@ def test_steps_and_rates_are_those_of_a_real_run(random_gemma, tokenizer, suppor
     import torch
     from datasets import Dataset
 
-    from gemma_colab.core.chat import token_lengths
     from gemma_colab.core.loading import load_model
-    from gemma_colab.core.lora import lora_config
     from gemma_colab.core.rows import to_messages
-    from gemma_colab.core.trainer import build_trainer, sft_config
+    from gemma_colab.core.trainer import build_trainer, lora_config, sft_config
+    from gemma_colab.model.lengths import token_lengths
 
     chats = [to_messages(row) for row in support_rows[:5]]
     settings = TrainSettings(

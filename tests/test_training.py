@@ -13,10 +13,9 @@ from gemma_colab.core import trainer as trainer_module
 from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.curve import history_table
 from gemma_colab.core.errors import ModelError
-from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
-from gemma_colab.core.trainer import build_trainer, score_answers_only, sft_config
+from gemma_colab.core.trainer import build_trainer, lora_config, score_answers_only, sft_config
 from gemma_colab.evaluation.loss import answer_losses, mean_loss
 
 SETTINGS = TrainSettings(

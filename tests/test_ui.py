@@ -3,8 +3,8 @@
 import pandas as pd
 
 from gemma_colab.core.catalog import CATALOG
-from gemma_colab.core.lora import lora_parameters
 from gemma_colab.core.settings import LoraSettings
+from gemma_colab.model.memory import lora_parameters
 from gemma_colab.ui import frozen_and_trained, text_table, trained_tokens
 
 EVIL = "</td><script>alert(1)</script>"

@@ -10,9 +10,9 @@ import torch
 
 from gemma_colab.core.curve import HISTORY_COLUMNS, history_table, smoothed
 from gemma_colab.core.loading import load_model
-from gemma_colab.core.lora import lora_config
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import TrainSettings
+from gemma_colab.core.trainer import lora_config
 from gemma_colab.model.choice import starting_point
 from gemma_colab.training.short import short_run
 from gemma_colab.training.verdict import VERDICT_WORDS, training_verdict

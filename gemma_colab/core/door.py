@@ -1,7 +1,5 @@
 """A room's door: the few names that the room hands out, each loaded when somebody asks for it (PEP 562)."""
 
-from __future__ import annotations
-
 import sys
 from importlib import import_module
 
@@ -10,15 +8,12 @@ plugs: dict[str, str] = {}
 
 
 def plugged(name: str):
-    """Load the function in this plug."""
     return getattr(import_module(plugs[name]), name)
 
 
 def door(package: str, names: dict[str, str]):
-    """`__all__`, `__getattr__` and `__dir__` of a package. names: public name -> the module that defines it.
-
-    Nothing is imported before it is used, so a room whose modules need torch can be looked at without it.
-    """
+    """`__all__`, `__getattr__` and `__dir__` of a package that imports nothing before it is used, so that a room whose modules need
+    torch can be looked at without it. names: public name -> the module that defines it."""
 
     def __getattr__(name: str):
         if name not in names:

@@ -4,13 +4,10 @@ The residual stream of Gemma 3 grows past 65,504, the largest float16, so plain 
 `post_attention_layernorm` (transformers PR #37226). The products inside the layers stay small. So only the stream itself is
 kept in float32, and each block computes in float16, for which a T4 has tensor cores.
 
-The other recipe, which divides the stream by 64 and folds the factor into the norms (the same pull request), was measured
-beside this one (benchmarks/README.md). Both are right. This one was chosen because it changes no weight, so that nothing of it
-can be saved by mistake, and because no factor has to be large enough for every checkpoint. It costs two bytes more per token, layer
-and unit of width, where activations are kept.
+The other recipe divides the stream by 64 and folds the factor into the norms (the same pull request). Both are right and were
+measured (benchmarks/README.md). This one changes no weight, so nothing of it can be saved by mistake; it costs two bytes more per
+token, layer and unit of width, where activations are kept.
 """
-
-from __future__ import annotations
 
 import torch
 from transformers import PreTrainedModel
@@ -19,8 +16,8 @@ INTO_A_BLOCK = ("input_layernorm", "pre_feedforward_layernorm", "model.norm")
 OUT_OF_A_BLOCK = ("post_attention_layernorm", "post_feedforward_layernorm")
 
 
-def keep_residual_in_float32(model: PreTrainedModel) -> PreTrainedModel:
-    """Attach the hooks to a float16 Gemma 3, quantized or not; returns it. They are not saved: attach them after each load.
+def keep_residual_in_float32(model: PreTrainedModel) -> None:
+    """Attach the hooks to a float16 Gemma 3, quantized or not. They are not saved: attach them after each load.
 
     A `Gemma3RMSNorm` returns the type it is given, so the norms are the doors: what leaves a block becomes float32 before its
     norm and stays so when it is added to the stream; what enters a block, or the head, is made float16 behind its norm.
@@ -34,4 +31,3 @@ def keep_residual_in_float32(model: PreTrainedModel) -> PreTrainedModel:
             module.register_forward_pre_hook(lambda module, args: (args[0].float(), *args[1:]))
         elif name.endswith(INTO_A_BLOCK):
             module.register_forward_hook(lambda module, args, output: output.to(torch.float16))
-    return model

@@ -1,22 +1,16 @@
-"""Watch a run: a line and a figure that change in place in a notebook, one line in a terminal, for at most 2 % of the time.
+"""Watch a run in a notebook: a line and a figure that change in place, for at most 2 % of the time.
 
 Only `display` and its updates are used, which Colab, JupyterLab and VS Code share; no widget.
 """
 
-from __future__ import annotations
-
 import io
-import shutil
-import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
 
 import pandas as pd
 import psutil
 import torch
-from IPython import get_ipython
 from IPython.display import HTML, Image, display
 from transformers import TrainerCallback
 
@@ -26,15 +20,13 @@ from gemma_colab.core.machine import GIB
 
 PAUSE = 0.5  # seconds: nothing is shown more often than this
 FACTOR = 100  # times as long as showing took, until it is shown again: at most 1 % of the time, for a line and a figure each
-RECENT = 20  # steps behind what is said of the pace
 LIGHT_OF = dict(learning="fits", settled="fits", finished="fits", overfitting="tight", unstable="no") | {"not learning": "tight"}
 
 
 class LiveView(TrainerCallback):
-    """Calls its `views` with facts, `history_table` so far, percent done and whether the run is over: while training, and at the end.
+    """Calls its `views` with facts, `history_table` so far, percent done and whether the run is over; `spent` counts their seconds.
 
     verdict: (history, finished=bool) -> what the losses say, with `word`, `sentence` and `next_step`, such as `training_verdict`.
-    `spent` counts the seconds that showing took.
     """
 
     views = ("line",)
@@ -43,32 +35,21 @@ class LiveView(TrainerCallback):
         self.verdict, self.clock, self.running, self.spent = verdict, clock, False, 0.0
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.start = self.logged = self.clock()
-        self.running, self.due = True, dict.fromkeys(self.views, self.start)
-        self.paces = deque(maxlen=RECENT)  # (seconds, tokens) of each step of this process: another machine had another pace
-        self.tokens, self.validation_seconds, self.validated = 0, 0.0, 0
+        self.running, self.start, self.first, self.validated = True, self.clock(), state.global_step, 0
+        self.due = dict.fromkeys(self.views, self.start)
         self._show(args, state, "preparing")
         # The first figure waits for fonts, before the first step: that is no measure of the next.
         self.due = dict.fromkeys(self.views, self.clock())
 
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.began = self.clock()
-
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in logs:
-            self.logged, tokens = self.clock(), logs.get("num_tokens", 0)  # trl counts from the start of this process
-            self.paces.append((self.logged - self.began, tokens - self.tokens))
-            self.tokens = tokens
+            self.validated = 0
             self._show(args, state)
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         if self.running:
             self.validated += 1
             self._show(args, state, f"validating {self.validated} of {len(eval_dataloader)}")
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        if self.running:
-            self.validated, self.validation_seconds = 0, self.clock() - self.logged  # it began right after the last log
 
     def on_train_end(self, args, state, control, **kwargs):
         self._show(args, state, done=True)
@@ -87,32 +68,23 @@ class LiveView(TrainerCallback):
                 self.due[view] = begin + took + max(PAUSE, FACTOR * took)
 
     def _facts(self, args, state, history: pd.DataFrame, doing: str, done: bool) -> list[str]:
-        """Step, epoch, losses, time, tokens per second without padding, memory: what a GPU reserved at most, or this process holds."""
         said = [f"step {state.global_step} of {state.max_steps}", f"epoch {state.epoch or 0:.1f} of {args.num_train_epochs:g}"]
         said += [doing] * bool(doing)
         if len(loss := history["loss"].dropna()):
             said.append(f"loss {loss.iloc[-1]:.2f}")
         if len(validation := history.set_index("step")["eval_loss"].dropna()):  # `state` knows the best only of runs that save
             said.append(f"best validation {validation.min():.2f} at step {validation.idxmin()}")
-        seconds, tokens = map(sum, zip(*self.paces, strict=True)) if self.paces else (0.0, 0)
+        seconds, steps = self.clock() - self.start, state.global_step - self.first  # of this process: another had another pace
         if done:
-            said.append(f"{clock(self.clock() - self.start)} in all")
-        elif self.paces:
-            steps = state.max_steps - state.global_step
-            validations = -(-steps // state.eval_steps) if args.eval_strategy != "no" and state.eval_steps else 0
-            said.append(f"about {clock(steps * seconds / len(self.paces) + validations * self.validation_seconds)} left")
-        if seconds and tokens:
-            said.append(f"{tokens / seconds:,.0f} tokens/s")
+            said.append(f"{clock(seconds)} in all")
+        elif steps:
+            said.append(f"about {clock(seconds / steps * (state.max_steps - state.global_step))} left")
         memory = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else psutil.Process().memory_info().rss
         return [*said, f"{memory / GIB:.1f} GiB"]
 
-    def say(self, sentence: str) -> None:
-        """A note that stays."""
-        print(sentence)
-
 
 class LiveCurve(LiveView):
-    """For notebooks."""
+    """For notebooks: facts and verdict in a line, and below it the curve."""
 
     views = ("line", "draw")
     shown = None
@@ -136,30 +108,6 @@ class LiveCurve(LiveView):
             self.shown[1].update(Image(png.getvalue(), **how))
 
 
-class TextProgress(LiveView):
-    """For terminals: one line that moves; where the output goes to a file, a line every 10 seconds."""
-
-    last = -1e9
-
-    def line(self, facts: list[str], history: pd.DataFrame, percent: float, done: bool) -> None:
-        verdict = str(self.verdict(history, finished=done)) if self.verdict else ""
-        line = " · ".join(filter(None, [*facts, verdict]))
-        if sys.stderr.isatty():
-            line = line[: shutil.get_terminal_size().columns - 1]  # a longer one would go on in the next row, and stay there
-            print(f"\r\x1b[K{line}", end=f"\n{verdict}\n" if done else "", file=sys.stderr, flush=True)
-        elif done or self.clock() - self.last >= 10:
-            self.last = self.clock()
-            print(line, file=sys.stderr, flush=True)
-
-    def say(self, sentence: str) -> None:
-        print("\n" * sys.stderr.isatty() + sentence, file=sys.stderr, flush=True)
-
-
 def clock(seconds: float) -> str:
     """Seconds as 0:07, 12:34 or 1:02:03."""
     return str(timedelta(seconds=round(seconds))).removeprefix("0:").removeprefix("0")
-
-
-def live_view(verdict: Callable | None = None) -> LiveView:
-    """The view that suits where this runs: give it to `train_adapter` as `show`. verdict: as for `LiveView`."""
-    return (LiveCurve if hasattr(get_ipython(), "kernel") else TextProgress)(verdict)

@@ -1,7 +1,5 @@
 """Load Gemma 3 in 4 bit: native objects of transformers and bitsandbytes, right on a CPU, a T4 and newer GPUs."""
 
-from __future__ import annotations
-
 import os
 import sys
 
@@ -39,10 +37,8 @@ def load_model(name: str, dtype: torch.dtype, quantization_config: BitsAndBytesC
     `dtype`; otherwise embeddings and norms do. Raises `ModelError` when the model can't be had, is no Gemma 3, or lacks weights.
     """
     if dtype == torch.float16 and _in_pieces():
-        raise ModelError(
-            f"dtype={dtype} must be bfloat16 under FSDP, which would compute the residual stream in float16; take GPUs from Ampere "
-            "on, or DDP (docs/recipes.md)"
-        )
+        cause = "must be bfloat16 under FSDP, which would compute the residual stream in float16"
+        raise ModelError(f"dtype={dtype} {cause}; take GPUs from Ampere on, or DDP (docs/recipes.md)")
     pass_over_old_torchao()  # before somebody adds an adapter to what is loaded here
     config, renamed = from_hub(AutoConfig, name, source_of(name)), {}
     refuse_other_models(name, config.model_type)
@@ -64,9 +60,8 @@ def load_model(name: str, dtype: torch.dtype, quantization_config: BitsAndBytesC
         **renamed,
     )
     if random := sorted(found["missing_keys"]):
-        raise ModelError(
-            f"{name} lacks {len(random)} of its weights, such as {random[0]}, which would start at random; take a whole checkpoint"
-        )
+        lacks = f"{len(random)} of its weights, such as {random[0]}, which would start at random"
+        raise ModelError(f"{name} lacks {lacks}; take a whole checkpoint")
     if renamed:
         model._weight_conversions = None  # else saving writes keys that reload at random
     if dtype == torch.float16:

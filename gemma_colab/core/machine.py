@@ -22,29 +22,20 @@ KAGGLE = Path("/kaggle/working")  # the only folder there that "Save Version" ke
 LARGE = 50_000_000  # weights in linear layers from which bfloat16 is worth it on a CPU: 270M has twice as many
 
 
-def readable(gib: float) -> str:
-    """An amount of memory for people: in MiB where GiB would be a small fraction."""
-    return f"{gib:.2f} GiB" if gib >= 0.1 else f"{1024 * gib:.1f} MiB"
-
-
 @dataclass(frozen=True)
 class Machine:
-    """One machine. Memory and disk in GiB; `capability` as CUDA counts it, (7, 5) for a T4; no GPU: None.
-
-    gpu_gib: what torch can use of the first GPU were it alone; gpu_free_gib: what others leave of that now. gpus: how many this
-    process sees. cpu_bf16: whether the processor multiplies bfloat16 itself.
-    """
+    """One machine. Memory and disk in GiB; no GPU: None."""
 
     colab: bool
     gpu: str | None
-    capability: tuple[int, int] | None
-    gpu_gib: float
+    capability: tuple[int, int] | None  # as CUDA counts it, (7, 5) for a T4
+    gpu_gib: float  # what torch can use of the first GPU were it alone
     ram_gib: float
     disk_gib: float
     cores: int
-    gpu_free_gib: float | None = None
-    gpus: int = 1
-    cpu_bf16: bool = False
+    gpu_free_gib: float | None = None  # what others leave of `gpu_gib` now
+    gpus: int = 1  # that this process sees
+    cpu_bf16: bool = False  # whether the processor multiplies bfloat16 itself
 
 
 def existing(path: str | Path) -> Path:
@@ -59,12 +50,10 @@ def free_gib(path: str | Path) -> float:
 
 
 def on_colab() -> bool:
-    """Whether this runs on a Colab machine, in a cell or in a command."""
     return "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ
 
 
 def on_kaggle() -> bool:
-    """Whether this runs on a Kaggle machine, in a cell or in a command."""
     return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
 
 
@@ -85,7 +74,7 @@ def describe_machine(path: str = ".") -> Machine:
         disk_gib=round(free_gib(path), 1),
         cores=os.cpu_count() or 1,
         gpu_free_gib=round(free / GIB, 2) if gpu else None,
-        gpus=torch.cuda.device_count() if gpu else 0,
+        gpus=torch.cuda.device_count(),
         cpu_bf16="avx512_bf16" in flags or "amx_bf16" in flags,
     )
 
@@ -93,9 +82,8 @@ def describe_machine(path: str = ".") -> Machine:
 def dtype_name(machine: Machine, dimensions: Dimensions | None = None) -> tuple[str, str]:
     """The name of the torch dtype to compute in, and why. Needs no torch.
 
-    dimensions: of the model, on which it depends on a CPU: 270M takes two thirds of the time in bfloat16, and its loss before
-    training is the same to 0.1 % (benchmarks/README.md); the tiny Gemma 3 stays in float32, in which its tests are exact. On a GPU
-    compute capability decides: `torch.cuda.is_bf16_supported()` also says True where bf16 is only emulated.
+    On a CPU the model's dimensions count: 270M takes two thirds of the time in bfloat16, and its loss before training is the same to
+    0.1 % (benchmarks/README.md). On a GPU, `torch.cuda.is_bf16_supported()` also says True where bf16 is only emulated.
     """
     if machine.capability is None:
         if machine.cpu_bf16 and dimensions is not None and dimensions.linear_parameters >= LARGE:

@@ -1,4 +1,4 @@
-"""What a row is: one example to learn from, and the few words needed to look at it.
+"""What a row is: one example to learn from.
 
 A row is `{"messages": [{"role": "system" | "user" | "assistant", "content": text}, ...]}`: perhaps a system prompt, then user and
 assistant in turn, the assistant last. It has this shape from the moment its file was read until TRL trains on it. Beside the messages
@@ -6,9 +6,6 @@ it may carry `line` (where it began in its file, from 1), `item` (its number in 
 stratify a split by) and `conversation` (rows with the same value belong together).
 """
 
-from __future__ import annotations
-
-import hashlib
 from typing import Any
 
 Row = dict[str, Any]
@@ -41,42 +38,3 @@ def prompt(row: Row) -> list[Turn]:
 def answer(row: Row) -> str:
     """Return the last answer: what the model should say."""
     return row["messages"][-1]["content"]
-
-
-def question(row: Row) -> str:
-    """Return everything before the last answer as one text, with a blank line between the turns."""
-    return "\n\n".join(turn["content"] for turn in prompt(row) if turn["content"])
-
-
-def texts(row: Row) -> dict[str, str]:
-    """Return the texts of a row by field, in reading order: perhaps "system", of a conversation "turn 1", "turn 2" and so on, and always
-    "question" and "answer" for the last two turns."""
-    turns = row["messages"]
-    has_system = turns[0]["role"] == "system"
-    fields = [f"turn {i + 1 - has_system}" for i in range(len(turns) - 2)] + ["question", "answer"]
-    if has_system:
-        fields[0] = "system"
-    return {field: turn["content"] for field, turn in zip(fields, turns, strict=True)}
-
-
-def with_texts(row: Row, new: dict[str, str]) -> Row:
-    """Return a copy of the row with these texts, by field as in `texts`; files made before version 2 say `messages[0]`, `messages[1]`."""
-    fields = enumerate(zip(texts(row), row["messages"], strict=True))
-    contents = [new.get(field, new.get(f"messages[{i}]", turn["content"])) for i, (field, turn) in fields]
-    return row | {"messages": [turn | {"content": text} for turn, text in zip(row["messages"], contents, strict=True)]}
-
-
-def place(row: Row, number: int) -> str:
-    """Say where to look for a row: "line 17", or "item 17" of a list that stands on one line; else its number, from 0."""
-    return next((f"{name} {row[name]}" for name in ("item", "line") if name in row), f"row {number}")
-
-
-def fingerprint(row: Row) -> str:
-    """Return sixteen digits that change when a text of the row does: by them a decision about a row finds it again."""
-    return fingerprint_of({f"messages[{i}]": turn["content"] for i, turn in enumerate(row["messages"])})
-
-
-def fingerprint_of(fields: dict[str, str]) -> str:
-    """Return the fingerprint of some texts by their names."""
-    joined = "\x1f".join(f"{name}\x1e{text}" for name, text in fields.items())
-    return hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -6,12 +6,10 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from gemma_colab.core.errors import SettingsError
-
-if TYPE_CHECKING:
-    from gemma_colab.core.workspace import Workspace
+from gemma_colab.core.workspace import Workspace
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 # The linear layers of one block, named from the block on.
@@ -87,11 +85,6 @@ class ModelSettings(Settings):
     model: str = "tiny-gemma3"  # or a Hub id, or the folder of a checkpoint; `pick_model` knows short names and "auto"
     load_in_4bit: bool = True  # the linear layers, as in `BitsAndBytesConfig`; False keeps 16 bit, on a CPU 32
 
-    def __post_init__(self):
-        super().__post_init__()
-        if not isinstance(self.model, str) or not self.model.strip():
-            raise SettingsError(f"model={self.model!r} must be the name of a model; try model='tiny-gemma3'")
-
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings(Settings):
@@ -163,5 +156,4 @@ class TrainSettings(Settings):
 
     def steps_per_epoch(self, rows: int, processes: int = 1) -> int:
         """Count the updates in one pass, as `transformers.Trainer` does: a last, smaller batch is kept. processes: that train together."""
-        micro_batches = -(-rows // (self.per_device_train_batch_size * processes))
-        return -(-micro_batches // self.gradient_accumulation_steps)
+        return -(-rows // (self.effective_batch * processes))

@@ -1,11 +1,8 @@
 """Controls over settings. The settings are the truth: a panel gives back exactly what was put in until a control is moved.
 
 Every number has a `SelectionSlider` over a list of values that holds the given one, because `IntSlider` clamps silently and
-`FloatLogSlider` turns 2e-4 into 1.995e-4. Only widgets that ipywidgets 7.7 (Colab) and 8 share are used, no JavaScript, and
-every text is escaped. Nothing here needs torch: a panel starts in a second.
+`FloatLogSlider` turns 2e-4 into 1.995e-4. Only widgets that ipywidgets 7.7 (Colab) and 8 share are used; every text is escaped.
 """
-
-from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable

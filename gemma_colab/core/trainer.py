@@ -1,6 +1,4 @@
-"""From settings to a real `SFTTrainer`. The helper adds nothing to the mathematics."""
-
-from __future__ import annotations
+"""From settings to LoRA and a real `SFTTrainer`. The helper adds nothing to the mathematics."""
 
 import dataclasses
 import math
@@ -17,9 +15,17 @@ from trl.trainer import utils as trl_utils
 
 from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.settings import CPU_TILE, TrainSettings
+from gemma_colab.core.settings import ATTENTION, CPU_TILE, LoraSettings, TrainSettings
 
 _USE_TRITON = getattr(trl_utils, "_use_triton", None)  # TRL's own, before `score_answers_only`
+
+
+def lora_config(settings: LoraSettings) -> LoraConfig:
+    """Make the `peft.LoraConfig` of these settings. "all-linear" leaves the head out: peft skips output layers."""
+    named = dataclasses.asdict(settings)
+    if settings.target_modules == "attention":
+        named["target_modules"] = ATTENTION
+    return LoraConfig(task_type="CAUSAL_LM", **named)
 
 
 def sft_config(
@@ -77,10 +83,8 @@ def build_trainer(
     Raises `SettingsError` where this process sees several GPUs.
     """
     if args.n_gpu > 1:
-        raise SettingsError(
-            f"n_gpu={args.n_gpu} must be 1, one process trains on one GPU; set CUDA_VISIBLE_DEVICES=0 before anything asks torch for a "
-            "GPU and restart, or train on all with accelerate launch (docs/recipes.md)"
-        )
+        remedy = "set CUDA_VISIBLE_DEVICES=0 and restart, or train on all with accelerate launch (docs/recipes.md)"
+        raise SettingsError(f"n_gpu={args.n_gpu} must be 1, one process trains on one GPU; {remedy}")
     unload_adapters(model)
     if args.use_cpu:
         score_answers_only()
@@ -88,8 +92,8 @@ def build_trainer(
     def tokens(rows: Dataset | None) -> Dataset | None:
         if not rows or "input_ids" in rows.column_names:
             return rows or None
-        last_answer_only = {"tokenizer": tokenizer, "last_answer_only": not args.assistant_only_loss}
-        return rows.map(tokenize_row, fn_kwargs=last_answer_only, remove_columns=rows.column_names, desc="tokens")
+        how = {"tokenizer": tokenizer, "last_answer_only": not args.assistant_only_loss}
+        return rows.map(tokenize_row, fn_kwargs=how, remove_columns=rows.column_names, desc="tokens")
 
     trainer = SFTTrainer(
         model=model,
@@ -101,11 +105,8 @@ def build_trainer(
         callbacks=callbacks,
     )
     if args.packing:  # fewer sequences than rows: validate and save as often in an epoch as before
-
-        def updates(rows: int) -> int:
-            return math.ceil(math.ceil(rows / args.per_device_train_batch_size) / args.gradient_accumulation_steps)
-
-        share = updates(len(trainer.train_dataset)) / updates(len(train_dataset))
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        share = math.ceil(len(trainer.train_dataset) / batch) / math.ceil(len(train_dataset) / batch)
         for name in ("eval_steps", "save_steps"):
             setattr(trainer.args, name, max(1, round(getattr(args, name) * share)))
     if args.disable_tqdm:
@@ -120,9 +121,8 @@ def score_answers_only() -> bool:
     """On a CPU, let TRL's loss look at the answers only, in pieces that fit the processor's cache; returns whether it can be done.
 
     Without Triton, TRL 1.16 scores every position against the whole vocabulary, 32,768 words at once, and leaves out afterwards what
-    doesn't count. Its torch code can do better: `_fused_forward` asks `_use_triton` which form to take. Loss and gradients stay the
-    same (tests/test_training.py), and a step of 270M takes a third of the time (benchmarks/README.md). Where TRL no longer has
-    these names, everything stays as it is.
+    doesn't count; `_use_triton` chooses. Loss and gradients stay the same, and a step of 270M takes a third of the time
+    (benchmarks/README.md). Where TRL no longer has these names, everything stays as it is.
     """
     if _USE_TRITON is None or not hasattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE"):
         return False

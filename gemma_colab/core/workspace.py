@@ -1,7 +1,5 @@
 """The folder that carries work from one notebook to the next. Every file is written beside its place, then renamed."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -17,15 +15,10 @@ VERSION = 2  # of what the files mean: 1 had rows as prompt and completion; docs
 SPLITS = ("train", "validation", "test")
 SPLIT_FILES = [f"rows/{split}.jsonl" for split in SPLITS]
 ADAPTER_FILES = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
-MADE_IN = dict.fromkeys(SPLIT_FILES, "01_dataset_prep") | {  # which notebook writes what; used to say what is missing
-    "model_settings.json": "02_load_model",
-    "lora_settings.json": "03_lora",
-    "train_settings.json": "03_lora",
-    "training.json": "04_train",
-    "adapter": "04_train",
-    "summary.json": "05_evaluate",
-    "merged": "05_evaluate",
-}
+# Which notebook writes what; used to say what is missing.
+MADE_IN = dict.fromkeys(SPLIT_FILES, "01_dataset_prep") | {"model_settings.json": "02_load_model"}
+MADE_IN |= dict.fromkeys(("lora_settings.json", "train_settings.json"), "03_lora")
+MADE_IN |= dict.fromkeys(("training.json", "adapter"), "04_train") | dict.fromkeys(("summary.json", "merged"), "05_evaluate")
 
 
 class Workspace:
@@ -40,8 +33,9 @@ class Workspace:
                 f"workspace={str(self.path)!r} can't be made ({e.strerror}); name a folder you may write to"
             ) from None
         if self.version > VERSION:
-            knows = f"version {self.version}, and this gemma_colab knows {VERSION} at most"
-            raise WorkspaceError(f"the workspace {self.path} has {knows}; update gemma_colab")
+            raise WorkspaceError(
+                f"the workspace {self.path} has version {self.version}, and this gemma_colab knows {VERSION} at most; update gemma_colab"
+            )
 
     @property
     def version(self) -> int:
@@ -49,11 +43,7 @@ class Workspace:
         return self.read_json("workspace.json")["version"] if self.has("workspace.json") else 1
 
     def __repr__(self):
-        return f"Workspace({str(self.path)!r}): {', '.join(self.done()) or 'empty'}"
-
-    def done(self) -> list[str]:
-        """List the known files that are there."""
-        return [name for name in MADE_IN if self.has(name)]
+        return f"Workspace({str(self.path)!r}): {', '.join(filter(self.has, MADE_IN)) or 'empty'}"
 
     def has(self, name: str) -> bool:
         return (self.path / name).exists()
@@ -86,10 +76,8 @@ class Workspace:
 
     def fingerprint(self, *names: str) -> str:
         """Return a short checksum (SHA-256, 16 digits) of some files: equal exactly when all of them are."""
-        digest = hashlib.sha256()
-        for name in names:
-            digest.update(hashlib.sha256(self.need(name).read_bytes()).digest())
-        return digest.hexdigest()[:16]
+        digests = (hashlib.sha256(self.need(name).read_bytes()).digest() for name in names)
+        return hashlib.sha256(b"".join(digests)).hexdigest()[:16]
 
     def read_json(self, name: str, parse=json.loads):
         path = self.need(name)

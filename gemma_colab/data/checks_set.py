@@ -11,10 +11,10 @@ from functools import cache
 import numpy as np
 from ftfy import fix_encoding
 
-from gemma_colab.core.rows import question
 from gemma_colab.data.checks_text import about_markup, code_blanked, visible
 from gemma_colab.data.finding import CheckContext, Finding, Hit, check
 from gemma_colab.data.likeness import clusters, jaccard, sameness, shingles
+from gemma_colab.data.looking import question
 from gemma_colab.data.personal import MASKS
 
 # What tells near twins apart: numbers, signs between them, negations.

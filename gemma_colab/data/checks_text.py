@@ -11,9 +11,10 @@ from itertools import pairwise
 from ftfy import fix_encoding
 from ftfy.badness import BADNESS_RE
 
-from gemma_colab.core.rows import Row, answer, question
+from gemma_colab.core.rows import Row, answer
 from gemma_colab.data.finding import CheckContext, Finding, Hit, check
 from gemma_colab.data.likeness import normalize
+from gemma_colab.data.looking import question
 from gemma_colab.data.personal import personal_data
 
 CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)

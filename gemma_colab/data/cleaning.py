@@ -16,12 +16,13 @@ from ftfy import fix_encoding
 from rapidfuzz.distance import Prefix
 
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.rows import Row, texts, with_texts
+from gemma_colab.core.rows import Row
 from gemma_colab.data import checks_text
 from gemma_colab.data.checks_set import exact_duplicates, near_twins
 from gemma_colab.data.checks_text import CODE, MARKDOWN_IMAGE, TAG, about_markup
 from gemma_colab.data.finding import CheckContext
 from gemma_colab.data.likeness import normalize
+from gemma_colab.data.looking import texts, with_texts
 from gemma_colab.data.personal import mask
 
 DROPPED = "(dropped)"

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from gemma_colab.core.rows import Row, answer, place, prompt, question, texts
+from gemma_colab.core.rows import Row, answer, prompt
 from gemma_colab.data.likeness import near_pairs, sameness, shingles
+from gemma_colab.data.looking import place, question, texts
 
 
 class Hit(NamedTuple):

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from tqdm.auto import tqdm
 
-from gemma_colab.core.chat import token_lengths
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.rows import Row, answer, fingerprint, place
+from gemma_colab.core.rows import Row, answer
 from gemma_colab.data import checks_set, checks_text, checks_tokens  # noqa: F401  they register their checks
 from gemma_colab.data.finding import CHECKS, CheckContext, Finding
+from gemma_colab.data.looking import fingerprint, place
+from gemma_colab.model.lengths import token_lengths
 
 if TYPE_CHECKING:
     from IPython.display import HTML

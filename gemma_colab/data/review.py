@@ -14,11 +14,12 @@ from typing import NamedTuple
 import pandas as pd
 
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.rows import Row, fingerprint, fingerprint_of, texts, with_texts
+from gemma_colab.core.rows import Row
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.data.cleaning import DROPPED, LOG_COLUMNS
 from gemma_colab.data.finding import CheckContext
 from gemma_colab.data.likeness import clusters
+from gemma_colab.data.looking import fingerprint, fingerprint_of, texts, with_texts
 from gemma_colab.data.report import Report
 
 FILE = "review.json"

@@ -6,9 +6,10 @@ import json
 
 import pandas as pd
 
-from gemma_colab.core.chat import token_lengths
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.rows import Row, Turn, fingerprint
+from gemma_colab.core.rows import Row, Turn
+from gemma_colab.data.looking import fingerprint
+from gemma_colab.model.lengths import token_lengths
 
 
 def fit(rows: list[Row], tokenizer, max_length: int, how: str) -> tuple[list[Row], pd.DataFrame]:

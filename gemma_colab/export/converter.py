@@ -17,8 +17,9 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from gemma_colab.core.errors import WorkspaceError
-from gemma_colab.core.machine import free_gib, readable
+from gemma_colab.core.machine import free_gib
 from gemma_colab.core.workspace import whole
+from gemma_colab.model.memory import readable
 
 SCRIPT = "convert_hf_to_gguf.py"
 # The source package of llama-cpp-python carries llama.cpp. The checksum: what is downloaded here is run later.

@@ -26,7 +26,7 @@ from gemma_colab.core.catalog import source_of
 from gemma_colab.core.chat import load_tokenizer, stop_token_ids
 from gemma_colab.core.errors import ModelError, WorkspaceError
 from gemma_colab.core.loading import pass_over_old_torchao
-from gemma_colab.core.machine import GIB, free_gib, readable
+from gemma_colab.core.machine import GIB, free_gib
 from gemma_colab.export.adapter import WEIGHTS, check_adapter
 from gemma_colab.export.checkpoint import (
     INDEX,
@@ -39,6 +39,7 @@ from gemma_colab.export.checkpoint import (
     text_name,
     with_added_tokens,
 )
+from gemma_colab.model.memory import readable
 
 SMALLEST_SHARD = 2**28  # bytes; a shard is as large as the largest tensor, which sets the peak anyway, but no smaller than this
 KIND = r"(lora_A|lora_B|lora_magnitude_vector)(\.weight)?$"  # the tensors of LoRA; the last one of DoRA only

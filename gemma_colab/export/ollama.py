@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 
 from gemma_colab.core.errors import SettingsError, WorkspaceError
-from gemma_colab.core.machine import GIB, free_gib, readable
+from gemma_colab.core.machine import GIB, free_gib
 from gemma_colab.core.workspace import whole
 from gemma_colab.export.checkpoint import SAMPLING, STOPS, check_merged, refuse_to_overwrite
+from gemma_colab.model.memory import readable
 
 # Gemma's chat template in Go's template language. Ollama puts <bos> before it, and joins system texts into .System; they stay
 # among the messages too, where their role is "system". A blank line parts the system text from the first question.

@@ -7,12 +7,12 @@ import os
 import time
 
 from gemma_colab.core.catalog import dimensions_of
-from gemma_colab.core.chat import token_lengths
 from gemma_colab.core.errors import TrainingError, WorkspaceError
 from gemma_colab.core.settings import ModelSettings, TrainSettings
 from gemma_colab.core.workspace import SPLIT_FILES, Workspace
 from gemma_colab.handover.rows import ensure_rows
 from gemma_colab.handover.settings import SavedSettings
+from gemma_colab.model.lengths import token_lengths
 from gemma_colab.model.lent import describe_machine
 from gemma_colab.model.memory import memory_plan
 from gemma_colab.training.replay import REPLAY_ROWS, general_rows, mix_in
@@ -63,14 +63,14 @@ def train_adapter(
     """
     from datasets import Dataset
 
-    from gemma_colab.core.live import live_view
     from gemma_colab.core.loading import load_model, load_tokenizer, quantization_config
-    from gemma_colab.core.lora import lora_config
     from gemma_colab.core.machine import pick_dtype
+    from gemma_colab.core.trainer import lora_config
     from gemma_colab.training.records import record_run
     from gemma_colab.training.run import train
     from gemma_colab.training.sharding import whole_adapter
     from gemma_colab.training.verdict import training_verdict
+    from gemma_colab.training.watch import live_view
 
     rows, machine, dimensions = ensure_rows(workspace), describe_machine(str(workspace.path)), dimensions_of(chosen.model)
     dtype, _ = pick_dtype(machine, dimensions)

@@ -20,7 +20,7 @@ from gemma_colab.core.chat import load_tokenizer
 from gemma_colab.core.curve import history_table, save_curve
 from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.loading import load_model, quantization_config
-from gemma_colab.core.machine import GIB, free_gib, pick_dtype, readable
+from gemma_colab.core.machine import GIB, free_gib, pick_dtype
 from gemma_colab.core.rows import Row, prompt, to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.workspace import SPLITS, Workspace, whole
@@ -38,6 +38,7 @@ from gemma_colab.export.record import entry, exported, mib, record
 from gemma_colab.model.choice import shown_name
 from gemma_colab.model.lent import describe_machine
 from gemma_colab.model.libraries import stack_versions
+from gemma_colab.model.memory import readable
 from gemma_colab.ui.report import write_report
 
 FORMS = ("adapter", "merged", "ollama", "gguf", "hub")

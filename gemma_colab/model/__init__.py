@@ -16,7 +16,7 @@ __all__, __getattr__, __dir__ = door(
         "load_model": "gemma_colab.core.loading",
         "quantization_config": "gemma_colab.core.loading",
         "LoraSettings": "gemma_colab.core.settings",
-        "lora_config": "gemma_colab.core.lora",
+        "lora_config": "gemma_colab.core.trainer",
         "memory_plan": "gemma_colab.model.memory",
         "fit_table": "gemma_colab.model.planner",
         "plan_training": "gemma_colab.model.planner",

@@ -7,8 +7,6 @@ import re
 from huggingface_hub import constants, get_token, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
-from gemma_colab.core.catalog import without_account
-
 SITE = "https://huggingface.co"
 TOKEN = re.compile(r"hf_\w{20,}|Bearer [^'\" ]+")
 STORE = "store it as HF_TOKEN (Colab: a secret, the key icon on the left; Kaggle: Add-ons -> Secrets; elsewhere `hf auth login`) and restart"
@@ -30,6 +28,11 @@ FAILURES = {  # pattern in an error's `trace` -> what it means, and the next ste
     # transformers says so too when the connection was lost behind the config
     "file named model.safetensors": ("{name} has no weights as safetensors, or the connection broke", "run this again, or choose a checkpoint that has: other formats can run code when they are opened"),
 }  # fmt: skip
+
+
+def without_account(name: str) -> str | None:
+    """Name the copy of a checkpoint of Google's for which the Hub asks neither token nor license; None for other models."""
+    return f"unsloth/{name.split('/')[1]}" if re.match(r"google/gemma-3-\d", name) else None
 
 
 def explain(name: str, error: BaseException) -> tuple[str, str]:

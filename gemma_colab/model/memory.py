@@ -6,17 +6,40 @@ peft 0.21, trl 1.16 and bitsandbytes 0.50 write it. Measured against the allocat
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 
 from gemma_colab.core.catalog import Dimensions
-from gemma_colab.core.lora import adapted_layers, lora_parameters
 from gemma_colab.core.machine import GIB
-from gemma_colab.core.settings import CPU_TILE, LoraSettings, TrainSettings
+from gemma_colab.core.settings import CPU_TILE, LINEAR, LoraSettings, TrainSettings
 
 NF4_BYTES = 0.51587  # per weight: 4 bits, an 8-bit scale for 64 of them, a 32-bit scale for 256 scales (bitsandbytes 0.50)
 OVERHEAD = 0.8  # GiB of CUDA context, cuBLAS workspaces, fragmentation: a guess, not measured on a GPU yet
 TILE = 32_768  # vocabulary that TRL's fused loss computes at once, for up to 4,096 tokens
 OPTIMIZER_BYTES = {"adamw_torch_fused": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2}  # a trained weight: Adam's two numbers
+
+
+def readable(gib: float) -> str:
+    """An amount of memory for people: in MiB where GiB would be a small fraction."""
+    return f"{gib:.2f} GiB" if gib >= 0.1 else f"{1024 * gib:.1f} MiB"
+
+
+def adapted_layers(dimensions: Dimensions, settings: LoraSettings) -> list[list[str]]:
+    """List for each block the names of its linear layers that get an adapter."""
+    target = {"all-linear": r".*_proj", "attention": r".*self_attn\.._proj"}.get(settings.target_modules, settings.target_modules)
+    adapted = re.compile(target).fullmatch  # over the module's whole name, as peft does it
+    return [
+        [path.split(".")[1] for path in LINEAR if adapted(f"model.layers.{block}.{path}")]
+        for block in range(dimensions.num_hidden_layers)
+    ]
+
+
+def lora_parameters(dimensions: Dimensions, settings: LoraSettings) -> int:
+    """Count the trainable weights: r * (in_features + out_features) for each adapted layer (LoRA, arXiv 2106.09685, section 4.2);
+    DoRA adds the length of each row of the matrix, out_features (arXiv 2402.09353, section 4)."""
+    sizes = [dimensions.linear_layers[name] for block in adapted_layers(dimensions, settings) for name in block]
+    return sum(settings.r * (i + o) + (o if settings.use_dora else 0) for i, o in sizes)
 
 
 def memory_plan(

@@ -20,9 +20,10 @@ import psutil
 
 from gemma_colab.core.catalog import PACKAGED
 from gemma_colab.core.errors import ModelError
-from gemma_colab.core.machine import GIB, free_gib, readable
+from gemma_colab.core.machine import GIB, free_gib
 from gemma_colab.core.workspace import whole
 from gemma_colab.model.choice import INSTALL, PACKAGE, READERS, installed, packaged_here
+from gemma_colab.model.memory import readable
 
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"  # of the whole file, checked here and not only there
 WHEELS = PACKAGE.replace("_", "-")

@@ -12,7 +12,7 @@ __all__, __getattr__, __dir__ = door(
     __name__,
     {
         "TrainSettings": "gemma_colab.core.settings",
-        "token_lengths": "gemma_colab.core.chat",
+        "token_lengths": "gemma_colab.model.lengths",
         "settings_for": "gemma_colab.handover.settings",
         "sft_config": "gemma_colab.core.trainer",
         "build_trainer": "gemma_colab.core.trainer",

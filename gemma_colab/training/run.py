@@ -91,7 +91,8 @@ def train(
     folder: of the checkpoints. Those of an earlier run there are put aside, or with `resume` gone on from: same optimizer, schedule,
     random state and order of the rows. made_with: what else a checkpoint depends on, such as the model and a fingerprint of the
     rows; one made with other settings or data is refused, unless `anyway`. shorter_rows: rows may be cut when nothing else saves
-    memory. show: watches in place of the library's bars, such as `core.live.live_view()`. plan: `memory_plan` of settings, to explain what took the memory.
+    memory. show: watches in place of the library's bars, such as `watch.live_view()`. plan: `memory_plan` of settings, to explain what
+    took the memory.
 
     An interrupt ends the run after the step at hand and keeps a checkpoint. When the GPU's memory runs out, the run goes on with
     the next step of `guard.save_memory` from where it was. Raises `TrainingError` when the loss is no number, or nothing is left to

@@ -21,9 +21,8 @@ from trl import SFTTrainer
 
 from gemma_colab.core.curve import history_table
 from gemma_colab.core.errors import ModelError
-from gemma_colab.core.lora import lora_config
 from gemma_colab.core.settings import LoraSettings, TrainSettings
-from gemma_colab.core.trainer import build_trainer, sft_config
+from gemma_colab.core.trainer import build_trainer, lora_config, sft_config
 from gemma_colab.training.replay import general_rows, mix_in
 
 

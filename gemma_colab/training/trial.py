@@ -14,11 +14,11 @@ from peft import LoraConfig
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from gemma_colab.core.chat import token_lengths
 from gemma_colab.core.errors import ModelError
-from gemma_colab.core.machine import readable
 from gemma_colab.core.settings import LoraSettings, TrainSettings
+from gemma_colab.model.lengths import token_lengths
 from gemma_colab.model.measure import model_bytes, peak_memory
+from gemma_colab.model.memory import readable
 from gemma_colab.training.short import MovingBar, short_trainer
 
 

@@ -10,7 +10,8 @@ import ipywidgets as widgets
 import pandas as pd
 from IPython.display import HTML
 
-from gemma_colab.core.html import pieces, render
+from gemma_colab.core.html import render
+from gemma_colab.data.looking import pieces
 from gemma_colab.ui.common import Panel, button
 
 GREEN, RED, GREY = "#2e9d4e", "#d64545", "#8a8f98"

@@ -7,13 +7,12 @@ from IPython.display import HTML
 from gemma_colab.core.catalog import CATALOG, TINY, Dimensions, dimensions_of, known_dimensions
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.html import render
-from gemma_colab.core.lora import lora_parameters
 from gemma_colab.core.machine import Machine, dtype_name, free_gib
 from gemma_colab.core.settings import LoraSettings, ModelSettings, Settings, TrainSettings
 from gemma_colab.core.sliders import Controls, SettingsPanel
 from gemma_colab.model.choice import pick_model, starting_point
 from gemma_colab.model.lent import describe_machine
-from gemma_colab.model.memory import memory_plan
+from gemma_colab.model.memory import lora_parameters, memory_plan
 from gemma_colab.model.planner import BATCHES, GPUS, download_gib, fits, largest_batch
 from gemma_colab.model.preflight import cached_gib, constants
 from gemma_colab.ui.train_panel import memory_note, task, train_panel

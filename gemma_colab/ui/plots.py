@@ -7,8 +7,8 @@ from matplotlib.patches import Rectangle
 
 from gemma_colab.core.catalog import Dimensions
 from gemma_colab.core.curve import new_axes
-from gemma_colab.core.lora import adapted_layers, lora_parameters
 from gemma_colab.core.settings import LoraSettings
+from gemma_colab.model.memory import adapted_layers, lora_parameters
 
 FROZEN, TRAINED = "#c9ccd1", "#c8552b"
 

@@ -13,13 +13,23 @@ from IPython.display import HTML
 
 from gemma_colab.core.catalog import Dimensions
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.html import PART_COLORS, render
-from gemma_colab.core.machine import Machine, dtype_name, readable
+from gemma_colab.core.html import render
+from gemma_colab.core.machine import Machine, dtype_name
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.sliders import Controls, SettingsPanel
-from gemma_colab.model.memory import memory_plan
+from gemma_colab.model.memory import memory_plan, readable
 from gemma_colab.model.planner import fits, plan_training
 
+PART_COLORS = {  # of `memory_plan`: what is frozen in blue, what is trained in green, what passes through in orange
+    "weights": "#3f78b5",
+    "embeddings": "#8ab8e6",
+    "adapters": "#1f7a4d",
+    "gradients": "#4fb380",
+    "optimizer": "#a0d9b4",
+    "activations": "#e08a3c",
+    "working memory": "#f2c185",
+    "overhead": "#9a9fa6",
+}
 FIRST = ("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs")
 # Setting: values to choose from, where it is a number: what it does, and what too little and too much of it do.
 TABLE = """

@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from gemma_colab.core.rows import to_messages, with_texts
+from gemma_colab.core.rows import to_messages
+from gemma_colab.data.looking import with_texts
 from gemma_colab.data.report import check_rows
 from gemma_colab.ui import text_table
 

@@ -7,8 +7,8 @@ import pytest
 from lab import nothing_sticks_out, opened, running_browser, running_lab, screenshot, shows, write_notebook
 
 from gemma_colab.core.catalog import CATALOG
-from gemma_colab.core.lora import lora_parameters
 from gemma_colab.core.settings import LoraSettings, TrainSettings
+from gemma_colab.model.memory import lora_parameters
 from gemma_colab.ui.train_panel import presets
 
 START = """

@@ -2,10 +2,11 @@
 
 import pytest
 
-from gemma_colab.core.rows import answer, question, to_messages
+from gemma_colab.core.rows import answer, to_messages
 from gemma_colab.data import checks_set
 from gemma_colab.data.finding import CheckContext, Hit
 from gemma_colab.data.likeness import jaccard, shingles
+from gemma_colab.data.looking import question
 
 WORDS = "оплата доставка возврат гарантия обмен сертификат адрес размер посылка скидка курьер самовывоз чек бонус подарок".split()
 

@@ -2,11 +2,12 @@
 
 import pytest
 
-from gemma_colab.core.chat import token_lengths, tokenize_row
+from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.rows import to_messages
 from gemma_colab.data.checks_tokens import beginnings, budget, end_untrained, nothing_trained, too_long
 from gemma_colab.data.finding import CheckContext
 from gemma_colab.data.report import check_rows
+from gemma_colab.model.lengths import token_lengths
 
 
 def row(instruction="Где заказ?", output="В пути."):

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.rows import answer, question, texts, to_messages
+from gemma_colab.core.rows import answer, to_messages
 from gemma_colab.data.cleaning import CHANGES, DROPPED, DROPS, LOG_COLUMNS, STEPS, clean, undo
+from gemma_colab.data.looking import question, texts
 from gemma_colab.data.report import check_rows
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from gemma_colab.cli.commands import EXIT_CODES
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.rows import answer, fingerprint, question, to_messages, with_texts
+from gemma_colab.core.rows import answer, to_messages
+from gemma_colab.data.looking import fingerprint, question, with_texts
 from gemma_colab.data.report import FINDINGS, check_rows, parameters
 
 ASIDE = [{"line": 7, "problem": "not valid JSON", "content": "{"}, {"line": 30, "problem": "no answer", "content": "{}"}]

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.rows import answer, fingerprint, fingerprint_of, to_messages, with_texts
+from gemma_colab.core.rows import answer, to_messages
 from gemma_colab.data.cleaning import DROPPED, LOG_COLUMNS, undo
+from gemma_colab.data.looking import fingerprint, fingerprint_of, with_texts
 from gemma_colab.data.report import check_rows
 from gemma_colab.data.review import FILE, REVIEW_CHECKS, SIDE_BY_SIDE, Review, find_cases
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from gemma_colab.core.errors import DatasetError, SettingsError
-from gemma_colab.core.rows import answer, question, to_messages
+from gemma_colab.core.rows import answer, to_messages
 from gemma_colab.core.workspace import SPLITS, samples
 from gemma_colab.data.cleaning import clean
+from gemma_colab.data.looking import question
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.splitting import SplitSettings, group_rows, leaks, split_rows
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from gemma_colab.core.chat import token_lengths
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import to_messages
 from gemma_colab.data.turns import fit
+from gemma_colab.model.lengths import token_lengths
 
 
 def chat(*texts, system=None, **more):

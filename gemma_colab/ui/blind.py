@@ -19,7 +19,6 @@ KEYS = {str(i): choice for i, choice in enumerate(CHOICES, 1)}
 HINT = "1 to 4 and Enter chooses, Enter alone goes on, 0 and Enter goes back"
 MEANT = {"correct": "what it says is right", "tone": "it sounds as it should", "format": "length and form are as wanted"}
 WRAP = {"flex_flow": "row wrap", "align_items": "stretch"}
-TEMPLATE = "ui/blind"
 
 
 def blind_result(summary: dict, *, below: bool = False) -> HTML:
@@ -30,9 +29,14 @@ def blind_result(summary: dict, *, below: bool = False) -> HTML:
     base, tuned = summary["pair"]
     if not summary["opened"]:
         return HTML(render("ui/common", "line", "", summary["sentence"]))
-    parts = [(f"{tuned} better", summary["wins"], "#2e9d4e"), ("the same", summary["ties"], "#9a9fa6")]
-    parts += [("both bad", summary["both_bad"], "#6d5a7a"), (f"{base} better", summary["losses"], "#d9822b")]
-    return HTML(render(TEMPLATE, "result", summary, parts, below))
+    counts = {f"{tuned} better": ("wins", "#2e9d4e"), "the same": ("ties", "#9a9fa6"), "both bad": ("both_bad", "#6d5a7a")}
+    counts[f"{base} better"] = ("losses", "#d9822b")
+    parts = [(f"{text} {summary[name]}", summary[name], color) for text, (name, color) in counts.items()]
+    return HTML(render("ui/blind", "result", summary, parts, below))
+
+
+def _texts(parts: list[tuple[str, str]], height: str) -> str:
+    return render("ui/common", "texts", [(name, [(text, False)] if text else []) for name, text in parts], height)
 
 
 class BlindPanel(Pages):
@@ -79,7 +83,7 @@ class BlindPanel(Pages):
         """One answer and its marks."""
         lines = []
         for name, meant in MEANT.items():
-            label = widgets.HTML(render(TEMPLATE, "mark", name, meant), layout={"flex": "1 1 auto", "margin": "0"})
+            label = widgets.HTML(render("ui/common", "line", name, meant), layout={"flex": "1 1 auto", "margin": "0"})
             layout = {"flex": "0 0 auto", "width": "auto", "margin": "0"}
             mark = self.marks[f"{side}_{name}"] = widgets.ToggleButtons(options=["yes", "no"], value=None, layout=layout)
             mark.style.button_width = "46px"
@@ -93,16 +97,16 @@ class BlindPanel(Pages):
         review, row, said = self.review, self.review.rows[self.at], self.review.of(self.at)
         names = review.names(self.at)
         parts = [("question", row.question)] + [("the right answer", row.wanted)] * bool(row.wanted)
-        self.question.value = render(TEMPLATE, "text", parts, "12em")
+        self.question.value = _texts(parts, "12em")
         for side, text in self.texts.items():
-            text.value = render(TEMPLATE, "text", [(names[side], getattr(row, side))], "22em")
+            text.value = _texts([(names[side], getattr(row, side))], "22em")
         for field, mark in self.marks.items():
             mark.value = said[field] or None
         self.notes.value = said["notes"]
         for choice, one in self.buttons.items():
             one.button_style = "info" if said["choice"] == choice else ""
-        chosen = f"you chose: {SAID[said['choice']].lower()}" if said["choice"] else ""
-        self.place.value = render(TEMPLATE, "place", f"Row {self.at + 1} of {self.count}", f"{review.decided} decided", chosen)
+        chosen = f"; you chose: {SAID[said['choice']].lower()}" if said["choice"] else ""
+        self.place.value = render("ui/common", "line", f"Row {self.at + 1} of {self.count}", f"{review.decided} decided{chosen}")
 
     def choose(self, choice: str) -> None:
         """Save this choice for the row shown, and go on to the next undecided one."""

@@ -21,7 +21,6 @@ CONTEXT = 60  # characters shown on each side of a span in the answer
 BUTTONS = {"keep": ("Keep", "success"), "edit": ("Save edit", "info"), "drop": ("Drop", "danger")}
 DONE = {"keep": ("kept", "#2e7d32"), "edit": ("edited", "#1565c0"), "drop": ("dropped", "#c62828")}
 ALL_DECIDED = "Every click is saved; panel.review.apply(rows) makes the edits and leaves out what you dropped."
-TEMPLATE = "ui/review"
 
 
 class _Card:
@@ -92,8 +91,9 @@ class ReviewPanel(Pages):
             where += f" (the same text in {', '.join(same[:5])}{' ...' * (len(same) > 5)}: decided together)"
         notes = list(dict.fromkeys((check, hit.note) for check, hit in said)) or [("", "shown to compare")]
         decision = self.review.of(row)
-        card.head.value = render(TEMPLATE, "head", where, notes, DONE[decision["action"]] if decision else None)
-        card.question.value = render(TEMPLATE, "parts", list(_parts(row, [hit for _, hit in said])))
+        card.head.value = render("ui/review", "head", where, notes, *(DONE[decision["action"]] if decision else ()))
+        turns = render("ui/common", "texts", list(_parts(row, [hit for _, hit in said])), "12em")
+        card.question.value = turns + render("ui/common", "line", "answer")
         card.shown = card.answer.value = (decision or {}).get("new", {}).get("answer", answer(row))
         card.answer.rows = min(14, 2 + len(card.shown) // 50 + card.shown.count("\n"))
 

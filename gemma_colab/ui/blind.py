@@ -106,7 +106,7 @@ class BlindPanel(Pages):
         for choice, one in self.buttons.items():
             one.button_style = "info" if said["choice"] == choice else ""
         chosen = f"; you chose: {SAID[said['choice']].lower()}" if said["choice"] else ""
-        self.place.value = render("ui/common", "line", f"Row {self.at + 1} of {self.count}", f"{review.decided} decided{chosen}")
+        self.place.value = render("ui/common", "line", f"Row {self.at + 1} of {self.count}:", f"{review.decided} decided{chosen}")
 
     def choose(self, choice: str) -> None:
         """Save this choice for the row shown, and go on to the next undecided one."""

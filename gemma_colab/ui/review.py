@@ -93,7 +93,7 @@ class ReviewPanel(Pages):
         decision = self.review.of(row)
         card.head.value = render("ui/review", "head", where, notes, *(DONE[decision["action"]] if decision else ()))
         turns = render("ui/common", "texts", list(_parts(row, [hit for _, hit in said])), "12em")
-        card.question.value = turns + render("ui/common", "line", "answer")
+        card.question.value = turns + render("ui/common", "line", "", "answer")
         card.shown = card.answer.value = (decision or {}).get("new", {}).get("answer", answer(row))
         card.answer.rows = min(14, 2 + len(card.shown) // 50 + card.shown.count("\n"))
 

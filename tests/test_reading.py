@@ -259,17 +259,6 @@ def test_a_json_list_that_breaks_off(tmp_path):
         assert "a.json, line" in refusal(tmp_path / "a.json")
 
 
-def test_a_key_that_stands_twice_costs_its_own_row_only(tmp_path):
-    twice = '{"instruction": "a", "output": "b", "output": "c"}'
-    for text in (
-        f"[{json.dumps(GOOD)}, {twice}, {json.dumps(GOOD)}]",
-        f'{{"data": [{json.dumps(GOOD)}, {twice}, {json.dumps(GOOD)}]}}',
-    ):
-        source = read_rows(put(tmp_path, "a.json", text), on_bad="aside")
-        assert [row["item"] for row in source.rows] == [1, 3]
-        assert [(bad["field"], bad["problem"]) for bad in source.aside] == [("output", "this key stands twice in one object")]
-
-
 # --- schemas
 
 
@@ -462,7 +451,6 @@ TURNS = '{"messages": [{"role": "user", "content": "a"}, '
         ('{"instruction": "a"}', "field 'output': no column is known as the answer"),
         ('{"instruction": "a", "output": NaN}', "field 'output': nan, not a text"),
         ('{"instruction": "a", "output": "b\\ud800"}', "field 'output': half a character ('\\ud800'"),
-        ('{"instruction": "a", "output": "b", "output": "c"}', "field 'output': this key stands twice"),
         ('{"instruction": "a", "output": "b", "n": ' + "9" * 5000 + "}", "Exceeds the limit (4300 digits)"),
         ('{"instruction": ' + "[" * 100_000, "too many brackets inside each other"),
         ('{"instruction": "a", "output": "b"', "not valid JSON (Expecting ',' delimiter at character 35)"),
@@ -596,17 +584,13 @@ def test_cells_beyond_the_header_have_a_remedy_for_excel(tmp_path):
     assert "row 3: 3 cells where the header has 2; name each column in the header row" in bad["sentence"]
 
 
-def test_formulas_and_dates_of_excel(tmp_path):
+def test_errors_and_dates_of_excel(tmp_path):
     day, hour = datetime(2026, 3, 5), datetime(2026, 3, 5, 14, 30)
-    path = sheet_of(
-        tmp_path, ["Вопрос", "Ответ", "x"], ["a", "=1+1"], ["b", day], ["=2", hour, "=3"], ["c", "d", "=4"], ["e", None]
-    )
-    source = read_rows(path, on_bad="aside")
-    assert pairs(source) == [(3, "b", "2026-03-05"), (5, "c", "d"), (6, "e", "")]
+    rows = ["a", "#N/A"], ["b", day], ["#REF!", hour, "#N/A"], ["c", "d", "#DIV/0!"], ["e", None], ["f", "=1+1"]
+    source = read_rows(sheet_of(tmp_path, ["Вопрос", "Ответ", "x"], *rows), on_bad="aside")
+    assert pairs(source) == [(3, "b", "2026-03-05"), (5, "c", "d"), (6, "e", ""), (7, "f", "")]  # never computed: empty
     assert [(bad["line"], bad["field"]) for bad in source.aside] == [(2, "Ответ"), (4, "Вопрос")]
-    assert (
-        "field 'Ответ': a formula without a stored value; open the file in Excel and save it again" in source.aside[0]["sentence"]
-    )
+    assert "field 'Ответ': #N/A, the error of a formula; mend it in Excel" in source.aside[0]["sentence"]
 
 
 # --- refusals

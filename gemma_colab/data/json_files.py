@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from gemma_colab.core.errors import DatasetError
 from gemma_colab.data.schema import BadRow, Records, listed, shown
 
+DECODER = json.JSONDecoder()
 BETWEEN = re.compile(r"[ \t\n\r,]*")
 
 
@@ -27,7 +27,7 @@ def _lines(stream: io.TextIOBase) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(stream, 1):
         if line := line.strip(" \t\r\n"):
             try:
-                record = _parsed(DECODER.decode, line)
+                record = _parsed(json.loads, line)
             except BadRow as bad:
                 record = bad
                 record.content = line
@@ -106,15 +106,3 @@ def _parsed(decode: Callable, *args: Any) -> Any:
         raise BadRow(f"not valid JSON ({e.msg} at {place})", "write it as one whole JSON object") from None
     except ValueError as e:  # Python's own, for a number of more than 4,300 digits
         raise BadRow(f"not valid JSON ({str(e).partition(';')[0]})", "write the number as a text") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Notice what JSON allows but a row may not have: a key twice."""
-    new = dict(pairs)
-    if len(new) < len(pairs):
-        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        new[key] = BadRow("this key stands twice in one object", "keep one of the two")
-    return new
-
-
-DECODER = json.JSONDecoder(object_pairs_hook=_object)

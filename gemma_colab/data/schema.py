@@ -53,8 +53,6 @@ ROLES |= dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "model"), "assist
 TOOLS = ("tool", "function", "observation", "function_call")
 BROKEN = re.compile("[\ud800-\udfff]")  # no whole character; also Python's stand-in for a byte that can't be decoded
 SEVERAL_WORDS = re.compile(r"[^\W\d_]\S*\s+\S*[^\W\d_]")  # no number, date, link or role
-SHORT = reprlib.Repr()
-SHORT.maxlevel, SHORT.maxlist, SHORT.maxdict = 3, 4, 4
 
 
 class BadRow(Exception):
@@ -66,7 +64,7 @@ class BadRow(Exception):
 
 
 class UnknownSchema(BadRow):
-    """The columns are not recognized, or more than one could be meant."""
+    """The columns are not recognized, or more than one could be meant. Without a remedy, `_advice` gives it."""
 
 
 @dataclass
@@ -91,7 +89,7 @@ class Schema:
 
 def shown(value: Any, most: int = 60) -> str:
     """Return the value in one line of at most `most` characters, control characters escaped."""
-    text = repr(value[: most + 1]) if isinstance(value, str) else SHORT.repr(value)
+    text = repr(value[: most + 1]) if isinstance(value, str) else reprlib.repr(value)
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

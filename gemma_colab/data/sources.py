@@ -68,10 +68,8 @@ def open_source(
         repository, _, configuration = source.partition(":")  # streamed when only a few rows are wanted, else kept in its cache
         data = datasets.load_dataset(repository, configuration or None, split=split, streaming=limit is not None)
         return _rows_of(data, "Hugging Face dataset", split)
-    near = []
-    with contextlib.suppress(OSError):
-        there = sorted(p.name for p in path.absolute().parent.iterdir())
-        near = difflib.get_close_matches(path.name, there, 3) or [n for n in there if Path(n).suffix.lower() in DATA_FILES][:8]
+    there = sorted(p.name for p in path.absolute().parent.glob("*"))
+    near = difflib.get_close_matches(path.name, there, 3) or [n for n in there if Path(n).suffix.lower() in DATA_FILES][:8]
     hint = f"in its folder: {', '.join(map(printable, near))}" if near else "check the name and the folder, or upload it first"
     raise DatasetError(f"{name} is not there; {hint}")
 
@@ -91,9 +89,8 @@ def plain_words(name: str):
             if hit := re.search(pattern, said):
                 raise DatasetError(f"{name} {meaning.format(*hit.groups())}") from error
         first = shown(str(error).strip().partition("\n")[0], 160)
-        raise DatasetError(
-            f"{name} can't be read: {type(error).__name__} {first}; check the file, download or save it again"
-        ) from error
+        what = f"{name} can't be read: {type(error).__name__} {first}"
+        raise DatasetError(f"{what}; check the file, download or save it again") from error
 
 
 # --- files
@@ -127,11 +124,8 @@ def _open_file(path: Path, name: str, sheet: str | int, stack: contextlib.ExitSt
 
 
 def _counted(records: Iterable, name: str) -> Iterator:
-    """Yield the records under a bar that is shown after two seconds.
-
-    Iterating over the bar itself would show it, as failed, when somebody stops early: in a notebook perhaps cells later, while it is
-    collected as garbage, and then as an error.
-    """
+    """Yield the records under a bar that is shown after two seconds. (Iterating over the bar itself would show it as failed, perhaps cells
+    later, when somebody stops early.)"""
     with tqdm(desc=name, unit=" rows", leave=False, delay=2) as bar:
         for record in records:
             yield record
@@ -155,7 +149,7 @@ def _encoding(content: io.BufferedIOBase, head: bytes, name: str) -> str:
     from charset_normalizer import from_bytes
 
     best = from_bytes(sample[:CHUNK], cp_isolation=list(EIGHT_BIT)).best()
-    if best is None or best.encoding not in ENCODINGS:
+    if best is None:
         raise DatasetError(f"{name}: the encoding of its text can't be told; save it as UTF-8 and try again")
     return best.encoding
 
@@ -170,7 +164,7 @@ def text_kind(sample: str, suffix: str) -> str:
     except (ValueError, RecursionError):  # broken, or the beginning of a text over many lines
         signs = second.startswith("{") + (first[-1] not in "[{,:")
         return "lines" if first[0] == "{" and signs > (suffix not in JSON_LINES) else "json"
-    return "lines" if second.startswith("{") or (second and first[0] == "{") else "json"
+    return "lines" if second.startswith(("{", "[")) or (second and first[0] == "{") else "json"
 
 
 def _open_folder(path: Path, name: str, split: str) -> Records:

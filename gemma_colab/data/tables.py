@@ -108,35 +108,32 @@ def read_excel(stream: io.BufferedIOBase, sheet: str | int, name: str) -> Record
     """Read one sheet of an .xlsx file; a number becomes its text, an empty cell ""."""
     import openpyxl
 
-    # openpyxl gives either values or formulas: a formula that was never computed is empty among the values.
-    values, formulas = (openpyxl.load_workbook(stream, read_only=True, data_only=only) for only in (True, False))
-    titles = [page.title for page in values.worksheets]
-    title = dict(enumerate(titles)).get(sheet, sheet)
-    if title not in titles:
-        there = f"{listed(titles)} (numbers count from 0)"
+    pages = {page.title: page for page in openpyxl.load_workbook(stream, read_only=True, data_only=True).worksheets}
+    title = dict(enumerate(pages)).get(sheet, sheet)
+    if title not in pages:
+        there = f"{listed(pages)} (numbers count from 0)"
         raise DatasetError(f"{name} has no sheet {sheet!r}; it has {there}; name one as sheet= (on the command line: --sheet)")
-    others = f" (other sheets: {listed(other for other in titles if other != title)})" * (len(titles) > 1)
+    others = f" (other sheets: {listed(other for other in pages if other != title)})" * (len(pages) > 1)
     remedy = "name each column in the header row, or delete the cells that stand beyond it"
-    rows = _excel_rows(values[title], formulas[title])
-    return _table(rows, f"{name}, sheet {title!r}", ["Excel", f"sheet {title!r}{others}"], "row", remedy)
+    return _table(_excel_rows(pages[title]), f"{name}, sheet {title!r}", ["Excel", f"sheet {title!r}{others}"], "row", remedy)
 
 
-def _excel_rows(*pages: Any) -> Iterator[tuple[int, list[Any]]]:
-    """Yield (number, texts) of each row, without the empty cells at its end. pages: one sheet's values, and its formulas."""
-    for page in pages:
-        page.reset_dimensions()  # other programs write wrong ones
-    for number, row in enumerate(zip(*(page.iter_rows(values_only=True) for page in pages), strict=True), 1):
-        cells = list(map(_cell, *row))
+def _excel_rows(page: Any) -> Iterator[tuple[int, list[Any]]]:
+    """Yield (number, texts) of each row that has any, without the empty cells at its end."""
+    page.reset_dimensions()  # other programs write wrong ones
+    for number, row in enumerate(page.iter_rows(), 1):
+        cells = list(map(_cell, row))
         while cells and cells[-1] == "":
             cells.pop()
         if cells:
             yield number, cells
 
 
-def _cell(value: Any, formula: Any) -> str | BadRow:
+def _cell(cell: Any) -> str | BadRow:
     """Return a cell as Excel shows it: a whole number without ".0", a day without a time."""
-    if value is None:
-        return "" if formula is None else BadRow("a formula without a stored value", "open the file in Excel and save it again")
+    value = "" if cell.value is None else cell.value
+    if cell.data_type == "e":
+        return BadRow(f"{value}, the error of a formula", "mend it in Excel, or clear that cell")
     if isinstance(value, datetime) and value.time() == time():
         return value.date().isoformat()
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

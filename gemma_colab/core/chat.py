@@ -27,7 +27,8 @@ def tokenize_row(row: Row, tokenizer: PreTrainedTokenizerBase, last_answer_only:
     labels = [-100] * len(whole)
     answers = [i for i, turn in enumerate(row["messages"]) if turn["role"] == "assistant"]
     for i in answers[-1:] if last_answer_only else answers:
-        before, end = ids(i, add_generation_prompt=True), len(ids(i + 1))
+        before = ids(i, add_generation_prompt=True)
+        end = len(ids(i + 1)) if i + 1 < len(row["messages"]) else len(whole)
         if whole[: len(before)] != before:
             cause = "writes a turn otherwise when others follow, so it can't be told which tokens are answers"
             remedy = "take a checkpoint with Gemma 3's own template"

@@ -68,8 +68,8 @@ class LiveView(TrainerCallback):
                 self.due[view] = begin + took + max(PAUSE, FACTOR * took)
 
     def _facts(self, args, state, history: pd.DataFrame, doing: str, done: bool) -> list[str]:
-        said = [f"step {state.global_step} of {state.max_steps}", f"epoch {state.epoch or 0:.1f} of {args.num_train_epochs:g}"]
-        said += [doing] * bool(doing)
+        epoch = f"epoch {state.epoch or 0:.1f} of {args.num_train_epochs:g}"
+        said = [f"step {state.global_step} of {state.max_steps}", epoch, *filter(None, [doing])]
         if len(loss := history["loss"].dropna()):
             said.append(f"loss {loss.iloc[-1]:.2f}")
         if len(validation := history.set_index("step")["eval_loss"].dropna()):  # `state` knows the best only of runs that save

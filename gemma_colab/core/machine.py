@@ -49,10 +49,6 @@ def free_gib(path: str | Path) -> float:
     return shutil.disk_usage(existing(path)).free / GIB
 
 
-def on_colab() -> bool:
-    return "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ
-
-
 def on_kaggle() -> bool:
     return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
 
@@ -66,7 +62,7 @@ def describe_machine(path: str = ".") -> Machine:
     cpu = Path("/proc/cpuinfo")  # of Linux; elsewhere nobody has measured whether bfloat16 would be faster
     flags = cpu.read_text(encoding="utf-8", errors="replace") if cpu.exists() else ""
     return Machine(
-        colab=on_colab(),
+        colab="google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ,  # in a cell, or in a command
         gpu=torch.cuda.get_device_name() if gpu else None,
         capability=torch.cuda.get_device_capability() if gpu else None,
         gpu_gib=round(total / GIB, 2),

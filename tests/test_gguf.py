@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.settings import LoraSettings, ModelSettings
 from gemma_colab.core.workspace import Workspace, samples
 from gemma_colab.export import check_gguf, converter, gguf, save_adapter, write_gguf
-from gemma_colab.export.converter import SCRIPT, fetch_converter, find_converter
+from gemma_colab.export.converter import SCRIPT, find_converter
 from gemma_colab.export.parity import behind
 from gemma_colab.handover.export import NEARLY, SOUND
 
@@ -128,10 +130,10 @@ def test_the_check_notices_a_model_that_talks_nonsense(llama_cpp, expected, tmp_
         return table["equal"].sum(), sum(nats <= NEARLY for nats in off) / len(off)
 
     with monkeypatch.context() as patch:
-        patch.setattr(gguf, "_layers", lambda config: None)
+        patch.setattr(gguf, "_sliding", lambda config: None)
         equal, _ = found("layers.gguf")
     assert 12 <= equal < 20  # the short questions hardly need a layer that sees far
-    monkeypatch.setattr(gguf, "with_added_tokens", lambda merged: json.loads((merged / "tokenizer_config.json").read_text()))
+    monkeypatch.setattr(gguf, "with_added_tokens", lambda merged: (merged / "tokenizer_config.json").read_text())
     equal, near = found("tokens.gguf")
     assert equal < 12
     assert near < SOUND
@@ -181,9 +183,6 @@ def test_without_a_network_the_converter_can_not_be_fetched(bare, monkeypatch):
         write_gguf(MERGED, bare / "tiny.gguf")
     assert not (bare / "tiny.gguf").exists()
     assert list(bare.rglob("*.part")) == list(converter.CACHE.expanduser().parent.iterdir()) == []
-    monkeypatch.setattr(converter, "free_gib", lambda _: 0.1)
-    with pytest.raises(WorkspaceError, match=r"takes 0.2 GiB for a moment and 0.10 GiB is free"):
-        fetch_converter()
 
 
 # --------------------------------------------------------------------------------------------- what is refused
@@ -212,17 +211,18 @@ def test_a_converter_that_fails_leaves_nothing_behind_and_an_older_file_alone(ba
     assert (bare / "out" / "tiny.gguf").read_text() == "older"
 
 
-def test_an_interrupted_converter_is_stopped_and_leaves_nothing_behind(bare, monkeypatch):
+def test_an_interrupted_converter_is_stopped_and_leaves_nothing_behind(bare):
     put(
         bare / "home" / "llama.cpp",
         f"import os, pathlib, time; pathlib.Path({str(bare / 'pid')!r}).write_text(str(os.getpid())); time.sleep(99)",
     )
 
-    def interrupt(seconds):
-        if (bare / "pid").exists() and (bare / "pid").read_text():
-            raise KeyboardInterrupt
+    def interrupt():
+        while not ((bare / "pid").exists() and (bare / "pid").read_text()):
+            time.sleep(0.05)
+        signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(converter.time, "sleep", interrupt)
+    Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         write_gguf(MERGED, bare / "out" / "tiny.gguf")
     assert list((bare / "out").iterdir()) == []
@@ -236,8 +236,6 @@ def test_wrong_settings_a_full_disk_and_a_missing_library_are_named_at_once(tmp_
     with pytest.raises(SettingsError, match=r"must be a file that ends in .gguf, such as .*tiny.gguf"):
         write_gguf(MERGED, tmp_path / "tiny.bin")
     merged = shutil.copytree(MERGED, tmp_path / "merged")
-    with pytest.raises(SettingsError, match="lie in one another"):
-        write_gguf(merged, merged / "tiny.gguf")
     (merged / "tokenizer.model").unlink()
     with pytest.raises(ModelError, match=r"tokenizer.model is missing in .*;? .*copy it from the base model"):
         write_gguf(merged, tmp_path / "tiny.gguf")
@@ -259,8 +257,6 @@ def test_a_folder_that_can_not_be_written_is_named(bare, monkeypatch):
 
 
 def test_a_check_says_what_it_needs(tmp_path, monkeypatch):
-    with pytest.raises(SettingsError, match="1 prompts have 0 expected answers; give one for each"):
-        check_gguf(tmp_path / "tiny.gguf", [[user("Hi")]], [])
     monkeypatch.setattr(gguf, "RUNTIME", "no_such_llama")
     with pytest.raises(WorkspaceError, match=r"no_such_llama isn't installed; pip install"):
         check_gguf(tmp_path / "tiny.gguf", [], [])

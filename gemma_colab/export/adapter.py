@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from peft import PeftModel
@@ -39,19 +40,23 @@ def load_adapter(model: PreTrainedModel, workspace: Workspace) -> PeftModel:
         raise WorkspaceError(f"{path} doesn't fit this base model ({reason}); load the base it was trained on") from None
 
 
-def check_adapter(folder: str | Path) -> dict:
-    """Return the settings of an adapter as peft saved them. Raises `WorkspaceError` unless the folder is a whole LoRA adapter."""
-    folder = Path(folder)
-    again = "save it again (notebook 04, or gemma-colab train)"
-    for name in (SETTINGS, WEIGHTS):
-        if not (folder / name).is_file():
-            raise WorkspaceError(f"{folder} is not a whole adapter: {name} is missing; {again}")
+def check_adapter(folder: Path) -> None:
+    """Raise `WorkspaceError` unless the folder holds a whole LoRA adapter."""
     try:
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        kind = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["peft_type"]
         with safe_open(folder / WEIGHTS, framework="pt"):
             pass
-    except (ValueError, SafetensorError) as e:
-        raise WorkspaceError(f"{folder} is not a whole adapter ({str(e)[:120]}); {again}") from None
-    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
-        raise WorkspaceError(f"{folder / SETTINGS} is not of a LoRA adapter; {again}")
-    return settings
+    except (OSError, ValueError, KeyError, SafetensorError) as e:
+        kind = f"{type(e).__name__}: {e}"[:200]
+    if kind != "LORA":
+        raise WorkspaceError(f"{folder} is not a whole LoRA adapter ({kind}); save it again (notebook 04, or gemma-colab train)")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a base is named by its id on the Hub, and not by a folder of this machine."""
+    return re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None and not Path(name).exists()
+
+
+def given_name(base: str) -> str:
+    """What may be told of a base to others: its id on the Hub; of a folder of this machine the last part only."""
+    return base if is_hub_id(base) else re.split(r"[\\/]", base.rstrip("\\/"))[-1]

@@ -10,7 +10,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from gemma_colab.core.catalog import TINY, source_of
-from gemma_colab.export.checkpoint import is_hub_id
+from gemma_colab.export.adapter import given_name, is_hub_id
 from gemma_colab.model.hub import TOKEN
 
 TEMPLATE = Path(__file__).parent / "templates" / "card.jinja"
@@ -18,40 +18,44 @@ PATH = re.compile(r"(?<![\w.:/])(?:~|[A-Za-z]:)?[\\/](?:[^\s\\/|`'\",;:<>()]+[\\
 MARKS = re.compile(r"([\\`*_{}\[\]#~$!|@])")  # what Markdown reads as more than text
 
 
-def model_card(form: str, run: dict, *, curve: bool = False, multimodal: bool = False, dtype: str = "bfloat16") -> ModelCard:
+def model_card(form: str, run: dict, *, curve: bool = False, dtype: str = "bfloat16") -> ModelCard:
     """Make the card of an "adapter" or a "merged" model.
 
     run: what `summary.json` holds; whatever is missing is left out, and where nothing was evaluated the card says so. curve:
-    whether `loss_curve.png` lies beside it. multimodal: whether the base sees images. dtype: of merged weights. Every text of
-    the run is escaped, for Markdown and for the YAML at the top; no folder of this machine and no token gets in.
+    whether `loss_curve.png` lies beside it. dtype: of merged weights. Every text of the run is escaped, for Markdown and for the
+    YAML at the top; no folder of this machine and no token gets in.
     """
     name = str(run.get("model") or "an unknown Gemma 3")
-    base = name if name == TINY else source_of(name)
-    on_hub = is_hub_id(base)
-    base = base if on_hub else re.split(r"[\\/]", base.rstrip("\\/"))[-1]
+    base = given_name(name if name == TINY else source_of(name))
     data = ModelCardData(
-        base_model=base if on_hub else None,
+        base_model=base if is_hub_id(base) else None,
         license="apache-2.0" if base == TINY else "gemma",
         library_name="peft" if form == "adapter" else "transformers",
         pipeline_tag="text-generation",
         tags=["gemma3", "lora", "sft", "gemma_colab"],
     )
-    test_rows = (run.get("rows") or {}).get("test")
+    rows, versions = run.get("rows") or {}, run.get("versions") or {}
+    facts = {
+        "base model": base,
+        "base weights while training": {True: "4 bit (NF4, double quantization)", False: "16 bit"}.get(run.get("load_in_4bit")),
+        "rows": ", ".join(f"{split} {number}" for split, number in rows.items()),
+        "fingerprint of the rows": run.get("fingerprint"),
+        "computed in": run.get("dtype"),
+        "machine": run.get("machine"),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
     card = ModelCard.from_template(
         data,
         template_path=TEMPLATE,
         form=form,
         run=run,
         base=base,
-        source=base if on_hub else "path/to/" + re.sub(r"[^\w.-]", "_", base),
+        source=base if is_hub_id(base) else "path/to/" + re.sub(r"[^\w.-]", "_", base),
         tiny=base == TINY,
-        title=f"{base.split('/')[-1]}, tuned",
-        multimodal=multimodal,
         dtype=dtype,
         curve=curve,
-        facts=_facts(base, run),
-        questions=next((line.get("rows") for line in run.get("export") or [] if line.get("form") == "merged"), None),
-        few_rows=isinstance(test_rows, int) and test_rows < 100,
+        facts={name: value for name, value in facts.items() if value},
+        few_rows=isinstance(rows.get("test"), int) and rows["test"] < 100,
         forgot=any(line.get("clear") == "yes" and (line.get("difference") or 0) < 0 for line in run.get("forgetting") or []),
         plain=plain,
         number=number,
@@ -70,17 +74,3 @@ def number(value: object, form: str = ".2f") -> str:
     """Format a number; "-" for one that was not measured."""
     known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return format(value, form) if known else "-"
-
-
-def _facts(base: str, run: dict) -> dict[str, object]:
-    facts = {
-        "base model": base,
-        "base weights while training": {True: "4 bit (NF4, double quantization)", False: "16 bit"}.get(run.get("load_in_4bit")),
-        "rows": ", ".join(f"{split} {rows}" for split, rows in (run.get("rows") or {}).items()),
-        "fingerprint of the rows": run.get("fingerprint"),
-        "computed in": run.get("dtype"),
-        "machine": run.get("machine"),
-        "seed": run.get("seed"),
-        "versions": ", ".join(f"{name} {version}" for name, version in (run.get("versions") or {}).items()),
-    }
-    return {name: value for name, value in facts.items() if value not in (None, "")}

@@ -8,16 +8,10 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
-from collections.abc import Callable
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from gemma_colab.core.errors import WorkspaceError
-from gemma_colab.core.machine import free_gib
 from gemma_colab.core.workspace import whole
 from gemma_colab.model.memory import readable
 
@@ -25,7 +19,6 @@ SCRIPT = "convert_hf_to_gguf.py"
 # The source package of llama-cpp-python carries llama.cpp. The checksum: what is downloaded here is run later.
 SOURCE = "llama-cpp-python==0.3.36"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
-SOURCE_BYTES = 76_589_250
 PARTS = (SCRIPT, "LICENSE", "conversion/", "gguf-py/gguf/")  # 2 MB of its 217
 CACHE = Path("~/.cache/gemma_colab") / SOURCE.replace("==", "-")
 
@@ -53,24 +46,20 @@ def find_converter() -> Path | None:
     return next((script for script in scripts if script.is_file()), None)
 
 
-def fetch_converter(into: str | Path = CACHE) -> Path:
-    """Download llama.cpp's converter (77 MB, of which 2 MB stay) into a folder; return the path of convert_hf_to_gguf.py.
+def fetch_converter() -> Path:
+    """Download llama.cpp's converter (77 MB, of which 2 MB stay) into `CACHE`; return the path of convert_hf_to_gguf.py.
 
     It comes from the source package of llama-cpp-python, which pip downloads and checks; nothing is compiled.
-    Raises `WorkspaceError` when it can't be had.
     """
-    into = Path(into).expanduser().absolute()
-    if (free := free_gib(into)) < 0.2:
-        raise WorkspaceError(f"the converter takes 0.2 GiB for a moment and {readable(free)} is free in {into.parent}; make room")
-    print(f"Fetching llama.cpp's converter from the source package of {SOURCE} into {into}.")
-    with whole(into) as part, tempfile.TemporaryDirectory(dir=into.parent) as folder:
+    into = CACHE.expanduser()
+    print(f"Fetching llama.cpp's converter, 77 MB, from the source package of {SOURCE} into {into}.")
+    with whole(into) as part, tempfile.TemporaryDirectory() as folder:
         wanted = Path(folder) / "wanted.txt"
         wanted.write_text(f"{SOURCE} --hash=sha256:{SHA256}\n")
         # pip asks a source package for its metadata; that takes a build tool of its own for a moment, and builds nothing.
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-input", "--disable-pip-version-check", "--no-cache-dir"]
         command += ["--no-deps", "--no-binary", SOURCE.split("==")[0], "--require-hashes", "-r", str(wanted), "-d", folder]
-        done = lambda: sum(path.stat().st_size for path in Path(folder).rglob("*.tar.gz"))  # noqa: E731
-        code, last = watch(command, "fetching", done, SOURCE_BYTES, os.environ | {"TMPDIR": folder})
+        code, last = run(command, os.environ)
         if code:
             yourself = "fetch llama.cpp's sources yourself and name their folder in LLAMA_CPP"
             raise WorkspaceError(f"pip can't download {SOURCE} ({last}); check the network, or {yourself}")
@@ -83,18 +72,8 @@ def fetch_converter(into: str | Path = CACHE) -> Path:
     return into / SCRIPT
 
 
-def watch(command: list[str], description: str, done: Callable[[], int], total: int, env: dict) -> tuple[int, str]:
-    """Run a command behind a progress bar; (exit status, the last line it wrote). done, total: bytes. Stops it if interrupted."""
-    with tempfile.TemporaryFile() as output, tqdm(total=total, desc=description, unit="B", unit_scale=True, leave=False) as bar:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env)
-        try:
-            while process.poll() is None:
-                with suppress(FileNotFoundError):  # not there yet, or moved away while it is measured
-                    bar.update(min(done(), total) - bar.n)
-                time.sleep(0.1)
-        finally:
-            process.kill()  # does nothing to one that has ended
-            process.wait()
-        output.seek(0)
-        lines = [line.strip() for line in output.read().decode("utf-8", errors="replace").splitlines() if line.strip()]
-    return process.returncode, lines[-1][:300] if lines else f"exit status {process.returncode}"
+def run(command: list[str], env: dict) -> tuple[int, str]:
+    """Run a command; return its exit status and the last line it wrote. It is stopped where this program is interrupted."""
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)
+    lines = done.stdout.decode("utf-8", errors="replace").split("\n")
+    return done.returncode, next((line.strip()[:300] for line in lines[::-1] if line.strip()), f"exit status {done.returncode}")

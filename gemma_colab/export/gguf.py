@@ -16,9 +16,8 @@ from tqdm.auto import tqdm
 from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.machine import GIB, free_gib
 from gemma_colab.core.workspace import whole
-from gemma_colab.export.checkpoint import Tensor, check_merged, refuse_to_overwrite, text_name, with_added_tokens
-from gemma_colab.export.converter import ready_converter, watch
-from gemma_colab.model.memory import readable
+from gemma_colab.export.checkpoint import check_merged, with_added_tokens
+from gemma_colab.export.converter import ready_converter, run
 
 # Bytes of a weight. q8_0: 32 weights of a byte share a scale in float16. Norms stay in float32, and are few.
 OUTTYPES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "q8_0": 34 / 32}
@@ -51,19 +50,23 @@ def write_gguf(merged: str | Path, out: str | Path, *, outtype: str = "f16") -> 
     if out.suffix != ".gguf" or out.is_dir():
         raise SettingsError(f"out={str(out)!r} must be a file that ends in .gguf, such as {out.with_suffix('.gguf')}")
     config, tensors = check_merged(merged)
-    refuse_to_overwrite(out, merged, "")
-    need, free = gguf_gib(tensors, outtype), free_gib(out)
+    need = (OUTTYPES[outtype] * sum(tensor.like.numel() for tensor in tensors.values()) + 16 * 2**20) / GIB  # with the tokenizer
+    size, free = f"{out.name} takes {readable(need)}", free_gib(out)
     if free < need:
-        raise WorkspaceError(f"{out.name} takes {readable(need)} and {readable(free)} is free in {out.parent}; make room there")
+        raise WorkspaceError(f"{size} and {readable(free)} is free in {out.parent}; make room there")
     script = ready_converter()
+    print(f"{size}; llama.cpp's converter is writing it")
     try:
         with whole(out) as part, tempfile.TemporaryDirectory() as links:
             part.touch()  # where nothing can be written, that shows at once
-            _complete(merged, Path(links))
-            command = [sys.executable, "-c", RUN, str(script), json.dumps(_layers(config)), links]
+            for path in merged.iterdir():
+                (Path(links) / path.name).symlink_to(path.resolve())
+            settings = Path(links) / "tokenizer_config.json"
+            settings.unlink()
+            settings.write_text(with_added_tokens(merged), encoding="utf-8")
+            command = [sys.executable, "-c", RUN, str(script), json.dumps(_sliding(config)), links]
             command += ["--outfile", str(part), "--outtype", outtype, "--model-name", out.stem]
-            env = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-            code, last = watch(command, f"writing {out.name}", lambda: part.stat().st_size, int(need * GIB), env)
+            code, last = run(command, os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""})
             if "No space left" in last:
                 raise WorkspaceError(f"the disk is full; make room in {out.parent}")
             if code or not part.stat().st_size:
@@ -80,29 +83,13 @@ def check_outtype(outtype: str) -> None:
         raise SettingsError(f"outtype={outtype!r} must be one of {', '.join(OUTTYPES)}; try 'q8_0' for the smallest")
 
 
-def gguf_gib(tensors: dict[str, Tensor], outtype: str) -> float:
-    """Return how many GiB a file of these tensors takes on the disk, with the tokenizer."""
-    weights = sum(tensor.numel for name, tensor in tensors.items() if text_name(name))
-    return (OUTTYPES[outtype] * weights + 16 * 2**20) / GIB
-
-
-def _layers(config: dict) -> list[bool] | None:
+def _sliding(config) -> list[bool] | None:
     """Return which layers look back over the window only; None where those are five of every six, as in all that Google published."""
-    kinds = config.get("text_config", config).get("layer_types") or []
+    kinds = config.get_text_config().layer_types
     usual = ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(len(kinds))]
     return None if kinds == usual else [kind == "sliding_attention" for kind in kinds]
 
 
-def _complete(merged: Path, links: Path) -> None:
-    """Show the merged model in the folder `links`, with the list of special tokens that the converter needs (`with_added_tokens`)."""
-    settings = "tokenizer_config.json"
-    for path in merged.iterdir():
-        if path.is_file() and path.suffix != ".gguf" and path.name != settings:
-            (links / path.name).symlink_to(path.resolve())
-    (links / settings).write_text(json.dumps(with_added_tokens(merged)), encoding="utf-8")
-
-
-# --------------------------------------------------------------------------------------------- run it and compare
 def check_gguf(
     path: str | Path,
     prompts: list[list[dict[str, str]]],
@@ -119,9 +106,16 @@ def check_gguf(
     programs use them, since llama.cpp's threads wait for one another. One line a prompt: prompt (its last turn), expected, answer,
     equal. Raises `WorkspaceError` if xllamacpp, a llama.cpp that Python can call, isn't installed.
     """
-    if len(prompts) != len(expected):
-        raise SettingsError(f"{len(prompts)} prompts have {len(expected)} expected answers; give one for each")
-    server = _server(Path(path), n_ctx, n_threads or os.cpu_count() or 1)
+    if not can_run():
+        raise WorkspaceError(f"to run a GGUF file, Python needs llama.cpp, and {RUNTIME} isn't installed; pip install {RUNTIME}")
+    xllamacpp = import_module(RUNTIME)  # an import statement would make it a requirement
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path, parameters.n_ctx, parameters.n_parallel, parameters.verbosity = str(path), n_ctx, 1, -1
+    parameters.cpuparams.n_threads = n_threads or os.cpu_count() or 1
+    try:
+        server = xllamacpp.Server(parameters)  # within this process
+    except (RuntimeError, ValueError) as e:
+        raise ModelError(f"llama.cpp can't load {path} ({str(e)[:200]}); write it again, with write_gguf") from None
     lines = []
     for prompt, right in zip(tqdm(prompts, desc=f"asking {Path(path).name}", leave=False), expected, strict=True):
         asked = {"messages": prompt, "max_tokens": max_new_tokens, "temperature": 0.0}
@@ -133,17 +127,3 @@ def check_gguf(
 def can_run() -> bool:
     """Whether Python can call llama.cpp here."""
     return find_spec(RUNTIME) is not None
-
-
-def _server(path: Path, n_ctx: int, n_threads: int):
-    """Load a GGUF file into llama.cpp's server, which runs within this process."""
-    if not can_run():
-        raise WorkspaceError(f"to run a GGUF file, Python needs llama.cpp, and {RUNTIME} isn't installed; pip install {RUNTIME}")
-    xllamacpp = import_module(RUNTIME)  # an import statement would make it a requirement
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path, parameters.n_ctx, parameters.n_parallel, parameters.verbosity = str(path), n_ctx, 1, -1
-    parameters.cpuparams.n_threads = n_threads
-    try:
-        return xllamacpp.Server(parameters)
-    except (RuntimeError, ValueError) as e:
-        raise ModelError(f"llama.cpp can't load {path} ({str(e)[:200]}); write it again, with write_gguf") from None

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from gemma_colab.core.errors import ModelError, WorkspaceError
-from gemma_colab.export.adapter import SETTINGS, check_adapter
-from gemma_colab.export.checkpoint import check_merged, is_hub_id
+from gemma_colab.export.adapter import SETTINGS, check_adapter, given_name
+from gemma_colab.export.checkpoint import check_merged
 from gemma_colab.export.record import mib
 from gemma_colab.model.hub import LOST, SITE, STORE, TOKEN, trace
 from gemma_colab.model.preflight import token_source
@@ -36,12 +36,8 @@ FAILURES = {  # pattern in an error's `trace` -> what it means, and the next ste
     "HTTP 401|'ascii' codec": f"the Hugging Face Hub refused your token, from {{token}}: mistyped, deleted or expired; {WRITE}",
     "HTTP 40[34]": "your token, from {token}, has no right to write to {repo}; "
     f"{WRITE}; or allow a fine-grained one to write there; or take a name under your own account",
-    "HTTP 409": "{repo} was written to by somebody else just now; look at it, and run this again",
-    "HTTP 429": "{repo}: the Hugging Face Hub had too many requests from here; run this again in five minutes",
-    r"HTTP (5\d\d)": "{repo}: the Hugging Face Hub itself has a problem (HTTP {0}); run this again in a few minutes; "
-    "https://status.huggingface.co tells when it is over",
-    LOST: "{repo}: no connection to the Hugging Face Hub, or the upload broke off, and nothing of it is visible there; check the "
-    "network, and run this again",
+    rf"HTTP (?:409|429|5\d\d)|{LOST}": "{repo}: the Hugging Face Hub has a problem, or the connection to it broke off, and nothing of "
+    "it is visible there ({error}); check the network, and run this again in five minutes",
 }
 
 
@@ -56,36 +52,49 @@ def push(folder: str | Path, repo_id: str, *, private: bool = True, exist_ok: bo
     """
     folder, api = Path(folder), HfApi()
     files = _files(folder)
-    repo_id, before = _explained(repo_id, lambda: _checked(api, repo_id, private, exist_ok))
-    files[CARD] = PLACE.sub(lambda _: repo_id, (folder / CARD).read_text(encoding="utf-8", errors="replace")).encode()
-    old = {sibling.rfilename for sibling in before.siblings or []} if before else set()
+    repo_id, is_private, old = check_push(repo_id, private=private, exist_ok=exist_ok)
+    files[CARD] = PLACE.sub(lambda _: repo_id, files[CARD].decode(errors="replace")).encode()
     operations = [CommitOperationAdd(file, content) for file, content in files.items()]
     operations += [CommitOperationDelete(file) for file in sorted(old - files.keys() - EMPTY)]
-    will_be = _is_private(before, private)
-    how = ("private" if will_be else "public") + ("" if will_be == private else ", as it is already")
-
-    def upload() -> None:
-        if before is None:
-            api.create_repo(repo_id, private=private)
-        print(f"{mib(folder):,.1f} MiB to {repo_id}, {how}")
+    as_it_is = "" if is_private == private else ", as it is already"
+    with _explained(repo_id):
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        print(f"{mib(folder):,.1f} MiB to {repo_id}, {'private' if is_private else 'public'}{as_it_is}")
         api.create_commit(repo_id, operations, commit_message=message or f"{folder.name} of gemma_colab")
-
-    _explained(repo_id, upload)
     return f"{api.endpoint}/{repo_id}"
 
 
-def check_push(repo_id: str, *, private: bool = True, exist_ok: bool = False) -> tuple[str, bool]:
-    """Check name, network, token, right to write and repository, and change nothing; return (the whole name, whether it will be private)."""
-    repo_id, before = _explained(repo_id, lambda: _checked(HfApi(), repo_id, private, exist_ok))
-    return repo_id, _is_private(before, private)
+def check_push(repo_id: str, *, private: bool = True, exist_ok: bool = False) -> tuple[str, bool, set[str]]:
+    """Check name, network, token, right to write and repository, and change nothing.
+
+    Returns the whole name, whether it will be private (a repository that is there stays what it is), and the files there now.
+    """
+    with _explained(repo_id):
+        validate_repo_id(repo_id)
+        api = HfApi()
+        me = api.whoami()
+        if ((me.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
+            raise ModelError(f"your token, from {token_source()}, may only read; {WRITE}")
+        owner, _, name = repo_id.rpartition("/")
+        mine = [me["name"], *(org["name"] for org in me.get("orgs") or [])]
+        if owner and owner.lower() not in [one.lower() for one in mine]:
+            yours = ", ".join(f"{one}/{name}" for one in mine)
+            raise ModelError(f"{me['name']} has no right to write to {owner!r}; take one of: {yours}")
+        repo_id = f"{owner or me['name']}/{name}"
+        try:
+            there = api.model_info(repo_id)
+        except RepositoryNotFoundError:
+            return repo_id, private, set()
+    old = {sibling.rfilename for sibling in there.siblings or []}
+    if (filled := old - EMPTY) and not exist_ok:
+        or_into = "or write a new version into it with exist_ok=True (--exist-ok)"
+        raise ModelError(f"{repo_id} exists already, with {len(filled)} files; take another name, {or_into}")
+    if private and not there.private:
+        change = "make it private in its settings, take another name, or say private=False (--public)"
+        raise ModelError(f"{repo_id} is public, and this would be seen by everybody; {change}")
+    return repo_id, bool(there.private), old
 
 
-def _is_private(before: ModelInfo | None, private: bool) -> bool:
-    """A repository that is there already stays what it is."""
-    return private if before is None else bool(before.private)
-
-
-# --------------------------------------------------------------------------------------------- the folder
 def _files(folder: Path) -> dict[str, str | bytes]:
     """Map name to path or content of each file. Raises `WorkspaceError` if they are no whole model, or one is a link or holds a token."""
     is_adapter = (folder / SETTINGS).is_file()
@@ -102,64 +111,30 @@ def _files(folder: Path) -> dict[str, str | bytes]:
         if any(part.startswith(".") for part in name.parts):
             continue
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise WorkspaceError(
-                f"{path} is a link to {path.resolve()}, outside the folder; copy that file here, or delete the link"
-            )
+            outside = f"{path} is a link to {path.resolve()}, outside the folder"
+            raise WorkspaceError(f"{outside}; copy that file here, or delete the link")
         searched = path.suffix not in NO_TEXT and path.stat().st_size <= SEARCHED
         if searched and TOKEN.search(path.read_text(encoding="utf-8", errors="replace")):
             raise WorkspaceError(f"{path} holds what looks like a token; take it out, and delete it at {SITE}/settings/tokens")
         files[name.as_posix()] = str(path)
+    files[CARD] = (folder / CARD).read_bytes()
     if is_adapter:
-        files[SETTINGS] = _without_folders(folder / SETTINGS)
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        settings["base_model_name_or_path"] = given_name(settings.get("base_model_name_or_path") or "")
+        files[SETTINGS] = (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
     return files
 
 
-def _without_folders(path: Path) -> bytes:
-    """peft's settings with the base's name only, where the base was a folder of this machine."""
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    base = str(settings.get("base_model_name_or_path") or "")
-    if not is_hub_id(base):
-        settings["base_model_name_or_path"] = re.split(r"[\\/]", base.rstrip("\\/"))[-1]
-    return (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
-
-
-# --------------------------------------------------------------------------------------------- the repository
-def _checked(api: HfApi, repo_id: str, private: bool, exist_ok: bool) -> tuple[str, ModelInfo | None]:
-    """Return the whole name, once it is clear that it can be written to, and what is there under it; None if nothing is."""
-    validate_repo_id(repo_id)
-    me = api.whoami()
-    if ((me.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
-        raise ModelError(f"your token, from {token_source()}, may only read; {WRITE}")
-    owner, _, name = repo_id.rpartition("/")
-    mine = [me["name"], *(org["name"] for org in me.get("orgs") or [])]
-    if owner and owner.lower() not in [one.lower() for one in mine]:
-        yours = ", ".join(f"{one}/{name}" for one in mine)
-        raise ModelError(f"{me['name']} has no right to write to {owner!r}; take one of: {yours}")
-    repo_id = repo_id if owner else f"{me['name']}/{name}"
+@contextmanager
+def _explained(repo_id: str):
+    """What goes wrong while the Hub is asked becomes one sentence of a `ModelError`, which never holds a token."""
     try:
-        there = api.model_info(repo_id)
-    except RepositoryNotFoundError:
-        return repo_id, None
-    filled = {sibling.rfilename for sibling in there.siblings or []} - EMPTY
-    if filled and not exist_ok:
-        or_into = "or write a new version into it with exist_ok=True (--exist-ok)"
-        raise ModelError(f"{repo_id} exists already, with {len(filled)} files; take another name, {or_into}")
-    if private and not there.private:
-        change = "make it private in its settings, take another name, or say private=False (--public)"
-        raise ModelError(f"{repo_id} is public, and this would be seen by everybody; {change}")
-    return repo_id, there
-
-
-def _explained(repo_id: str, ask: Callable):
-    """Ask the Hub; what goes wrong becomes one sentence of a `ModelError`, which never holds a token."""
-    try:
-        return ask()
+        yield
     except ModelError:
         raise
     except Exception as e:  # huggingface_hub, httpx and hf_xet raise here
         text, error = trace(e), f"{type(e).__name__}: {e}".splitlines()[0]
-    found = next(((match, said) for pattern, said in FAILURES.items() if (match := re.search(pattern, text))), None)
-    sentence = f"{repo_id} can't be pushed: {error}; if the next try fails too, report it with this sentence"
-    if found:
-        sentence = found[1].format(*found[0].groups(), repo=repo_id, token=token_source())
-    raise ModelError(TOKEN.sub("***", sentence))
+        unknown = "{repo} can't be pushed: {error}; if the next try fails too, report it with this sentence"
+        sentence = next((said for pattern, said in FAILURES.items() if re.search(pattern, text)), unknown)
+        sentence = sentence.format(repo=repo_id, token=token_source(), error=error)
+        raise ModelError(TOKEN.sub("***", sentence)) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -25,18 +26,16 @@ from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gene
 from gemma_colab.core.catalog import source_of
 from gemma_colab.core.chat import load_tokenizer, stop_token_ids
 from gemma_colab.core.errors import ModelError, WorkspaceError
-from gemma_colab.core.loading import pass_over_old_torchao
-from gemma_colab.core.machine import GIB, free_gib
-from gemma_colab.export.adapter import WEIGHTS, check_adapter
+from gemma_colab.core.machine import GIB, free_gib, pass_over_old_torchao, readable
+from gemma_colab.export.adapter import WEIGHTS, check_adapter, is_hub_id
 from gemma_colab.export.checkpoint import (
-    INDEX,
     SAMPLING,
-    Tensor,
+    Stored,
     base_folder,
     config_of,
-    is_hub_id,
     stored_tensors,
     text_name,
+    text_tensors,
     with_added_tokens,
 )
 from gemma_colab.model.memory import readable
@@ -45,7 +44,6 @@ SMALLEST_SHARD = 2**28  # bytes; a shard is as large as the largest tensor, whic
 KIND = r"(lora_A|lora_B|lora_magnitude_vector)(\.weight)?$"  # the tensors of LoRA; the last one of DoRA only
 # What peft calls them in its file, in a layer of a block. A head that is also the embedding can't take a change of its own.
 LORA_TENSOR = re.compile(rf"base_model\.model\.model\.(?:language_model\.)?layers\..+\.{KIND}")
-ELSEWHERE = "or name a workspace on a larger disk"
 VISION_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -66,30 +64,47 @@ def merge(
     layers = _adapted_layers(base, config, adapter)
     folder = base_folder(base)
     stored = stored_tensors(base, folder)
-    plan = _output(base, config, stored, text_only)
+    plan = text_tensors(base, config, stored)
+    sees = config.model_type == "gemma3"  # gemma3_text sees no images
+    if sees and text_only:
+        config = config.get_text_config()
+        config.architectures = [Gemma3ForCausalLM.__name__]
+    elif sees:
+        plan = stored
     # Never float16, whatever the base has.
-    dtype = torch.float32 if all(tensor.dtype == torch.float32 for tensor in stored.values()) else torch.bfloat16
-    shapes = {name: torch.empty(tensor.shape, dtype=dtype, device="meta") for name, tensor in plan.items()}
-    max_shard_bytes = max_shard_bytes or max(SMALLEST_SHARD, *(shape.nbytes for shape in shapes.values()))
-    shards = split_torch_state_dict_into_shards(shapes, max_shard_size=max_shard_bytes)
-    memory, disk = _needs(plan, dtype, list(shards.filename_to_tensors.values()), layers)
-    _refuse_if_short(memory, disk, out)
+    config.dtype = torch.float32 if all(tensor.like.dtype == torch.float32 for tensor in stored.values()) else torch.bfloat16
+    written = {name: tensor.like.to(config.dtype) for name, tensor in plan.items()}
+    largest = max(SMALLEST_SHARD, *(tensor.nbytes for tensor in written.values()))
+    shards = split_torch_state_dict_into_shards(written, max_shard_size=max_shard_bytes or largest)
+    memory = _peak(plan, written, shards.filename_to_tensors.values(), layers)
+    disk = (sum(tensor.nbytes for tensor in written.values()) + 32 * 2**20) / GIB  # with the tokenizer
+    needs = f"merging takes {readable(memory)} of memory and {readable(disk)} on the disk"
+    room = "make room there, or name a workspace on a larger disk"
+    if (free := psutil.virtual_memory().available / GIB) < memory:
+        remedy = "close other notebooks, or delete the model you have loaded"
+        raise ModelError(f"{needs}, and {readable(free)} of memory is free; {remedy}")
+    if (free := free_gib(out)) < disk:
+        raise ModelError(f"{needs}, and {readable(free)} is free in {out.parent}; {room}")
+    print(needs)
     try:
-        _save_the_rest(base, folder, config, dtype, out, text_only)  # first: what is wrong with small files shows at once
+        _save_the_rest(base, folder, config, out)  # first: what is wrong with small files shows at once
         _give_back_memory()
-        _write_weights(plan, shards.filename_to_tensors, layers, dtype, out)
+        with tqdm(total=len(plan), desc="merging", unit=" tensors", leave=False) as bar:
+            for file, names in shards.filename_to_tensors.items():
+                shard = {}  # one shard's worth is in memory
+                for name in names:
+                    shard[name] = _merged(plan[name], layers.get(text_name(plan[name].name)), config.dtype)
+                    bar.update()
+                save_file(shard, out / file, metadata={"format": "pt"})
         if shards.is_sharded:
             index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
-            (out / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+            (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as e:  # the disk, which others fill too
         reason = getattr(e, "strerror", None) or str(e)[:120]
-        raise WorkspaceError(
-            f"{out.parent} can't be written ({reason}); make room for {readable(disk)} there, {ELSEWHERE}"
-        ) from None
+        raise WorkspaceError(f"{out.parent} can't be written ({reason}); {room}") from None
     return memory
 
 
-# --------------------------------------------------------------------------------------------- the adapter
 def _adapted_layers(base: str, config: PretrainedConfig, adapter: Path) -> dict[str, LoraLayer]:
     """Return peft's layer for each adapted weight, by `text_name`: with the adapter's tensors, and so far without the base's weight.
 
@@ -104,11 +119,10 @@ def _adapted_layers(base: str, config: PretrainedConfig, adapter: Path) -> dict[
         raise WorkspaceError(f"{adapter} was trained on {trained_on}, not on {wanted}; name {trained_on} as the base")
     tensors = load_file(adapter / WEIGHTS)
     if other := sorted(name for name in tensors if not LORA_TENSOR.fullmatch(name)):
-        raise WorkspaceError(
-            f"{adapter} changes more than linear layers of the text model, such as {other[0]}; merge it with peft's merge_and_unload"
-        )
+        more = f"changes more than linear layers of the text model, such as {other[0]}"
+        raise WorkspaceError(f"{adapter} {more}; merge it with peft's merge_and_unload")
     # One that was trained on the whole of a multimodal model has other names: so the model around its layers is of that kind too.
-    whole = _is_multimodal(config) and any(".language_model." in name for name in tensors)
+    whole = config.model_type == "gemma3" and any(".language_model." in name for name in tensors)
     named = {re.sub(KIND, r"\1.default.weight", name): tensor.float() for name, tensor in tensors.items()}
     try:
         with torch.device("meta"):
@@ -125,51 +139,29 @@ def _adapted_layers(base: str, config: PretrainedConfig, adapter: Path) -> dict[
     return {text_name(f"{name}.weight"): layer for name, layer in modules if isinstance(layer, LoraLayer)}
 
 
-# --------------------------------------------------------------------------------------------- the weights
-def _output(base: str, config: PretrainedConfig, stored: dict[str, Tensor], text_only: bool) -> dict[str, Tensor]:
-    """Map names in the merged checkpoint to the base's tensors. Raises `ModelError` where the base lacks one of the text model's."""
-    with torch.device("meta"):
-        text = Gemma3ForCausalLM(config.get_text_config())
-    wanted = {name: tuple(parameter.shape) for name, parameter in text.named_parameters()}  # a tied head is not among them
-    mine = {text_name(name): tensor for name, tensor in stored.items()}
-    if wrong := sorted(name for name, shape in wanted.items() if name not in mine or mine[name].shape != shape):
-        raise ModelError(f"{base} lacks {len(wrong)} of its weights in their shape, such as {wrong[0]}; take a whole checkpoint")
-    return {name: mine[name] for name in wanted} if text_only or not _is_multimodal(config) else stored
-
-
-def _is_multimodal(config: PretrainedConfig) -> bool:
-    return config.model_type == "gemma3"  # gemma3_text sees no images
-
-
-def _write_weights(
-    plan: dict[str, Tensor], shards: dict[str, list[str]], layers: dict[str, LoraLayer], dtype: torch.dtype, out: Path
-) -> None:
-    """Write one shard after the other; in memory there is one shard's worth."""
-    with tqdm(total=len(plan), desc="merging", unit=" tensors", leave=False) as bar:
-        for file, names in shards.items():
-            shard = {}
-            for name in names:
-                if layer := layers.get(text_name(plan[name].name)):
-                    shard[name] = _merged(plan[name], layer).to(dtype)
-                    _give_back_memory()
-                else:
-                    shard[name] = plan[name].read().to(dtype)
-                bar.update()
-            save_file(shard, out / file, metadata={"format": "pt"})
+def _peak(plan: dict[str, Stored], written: dict[str, torch.Tensor], shards, layers: dict[str, LoraLayer]) -> float:
+    """Return the memory that merging takes at its peak, in GiB, beside what this program holds already."""
+    shard = max(sum(written[name].nbytes for name in names) for names in shards)
+    # Beside them a tensor that is read and changes its type; or a layer in float32: weight, copy, change and their sum.
+    read = max((like.nbytes for name, (_, _, like) in plan.items() if like.dtype != written[name].dtype), default=0)
+    layer = max((4 * 4 * layer.get_base_layer().weight.numel() for layer in layers.values()), default=0)
+    return (shard + max(read, layer) + 128 * 2**20) / GIB  # and what Python and the libraries take along the way
 
 
 @torch.no_grad()
-def _merged(tensor: Tensor, layer: LoraLayer) -> torch.Tensor:
-    """Add its change to one weight, in float32: the sum is rounded once, when it is stored."""
+def _merged(tensor: Stored, layer: LoraLayer | None, dtype: torch.dtype) -> torch.Tensor:
+    """Read one weight and add its change to it, in float32: the sum is rounded once, at the end."""
+    if layer is None:
+        return tensor.read().to(dtype)
     linear = layer.get_base_layer()
     empty, linear.weight = linear.weight, torch.nn.Parameter(tensor.read().float(), requires_grad=False)
     try:
         layer.merge(safe_merge=True)  # safe: raises if a number is not finite
     except ValueError:
-        raise WorkspaceError(
-            f"the adapter makes {tensor.name} infinite or not a number; train with a lower learning rate"
-        ) from None
-    merged, linear.weight = linear.weight.data, empty
+        nan = f"the adapter makes {tensor.name} infinite or not a number"
+        raise WorkspaceError(f"{nan}; train with a lower learning rate") from None
+    merged, linear.weight = linear.weight.to(dtype), empty
+    _give_back_memory()
     return merged
 
 
@@ -179,64 +171,19 @@ def _give_back_memory() -> None:
         libc.malloc_trim(0)
 
 
-def _needs(
-    plan: dict[str, Tensor], dtype: torch.dtype, shards: list[list[str]], layers: dict[str, LoraLayer]
-) -> tuple[float, float]:
-    """Return what merging takes, in GiB: memory at its peak, beside what this program holds already, and room on the disk."""
-    shard = max(sum(plan[name].numel for name in names) for names in shards) * dtype.itemsize
-    # Beside them a tensor that is read and changes its type; or a layer in float32: weight, copy, change and their sum.
-    read = max((tensor.numel * tensor.dtype.itemsize for tensor in plan.values() if tensor.dtype != dtype), default=0)
-    layer = max((4 * 4 * layer.get_base_layer().weight.numel() for layer in layers.values()), default=0)
-    memory = shard + max(read, layer) + 128 * 2**20  # and what Python and the libraries take along the way
-    disk = sum(tensor.numel for tensor in plan.values()) * dtype.itemsize + 32 * 2**20  # with the tokenizer
-    return memory / GIB, disk / GIB
-
-
-def _refuse_if_short(memory: float, disk: float, out: Path) -> None:
-    needs = f"merging takes {readable(memory)} of memory and {readable(disk)} on the disk"
-    if (free := psutil.virtual_memory().available / GIB) < memory:
-        raise ModelError(
-            f"{needs}, and {readable(free)} of memory is free; close other notebooks, or delete the model you have loaded"
-        )
-    if (free := free_gib(out)) < disk:
-        raise ModelError(f"{needs}, and {readable(free)} is free in {out.parent}; make room there, {ELSEWHERE}")
-    print(needs)
-
-
-# --------------------------------------------------------------------------------------------- what belongs to them
-def _save_the_rest(base: str, folder: Path, config: PretrainedConfig, dtype: torch.dtype, out: Path, text_only: bool) -> None:
+def _save_the_rest(base: str, folder: Path, config: PretrainedConfig, out: Path) -> None:
     """Write config, generation config, tokenizer and chat template, with both stop tokens wherever a program may look for them."""
     tokenizer = load_tokenizer(base)
-    stops = stop_token_ids(tokenizer)
+    ids = {"eos_token_id": stop_token_ids(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     out.mkdir(parents=True, exist_ok=True)
-    copied = ["tokenizer.model"]  # transformers no longer writes it, and llama.cpp prefers it
-    if _is_multimodal(config) and text_only:
-        config = config.get_text_config()
-        config.architectures = [Gemma3ForCausalLM.__name__]
-    elif _is_multimodal(config):
-        config.get_text_config().dtype = dtype
-        copied += VISION_FILES
-    config.dtype, config.eos_token_id = dtype, stops
+    config.eos_token_id, config.get_text_config().dtype = ids["eos_token_id"], config.dtype
     config.save_pretrained(out)
-    ids = {"eos_token_id": stops, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id}
-    _save_generation_config(base, folder, ids, out)
+    GenerationConfig(do_sample=True, bos_token_id=tokenizer.bos_token_id, **SAMPLING, **ids).save_pretrained(out)
     for name in ("is_local", "local_files_only"):  # true of this machine only
         tokenizer.init_kwargs.pop(name, None)
     tokenizer.save_pretrained(out)
-    settings = json.dumps(with_added_tokens(out), ensure_ascii=False, indent=2)
-    (out / "tokenizer_config.json").write_text(settings + "\n", encoding="utf-8")
-    for name in copied:
+    (out / "tokenizer_config.json").write_text(with_added_tokens(out), encoding="utf-8")
+    # transformers no longer writes tokenizer.model, and llama.cpp prefers it
+    for name in ("tokenizer.model", *(VISION_FILES if config.model_type == "gemma3" else ())):
         if (folder / name).is_file():
-            (out / name).write_bytes((folder / name).read_bytes())
-
-
-def _save_generation_config(base: str, folder: Path, ids: dict, out: Path) -> None:
-    """Write the base's generation config with our stop tokens; Google's sampling where the base's own can't be written."""
-    there = (folder / "generation_config.json").is_file()
-    generation = GenerationConfig.from_pretrained(folder) if there else GenerationConfig()
-    generation.update(**ids)
-    try:
-        generation.save_pretrained(out)
-    except ValueError:  # a temperature without do_sample and the like: transformers reads it, and won't write it
-        print(f"generation_config.json of {base} contradicts itself; the merged model gets the sampling that Google recommends")
-        GenerationConfig(do_sample=True, **SAMPLING, **ids).save_pretrained(out)
+            shutil.copyfile(folder / name, out / name)

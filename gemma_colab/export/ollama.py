@@ -7,10 +7,8 @@ import shutil
 from pathlib import Path
 
 from gemma_colab.core.errors import SettingsError, WorkspaceError
-from gemma_colab.core.machine import GIB, free_gib
 from gemma_colab.core.workspace import whole
-from gemma_colab.export.checkpoint import SAMPLING, STOPS, check_merged, refuse_to_overwrite
-from gemma_colab.model.memory import readable
+from gemma_colab.export.checkpoint import SAMPLING, check_merged
 
 # Gemma's chat template in Go's template language. Ollama puts <bos> before it, and joins system texts into .System; they stay
 # among the messages too, where their role is "system". A blank line parts the system text from the first question.
@@ -35,7 +33,7 @@ def modelfile(weights: str, system: str | None = None) -> str:
     system: a text before the first question of every conversation. Raises `SettingsError` where Ollama would read it differently.
     """
     lines = [f"FROM {weights}", f'TEMPLATE """{TEMPLATE}"""']
-    lines += [f'PARAMETER stop "{token}"' for token in STOPS]
+    lines += [f'PARAMETER stop "{token}"' for token in ("<end_of_turn>", "<eos>")]
     lines += [f"PARAMETER {name} {value}" for name, value in SAMPLING.items()]  # Ollama's own defaults are others
     if system and system.strip():
         if '"""' in system:
@@ -55,36 +53,28 @@ def write_ollama(merged: str | Path, out: str | Path, *, system: str | None = No
     What Ollama asks differs from `apply_chat_template` in one thing: it doesn't strip spaces and line breaks around a message.
     Raises `ModelError`, `SettingsError` or `WorkspaceError`; then nothing is left behind.
     """
-    merged, out = Path(merged).expanduser(), Path(out).expanduser().absolute()
+    merged, out = Path(merged).expanduser().resolve(), Path(out).expanduser().absolute()
     text = modelfile(f"./{merged.name}" if merged.suffix == ".gguf" else ".", system)
-    if merged.suffix == ".gguf":
-        if not merged.is_file():
-            raise WorkspaceError(f"{merged} is not there; write it with write_gguf first")
-        files = [merged]
-    else:
+    if merged.suffix != ".gguf":
         check_merged(merged)
-        files = [path for path in sorted(merged.iterdir()) if path.is_file() and path.suffix != ".gguf"]
-    refuse_to_overwrite(out, merged, "Modelfile")
+    elif not merged.is_file():
+        raise WorkspaceError(f"{merged} is not there; write it with write_gguf first")
+    files = [merged] if merged.is_file() else [path for path in merged.iterdir() if path.is_file() and path.suffix != ".gguf"]
+    if (place := out.resolve()) == merged or place in merged.parents or merged in place.parents:
+        raise SettingsError(f"out={str(out)!r} and the model it is made from, {merged}, lie in one another; name another folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / "Modelfile").is_file():
+        raise SettingsError(f"out={str(out)!r} holds other files, which would be lost; name a new folder")
     try:
         with whole(out) as part:
             part.mkdir()
             for path in files:
-                _link(path.resolve(), part / path.name)
+                # A second name for the same file; never a symbolic link, which Ollama refuses.
+                try:
+                    os.link(path.resolve(), part / path.name)
+                except OSError:  # another disk, or one without links, such as Google Drive
+                    shutil.copyfile(path, part / path.name)
             (part / "Modelfile").write_text(text, encoding="utf-8")
     except OSError as e:
-        raise WorkspaceError(f"{out} can't be written ({e.strerror}); name a folder you may write to") from None
+        remedy = "make room there, or name a folder you may write to"
+        raise WorkspaceError(f"{out} can't be written ({e.strerror}); {remedy}") from None
     return out
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give the same file a second name; copy it where the disk can't. Never a symbolic link, which Ollama refuses."""
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one without links, such as Google Drive
-        size = source.stat().st_size / GIB
-        if (free := free_gib(target)) < size:
-            place = target.parent.parent
-            raise WorkspaceError(
-                f"{source.name} takes {readable(size)} and {readable(free)} is free in {place}; make room there"
-            ) from None
-        shutil.copyfile(source, target)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
-import pandas as pd
 import torch
 
 from gemma_colab.core.chat import tokenize_row
@@ -12,8 +11,7 @@ from gemma_colab.core.chat import tokenize_row
 CLOSE = 0.02  # nats per token: below the spread of two runs that differ in their seed only
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """What one form of a model did. answers: greedy, in the order of the questions. loss: nats per token of the right answers.
     mib: its files. seconds: for all answers together."""
 
@@ -23,7 +21,7 @@ class Measured:
     seconds: float
 
 
-def parity(forms: dict[str, Measured]) -> pd.DataFrame:
+def parity(forms: dict[str, Measured]) -> list[dict]:
     """Compare forms of a model with the first of them. One line a form: MiB, answers equal (the share that is, letter by letter, what
     the first answered), rows, loss, difference (to the loss of the first), s per answer.
 
@@ -32,11 +30,11 @@ def parity(forms: dict[str, Measured]) -> pd.DataFrame:
     """
     first, lines = next(iter(forms.values())), []
     for name, one in forms.items():
-        rows = len(one.answers)
-        equal = sum(mine == theirs for mine, theirs in zip(one.answers, first.answers, strict=True))
-        share, pace = equal / max(1, rows), one.seconds / max(1, rows)
-        lines.append((name, one.mib, share, rows, one.loss, one.loss - first.loss, pace))
-    return pd.DataFrame(lines, columns=["form", "MiB", "answers equal", "rows", "loss", "difference", "s per answer"])
+        rows = len(first.answers)
+        figures = {"MiB": one.mib, "answers equal": _equal(one, first) / rows, "rows": rows, "loss": one.loss}
+        figures |= {"difference": one.loss - first.loss, "s per answer": one.seconds / rows}
+        lines.append({"form": name} | {figure: round(value, 6) for figure, value in figures.items()})
+    return lines
 
 
 def same_model(forms: dict[str, Measured], one: str, other: str) -> tuple[bool, str]:
@@ -46,25 +44,27 @@ def same_model(forms: dict[str, Measured], one: str, other: str) -> tuple[bool, 
     rest of the answer follows.
     """
     a, b = forms[one], forms[other]
-    off, equal = a.loss - b.loss, sum(x == y for x, y in zip(a.answers, b.answers, strict=True))
-    words = f"{one} against {other}: loss {off:+.4f}, {equal} of {len(a.answers)} answers equal"
+    off = a.loss - b.loss
+    words = f"{one} against {other}: loss {off:+.4f}, {_equal(a, b)} of {len(a.answers)} answers equal"
     if abs(off) <= CLOSE:  # not so for a loss that is no number
         return True, words
     return False, f"{words}; more than {CLOSE} is too much for rounding: export it again, and check that its base is the same"
+
+
+def _equal(one: Measured, other: Measured) -> int:
+    return sum(mine == theirs for mine, theirs in zip(one.answers, other.answers, strict=True))
 
 
 @torch.inference_mode()
 def behind(model, tokenizer, prompt: list[dict[str, str]], expected: str, answer: str) -> float:
     """Return how much less likely, in nats, `model` holds the first token in which `answer` parts from `expected`, its own, than the
     likeliest one: near 0 where rounding decided, and 0 where the answers are the same."""
-    if answer == expected:
-        return 0.0
     mine, theirs = (
         tokenize_row({"messages": [*prompt, {"role": "assistant", "content": text}]}, tokenizer)["input_ids"]
         for text in (expected, answer)
     )
     at = next((i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), None)
-    if at is None:  # they differ in spaces that the chat template takes away
+    if at is None:  # the same, or they differ in spaces that the chat template takes away
         return 0.0
     logits = model(input_ids=torch.tensor([theirs[:at]], device=model.device), logits_to_keep=1).logits[0, -1]
     return float(logits.max() - logits[theirs[at]])

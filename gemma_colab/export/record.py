@@ -18,10 +18,8 @@ def exported(workspace: Workspace) -> dict:
     """
     found = workspace.read_json(FILE) if workspace.has(FILE) else {}
     today = workspace.fingerprint(*ADAPTER_FILES) if all(map(workspace.has, ADAPTER_FILES)) else None
-    stale = {name for name, made in found.items() if isinstance(made, dict) and made.get("adapter", today) != today}
-    if "merged" in stale or "merged" not in found:
-        stale |= set(ABOUT_MERGED)
-    return {name: made for name, made in found.items() if name not in stale}
+    of_today = {name: made for name, made in found.items() if not isinstance(made, dict) or made.get("adapter", today) == today}
+    return of_today if "merged" in of_today else {name: made for name, made in of_today.items() if name not in ABOUT_MERGED}
 
 
 def record(workspace: Workspace, **made) -> None:
@@ -35,8 +33,6 @@ def entry(workspace: Workspace, name: str) -> dict:
     return {"MiB": round(mib(workspace.path / name), 2), "adapter": workspace.fingerprint(*ADAPTER_FILES)}
 
 
-def mib(path: str | Path) -> float:
+def mib(path: Path) -> float:
     """Return the size of a file, or of all files in a folder, in MiB."""
-    path = Path(path)
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file()) / 2**20
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file()) / 2**20

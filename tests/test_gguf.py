@@ -195,9 +195,13 @@ HALF = "import sys; open(sys.argv[sys.argv.index('--outfile') + 1], 'w').write('
         (
             HALF + "sys.exit('Unknown layout')",
             ModelError,
-            r"can't convert .*tiny-gemma3 \(Unknown layout\); if it is your own llama.cpp",
+            r"can't convert .*tiny-gemma3 \(Unknown layout\); make room on a full disk; if it is your own llama.cpp",
         ),
-        (HALF + "raise OSError(28, 'No space left on device')", WorkspaceError, "the disk is full; make room in"),
+        (
+            HALF + "raise OSError(28, 'No space left on device')",
+            ModelError,
+            r"No space left on device\); make room on a full disk",
+        ),
         ("", ModelError, r"can't convert .* \(exit status 0\)"),
     ],
 )

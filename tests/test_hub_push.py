@@ -209,7 +209,7 @@ REFUSED = {  # case -> words of its sentence: what is wrong, and what to do
     "name -x": ("can't be the name", "letters, digits"),
     f"name {'x' * 97}": ("can't be the name", "96 at most"),
     "name ": ("can't be the name", "owner/name"),
-    "somebody else's": ("learner has no right to write to 'google'", "take one of: learner/mine, shop/mine"),
+    "somebody else's": ("has no right to write to google/mine", "take a name under your own account"),
     "again": ("learner/first exists already, with", "another name", "exist_ok=True (--exist-ok)"),
     "again, checked": ("learner/first exists already, with", "another name"),
     "private into public": ("shop/model is public", "private=False (--public)"),

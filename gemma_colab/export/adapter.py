@@ -55,8 +55,3 @@ def check_adapter(folder: Path) -> None:
 def is_hub_id(name: str) -> bool:
     """Whether a base is named by its id on the Hub, and not by a folder of this machine."""
     return re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None and not Path(name).exists()
-
-
-def given_name(base: str) -> str:
-    """What may be told of a base to others: its id on the Hub; of a folder of this machine the last part only."""
-    return base if is_hub_id(base) else re.split(r"[\\/]", base.rstrip("\\/"))[-1]

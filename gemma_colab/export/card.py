@@ -9,8 +9,9 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from gemma_colab.core.catalog import TINY, source_of
-from gemma_colab.export.adapter import given_name, is_hub_id
+from gemma_colab.core.catalog import SHORT, TINY
+from gemma_colab.export.adapter import is_hub_id
+from gemma_colab.model.choice import shown_name
 from gemma_colab.model.hub import TOKEN
 
 TEMPLATE = Path(__file__).parent / "templates" / "card.jinja"
@@ -18,15 +19,13 @@ PATH = re.compile(r"(?<![\w.:/])(?:~|[A-Za-z]:)?[\\/](?:[^\s\\/|`'\",;:<>()]+[\\
 MARKS = re.compile(r"([\\`*_{}\[\]#~$!|@])")  # what Markdown reads as more than text
 
 
-def model_card(form: str, run: dict, *, curve: bool = False, dtype: str = "bfloat16") -> ModelCard:
-    """Make the card of an "adapter" or a "merged" model.
+def model_card(form: str, run: dict, dtype: str = "bfloat16") -> ModelCard:
+    """Make the card of an "adapter" or a "merged" model, whose weights are of `dtype`; `loss_curve.png` lies beside it.
 
-    run: what `summary.json` holds; whatever is missing is left out, and where nothing was evaluated the card says so. curve:
-    whether `loss_curve.png` lies beside it. dtype: of merged weights. Every text of the run is escaped, for Markdown and for the
-    YAML at the top; no folder of this machine and no token gets in.
+    run: what `summary.json` holds; whatever is missing is left out, and where nothing was evaluated the card says so. Every text of
+    the run is escaped, for Markdown and for the YAML at the top; no folder of this machine and no token gets in.
     """
-    name = str(run.get("model") or "an unknown Gemma 3")
-    base = given_name(name if name == TINY else source_of(name))
+    base = shown_name(SHORT.get(run["model"], run["model"]))
     data = ModelCardData(
         base_model=base if is_hub_id(base) else None,
         license="apache-2.0" if base == TINY else "gemma",
@@ -53,7 +52,6 @@ def model_card(form: str, run: dict, *, curve: bool = False, dtype: str = "bfloa
         source=base if is_hub_id(base) else "path/to/" + re.sub(r"[^\w.-]", "_", base),
         tiny=base == TINY,
         dtype=dtype,
-        curve=curve,
         facts={name: value for name, value in facts.items() if value},
         few_rows=isinstance(rows.get("test"), int) and rows["test"] < 100,
         forgot=any(line.get("clear") == "yes" and (line.get("difference") or 0) < 0 for line in run.get("forgetting") or []),

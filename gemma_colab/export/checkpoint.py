@@ -8,19 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from huggingface_hub import constants, is_offline_mode, snapshot_download
+from huggingface_hub import is_offline_mode, snapshot_download
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, Gemma3ForCausalLM, PretrainedConfig
 
 from gemma_colab.core.catalog import from_hub, refuse_other_models, source_of
 from gemma_colab.core.errors import ModelError
-from gemma_colab.core.machine import GIB, free_gib
-from gemma_colab.model.hub import ROOM, explain
+from gemma_colab.model.hub import explain
 
 FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-# How a multimodal checkpoint names its text part: as on the Hub, and as transformers 5 may save it.
-TEXT_PART = re.compile(r"^(?:language_model\.model|model\.language_model)\.")
 SAMPLING = {"temperature": 1.0, "top_k": 64, "top_p": 0.95}  # Google's for Gemma 3
 
 
@@ -37,8 +34,11 @@ class Stored(NamedTuple):
             return file.get_tensor(self.name)
 
 
-def stored_tensors(name: str, folder: Path) -> dict[str, Stored]:
-    """Find all tensors of a checkpoint, by name, from the headers of its files. Raises `ModelError` where a file is not whole."""
+def stored_tensors(name: str, folder: Path, config: PretrainedConfig) -> tuple[dict[str, Stored], dict[str, Stored]]:
+    """Find all tensors of a checkpoint, by name, from the headers of its files; and those of its text model, by `text_name`.
+
+    Raises `ModelError` where a file is not whole, or a tensor of the text model is absent or not of its shape.
+    """
     files, found = sorted(folder.glob("*.safetensors")), {}
     if not files:
         raise ModelError(f"{name} has no weights in the safetensors format in {folder}; download it again, or save it so")
@@ -53,24 +53,22 @@ def stored_tensors(name: str, folder: Path) -> dict[str, Stored]:
                     found[key] = Stored(path, key, like)
         except SafetensorError as e:
             raise ModelError(f"{path} is not whole ({e}); delete it and download or save {name} again") from None
-    return found
+    with torch.device("meta"):
+        model = Gemma3ForCausalLM(config.get_text_config())
+    wanted = {key: parameter.shape for key, parameter in model.named_parameters()}  # a tied head is not among them
+    mine = {text_name(key): tensor for key, tensor in found.items()}
+    if wrong := sorted(key for key, shape in wanted.items() if key not in mine or mine[key].like.shape != shape):
+        raise ModelError(f"{name} lacks {len(wrong)} of its weights in their shape, such as {wrong[0]}; take a whole checkpoint")
+    return found, {key: mine[key] for key in wanted}
 
 
 def text_name(name: str) -> str | None:
     """Return what `Gemma3ForCausalLM` calls a tensor of a checkpoint; None for one of the vision part."""
-    name = re.sub(r"^language_model\.lm_head\.", "lm_head.", TEXT_PART.sub("model.", name))
+    name = re.sub(
+        r"^(language_model\.model|model\.language_model)\.", "model.", name
+    )  # as on the Hub; as transformers 5 may save it
+    name = re.sub(r"^language_model\.lm_head\.", "lm_head.", name)
     return name if re.match(r"model\.(embed_tokens|layers|norm)\.|lm_head\.", name) else None
-
-
-def text_tensors(name: str, config: PretrainedConfig, stored: dict[str, Stored]) -> dict[str, Stored]:
-    """Return the tensors of the text model, by `text_name`. Raises `ModelError` where one is absent, or not of its shape."""
-    with torch.device("meta"):
-        model = Gemma3ForCausalLM(config.get_text_config())
-    wanted = {key: parameter.shape for key, parameter in model.named_parameters()}  # a tied head is not among them
-    mine = {text_name(key): tensor for key, tensor in stored.items()}
-    if wrong := sorted(key for key, shape in wanted.items() if key not in mine or mine[key].like.shape != shape):
-        raise ModelError(f"{name} lacks {len(wrong)} of its weights in their shape, such as {wrong[0]}; take a whole checkpoint")
-    return {key: mine[key] for key in wanted}
 
 
 def config_of(name: str) -> PretrainedConfig:
@@ -85,22 +83,12 @@ def config_of(name: str) -> PretrainedConfig:
 
 
 def base_folder(base: str) -> Path:
-    """Return the folder of the base's files, downloaded if they are not in the cache; whether there is room is checked before.
-
-    The weights a 4-bit model was quantized from are in the cache already, where it was loaded on this machine.
-    """
-    source, offline = source_of(base), is_offline_mode()
+    """Return the folder of the base's files, downloaded if they are not in the cache: they are where its 4-bit form was loaded."""
+    source = source_of(base)
     if Path(source).is_dir():
         return Path(source)
     try:
-        files = [] if offline else snapshot_download(source, allow_patterns=FILES, dry_run=True)
-        need, free = sum(file.file_size or 0 for file in files if file.will_download) / GIB, free_gib(constants.HF_HUB_CACHE)
-        if need and free < need + 0.5:
-            short = f"{base} take {need:.1f} GiB more, and {free:.1f} GiB are free in {constants.HF_HUB_CACHE}"
-            raise ModelError(f"the 16-bit weights of {short}; {ROOM}")
-        return Path(snapshot_download(source, allow_patterns=FILES, local_files_only=offline))
-    except ModelError:
-        raise
+        return Path(snapshot_download(source, allow_patterns=FILES, local_files_only=is_offline_mode()))
     except Exception as e:  # several libraries may raise here
         raise ModelError("; ".join(filter(None, explain(base, e)))) from None
 
@@ -114,7 +102,7 @@ def check_merged(merged: str | Path, llama_cpp: bool = True) -> tuple[Pretrained
     if (merged / "adapter_config.json").is_file():
         raise ModelError(f"{merged} is an adapter, not a whole model; merge it into its base first, and name the merged folder")
     config = config_of(str(merged))
-    tensors = text_tensors(str(merged), config, stored_tensors(str(merged), merged))
+    _, tensors = stored_tensors(str(merged), merged, config)
     if half := next((name for name, tensor in tensors.items() if tensor.like.dtype == torch.float16), None):
         raise ModelError(f"{merged} stores {half} in float16, in which Gemma 3 overflows; merge again, in bfloat16")
     if llama_cpp and not (merged / "tokenizer.model").is_file():

@@ -46,12 +46,12 @@ def find_converter() -> Path | None:
     return next((script for script in scripts if script.is_file()), None)
 
 
-def fetch_converter() -> Path:
-    """Download llama.cpp's converter (77 MB, of which 2 MB stay) into `CACHE`; return the path of convert_hf_to_gguf.py.
+def fetch_converter(into: str | Path = CACHE) -> Path:
+    """Download llama.cpp's converter (77 MB, of which 2 MB stay) into a folder; return the path of convert_hf_to_gguf.py.
 
     It comes from the source package of llama-cpp-python, which pip downloads and checks; nothing is compiled.
     """
-    into = CACHE.expanduser()
+    into = Path(into).expanduser().absolute()
     print(f"Fetching llama.cpp's converter, 77 MB, from the source package of {SOURCE} into {into}.")
     with whole(into) as part, tempfile.TemporaryDirectory() as folder:
         wanted = Path(folder) / "wanted.txt"

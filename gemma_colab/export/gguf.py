@@ -46,7 +46,8 @@ def write_gguf(merged: str | Path, out: str | Path, *, outtype: str = "f16") -> 
     llama.cpp (see `find_converter`), or downloaded. Raises `ModelError`, `SettingsError` or `WorkspaceError`; then nothing is left.
     """
     merged, out = Path(merged).expanduser().absolute(), Path(out).expanduser().absolute()
-    check_outtype(outtype)
+    if outtype not in OUTTYPES:
+        raise SettingsError(f"outtype={outtype!r} must be one of {', '.join(OUTTYPES)}; try 'q8_0' for the smallest")
     if out.suffix != ".gguf" or out.is_dir():
         raise SettingsError(f"out={str(out)!r} must be a file that ends in .gguf, such as {out.with_suffix('.gguf')}")
     config, tensors = check_merged(merged)
@@ -67,20 +68,12 @@ def write_gguf(merged: str | Path, out: str | Path, *, outtype: str = "f16") -> 
             command = [sys.executable, "-c", RUN, str(script), json.dumps(_sliding(config)), links]
             command += ["--outfile", str(part), "--outtype", outtype, "--model-name", out.stem]
             code, last = run(command, os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""})
-            if "No space left" in last:
-                raise WorkspaceError(f"the disk is full; make room in {out.parent}")
             if code or not part.stat().st_size:
-                yours = "if it is your own llama.cpp, take a newer one, or unset LLAMA_CPP"
-                raise ModelError(f"llama.cpp's converter can't convert {merged} ({last}); {yours}")
+                remedy = "make room on a full disk; if it is your own llama.cpp, take a newer one, or unset LLAMA_CPP"
+                raise ModelError(f"llama.cpp's converter can't convert {merged} ({last}); {remedy}")
     except OSError as e:
         raise WorkspaceError(f"{out} can't be written ({e.strerror}); name a folder you may write to") from None
     return out
-
-
-def check_outtype(outtype: str) -> None:
-    """Raise `SettingsError` if the converter has no such type."""
-    if outtype not in OUTTYPES:
-        raise SettingsError(f"outtype={outtype!r} must be one of {', '.join(OUTTYPES)}; try 'q8_0' for the smallest")
 
 
 def _sliding(config) -> list[bool] | None:

@@ -16,9 +16,10 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from gemma_colab.core.errors import ModelError, WorkspaceError
-from gemma_colab.export.adapter import SETTINGS, check_adapter, given_name
+from gemma_colab.export.adapter import SETTINGS, check_adapter
 from gemma_colab.export.checkpoint import check_merged
 from gemma_colab.export.record import mib
+from gemma_colab.model.choice import shown_name
 from gemma_colab.model.hub import LOST, SITE, STORE, TOKEN, trace
 from gemma_colab.model.preflight import token_source
 
@@ -26,7 +27,6 @@ EMPTY = {".gitattributes"}  # what a repository holds that was made and never fi
 CARD = "README.md"
 PLACE = re.compile(r"path/or/id/of/this/(?:adapter|model)")  # in the code of the card
 NO_TEXT = (".safetensors", ".gguf", ".png", ".model")  # all others are searched for tokens
-SEARCHED = 50 * 2**20  # bytes; Gemma's tokenizer.json has 33 million
 WRITE = f"make a token of the type 'write' at {SITE}/settings/tokens, and {STORE}"
 FAILURES = {  # pattern in an error's `trace` -> what it means, and the next step; the first that is found counts
     "HFValidationError": "repo={repo!r} can't be the name of a repository; take owner/name with letters, digits, '-', '_' and '.', 96 "
@@ -75,12 +75,7 @@ def check_push(repo_id: str, *, private: bool = True, exist_ok: bool = False) ->
         me = api.whoami()
         if ((me.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
             raise ModelError(f"your token, from {token_source()}, may only read; {WRITE}")
-        owner, _, name = repo_id.rpartition("/")
-        mine = [me["name"], *(org["name"] for org in me.get("orgs") or [])]
-        if owner and owner.lower() not in [one.lower() for one in mine]:
-            yours = ", ".join(f"{one}/{name}" for one in mine)
-            raise ModelError(f"{me['name']} has no right to write to {owner!r}; take one of: {yours}")
-        repo_id = f"{owner or me['name']}/{name}"
+        repo_id = repo_id if "/" in repo_id else f"{me['name']}/{repo_id}"
         try:
             there = api.model_info(repo_id)
         except RepositoryNotFoundError:
@@ -113,14 +108,13 @@ def _files(folder: Path) -> dict[str, str | bytes]:
         if not path.resolve().is_relative_to(folder.resolve()):
             outside = f"{path} is a link to {path.resolve()}, outside the folder"
             raise WorkspaceError(f"{outside}; copy that file here, or delete the link")
-        searched = path.suffix not in NO_TEXT and path.stat().st_size <= SEARCHED
-        if searched and TOKEN.search(path.read_text(encoding="utf-8", errors="replace")):
+        if path.suffix not in NO_TEXT and TOKEN.search(path.read_text(encoding="utf-8", errors="replace")):
             raise WorkspaceError(f"{path} holds what looks like a token; take it out, and delete it at {SITE}/settings/tokens")
         files[name.as_posix()] = str(path)
     files[CARD] = (folder / CARD).read_bytes()
     if is_adapter:
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        settings["base_model_name_or_path"] = given_name(settings.get("base_model_name_or_path") or "")
+        settings["base_model_name_or_path"] = shown_name(settings["base_model_name_or_path"] or "")
         files[SETTINGS] = (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
     return files
 

@@ -1,7 +1,7 @@
 """Merge an adapter into its 16-bit base, tensor by tensor, without ever holding the model in memory.
 
 Never into 4 bit, whose steps are coarser than what an adapter changes; and never saved in float16, in which Gemma 3 overflows.
-The sums are peft's own, in float32; only how the weights come and go is ours.
+The sums are those of peft, in float32, to the last digit.
 """
 
 from __future__ import annotations
@@ -11,39 +11,28 @@ import json
 import re
 import shutil
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import psutil
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from peft import LoraConfig, PeftModel
-from peft.tuners.lora import LoraLayer
+from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
-from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration, GenerationConfig, PretrainedConfig
+from transformers import Gemma3ForCausalLM, GenerationConfig, PretrainedConfig
 
 from gemma_colab.core.catalog import source_of
 from gemma_colab.core.chat import load_tokenizer, stop_token_ids
 from gemma_colab.core.errors import ModelError, WorkspaceError
-from gemma_colab.core.machine import GIB, free_gib, pass_over_old_torchao, readable
+from gemma_colab.core.machine import GIB, free_gib, readable
 from gemma_colab.export.adapter import WEIGHTS, check_adapter, is_hub_id
-from gemma_colab.export.checkpoint import (
-    SAMPLING,
-    Stored,
-    base_folder,
-    config_of,
-    stored_tensors,
-    text_name,
-    text_tensors,
-    with_added_tokens,
-)
-from gemma_colab.model.memory import readable
+from gemma_colab.export.checkpoint import SAMPLING, Stored, base_folder, config_of, stored_tensors, text_name, with_added_tokens
 
 SMALLEST_SHARD = 2**28  # bytes; a shard is as large as the largest tensor, which sets the peak anyway, but no smaller than this
-KIND = r"(lora_A|lora_B|lora_magnitude_vector)(\.weight)?$"  # the tensors of LoRA; the last one of DoRA only
-# What peft calls them in its file, in a layer of a block. A head that is also the embedding can't take a change of its own.
-LORA_TENSOR = re.compile(rf"base_model\.model\.model\.(?:language_model\.)?layers\..+\.{KIND}")
+# What peft calls its tensors in a layer of a block; the last one of DoRA only. A head that is also the embedding can't take a change.
+LORA_TENSOR = re.compile(r"base_model\.model\.(.+\.layers\..+)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.weight)?")
 VISION_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -60,11 +49,14 @@ def merge(
     """
     out, adapter = Path(out), Path(adapter)
     check_adapter(adapter)
-    config = config_of(base)
-    layers = _adapted_layers(base, config, adapter)
+    settings, config = LoraConfig.from_pretrained(adapter), config_of(base)
+    trained_on, wanted = settings.base_model_name_or_path or "", source_of(base)
+    # By name: an adapter of -it fits -pt by its shapes, and talks nonsense there.
+    if is_hub_id(trained_on) and is_hub_id(wanted) and trained_on != wanted:
+        raise WorkspaceError(f"{adapter} was trained on {trained_on}, not on {wanted}; name {trained_on} as the base")
     folder = base_folder(base)
-    stored = stored_tensors(base, folder)
-    plan = text_tensors(base, config, stored)
+    stored, plan = stored_tensors(base, folder, config)
+    changes = _changes(base, adapter, settings, plan)
     sees = config.model_type == "gemma3"  # gemma3_text sees no images
     if sees and text_only:
         config = config.get_text_config()
@@ -76,7 +68,7 @@ def merge(
     written = {name: tensor.like.to(config.dtype) for name, tensor in plan.items()}
     largest = max(SMALLEST_SHARD, *(tensor.nbytes for tensor in written.values()))
     shards = split_torch_state_dict_into_shards(written, max_shard_size=max_shard_bytes or largest)
-    memory = _peak(plan, written, shards.filename_to_tensors.values(), layers)
+    memory = _peak(plan, written, shards.filename_to_tensors.values(), changes)
     disk = (sum(tensor.nbytes for tensor in written.values()) + 32 * 2**20) / GIB  # with the tokenizer
     needs = f"merging takes {readable(memory)} of memory and {readable(disk)} on the disk"
     room = "make room there, or name a workspace on a larger disk"
@@ -89,13 +81,11 @@ def merge(
     try:
         _save_the_rest(base, folder, config, out)  # first: what is wrong with small files shows at once
         _give_back_memory()
-        with tqdm(total=len(plan), desc="merging", unit=" tensors", leave=False) as bar:
-            for file, names in shards.filename_to_tensors.items():
-                shard = {}  # one shard's worth is in memory
-                for name in names:
-                    shard[name] = _merged(plan[name], layers.get(text_name(plan[name].name)), config.dtype)
-                    bar.update()
-                save_file(shard, out / file, metadata={"format": "pt"})
+        for file, names in tqdm(shards.filename_to_tensors.items(), desc="merging", unit=" files", leave=False):
+            # one file's worth is in memory
+            shard = {name: _merged(plan[name], changes.get(text_name(plan[name].name)), settings, config.dtype) for name in names}
+            save_file(shard, out / file, metadata={"format": "pt"})
+            del shard
         if shards.is_sharded:
             index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
             (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
@@ -105,64 +95,50 @@ def merge(
     return memory
 
 
-def _adapted_layers(base: str, config: PretrainedConfig, adapter: Path) -> dict[str, LoraLayer]:
-    """Return peft's layer for each adapted weight, by `text_name`: with the adapter's tensors, and so far without the base's weight.
-
-    The model around them is built without memory (on the "meta" device). Raises `WorkspaceError` unless every tensor of the
-    adapter finds its place in this base, and every place its tensor.
-    """
-    pass_over_old_torchao()
-    settings = LoraConfig.from_pretrained(adapter)
-    trained_on, wanted = settings.base_model_name_or_path or "", source_of(base)
-    # By name: an adapter of -it fits -pt by its shapes, and talks nonsense there.
-    if is_hub_id(trained_on) and is_hub_id(wanted) and trained_on != wanted:
-        raise WorkspaceError(f"{adapter} was trained on {trained_on}, not on {wanted}; name {trained_on} as the base")
-    tensors = load_file(adapter / WEIGHTS)
-    if other := sorted(name for name in tensors if not LORA_TENSOR.fullmatch(name)):
-        more = f"changes more than linear layers of the text model, such as {other[0]}"
-        raise WorkspaceError(f"{adapter} {more}; merge it with peft's merge_and_unload")
-    # One that was trained on the whole of a multimodal model has other names: so the model around its layers is of that kind too.
-    whole = config.model_type == "gemma3" and any(".language_model." in name for name in tensors)
-    named = {re.sub(KIND, r"\1.default.weight", name): tensor.float() for name, tensor in tensors.items()}
-    try:
-        with torch.device("meta"):
-            around = Gemma3ForConditionalGeneration(config) if whole else Gemma3ForCausalLM(config.get_text_config())
-            model = PeftModel(around, settings, low_cpu_mem_usage=True)
-        found = model.load_state_dict(named, strict=False, assign=True)
-        wrong = [f"{name} is absent in the base" for name in found.unexpected_keys]
-        wrong += [f"{name} is absent in the adapter" for name in found.missing_keys if "lora_" in name]
-    except (RuntimeError, ValueError) as e:  # another shape; or peft found no layer of the name
-        wrong = [line.strip() for line in str(e).splitlines()[-1:]]
-    if wrong:
-        raise WorkspaceError(f"{adapter} doesn't fit {base} ({wrong[0][:300]}); merge it into the base it was trained on")
-    modules = model.get_base_model().named_modules()
-    return {text_name(f"{name}.weight"): layer for name, layer in modules if isinstance(layer, LoraLayer)}
+def _changes(base: str, adapter: Path, settings: LoraConfig, text: dict[str, Stored]) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the adapter's tensors, by weight and kind. Raises `WorkspaceError` unless they are pairs that fit weights of this base."""
+    changes = defaultdict(dict)
+    for name, tensor in load_file(adapter / WEIGHTS).items():
+        found = LORA_TENSOR.fullmatch(name)
+        weight = text_name(f"{found[1]}.weight") if found else None
+        if weight is None or settings.alpha_pattern:
+            more = f"changes more than linear layers of the text model, or each by its own alpha, such as {name}"
+            raise WorkspaceError(f"{adapter} {more}; merge it with peft's merge_and_unload")
+        changes[weight][found[2]] = tensor.float()
+    kinds = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if settings.use_dora else set())
+    for weight, change in changes.items():
+        mine = (len(change["lora_B"]), change["lora_A"].shape[1]) if change.keys() == kinds else f"only {', '.join(change)}"
+        its = tuple(text[weight].like.shape) if weight in text else "absent"
+        if mine != its:
+            wrong = f"{weight} is {mine} in the adapter, {its} in the base"
+            raise WorkspaceError(f"{adapter} doesn't fit {base} ({wrong}); merge it into the base it was trained on")
+    return changes
 
 
-def _peak(plan: dict[str, Stored], written: dict[str, torch.Tensor], shards, layers: dict[str, LoraLayer]) -> float:
+def _peak(plan: dict[str, Stored], written: dict[str, torch.Tensor], shards, changes: dict) -> float:
     """Return the memory that merging takes at its peak, in GiB, beside what this program holds already."""
     shard = max(sum(written[name].nbytes for name in names) for names in shards)
-    # Beside them a tensor that is read and changes its type; or a layer in float32: weight, copy, change and their sum.
+    # Beside them a tensor that is read and changes its type; or a weight in float32, as read and with its change, alone and scaled.
     read = max((like.nbytes for name, (_, _, like) in plan.items() if like.dtype != written[name].dtype), default=0)
-    layer = max((4 * 4 * layer.get_base_layer().weight.numel() for layer in layers.values()), default=0)
+    layer = max(4 * 4 * len(change["lora_B"]) * change["lora_A"].shape[1] for change in changes.values())
     return (shard + max(read, layer) + 128 * 2**20) / GIB  # and what Python and the libraries take along the way
 
 
-@torch.no_grad()
-def _merged(tensor: Stored, layer: LoraLayer | None, dtype: torch.dtype) -> torch.Tensor:
-    """Read one weight and add its change to it, in float32: the sum is rounded once, at the end."""
-    if layer is None:
-        return tensor.read().to(dtype)
-    linear = layer.get_base_layer()
-    empty, linear.weight = linear.weight, torch.nn.Parameter(tensor.read().float(), requires_grad=False)
-    try:
-        layer.merge(safe_merge=True)  # safe: raises if a number is not finite
-    except ValueError:
-        nan = f"the adapter makes {tensor.name} infinite or not a number"
-        raise WorkspaceError(f"{nan}; train with a lower learning rate") from None
-    merged, linear.weight = linear.weight.to(dtype), empty
+def _merged(tensor: Stored, change: dict | None, settings: LoraConfig, dtype: torch.dtype) -> torch.Tensor:
+    """Read one weight and add its change: W + B·A·α/r (LoRA, arXiv 2106.09685; rsLoRA: α/√r; DoRA: each row brought to its length)."""
+    weight = tensor.read()
+    if change:
+        rank = len(change["lora_A"])
+        scale = settings.lora_alpha / (rank**0.5 if settings.use_rslora else rank)
+        weight = weight.float() + change["lora_B"] @ change["lora_A"] * scale
+        if settings.use_dora:
+            weight *= (change["lora_magnitude_vector"] / weight.norm(dim=1))[:, None]
+        if not weight.isfinite().all():
+            nan = f"the adapter makes {tensor.name} infinite or not a number"
+            raise WorkspaceError(f"{nan}; train with a lower learning rate")
+    weight = weight.to(dtype)  # rounded once
     _give_back_memory()
-    return merged
+    return weight
 
 
 def _give_back_memory() -> None:

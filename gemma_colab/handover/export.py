@@ -20,13 +20,12 @@ from gemma_colab.core.live_curve import save_loss_curve
 from gemma_colab.core.loading import load_model, quantization_config
 from gemma_colab.core.machine import GIB, pick_dtype, readable
 from gemma_colab.core.rows import Row, prompt, to_messages
-from gemma_colab.core.settings import LoraSettings, TrainSettings
-from gemma_colab.core.workspace import SPLITS, Workspace, whole
+from gemma_colab.core.workspace import SPLITS, Workspace
 from gemma_colab.evaluation import answer_losses, generate_answers
 from gemma_colab.export.adapter import check_adapter, load_adapter
 from gemma_colab.export.card import model_card
 from gemma_colab.export.converter import ready_converter
-from gemma_colab.export.gguf import can_run, check_gguf, check_outtype, write_gguf
+from gemma_colab.export.gguf import OUTTYPES, can_run, check_gguf, write_gguf
 from gemma_colab.export.hub import check_push, push
 from gemma_colab.export.merged import merge
 from gemma_colab.export.ollama import modelfile, write_ollama
@@ -39,7 +38,6 @@ from gemma_colab.model.memory import readable
 from gemma_colab.ui.report import write_report
 
 FORMS = ("adapter", "merged", "ollama", "gguf", "hub")
-PUSHED = ("adapter", "merged")
 SUMMARY, TEST = "summary.json", "rows/test.jsonl"
 # A GGUF file is sound where this share of its answers is the merged model's, or parts from it at a word that the merged model holds
 # nearly as likely as its own (nats). Measured in benchmarks/README.md.
@@ -71,18 +69,16 @@ def export_workspace(
     text before the first question. Where notebook 05 left `summary.json` and `report.html` of this adapter, they are told too.
     Raises errors of this package before the work starts, wherever that is possible.
     """
-    for name, value, known in (("to", to, FORMS), ("form", form, PUSHED)):
+    for name, value, known in (("to", to, FORMS), ("form", form, FORMS[:2]), ("outtype", outtype, OUTTYPES)):
         if value not in known:
-            raise SettingsError(f"{name}={value!r} must be one of {', '.join(known)}; try {known[0]!r}")
+            raise SettingsError(f"{name}={value!r} must be one of {', '.join(known)}")
     if not 0 <= rows <= 10_000:
         raise SettingsError(f"rows={rows} must be from 0 to 10,000; try 20")
     if to == "hub" and not repo_id:
         raise SettingsError("the Hub needs a name to push to; give repo_id (--repo), such as my-name/my-model")
     if system is not None and to != "ollama":
         raise SettingsError(f"system={system[:40]!r} is for Ollama only, not for to={to!r}; leave it out, or take to='ollama'")
-    check_outtype(outtype)
     modelfile(".", system)  # raises where Ollama would read it differently
-    adapter, merged = workspace.path / "adapter", workspace.path / "merged"
     workspace.need("training.json")
     check_adapter(workspace.need("adapter"))
     _sweep(workspace)
@@ -90,15 +86,15 @@ def export_workspace(
         repo_id, is_private, _ = check_push(repo_id, private=private, exist_ok=exist_ok)
     if to == "gguf":
         ready_converter()
+    merged = workspace.path / "merged"
     if to in ("merged", "ollama", "gguf") or (to == "hub" and form == "merged"):
         _need_merged(workspace, to, text_only)
     if to == "adapter":
         write_card(workspace, "adapter")
         record(workspace, adapter=entry(workspace, "adapter"))
     elif to == "merged" and rows:
-        told = _if_it_fits(workspace, rows, _wide(workspace), lambda asked: _against_adapter(workspace, asked, max_new_tokens))
-        record(workspace, **told)
-        for name in PUSHED if "parity" in told else ():
+        record(workspace, **_compare_merged(workspace, rows, max_new_tokens))
+        for name in ("adapter", "merged"):
             write_card(workspace, name)
     elif to == "ollama":
         write_ollama(merged, workspace.path / "ollama", system=system)
@@ -107,13 +103,10 @@ def export_workspace(
         path = write_gguf(merged, workspace.path / "gguf" / f"model-{outtype}.gguf", outtype=outtype)
         made = entry(workspace, f"gguf/{path.name}") | {"file": path.name}
         record(workspace, gguf=made)
-        told = {"not_compared": "Python needs llama.cpp to run it, which pip install xllamacpp brings"}
-        if can_run():
-            told = _if_it_fits(workspace, rows, torch.float32, lambda asked: _against_merged(path, merged, asked, max_new_tokens))
-        record(workspace, gguf=made | told)
+        record(workspace, gguf=made | _compare_gguf(workspace, path, rows, max_new_tokens))
     elif to == "hub":
         write_card(workspace, form)  # notebook 05 may have run since the last one was written
-        url = push({"adapter": adapter, "merged": merged}[form], repo_id, private=private, exist_ok=exist_ok)
+        url = push(workspace.path / form, repo_id, private=private, exist_ok=exist_ok)
         record(workspace, hub={"repo": url, "form": form, "private": is_private})
     made = exported(workspace)
     if summary := _evaluation(workspace):
@@ -152,13 +145,10 @@ def _need_merged(workspace: Workspace, to: str, text_only: bool | None) -> None:
 
 def write_card(workspace: Workspace, form: str) -> None:
     """Write README.md and `loss_curve.png` into the folder of the "adapter" or the "merged" model."""
-    folder = workspace.path / form
-    with whole(folder / "loss_curve.png") as part:
+    with workspace.writing(f"{form}/loss_curve.png") as part:
         save_loss_curve(workspace.read_json("training.json")["log_history"], part, dpi=120)
-    dtype = str(AutoConfig.from_pretrained(folder).dtype).removeprefix("torch.") if form == "merged" else ""
-    with whole(folder / "README.md") as part:
-        card = str(model_card(form, run_facts(workspace), curve=True, dtype=dtype))
-        part.write_text(card, encoding="utf-8", errors="backslashreplace")
+    dtype = str(AutoConfig.from_pretrained(workspace.path / form).dtype).removeprefix("torch.") if form == "merged" else ""
+    workspace.write_text(f"{form}/README.md", str(model_card(form, run_facts(workspace), dtype)))
 
 
 def run_facts(workspace: Workspace) -> dict:
@@ -166,15 +156,19 @@ def run_facts(workspace: Workspace) -> dict:
     run, made, summary = workspace.read_json("training.json"), exported(workspace), _evaluation(workspace)
     if workspace.has(SUMMARY) and not summary:
         print(f"{SUMMARY} is of another training run: the card goes without an evaluation until notebook 05 runs again.")
-    splits = {split: f"rows/{split}.jsonl" for split in SPLITS}
-    settings = {"lora": LoraSettings.file, "train": TrainSettings.file}
     facts = {
         "model": run["model"],
         "load_in_4bit": run.get("load_in_4bit"),
         "fingerprint": run.get("rows"),
         "versions": {name: version for name, version in stack_versions().items() if version != "missing"},
-        "rows": {split: len(workspace.read_jsonl(file)) for split, file in splits.items() if workspace.has(file)},
-        "settings": {name: workspace.read_json(file) for name, file in settings.items() if workspace.has(file)},
+        "rows": {
+            split: len(workspace.read_jsonl(f"rows/{split}.jsonl")) for split in SPLITS if workspace.has(f"rows/{split}.jsonl")
+        },
+        "settings": {
+            name: workspace.read_json(f"{name}_settings.json")
+            for name in ("lora", "train")
+            if workspace.has(f"{name}_settings.json")
+        },
         "training": run,
     }
     facts |= {name: value for name, value in summary.items() if value is not None}
@@ -211,57 +205,60 @@ def _if_it_fits(workspace: Workspace, rows: int, dtype: torch.dtype, compare: Ca
     return {"not_compared": f"the GPU's memory was full before all questions were answered; {LARGER}"}
 
 
-def _against_adapter(workspace: Workspace, rows: list[Row], max_new_tokens: int) -> dict:
-    """Ask these rows of the adapter on the base it was trained on, of the adapter on the 16-bit base, and of `merged/` in plain
-    transformers, loaded one after the other."""
-    run, wide = workspace.read_json("training.json"), _wide(workspace)
+def _compare_merged(workspace: Workspace, rows: int, max_new_tokens: int) -> dict:
+    """Ask test rows of the adapter on the base it was trained on, of the adapter on the 16-bit base, and of `merged/` in plain
+    transformers, loaded one after the other; return what to note of it."""
+    run = workspace.read_json("training.json")
     adapter, merged = workspace.path / "adapter", workspace.path / "merged"
+    computes, _ = pick_dtype(describe_machine(), dimensions_of(run["model"]))
+    # Plain transformers can't run Gemma 3 in float16. A T4 emulates bfloat16: slowly, and right.
+    wide = torch.bfloat16 if computes == torch.float16 else computes
 
-    def on_base(dtype, quantization=None) -> tuple:
+    def on_base(dtype: torch.dtype, quantization=None) -> tuple:
         base = load_model(run["model"], dtype, quantization)
         return load_adapter(base, workspace).eval(), load_tokenizer(run["model"])
 
-    computes, _ = pick_dtype(describe_machine(), dimensions_of(run["model"]))
-    loaders = {ON_4: lambda: on_base(computes, quantization_config(computes))} if run.get("load_in_4bit", True) else {}
-    loaders |= {ON_16: lambda: on_base(wide), "merged": lambda: _plain(merged, wide)}
-    forms = {}
-    for name, load in loaders.items():
-        model, tokenizer = load()
-        start, prompts = time.monotonic(), [prompt(row) for row in rows]
-        answers = generate_answers(model, tokenizer, prompts, max_new_tokens=max_new_tokens, description=name)
-        seconds, losses = time.monotonic() - start, answer_losses(model, tokenizer, rows, description=name)
-        loss = float(losses["loss"].sum() / losses["tokens"].sum())
-        forms[name] = Measured(answers, loss, mib(merged if name == "merged" else adapter), seconds)
-        del model
-        _free_gpu()
-    same, sentence = same_model(forms, "merged", ON_16)
-    return {"parity": parity(forms), "same": same, "sentence": sentence}
+    def compare(asked: list[Row]) -> dict:
+        loaders = {ON_4: lambda: on_base(computes, quantization_config(computes))} if run.get("load_in_4bit", True) else {}
+        loaders |= {ON_16: lambda: on_base(wide), "merged": lambda: _plain(merged, wide)}
+        forms, prompts = {}, [prompt(row) for row in asked]
+        for name, load in loaders.items():
+            model, tokenizer = load()
+            start = time.monotonic()
+            answers = generate_answers(model, tokenizer, prompts, max_new_tokens=max_new_tokens, description=name)
+            seconds, losses = time.monotonic() - start, answer_losses(model, tokenizer, asked, description=name)
+            loss = float(losses["loss"].sum() / losses["tokens"].sum())
+            forms[name] = Measured(answers, loss, mib(merged if name == "merged" else adapter), seconds)
+            del model
+            _free_gpu()
+        same, sentence = same_model(forms, "merged", ON_16)
+        return {"parity": parity(forms), "same": same, "sentence": sentence}
+
+    return _if_it_fits(workspace, rows, wide, compare)
 
 
-def _against_merged(path: Path, merged: Path, rows: list[Row], max_new_tokens: int) -> dict:
-    """Ask llama.cpp, with a GGUF file, what the merged model is asked; return what to note of it."""
-    prompts = [prompt(row) for row in rows]
-    model, tokenizer = _plain(merged, torch.float32)
-    wanted = generate_answers(model, tokenizer, prompts, max_new_tokens=max_new_tokens, description="merged")
-    found = check_gguf(path, prompts, wanted, max_new_tokens=max_new_tokens)
-    texts = zip(prompts, found["expected"], found["answer"], strict=True)
-    near = sum(behind(model, tokenizer, *row) <= NEARLY for row in texts) / len(found)
-    equal = float(found["equal"].mean())
-    sentence = f"llama.cpp gives the answers of the merged model to {equal:.0%} of {len(found)} test rows"
-    if equal < 1:
+def _compare_gguf(workspace: Workspace, path: Path, rows: int, max_new_tokens: int) -> dict:
+    """Ask llama.cpp what the merged model is asked, where Python can call it; return what to note of it."""
+
+    def compare(asked: list[Row]) -> dict:
+        prompts = [prompt(row) for row in asked]
+        model, tokenizer = _plain(workspace.path / "merged", torch.float32)
+        wanted = generate_answers(model, tokenizer, prompts, max_new_tokens=max_new_tokens, description="merged")
+        found = check_gguf(path, prompts, wanted, max_new_tokens=max_new_tokens)
+        texts = zip(prompts, found["expected"], found["answer"], strict=True)
+        near = sum(behind(model, tokenizer, *row) <= NEARLY for row in texts) / len(found)
+        equal = float(found["equal"].mean())
+        sentence = f"llama.cpp gives the answers of the merged model to {equal:.0%} of {len(found)} test rows"
         sentence += f"; with those that part at a word nearly as likely, which is rounding, it is {near:.0%}"
         sentence += f"; a sound file has {SOUND:.0%} or more"
-    if near < SOUND:
-        remedy = "export it again with outtype f16, which rounds least, or with another llama.cpp (LLAMA_CPP names it)"
-        sentence = f"looks broken: {sentence}; {remedy}"
-    return {"answers equal": equal, "nearly": near, "rows": len(found), "same": near >= SOUND, "sentence": sentence}
+        if near < SOUND:
+            remedy = "export it again with outtype f16, which rounds least, or with another llama.cpp (LLAMA_CPP names it)"
+            sentence = f"looks broken: {sentence}; {remedy}"
+        return {"answers equal": equal, "nearly": near, "rows": len(found), "same": near >= SOUND, "sentence": sentence}
 
-
-def _wide(workspace: Workspace) -> torch.dtype:
-    """Return in what 16-bit weights are run here. Plain transformers can't run Gemma 3 in float16; a T4 emulates bfloat16: slowly, and
-    right."""
-    dtype, _ = pick_dtype(describe_machine(), dimensions_of(workspace.read_json("training.json")["model"]))
-    return torch.bfloat16 if dtype == torch.float16 else dtype
+    if not can_run():
+        return {"not_compared": "Python needs llama.cpp to run it, which pip install xllamacpp brings"}
+    return _if_it_fits(workspace, rows, torch.float32, compare)
 
 
 def _plain(folder: Path, dtype: torch.dtype) -> tuple:

@@ -65,9 +65,9 @@ tiny-model: .venv/installed-dev        ## pre-train data_samples/tiny-gemma3 aga
 	$(BIN)/pip install -c constraints.txt -e '.[dev]'
 	touch $@
 
-.venv/installed-verify: .venv/installed-dev gemma_colab/export/converter.py
+.venv/installed-verify: .venv/installed-dev gemma_colab/export/gguf.py
 	$(BIN)/pip install -c constraints.txt -e '.[verify]'
-	$(BIN)/python -c "from gemma_colab.export.converter import fetch_converter; fetch_converter('.venv/llama.cpp')"
+	$(BIN)/python -c "from gemma_colab.export.gguf import fetch_converter; fetch_converter('.venv/llama.cpp')"
 	touch $@
 
 clean:

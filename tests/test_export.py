@@ -25,7 +25,7 @@ from gemma_colab.core.loading import load_model, load_tokenizer
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.trainer import lora_config
 from gemma_colab.core.workspace import Workspace, samples, whole
-from gemma_colab.export import converter, export_workspace, exported, load_adapter, merge, save_adapter
+from gemma_colab.export import export_workspace, exported, gguf, load_adapter, merge, save_adapter
 from gemma_colab.export import merged as merging
 from gemma_colab.export.card import model_card, plain
 from gemma_colab.export.checkpoint import text_name
@@ -834,7 +834,7 @@ def test_what_a_gguf_file_needs_is_checked_before_the_merge(work, tmp_path, monk
         assert re.search(words, capsys.readouterr().err)
 
     with monkeypatch.context() as patched:
-        patched.setattr(converter, "find_spec", lambda name: None)
+        patched.setattr(gguf, "find_spec", lambda name: None)
         said("pip install sentencepiece", "gguf")
     with monkeypatch.context() as patched:
         patched.setenv("LLAMA_CPP", str(tmp_path))

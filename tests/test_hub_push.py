@@ -203,12 +203,12 @@ REFUSED = {  # case -> words of its sentence: what is wrong, and what to do
     "another alphabet": ("refused your token", WRITE),
     "may read only": ("your token, from HF_TOKEN in the environment, may only read", WRITE),
     "narrow": ("has no right to write to learner/me", WRITE, "fine-grained"),
-    "name a/b/c": ("repo='a/b/c' can't be the name", "owner/name"),
-    "name тест": ("can't be the name", "letters, digits"),
-    "name a b": ("can't be the name", "letters, digits"),
-    "name -x": ("can't be the name", "letters, digits"),
-    f"name {'x' * 97}": ("can't be the name", "96 at most"),
-    "name ": ("can't be the name", "owner/name"),
+    "name a/b/c": ("can't be pushed: HFValidationError",),
+    "name тест": ("can't be pushed: HFValidationError",),
+    "name a b": ("can't be pushed: HFValidationError",),
+    "name -x": ("can't be pushed: HFValidationError",),
+    f"name {'x' * 97}": ("can't be pushed: HFValidationError",),
+    "name ": ("can't be pushed: HFValidationError",),
     "somebody else's": ("has no right to write to google/mine", "take a name under your own account"),
     "again": ("learner/first exists already, with", "another name", "exist_ok=True (--exist-ok)"),
     "again, checked": ("learner/first exists already, with", "another name"),
@@ -223,7 +223,7 @@ REFUSED = {  # case -> words of its sentence: what is wrong, and what to do
     "no card": ("linked has no README.md, the card", "gemma-colab export --to adapter writes it"),
     "careless": ("README.md holds what looks like a token", "take it out"),
     "no network": ("or the connection to it broke off", "check the network"),
-    "offline": ("HF_HUB_OFFLINE is set", "unset it"),
+    "offline": ("offline mode is enabled", "unset the `HF_HUB_OFFLINE`"),
 }
 
 

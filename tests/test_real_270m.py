@@ -21,8 +21,7 @@ from gemma_colab.core.workspace import Workspace, read_sample
 from gemma_colab.evaluation.generation import generate_answers
 from gemma_colab.evaluation.loss import answer_losses, mean_loss, text_losses
 from gemma_colab.export.adapter import save_adapter
-from gemma_colab.export.converter import find_converter
-from gemma_colab.export.gguf import check_gguf, write_gguf
+from gemma_colab.export.gguf import check_gguf, find_converter, write_gguf
 from gemma_colab.export.merged import merge
 from gemma_colab.export.parity import behind
 from gemma_colab.handover.export import NEARLY

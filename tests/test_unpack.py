@@ -18,8 +18,7 @@ from gemma_colab.core.catalog import CATALOG, PACKAGED, TINY, dimensions_of, sou
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.machine import Machine, dtype_name
 from gemma_colab.core.workspace import read_sample, samples
-from gemma_colab.export.converter import find_converter
-from gemma_colab.export.gguf import write_gguf
+from gemma_colab.export.gguf import find_converter, write_gguf
 from gemma_colab.model import choice, unpack
 from gemma_colab.model import preflight as checks
 from gemma_colab.model.choice import READERS, installed, packaged_here, pick_model

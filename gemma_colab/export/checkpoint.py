@@ -47,12 +47,11 @@ def stored_tensors(name: str, folder: Path, config: PretrainedConfig) -> tuple[d
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 - the file is no dict
                     view = file.get_slice(key)
-                    if view.get_dtype() not in DTYPES:
-                        raise ModelError(f"{name} stores {key} as {view.get_dtype()}; take its 16-bit or 32-bit checkpoint")
                     like = torch.empty(view.get_shape(), dtype=DTYPES[view.get_dtype()], device="meta")
                     found[key] = Stored(path, key, like)
-        except SafetensorError as e:
-            raise ModelError(f"{path} is not whole ({e}); delete it and download or save {name} again") from None
+        except (SafetensorError, KeyError) as e:
+            whole = f"{path} is not whole, or not in 16 or 32 bit ({e})"
+            raise ModelError(f"{whole}; delete it and download or save {name} again") from None
     with torch.device("meta"):
         model = Gemma3ForCausalLM(config.get_text_config())
     wanted = {key: parameter.shape for key, parameter in model.named_parameters()}  # a tied head is not among them
@@ -64,16 +63,15 @@ def stored_tensors(name: str, folder: Path, config: PretrainedConfig) -> tuple[d
 
 def text_name(name: str) -> str | None:
     """Return what `Gemma3ForCausalLM` calls a tensor of a checkpoint; None for one of the vision part."""
-    name = re.sub(
-        r"^(language_model\.model|model\.language_model)\.", "model.", name
-    )  # as on the Hub; as transformers 5 may save it
+    # as on the Hub, and as transformers 5 may save it
+    name = re.sub(r"^(language_model\.model|model\.language_model)\.", "model.", name)
     name = re.sub(r"^language_model\.lm_head\.", "lm_head.", name)
     return name if re.match(r"model\.(embed_tokens|layers|norm)\.|lm_head\.", name) else None
 
 
 def config_of(name: str) -> PretrainedConfig:
     """Load the config of a base or of a merged model. Raises `ModelError` if it can't be had, is no Gemma 3, or is quantized."""
-    if Path(name).is_absolute() and not Path(name).is_dir():
+    if Path(name).is_absolute() and not Path(name).exists():
         raise ModelError(f"the model {name} is not there, or no longer; put that folder back, it holds the weights")
     config = from_hub(AutoConfig, name, source_of(name))
     refuse_other_models(name, config.model_type)

@@ -1,10 +1,16 @@
-"""A GGUF file of a merged model, made by llama.cpp's own converter, and run by llama.cpp to see whether it answers the same."""
+"""A GGUF file of a merged model, made by llama.cpp's own converter, and run by llama.cpp to see whether it answers the same.
+
+The converter is that of your own llama.cpp, or comes with the source package of llama-cpp-python.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 import sys
+import tarfile
 import tempfile
 from importlib import import_module
 from importlib.util import find_spec
@@ -17,24 +23,29 @@ from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.machine import GIB, free_gib
 from gemma_colab.core.workspace import whole
 from gemma_colab.export.checkpoint import check_merged, with_added_tokens
-from gemma_colab.export.converter import ready_converter, run
 
 # Bytes of a weight. q8_0: 32 weights of a byte share a scale in float16. Norms stay in float32, and are few.
 OUTTYPES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "q8_0": 34 / 32}
 RUNTIME = "xllamacpp"  # llama.cpp as a Python package, compiled already
+SCRIPT = "convert_hf_to_gguf.py"
+# The source package of llama-cpp-python carries llama.cpp. The checksum: what is downloaded here is run later.
+SOURCE = "llama-cpp-python==0.3.36"
+SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+PARTS = (SCRIPT, "LICENSE", "conversion/", "gguf-py/gguf/")  # 2 MB of its 217
+CACHE = Path("~/.cache/gemma_colab") / SOURCE.replace("==", "-")
 
 # llama.cpp takes it that every sixth layer of a Gemma 3 sees the whole text, and its converter doesn't say where a model differs, as
 # the tiny one does. So here the converter runs with a writer that adds it.
 RUN = """
 import json, pathlib, runpy, sys
-script, sliding = sys.argv[1], json.loads(sys.argv[2])
-sys.path[:0] = [str(pathlib.Path(script).parent), str(pathlib.Path(script).parent / "gguf-py")]
+script, sliding = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
+sys.path[:0] = [str(script.parent), str(script.parent / "gguf-py")]
 if sliding:
     import gguf
     add = gguf.GGUFWriter.add_sliding_window
     gguf.GGUFWriter.add_sliding_window = lambda self, n: [add(self, n), self.add_sliding_window_pattern(sliding)]
-sys.argv[:3] = [script]
-runpy.run_path(script, run_name="__main__")
+sys.argv[:3] = [str(script)]
+runpy.run_path(str(script), run_name="__main__")
 """
 
 
@@ -67,10 +78,10 @@ def write_gguf(merged: str | Path, out: str | Path, *, outtype: str = "f16") -> 
             settings.write_text(with_added_tokens(merged), encoding="utf-8")
             command = [sys.executable, "-c", RUN, str(script), json.dumps(_sliding(config)), links]
             command += ["--outfile", str(part), "--outtype", outtype, "--model-name", out.stem]
-            code, last = run(command, os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""})
-            if code or not part.stat().st_size:
+            why = run(command, os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""})
+            if why or not part.stat().st_size:
                 remedy = "make room on a full disk; if it is your own llama.cpp, take a newer one, or unset LLAMA_CPP"
-                raise ModelError(f"llama.cpp's converter can't convert {merged} ({last}); {remedy}")
+                raise ModelError(f"llama.cpp's converter can't convert {merged} ({why}); {remedy}")
     except OSError as e:
         raise WorkspaceError(f"{out} can't be written ({e.strerror}); name a folder you may write to") from None
     return out
@@ -95,9 +106,8 @@ def check_gguf(
     """Ask llama.cpp what the merged model was asked, greedily, with the chat template in the file; "equal" says whether it answers so.
 
     prompts: lists of chat turns. expected: the merged model's own greedy answers in float32, with the same `max_new_tokens`.
-    n_ctx: tokens of the longest prompt and its answer. n_threads: left out, as many as there are cores; take fewer where other
-    programs use them, since llama.cpp's threads wait for one another. One line a prompt: prompt (its last turn), expected, answer,
-    equal. Raises `WorkspaceError` if xllamacpp, a llama.cpp that Python can call, isn't installed.
+    n_ctx: tokens of the longest prompt and its answer. n_threads: of all cores where left out; take fewer where other programs run.
+    One line a prompt: prompt (its last turn), expected, answer, equal. Raises `WorkspaceError` without xllamacpp.
     """
     if not can_run():
         raise WorkspaceError(f"to run a GGUF file, Python needs llama.cpp, and {RUNTIME} isn't installed; pip install {RUNTIME}")
@@ -120,3 +130,59 @@ def check_gguf(
 def can_run() -> bool:
     """Whether Python can call llama.cpp here."""
     return find_spec(RUNTIME) is not None
+
+
+# --------------------------------------------------------------------------------------------- the converter
+def ready_converter() -> Path:
+    """Return the path of the converter, downloaded if there is none, once it is clear that it can run. Raises `WorkspaceError`."""
+    if find_spec("sentencepiece") is None:
+        raise WorkspaceError("llama.cpp's converter needs sentencepiece, which isn't installed: pip install sentencepiece")
+    return find_converter() or fetch_converter()
+
+
+def find_converter() -> Path | None:
+    """Return the path of convert_hf_to_gguf.py, or None if there is none.
+
+    Where LLAMA_CPP in the environment names a folder, it must be there, or `WorkspaceError` is raised. Else these are tried: PATH
+    (where Homebrew puts it), llama.cpp here or in your home folder, and what `fetch_converter` got.
+    """
+    if named := os.environ.get("LLAMA_CPP"):
+        script = Path(named).expanduser().absolute() / SCRIPT
+        if not script.is_file():
+            raise WorkspaceError(f"LLAMA_CPP={named!r} has no {SCRIPT}; name llama.cpp's sources, or unset it to fetch them")
+        return script
+    places = [shutil.which(SCRIPT), Path("llama.cpp") / SCRIPT, Path("~/llama.cpp") / SCRIPT, CACHE / SCRIPT]
+    scripts = (Path(place).expanduser().absolute() for place in places if place)
+    return next((script for script in scripts if script.is_file()), None)
+
+
+def fetch_converter(into: str | Path = CACHE) -> Path:
+    """Download llama.cpp's converter (77 MB, of which 2 MB stay) into a folder; return the path of convert_hf_to_gguf.py.
+
+    It comes from the source package of llama-cpp-python, which pip downloads and checks; nothing is compiled.
+    """
+    into = Path(into).expanduser().absolute()
+    print(f"Fetching llama.cpp's converter, 77 MB, from the source package of {SOURCE} into {into}.")
+    with whole(into) as part, tempfile.TemporaryDirectory() as folder:
+        wanted = Path(folder) / "wanted.txt"
+        wanted.write_text(f"{SOURCE} --hash=sha256:{SHA256}\n")
+        # pip asks a source package for its metadata; that takes a build tool of its own for a moment, and builds nothing.
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-input", "--disable-pip-version-check", "--no-cache-dir"]
+        command += ["--no-deps", "--no-binary", SOURCE.split("==")[0], "--require-hashes", "-r", str(wanted), "-d", folder]
+        if why := run(command, os.environ):
+            yourself = "fetch llama.cpp's sources yourself and name their folder in LLAMA_CPP"
+            raise WorkspaceError(f"pip can't download {SOURCE} ({why}); check the network, or {yourself}")
+        with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
+            for member in archive:
+                name = member.name.partition("/vendor/llama.cpp/")[2]
+                if member.isfile() and name.startswith(PARTS):
+                    (part / name).parent.mkdir(parents=True, exist_ok=True)
+                    (part / name).write_bytes(archive.extractfile(member).read())
+    return into / SCRIPT
+
+
+def run(command: list[str], env: dict) -> str:
+    """Run a command; return the last line it wrote if it failed, else "". It is stopped where this program is interrupted."""
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)
+    lines = done.stdout.decode("utf-8", errors="replace").strip().splitlines() or ["it said nothing"]
+    return lines[-1].strip()[:300] if done.returncode else ""

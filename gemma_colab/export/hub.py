@@ -29,9 +29,6 @@ PLACE = re.compile(r"path/or/id/of/this/(?:adapter|model)")  # in the code of th
 NO_TEXT = (".safetensors", ".gguf", ".png", ".model")  # all others are searched for tokens
 WRITE = f"make a token of the type 'write' at {SITE}/settings/tokens, and {STORE}"
 FAILURES = {  # pattern in an error's `trace` -> what it means, and the next step; the first that is found counts
-    "HFValidationError": "repo={repo!r} can't be the name of a repository; take owner/name with letters, digits, '-', '_' and '.', 96 "
-    "at most",
-    "OfflineModeIsEnabled": "HF_HUB_OFFLINE is set and allows no connection to the Hub; unset it and restart",
     "LocalTokenNotFound": f"there is no token here, and the Hugging Face Hub needs one to write; {WRITE}",
     "HTTP 401|'ascii' codec": f"the Hugging Face Hub refused your token, from {{token}}: mistyped, deleted or expired; {WRITE}",
     "HTTP 40[34]": "your token, from {token}, has no right to write to {repo}; "

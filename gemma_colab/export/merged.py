@@ -82,16 +82,14 @@ def merge(
         _save_the_rest(base, folder, config, out)  # first: what is wrong with small files shows at once
         _give_back_memory()
         for file, names in tqdm(shards.filename_to_tensors.items(), desc="merging", unit=" files", leave=False):
-            # one file's worth is in memory
             shard = {name: _merged(plan[name], changes.get(text_name(plan[name].name)), settings, config.dtype) for name in names}
             save_file(shard, out / file, metadata={"format": "pt"})
-            del shard
+            del shard  # before the next: one file's worth is in memory
         if shards.is_sharded:
             index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
             (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as e:  # the disk, which others fill too
-        reason = getattr(e, "strerror", None) or str(e)[:120]
-        raise WorkspaceError(f"{out.parent} can't be written ({reason}); {room}") from None
+        raise WorkspaceError(f"{out.parent} can't be written ({str(e)[:120]}); {room}") from None
     return memory
 
 
@@ -134,8 +132,8 @@ def _merged(tensor: Stored, change: dict | None, settings: LoraConfig, dtype: to
         if settings.use_dora:
             weight *= (change["lora_magnitude_vector"] / weight.norm(dim=1))[:, None]
         if not weight.isfinite().all():
-            nan = f"the adapter makes {tensor.name} infinite or not a number"
-            raise WorkspaceError(f"{nan}; train with a lower learning rate")
+            nan = f"the adapter makes {tensor.name} infinite or not a number; train with a lower learning rate"
+            raise WorkspaceError(nan)
     weight = weight.to(dtype)  # rounded once
     _give_back_memory()
     return weight

@@ -12,8 +12,7 @@ CLOSE = 0.02  # nats per token: below the spread of two runs that differ in thei
 
 
 class Measured(NamedTuple):
-    """What one form of a model did. answers: greedy, in the order of the questions. loss: nats per token of the right answers.
-    mib: its files. seconds: for all answers together."""
+    """What one form of a model did: its greedy answers, nats per token of the right answers, size of its files, seconds for all."""
 
     answers: list[str]
     loss: float
@@ -22,15 +21,14 @@ class Measured(NamedTuple):
 
 
 def parity(forms: dict[str, Measured]) -> list[dict]:
-    """Compare forms of a model with the first of them. One line a form: MiB, answers equal (the share that is, letter by letter, what
-    the first answered), rows, loss, difference (to the loss of the first), s per answer.
+    """Compare forms of a model with the first of them, one line a form; "answers equal" is the share that is so letter by letter.
 
     Expect differences: a merged model stands on the 16-bit base, and its adapter was trained on the 4-bit one. The table is there to
     show how large they are.
     """
     first, lines = next(iter(forms.values())), []
+    rows = len(first.answers)
     for name, one in forms.items():
-        rows = len(first.answers)
         figures = {"MiB": one.mib, "answers equal": _equal(one, first) / rows, "rows": rows, "loss": one.loss}
         figures |= {"difference": one.loss - first.loss, "s per answer": one.seconds / rows}
         lines.append({"form": name} | {figure: round(value, 6) for figure, value in figures.items()})

@@ -4,6 +4,7 @@ with what was trained."""
 from __future__ import annotations
 
 import gc
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -24,8 +25,7 @@ from gemma_colab.core.workspace import SPLITS, Workspace
 from gemma_colab.evaluation import answer_losses, generate_answers
 from gemma_colab.export.adapter import check_adapter, load_adapter
 from gemma_colab.export.card import model_card
-from gemma_colab.export.converter import ready_converter
-from gemma_colab.export.gguf import OUTTYPES, can_run, check_gguf, write_gguf
+from gemma_colab.export.gguf import OUTTYPES, can_run, check_gguf, ready_converter, write_gguf
 from gemma_colab.export.hub import check_push, push
 from gemma_colab.export.merged import merge
 from gemma_colab.export.ollama import modelfile, write_ollama
@@ -43,6 +43,9 @@ SUMMARY, TEST = "summary.json", "rows/test.jsonl"
 # nearly as likely as its own (nats). Measured in benchmarks/README.md.
 SOUND, NEARLY = 0.8, 1.0
 LARGER = "delete the model you have loaded and export again, or compare on a larger machine"
+LEFTOVER = re.compile(
+    r"\.(?P<name>merged|ollama|.+\.gguf)\.(?P<process>\d+)\.(?P<kind>part|old)"
+)  # of `whole`, when it was killed
 ON_4, ON_16 = "adapter on the 4-bit base", "adapter on the 16-bit base"
 
 
@@ -118,12 +121,12 @@ def export_workspace(
 
 def _sweep(workspace: Workspace) -> None:
     """Remove what an export that was killed has left half-written (by `whole`): gigabytes, which nobody would find."""
-    for path in [path for name in (".merged.*", ".ollama.*", "gguf/.*") for path in workspace.path.glob(name)]:
-        name, process, kind = path.name[1:].rsplit(".", 2)
-        if psutil.pid_exists(int(process)):
+    for path in [*workspace.path.glob(".*"), *workspace.path.glob("gguf/.*")]:
+        found = LEFTOVER.fullmatch(path.name)
+        if not found or psutil.pid_exists(int(found["process"])):
             continue
-        if kind == "old" and not path.with_name(name).exists():
-            path.rename(path.with_name(name))  # killed in the middle of the change: this is the last whole one
+        if found["kind"] == "old" and not path.with_name(found["name"]).exists():
+            path.rename(path.with_name(found["name"]))  # killed in the middle of the change: this is the last whole one
         elif path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -160,7 +163,7 @@ def run_facts(workspace: Workspace) -> dict:
         "model": run["model"],
         "load_in_4bit": run.get("load_in_4bit"),
         "fingerprint": run.get("rows"),
-        "versions": {name: version for name, version in stack_versions().items() if version != "missing"},
+        "versions": stack_versions(),
         "rows": {
             split: len(workspace.read_jsonl(f"rows/{split}.jsonl")) for split in SPLITS if workspace.has(f"rows/{split}.jsonl")
         },
@@ -263,9 +266,10 @@ def _compare_gguf(workspace: Workspace, path: Path, rows: int, max_new_tokens: i
 
 def _plain(folder: Path, dtype: torch.dtype) -> tuple:
     """Load model and tokenizer as anybody loads them."""
-    where = {"": 0 if torch.cuda.is_available() else "cpu"}
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=where, attn_implementation="sdpa")
-    return model.eval(), AutoTokenizer.from_pretrained(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device).eval(), AutoTokenizer.from_pretrained(
+        folder
+    )
 
 
 def _free_gpu() -> None:

@@ -29,10 +29,9 @@ from gemma_colab.export import export_workspace, exported, gguf, load_adapter, m
 from gemma_colab.export import merged as merging
 from gemma_colab.export.card import model_card, plain
 from gemma_colab.export.checkpoint import text_name
-from gemma_colab.export.parity import CLOSE, Measured, behind, parity, same_model
 from gemma_colab.export.record import mib
 from gemma_colab.handover import export as steps
-from gemma_colab.handover.export import run_facts
+from gemma_colab.handover.export import CLOSE, behind, run_facts
 from gemma_colab.model.hub import TOKEN
 
 TINY = samples() / "tiny-gemma3"
@@ -384,20 +383,6 @@ def test_too_little_memory_or_disk_is_said_before(base32, adapter, tmp_path, mon
 
 
 # --------------------------------------------------------------------------------------------- the comparison
-def test_parity_counts_equal_answers_and_shows_the_difference():
-    forms = {"adapter": Measured(list("abcd"), 2.0, 3.0, 2.0), "merged": Measured(list("abcx"), 2.5, 9.0, 1.0)}
-    adapter = {"form": "adapter", "MiB": 3, "answers equal": 1, "rows": 4, "loss": 2, "difference": 0, "s per answer": 0.5}
-    merged = {"form": "merged", "MiB": 9, "answers equal": 0.75, "rows": 4, "loss": 2.5, "difference": 0.5, "s per answer": 0.25}
-    assert parity(forms) == [adapter, merged]
-    same, sentence = same_model(forms, "merged", "adapter")
-    assert not same
-    assert "+0.5000, 3 of 4 answers equal" in sentence
-    for loss, expected in ((2 + CLOSE / 2, True), (2 - 2 * CLOSE, False), (float("nan"), False)):
-        assert same_model(forms | {"merged": Measured(["a"] * 4, loss, 1, 1)}, "merged", "adapter")[0] is expected
-    with pytest.raises(ValueError, match="argument 2"):
-        parity(forms | {"cut": Measured(["a"], 2.0, 1.0, 1.0)})
-
-
 def test_a_word_as_likely_as_the_models_own_is_rounding(random_gemma):
     model, tokenizer = load_model(random_gemma, torch.float32).eval(), load_tokenizer(random_gemma)
     prompt = [{"role": "user", "content": "Где мой заказ?"}]
@@ -614,6 +599,9 @@ def test_the_command_writes_the_merged_model_and_proves_it(work, capsys):
     lines = {line["form"]: line for line in found["parity"]}
     assert list(lines) == ["adapter on the 4-bit base", "adapter on the 16-bit base", "merged"]
     assert [line["rows"] for line in found["parity"]] == [4, 4, 4]
+    assert lines["adapter on the 4-bit base"]["answers equal"] == 1
+    for line in lines.values():
+        assert line["difference"] == pytest.approx(line["loss"] - found["parity"][0]["loss"], abs=2e-6)
     assert found["same"]
     assert abs(lines["merged"]["loss"] - lines["adapter on the 16-bit base"]["loss"]) < CLOSE
     assert lines["merged"]["MiB"] == pytest.approx(mib(work.path / "merged"), rel=0.02)
@@ -864,7 +852,7 @@ def test_wrong_input_of_the_command(work, workspace, capsys):
     for folder, to, options, words in (
         (workspace, "merged", [], "run notebook 04_train first"),
         (work, "hub", [], "--repo"),
-        (work, "merged", ["--rows", -1], "rows=-1 must be from 0"),
+        (work, "merged", ["--rows", -1], "rows=-1 must be 0 or more"),
     ):
         assert export(folder, to, *options) == 4
         assert words in capsys.readouterr().err

@@ -18,8 +18,7 @@ from gemma_colab.core.settings import LoraSettings, ModelSettings
 from gemma_colab.core.workspace import Workspace, samples
 from gemma_colab.export import check_gguf, gguf, save_adapter, write_gguf
 from gemma_colab.export.gguf import SCRIPT, find_converter
-from gemma_colab.export.parity import behind
-from gemma_colab.handover.export import NEARLY, SOUND
+from gemma_colab.handover.export import NEARLY, SOUND, behind
 
 TOKENS = 48
 MERGED = samples() / "tiny-gemma3"  # in the form that merging leaves: plain transformers, with its tokenizer

@@ -23,8 +23,7 @@ from gemma_colab.evaluation.loss import answer_losses, mean_loss, text_losses
 from gemma_colab.export.adapter import save_adapter
 from gemma_colab.export.gguf import check_gguf, find_converter, write_gguf
 from gemma_colab.export.merged import merge
-from gemma_colab.export.parity import behind
-from gemma_colab.handover.export import NEARLY
+from gemma_colab.handover.export import NEARLY, behind
 from gemma_colab.model.choice import packaged_here
 from gemma_colab.model.memory import memory_plan
 

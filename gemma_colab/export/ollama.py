@@ -28,10 +28,8 @@ TEMPLATE = """\
 
 
 def modelfile(weights: str, system: str | None = None) -> str:
-    """Return the Modelfile for weights at a path seen from its own folder, such as "." or "./model.gguf".
-
-    system: a text before the first question of every conversation. Raises `SettingsError` where Ollama would read it differently.
-    """
+    """Return the Modelfile for weights at a path seen from its own folder. Raises `SettingsError` where Ollama would read `system`
+    differently."""
     lines = [f"FROM {weights}", f'TEMPLATE """{TEMPLATE}"""']
     lines += [f'PARAMETER stop "{token}"' for token in ("<end_of_turn>", "<eos>")]
     lines += [f"PARAMETER {name} {value}" for name, value in SAMPLING.items()]  # Ollama's own defaults are others
@@ -48,10 +46,9 @@ def modelfile(weights: str, system: str | None = None) -> str:
 def write_ollama(merged: str | Path, out: str | Path, *, system: str | None = None) -> Path:
     """Write the folder `out`; there, `ollama create NAME` and `ollama run NAME`. Return `out`; an earlier one is replaced.
 
-    merged: the folder of a merged model, which Ollama converts itself; or a .gguf file from `write_gguf`, which it takes as it
-    is. Its files are linked (no room needed) or, on another disk, copied. system: see `modelfile`.
-    What Ollama asks differs from `apply_chat_template` in one thing: it doesn't strip spaces and line breaks around a message.
-    Raises `ModelError`, `SettingsError` or `WorkspaceError`; then nothing is left behind.
+    merged: the folder of a merged model, which Ollama converts itself, or a .gguf file; linked (no room needed) or, on another disk,
+    copied. system: a text before the first question of every conversation. What Ollama asks differs from `apply_chat_template` in one
+    thing: it doesn't strip spaces and line breaks around a message. Raises errors of this package; then nothing is left behind.
     """
     merged, out = Path(merged).expanduser().resolve(), Path(out).expanduser().absolute()
     text = modelfile(f"./{merged.name}" if merged.suffix == ".gguf" else ".", system)

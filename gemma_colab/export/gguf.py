@@ -66,6 +66,9 @@ def write_gguf(merged: str | Path, out: str | Path, *, outtype: str = "f16") -> 
     size, free = f"{out.name} takes {readable(need)}", free_gib(out)
     if free < need:
         raise WorkspaceError(f"{size} and {readable(free)} is free in {out.parent}; make room there")
+    kinds = config.get_text_config().layer_types
+    usual = ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(len(kinds))]
+    sliding = None if kinds == usual else [kind == "sliding_attention" for kind in kinds]
     script = ready_converter()
     print(f"{size}; llama.cpp's converter is writing it")
     try:
@@ -76,7 +79,7 @@ def write_gguf(merged: str | Path, out: str | Path, *, outtype: str = "f16") -> 
             settings = Path(links) / "tokenizer_config.json"
             settings.unlink()
             settings.write_text(with_added_tokens(merged), encoding="utf-8")
-            command = [sys.executable, "-c", RUN, str(script), json.dumps(_sliding(config)), links]
+            command = [sys.executable, "-c", RUN, str(script), json.dumps(sliding), links]
             command += ["--outfile", str(part), "--outtype", outtype, "--model-name", out.stem]
             why = run(command, os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""})
             if why or not part.stat().st_size:
@@ -85,13 +88,6 @@ def write_gguf(merged: str | Path, out: str | Path, *, outtype: str = "f16") -> 
     except OSError as e:
         raise WorkspaceError(f"{out} can't be written ({e.strerror}); name a folder you may write to") from None
     return out
-
-
-def _sliding(config) -> list[bool] | None:
-    """Return which layers look back over the window only; None where those are five of every six, as in all that Google published."""
-    kinds = config.get_text_config().layer_types
-    usual = ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(len(kinds))]
-    return None if kinds == usual else [kind == "sliding_attention" for kind in kinds]
 
 
 def check_gguf(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -225,10 +226,9 @@ def _compare_merged(workspace: Workspace, rows: int, max_new_tokens: int) -> dic
             answers.append(generate_answers(model, tokenizer, prompts, max_new_tokens=max_new_tokens, description=name))
             seconds, losses = time.monotonic() - start, answer_losses(model, tokenizer, asked, description=name)
             loss = float(losses["loss"].sum() / losses["tokens"].sum())
-            first, size = lines[0]["loss"] if lines else loss, mib(merged if name == "merged" else adapter)
-            line = {"MiB": size, "answers equal": _equal(answers[0], answers[-1]) / len(asked), "rows": len(asked), "loss": loss}
-            line |= {"difference": loss - first, "s per answer": seconds / len(asked)}
-            lines.append({"form": name} | {figure: round(value, 6) for figure, value in line.items()})
+            equal, size = _equal(answers[0], answers[-1]) / len(asked), mib(merged if name == "merged" else adapter)
+            lines.append({"form": name, "MiB": size, "answers equal": equal, "rows": len(asked), "loss": loss})
+            lines[-1] |= {"difference": loss - lines[0]["loss"], "s per answer": seconds / len(asked)}
             del model
             _free_gpu()
         # Equal answers are shown, and are no measure: where two words are nearly as likely, the last digit decides between them, and
@@ -238,7 +238,7 @@ def _compare_merged(workspace: Workspace, rows: int, max_new_tokens: int) -> dic
         sentence = f"merged against {ON_16}: loss {off:+.4f}, {_equal(*answers[-2:])} of {len(asked)} answers equal"
         if not same:
             sentence += f"; more than {CLOSE} is too much for rounding: export it again, and check that its base is the same"
-        return {"parity": lines, "same": same, "sentence": sentence}
+        return {"parity": pd.DataFrame(lines).round(6).to_dict("records"), "same": same, "sentence": sentence}
 
     return _if_it_fits(workspace, rows, wide, compare)
 

@@ -52,19 +52,21 @@ def push(folder: str | Path, repo_id: str, *, private: bool = True, exist_ok: bo
     repo_id, is_private, old = check_push(repo_id, private=private, exist_ok=exist_ok)
     files[CARD] = PLACE.sub(lambda _: repo_id, files[CARD].decode(errors="replace")).encode()
     operations = [CommitOperationAdd(file, content) for file, content in files.items()]
-    operations += [CommitOperationDelete(file) for file in sorted(old - files.keys() - EMPTY)]
+    operations += [CommitOperationDelete(file) for file in sorted((old or set()) - files.keys() - EMPTY)]
     as_it_is = "" if is_private == private else ", as it is already"
     with _explained(repo_id):
-        api.create_repo(repo_id, private=private, exist_ok=True)
+        if old is None:
+            api.create_repo(repo_id, private=private)
         print(f"{mib(folder):,.1f} MiB to {repo_id}, {'private' if is_private else 'public'}{as_it_is}")
         api.create_commit(repo_id, operations, commit_message=message or f"{folder.name} of gemma_colab")
     return f"{api.endpoint}/{repo_id}"
 
 
-def check_push(repo_id: str, *, private: bool = True, exist_ok: bool = False) -> tuple[str, bool, set[str]]:
+def check_push(repo_id: str, *, private: bool = True, exist_ok: bool = False) -> tuple[str, bool, set[str] | None]:
     """Check name, network, token, right to write and repository, and change nothing.
 
-    Returns the whole name, whether it will be private (a repository that is there stays what it is), and the files there now.
+    Returns the whole name, whether it will be private (a repository that is there stays what it is), and the files there now;
+    None where it is not there yet.
     """
     with _explained(repo_id):
         validate_repo_id(repo_id)
@@ -76,7 +78,7 @@ def check_push(repo_id: str, *, private: bool = True, exist_ok: bool = False) ->
         try:
             there = api.model_info(repo_id)
         except RepositoryNotFoundError:
-            return repo_id, private, set()
+            return repo_id, private, None
     old = {sibling.rfilename for sibling in there.siblings or []}
     if (filled := old - EMPTY) and not exist_ok:
         or_into = "or write a new version into it with exist_ok=True (--exist-ok)"

@@ -31,7 +31,7 @@ from gemma_colab.export.card import model_card, plain
 from gemma_colab.export.checkpoint import text_name
 from gemma_colab.export.record import mib
 from gemma_colab.handover import export as steps
-from gemma_colab.handover.export import CLOSE, behind, run_facts
+from gemma_colab.handover.export import CLOSE, behind, card_facts
 from gemma_colab.model.hub import TOKEN
 
 TINY = samples() / "tiny-gemma3"
@@ -707,10 +707,10 @@ def test_merged_again_only_for_another_adapter_and_what_is_of_the_old_one_is_for
         export_workspace(work, to, rows=1)
     assert len(merges) == 1
     assert {"merged", "parity", "sentence", "gguf", "adapter", "ollama"} <= exported(work).keys()
-    assert run_facts(work)["export"]
+    assert card_facts(work)["export"]
     another_adapter(work, tokenizer)
     assert exported(work) == {}
-    assert not run_facts(work)["export"]
+    assert not card_facts(work)["export"]
     export_workspace(work, "adapter")
     assert set(exported(work)) == {"adapter"}
     export_workspace(work, "ollama")
@@ -765,11 +765,11 @@ def test_the_report_and_the_card_that_is_pushed_have_what_was_measured_since(wor
 def test_an_evaluation_of_another_run_gets_neither_into_the_card_nor_told(work, capsys):
     summary = {
         "model": "tiny-gemma3",
-        "fingerprint": run_facts(work)["fingerprint"],
+        "fingerprint": card_facts(work)["fingerprint"],
         "loss": {"test": {"base": 8.0, "tuned": 3.0}},
     }
     work.write_json("summary.json", summary | {"training": MINE})
-    assert run_facts(work)["loss"] == summary["loss"]
+    assert card_facts(work)["loss"] == summary["loss"]
     for changed in ({"training": MINE | {"best_eval_loss": 3.5}}, {"model": "google/gemma-3-1b-it"}, {"fingerprint": "0"}):
         work.write_json("summary.json", summary | {"training": MINE} | changed)
         export_workspace(work, "adapter")

@@ -17,12 +17,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.chat import load_tokenizer, tokenize_row
+from gemma_colab.core.curve import history_table, save_curve
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.live_curve import save_loss_curve
 from gemma_colab.core.loading import load_model, quantization_config
 from gemma_colab.core.machine import GIB, pick_dtype, readable
 from gemma_colab.core.rows import Row, prompt, to_messages
-from gemma_colab.core.workspace import SPLITS, Workspace
+from gemma_colab.core.workspace import Workspace
 from gemma_colab.evaluation import answer_losses, generate_answers
 from gemma_colab.export.adapter import check_adapter, load_adapter
 from gemma_colab.export.card import model_card
@@ -31,10 +31,9 @@ from gemma_colab.export.hub import check_push, push
 from gemma_colab.export.merged import merge
 from gemma_colab.export.ollama import modelfile, write_ollama
 from gemma_colab.export.record import entry, exported, mib, record
+from gemma_colab.handover.assess import run_facts
 from gemma_colab.model.choice import shown_name
 from gemma_colab.model.lent import describe_machine
-from gemma_colab.model.libraries import stack_versions
-from gemma_colab.model.memory import readable
 from gemma_colab.ui.report import write_report
 
 FORMS = ("adapter", "merged", "ollama", "gguf", "hub")
@@ -150,28 +149,17 @@ def _need_merged(workspace: Workspace, to: str, text_only: bool | None) -> None:
 def write_card(workspace: Workspace, form: str) -> None:
     """Write README.md and `loss_curve.png` into the folder of the "adapter" or the "merged" model."""
     with workspace.writing(f"{form}/loss_curve.png") as part:
-        save_loss_curve(workspace.read_json("training.json")["log_history"], part, dpi=120)
+        save_curve(history_table(workspace.read_json("training.json")["log_history"]), part, dpi=120)
     dtype = str(AutoConfig.from_pretrained(workspace.path / form).dtype).removeprefix("torch.") if form == "merged" else ""
-    workspace.write_text(f"{form}/README.md", str(model_card(form, run_facts(workspace), dtype)))
+    workspace.write_text(f"{form}/README.md", str(model_card(form, card_facts(workspace), dtype)))
 
 
-def run_facts(workspace: Workspace) -> dict:
-    """Return what is known of the run, as `summary.json` holds it; no evaluation is in it where notebook 05 has not run since."""
-    run, made, summary = workspace.read_json("training.json"), exported(workspace), _evaluation(workspace)
+def card_facts(workspace: Workspace) -> dict:
+    """Return what a card tells, as `summary.json` holds it; no evaluation is in it where notebook 05 has not run since."""
+    made, summary = exported(workspace), _evaluation(workspace)
     if workspace.has(SUMMARY) and not summary:
         print(f"{SUMMARY} is of another training run: the card goes without an evaluation until notebook 05 runs again.")
-    rows = {split: f"rows/{split}.jsonl" for split in SPLITS}
-    settings = {name: f"{name}_settings.json" for name in ("lora", "train")}
-    facts = {
-        "model": run["model"],
-        "load_in_4bit": run.get("load_in_4bit"),
-        "fingerprint": run.get("rows"),
-        "versions": stack_versions(),
-        "rows": {split: len(workspace.read_jsonl(file)) for split, file in rows.items() if workspace.has(file)},
-        "settings": {name: workspace.read_json(file) for name, file in settings.items() if workspace.has(file)},
-        "training": run,
-    }
-    facts |= {name: value for name, value in summary.items() if value is not None}
+    facts = run_facts(workspace) | {name: value for name, value in summary.items() if value is not None}
     return facts | {"export": made.get("parity", []), "export_sentence": made.get("sentence")}
 
 

@@ -25,6 +25,7 @@ from gemma_colab.core.loading import load_model, load_tokenizer
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.trainer import lora_config
 from gemma_colab.core.workspace import Workspace, samples, whole
+from gemma_colab.data.looking import question
 from gemma_colab.export import export_workspace, exported, gguf, load_adapter, merge, save_adapter
 from gemma_colab.export import merged as merging
 from gemma_colab.export.card import model_card, plain

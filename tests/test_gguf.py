@@ -92,9 +92,7 @@ def trained(tmp_path_factory):
     answer = {"role": "assistant", "content": "Да."}
     workspace.write_jsonl("rows/test.jsonl", [{"messages": [*prompt, answer]} for prompt in prompts()])
     log = [{"step": step, "epoch": 1.0, "loss": 8 - step} for step in range(1, 5)]
-    workspace.write_json("training.json", {"model": "tiny-gemma3", "rows": "0", "steps": 4, "log_history": log})
-    for split in ("train", "validation"):
-        workspace.write_jsonl(f"rows/{split}.jsonl", [])
+    workspace.write_json("training.json", {"model": "tiny-gemma3", "steps": 4, "log_history": log})
     save_adapter(adapt(load_model("tiny-gemma3", torch.float32), std=0.2), load_tokenizer("tiny-gemma3"), workspace)
     return workspace
 

@@ -161,9 +161,7 @@ def place(tmp_path_factory):
 
     workspace = Workspace(tmp_path_factory.mktemp("place") / "work")
     log = [{"step": step, "epoch": 1.0, "loss": 8 - step} for step in range(1, 5)]
-    workspace.write_json("training.json", {"model": "tiny-gemma3", "rows": "0", "steps": 4, "log_history": log})
-    for split in ("train", "validation", "test"):
-        workspace.write_jsonl(f"rows/{split}.jsonl", [])
+    workspace.write_json("training.json", {"model": "tiny-gemma3", "steps": 4, "log_history": log})
     save_adapter(
         adapt(load_model("tiny-gemma3", torch.float32)), AutoTokenizer.from_pretrained(samples() / "tiny-gemma3"), workspace
     )

@@ -23,6 +23,7 @@ from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.machine import GIB, free_gib
 from gemma_colab.core.workspace import whole
 from gemma_colab.export.checkpoint import check_merged, with_added_tokens
+from gemma_colab.model.memory import readable
 
 # Bytes of a weight. q8_0: 32 weights of a byte share a scale in float16. Norms stay in float32, and are few.
 OUTTYPES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "q8_0": 34 / 32}

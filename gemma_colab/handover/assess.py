@@ -158,8 +158,10 @@ def run_facts(workspace: Workspace) -> dict:
         "load_in_4bit": run.get("load_in_4bit"),
         "seed": 0,  # of the bootstrap and of the solved examples
         "versions": stack_versions(),
-        "rows": {split: len(workspace.read_jsonl(file)) for split, file in zip(SPLITS, SPLIT_FILES, strict=True)},
-        "fingerprint": run["rows"],
+        "rows": {
+            split: len(workspace.read_jsonl(file)) for split, file in zip(SPLITS, SPLIT_FILES, strict=True) if workspace.has(file)
+        },
+        "fingerprint": run.get("rows"),
         "settings": {name: dataclasses.asdict(kind.load(workspace)) for name, kind in kinds.items() if workspace.has(kind.file)},
         "training": {k: v for k, v in run.items() if k not in ("log_history", "rows", "model", "load_in_4bit")},
     }

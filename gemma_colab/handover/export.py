@@ -20,7 +20,7 @@ from gemma_colab.core.chat import load_tokenizer, tokenize_row
 from gemma_colab.core.curve import history_table, save_curve
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.loading import load_model, quantization_config
-from gemma_colab.core.machine import GIB, pick_dtype, readable
+from gemma_colab.core.machine import GIB, pick_dtype
 from gemma_colab.core.rows import Row, prompt, to_messages
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.evaluation import answer_losses, generate_answers
@@ -34,6 +34,7 @@ from gemma_colab.export.record import entry, exported, mib, record
 from gemma_colab.handover.assess import run_facts
 from gemma_colab.model.choice import shown_name
 from gemma_colab.model.lent import describe_machine
+from gemma_colab.model.memory import readable
 from gemma_colab.ui.report import write_report
 
 FORMS = ("adapter", "merged", "ollama", "gguf", "hub")

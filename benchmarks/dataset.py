@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from gemma_colab.core.rows import texts, to_messages
 from gemma_colab.core.workspace import samples
 
 SIZES = (1_000, 10_000, 52_000)
@@ -35,7 +36,7 @@ class Babble:
         for language in ("ru", "en"):
             following, starts = defaultdict(list), []
             for line in (samples() / f"support_{language}.jsonl").read_text("utf-8").splitlines():
-                for text in json.loads(line).values():
+                for text in texts(to_messages(json.loads(line))).values():
                     words = text.split()
                     starts.append(words[0])
                     for a, b in pairwise(words):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import numpy as np
@@ -18,35 +18,27 @@ from gemma_colab.data.looking import question
 from gemma_colab.data.personal import MASKS
 
 # What tells near twins apart: numbers, signs between them, negations.
-FACTS = re.compile(
-    r"\d+|(?<=\d)\s*[-+*/×÷:^%]|[<>=≤≥≠]|\b(?:не\w*|ни|без|not?|none|nothing|cannot|never|without|\w+n['’]t)\b", re.IGNORECASE
-)
+FACTS = re.compile(r"\d+|(?<=\d)\s*[-+*/×÷:^%]|[<>=≤≥≠]|\b(?:не\w*|ни|без|not?|none|nothing|cannot|never|without|\w+n['’]t)\b")
 # What stands in square brackets where something is to be filled in; [смех в зале] is none.
 FILL_IN = r"(?:ваш\w*|your|вставь?т?е?\w*|insert|enter|укаж\w+|the )?\s*(?:имя|фамилия|фио|name|ссылк[аиу]|link|url|дат[аыу]|date|время|time"
 FILL_IN += r"|номер|number|город|city|адрес|address|компани[яи]|company|телефон|phone|почт[аы]|e-?mail|сумм[аыу]|amount|товар|product|цен[аы]|price)"
 PLACEHOLDER = re.compile(
-    r"\{\{[^{}\n]{1,40}\}\}|(?<![\w\\}^$])\{[\w .-]{2,30}\}|(?<![\w\])])\["
-    + FILL_IN
-    + r"[\w ]{0,20}\](?![(\[])|<[а-яё][а-яё _]{2,30}>"
-    r"|(?-i:\b(?:TODO|FIXME|XXX)\b(?![ -]?(?:[Ll]ist|[Aa]pp|[Ii]tem|спис|лист)))",
-    re.IGNORECASE,
+    r"(?i)\{\{[^{}\n]{1,40}\}\}|(?<![\w\\}^$])\{[\w .-]{2,30}\}|<[а-яё][а-яё _]{2,30}>"
+    rf"|(?<![\w\])])\[{FILL_IN}[\w ]{{0,20}}\](?![(\[])"
+    r"|(?-i:\b(?:TODO|FIXME|XXX)\b(?![ -]?(?:[Ll]ist|[Aa]pp|[Ii]tem|спис|лист)))"
 )
 F_STRING = re.compile(r"\bf(?:\"[^\"\n]*\"|'[^'\n]*')")
-FORMAL = re.compile(r"\b(?:вы|вас|вам|вами|ваш(?:а|е|и|у|его|ей|ему|им|их|ими)?)\b", re.IGNORECASE)
+FORMAL = re.compile(r"(?i)\b(?:вы|вас|вам|вами|ваш(?:а|е|и|у|его|ей|ему|им|их|ими)?)\b")
 INFORMAL = re.compile(  # pronouns, the second person singular of verbs (but not «лишь»), a few imperatives of help desks
-    r"\b(?:ты|тебя|тебе|тобой|тво(?:й|я|ё|е|и|его|ей|ему|им|их|ими|ю)|\w{3,}(?:ешь|ёшь|ишь)(?:ся)?"
-    r"|(?:не )?(?:посмотри|напиши|зайди|открой|выбери|проверь|подожди|(?<![^.!?] )пришли|попроси|волнуйся|попробуй|укажи|нажми))\b",
-    re.IGNORECASE,
+    r"(?i)\b(?:ты|тебя|тебе|тобой|тво(?:й|я|ё|е|и|его|ей|ему|им|их|ими|ю)|\w{3,}(?:ешь|ёшь|ишь)(?:ся)?"
+    r"|(?:не )?(?:посмотри|напиши|зайди|открой|выбери|проверь|подожди|(?<![^.!?] )пришли|попроси|волнуйся|попробуй|укажи|нажми))\b"
 )
-HINT = re.compile(r"\b[Тт](?:ы|еб|об|во)|[её]шь|ишь|[иу]й(?:ся)?\b|и(?:ся)?\b")  # cheap; INFORMAL is slow
 GREETING = re.compile(
-    r"^\W*(?:здравствуй\w*|добрый (?:день|вечер)|доброе утро|привет\w*|hello|hi|hey|dear|good (?:morning|afternoon|evening))\b"
-    r"|\b(?:с уважением|best regards|kind regards|sincerely)\b",
-    re.IGNORECASE,
+    r"(?i)^\W*(?:здравствуй\w*|добрый (?:день|вечер)|доброе утро|привет\w*|hello|hi|hey|dear|good (?:morning|afternoon|evening))\b"
+    r"|\b(?:с уважением|best regards|kind regards|sincerely)\b"
 )
 OPEN_END = re.compile(r"[^\W\d_],?\s*$")  # ends on a letter; an amount or an emoji is an end too
-SCRIPTS = {"Cyrillic": re.compile("[^\u0400-\u04ff]+"), "Latin": re.compile("[^A-Za-z\u00c0-\u024f]+")}  # what to leave out
-NOT_LETTERS = re.compile(r"[\W\d_]+")
+CYRILLIC, LATIN = re.compile("[\u0400-\u04ff]"), re.compile("[A-Za-z\u00c0-\u024f]")
 SAMPLE = 140  # characters of an answer that tell its language
 
 
@@ -77,17 +69,17 @@ def exact_duplicates(context: CheckContext) -> Iterator[Hit]:
 def near_duplicates(context: CheckContext, threshold: float = 0.72) -> Iterator[Finding]:
     """Rows much like an earlier one: Jaccard of 5-character shingles, all digits alike. Those that say the same are a warning;
     those that differ in what counts (see `near_twins`) only inform. Exact duplicates and contradictions are other findings."""
-    best: dict[bool, dict[int, tuple[float, int]]] = {True: {}, False: {}}
+    best: dict[int, tuple[bool, float, int]] = {}
     for row, twin, similarity, says_the_same in near_twins(context):
         if similarity >= threshold:
-            best[says_the_same][row] = max(best[says_the_same].get(row, (0.0, 0)), (similarity, twin))
-    different = "nearly the same words, but other numbers, a “not”, or another answer; a slip, or a series?"
-    for name, severity, advice, found in (
-        ("near duplicate", "W", "keep one, or make the situations really different", best[True]),
-        ("look-alike", "I", different, {row: one for row, one in best[False].items() if row not in best[True]}),
+            best[row] = max(best.get(row, (False, 0.0, 0)), (says_the_same, similarity, twin))
+    for same, name, severity, advice in (
+        (True, "near duplicate", "W", "keep one, or make the situations really different"),
+        (False, "look-alike", "I", "nearly the same words, but other numbers, a “not”, or another answer; a slip, or a series?"),
     ):
+        found = [(row, s, twin) for row, (says_the_same, s, twin) in sorted(best.items()) if says_the_same == same]
         if found:
-            hits = [Hit(row, note=f"{s:.2f} like {context.place(twin)}", twin=twin) for row, (s, twin) in sorted(found.items())]
+            hits = [Hit(row, note=f"{s:.2f} like {context.place(twin)}", twin=twin) for row, s, twin in found]
             yield Finding(name, severity, advice, hits)
 
 
@@ -157,21 +149,18 @@ def language(
     from py3langid import classify  # half a second to load
 
     answers = [text[:SAMPLE] for text in context.answers]
-    long_enough = [len(NOT_LETTERS.sub("", text)) >= letters for text in answers]
+    long_enough = [len(re.findall(r"[^\W\d_]", text)) >= letters for text in answers]
     spoken = Counter(classify(text)[0] for text, enough in zip(answers[:sample], long_enough, strict=False) if enough)
     if not spoken or spoken.most_common(1)[0][1] < share * spoken.total():
         return
-    usual = {one for one, n in spoken.items() if n >= minority * spoken.total()}
-    main, scripts = spoken.most_common(1)[0][0], [_script(text) for text in answers]
-    most = Counter(scripts).most_common(1)[0][0]
-    for row, (text, script) in enumerate(zip(answers, scripts, strict=True)):
-        judged = long_enough[row] and (script != most or len(text) == SAMPLE) and classify(text)[0] not in {main, *usual}
-        if judged and (one := classify(fix_encoding(text))[0]) not in {main, *usual}:  # mojibake would pass for Uzbek
+    main = spoken.most_common(1)[0][0]
+    usual = {main} | {one for one, n in spoken.items() if n >= minority * spoken.total()}
+    cyrillic = [len(CYRILLIC.findall(text)) >= len(LATIN.findall(text)) for text in answers]
+    script = Counter(cyrillic).most_common(1)[0][0]
+    for row, text in enumerate(answers):
+        judged = long_enough[row] and (cyrillic[row] != script or len(text) == SAMPLE) and classify(text)[0] not in usual
+        if judged and (one := classify(fix_encoding(text))[0]) not in usual:  # mojibake would pass for Uzbek
             yield Hit(row, "answer", note=f"looks like {one!r}, most answers are {main!r}")
-
-
-def _script(text: str) -> str:
-    return max(SCRIPTS, key=lambda name: len(SCRIPTS[name].sub("", text)))
 
 
 @check("style: address", "style: greeting", "style: ending", "style: length")
@@ -183,16 +172,12 @@ def style(context: CheckContext, majority: float = 0.8, length: float = 4.0) -> 
     answers = {row: text for row, text in enumerate(context.answers) if visible(text)}
     if not answers:
         return
-    formal, informal, greeting, open_ended = {}, {}, {}, {}  # row -> where
-    for row, text in answers.items():
-        for found, match in (
-            (formal, FORMAL.search(text)),
-            (informal, HINT.search(text) and INFORMAL.search(text)),
-            (greeting, GREETING.search(text)),
-            (open_ended, OPEN_END.search(text[-20:])),
-        ):
-            if match:
-                found[row] = (0, 0) if found is open_ended else match.span()  # what is missing has no place
+
+    def where(find: Callable[[str], re.Match | None]) -> dict[int, tuple[int, int]]:
+        return {row: match.span() for row, text in answers.items() if (match := find(text))}
+
+    formal, informal, greeting = where(FORMAL.search), where(INFORMAL.search), where(GREETING.search)
+    open_ended = dict.fromkeys(where(lambda text: OPEN_END.search(text[-20:])), (0, 0))  # what is missing has no place
     addressed = len(formal.keys() | informal.keys())
     for name, odd, among, note in (
         ("style: address", informal, addressed, "«ты» among «вы»"),
@@ -210,10 +195,8 @@ def style(context: CheckContext, majority: float = 0.8, length: float = 4.0) -> 
 
 
 @check("diversity")
-def diversity(
-    context: CheckContext, cluster: float = 0.05, prompts: float = 0.8, opening: float = 0.3, words: int = 3
-) -> Iterator[Finding]:
-    """Too much alike: few distinct prompts, one group of near twins, or answers that open with the same words."""
+def diversity(context: CheckContext, cluster: float = 0.05, prompts: float = 0.8) -> Iterator[Finding]:
+    """Too much alike: few distinct prompts, or one group of near twins."""
     n = len(context.rows)
     if n < 10:
         return
@@ -224,9 +207,3 @@ def diversity(
     if len(biggest) > max(3, cluster * n):
         advice = f"{len(biggest)} rows ({len(biggest) / n:.0%}) are one group of look-alikes; the model will learn mostly these"
         yield Finding("diversity", "I", advice, [Hit(row) for row in biggest])
-    if statistics.median(len(text.split()) for text in context.same_answers) <= words:
-        return  # one-word answers: a label, which is meant to come back
-    openings = Counter(" ".join(text.split()[:words]) for text in context.same_answers)
-    text, count = openings.most_common(1)[0]
-    if text and count > opening * n:
-        yield Finding("diversity", "I", f"{count} answers ({count / n:.0%}) open with “{text}”; the model will too")

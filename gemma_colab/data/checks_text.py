@@ -25,22 +25,19 @@ TAGS += (
 # Known names, and attributes only with a value: "a<b и c>d" is no tag. One letter right after a word is a tag only where it
 # is closed later: List<i> is Java.
 TAG = re.compile(
-    r"(?<=\w)<(?P<letter>[abisu])>(?=.{0,500}?</(?P=letter)\s*>)|(?<!\w)<(?:[abisu])>"
-    rf"|(?!<[abisu]>)</?(?:{TAGS})(?:\s+[\w:-]+\s*=[^<>]*)?\s*/?>",
-    re.IGNORECASE | re.DOTALL,
+    r"(?is)(?<=\w)<(?P<letter>[abisu])>(?=.{0,500}?</(?P=letter)\s*>)|(?<!\w)<(?:[abisu])>"
+    rf"|(?!<[abisu]>)</?(?:{TAGS})(?:\s+[\w:-]+\s*=[^<>]*)?\s*/?>"
 )
 # What cleaning takes out: joiners stay where they build an emoji or an Indic or Persian word.
 HIDDEN = re.compile(
     "[\ufeff\u200b\u2060\u00ad]+|(?<![^\\sA-Za-zА-яЁё0-9.,:;!?])[\u200c\u200d]+|[\u200c\u200d]+(?![^\\sA-Za-zА-яЁё0-9.,:;!?])"
 )
-INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060\u00ad"))  # for str.translate: these are dropped
 ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}\d{0,2}|#\d{2,7}|#x[0-9a-fA-F]{2,6});")
 MARKDOWN_IMAGE = re.compile(r"!\[[^\[\]\n]{0,300}\]\(\s*(?:https?:|data:)?[^()\s]{0,2000}\)")
 # Words that stand for nothing, as Alpaca's `<noinput>` does, where they are the last paragraph of a question.
 FAKE_INPUT = re.compile(
-    r"(?<=.)\n\n(\W{0,9}(?:no[ _-]?(?:input|output|text|answer)|n/?a|none|null|nan|undefined|empty"
-    r"|нет (?:данных|ответа|входа)|не указано)\W{0,9})\Z",
-    re.IGNORECASE | re.DOTALL,
+    r"(?is)(?<=.)\n\n(\W{0,9}(?:no[ _-]?(?:input|output|text|answer)|n/?a|none|null|nan|undefined|empty"
+    r"|нет (?:данных|ответа|входа)|не указано)\W{0,9})\Z"
 )
 # As an answer, "None" may be right; "n/a" and "[no output]" are nobody's.
 FAKE_ANSWER = re.compile(r"\s*(?:n/a|[\[<(]\W*(?:no[ _-]?(?:output|answer|text)|нет ответа|none|empty)\W*[\]>)])\s*", re.I)
@@ -52,13 +49,10 @@ ESCAPE = re.compile(
 )
 # Rows that are about markup: there a tag is the lesson, not a left-over.
 ABOUT_MARKUP = re.compile(
-    r"\b(?:x?html?5?|xml|svg|css|jsx|react components?|vue|jinja2?|markup|markdown|entit(?:y|ies)|tags?|тег(?:а|и|е|ов|ом|ами|у)?"
-    r"|(?:вёрстк|верстк|разметк)\w*)\b",
-    re.IGNORECASE,
+    r"(?i)\b(?:x?html?5?|xml|svg|css|jsx|react components?|vue|jinja2?|markup|markdown|entit(?:y|ies)|tags?|тег(?:а|и|е|ов|ом|ами|у)?"
+    r"|(?:вёрстк|верстк|разметк)\w*)\b"
 )
 DOCUMENT = re.compile(r"\s*(?:<!doctype|<html|<svg|<\?xml)", re.IGNORECASE)
-# Shares of duplicated characters in n-grams of words; datatrove's GopherRepetitionFilter, after Rae et al. 2021, table A1.
-GOPHER = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 
 
 def about_markup(row: Row) -> bool:
@@ -72,7 +66,7 @@ def is_entity(text: str) -> bool:
 
 
 def visible(text: str) -> str:
-    return text.translate(INVISIBLE).strip()
+    return re.sub("[\ufeff\u200b\u200c\u200d\u2060\u00ad]", "", text).strip()
 
 
 def code_blanked(text: str) -> str:
@@ -127,44 +121,38 @@ def control_characters(context: CheckContext) -> Iterator[Hit]:
 @check("personal data", advice="mask it: a model may repeat to anybody what it was trained on")
 def personal(context: CheckContext, regions: tuple[str, ...] = ("RU",)) -> Iterator[Hit]:
     for row, field, text in context.fields():
-        yield from (Hit(row, field, one.start, one.end, one.kind) for one in personal_data(text, regions))
+        yield from (Hit(row, field, start, end, kind) for kind, start, end in personal_data(text, regions))
 
 
 @check("repetition", "refrain")
-def repetition(context: CheckContext, duplicate: dict = GOPHER, top_2gram: float = 0.20, words: int = 12) -> Iterator[Finding]:
+def repetition(context: CheckContext, duplicate_5gram: float = 0.15, top_2gram: float = 0.20, words: int = 12) -> Iterator[Finding]:
     """Answers of at least `words` words caught in a loop. Code, numbers and single letters aside: tables repeat them.
-    In four lines and more it may be a refrain, and only informs."""
+    In four lines and more it may be a refrain, and only informs.
+
+    duplicate_5gram: share of the characters in runs of 5 words that stood before. top_2gram: in the most common pair, if it comes more than three
+    times. Both as in datatrove's GopherRepetitionFilter, after Rae et al. 2021, table A1.
+    """
     prose, verse = [], []
     for row, text in enumerate(context.answers):
         tokens = [word for word in normalize(code_blanked(text)).split() if len(word) > 1 and not word.isdigit()]
         if len(tokens) < words:
             continue
-        # Without a repeated run of the shortest length there is none of a longer one.
-        some = _duplicate_share(tokens, min(duplicate)) > 0
-        worst = next((n for n, most in duplicate.items() if some and _duplicate_share(tokens, n) > most), None)
+        characters, seen, repeated, i = sum(map(len, tokens)), set(), 0, 0
+        while i + 5 <= len(tokens):
+            run = tuple(tokens[i : i + 5])
+            again = run in seen
+            seen.add(run)
+            repeated += sum(map(len, run)) * again
+            i += 5 if again else 1  # a run found twice is stepped over
         (pair, count), *_ = Counter(pairwise(tokens)).most_common(1)
-        if worst or (count > 3 and count * sum(map(len, pair)) > top_2gram * sum(map(len, tokens))):
-            note = f"{worst} words in a row are repeated" if worst else "two words again and again"
+        if (loop := repeated > duplicate_5gram * characters) or (count > 3 and count * sum(map(len, pair)) > top_2gram * characters):
+            note = "5 words in a row are repeated" if loop else "two words again and again"
             lines = sum(bool(line.strip()) for line in text.splitlines())
             (verse if lines >= 4 else prose).append(Hit(row, "answer", note=note))
     if prose:
         yield Finding("repetition", "W", "rewrite or drop: a model that learns a loop gets caught in it", prose)
     if verse:
         yield Finding("refrain", "I", "lines are repeated; fine in a song, a fault in prose", verse)
-
-
-def _duplicate_share(words: list[str], n: int) -> float:
-    """Characters in n-grams seen before, over all characters; an n-gram found twice is stepped over, as datatrove does."""
-    seen, repeated, i = set(), 0, 0
-    while i + n <= len(words):
-        gram = tuple(words[i : i + n])
-        if gram in seen:
-            repeated += sum(map(len, gram))
-            i += n
-        else:
-            seen.add(gram)
-            i += 1
-    return repeated / max(1, sum(map(len, words)))
 
 
 def check_pattern(name: str, pattern: re.Pattern, advice: str, severity: str = "W", only_answers: bool = False) -> None:
@@ -182,12 +170,11 @@ CHAT_MARKERS = r"</?(?:bos|eos|start_of_turn|end_of_turn)>|<\|(?:im_start|im_end
 MARKER = r"(?:instruction|input|question|user|инструкция|вопрос|клиент|задание)"
 MERGED = re.compile(rf"(?:^|[\s.!?])(\d{{1,3}}[.)]\s*{MARKER}\s*:|#{{2,}}\s*{MARKER}\s*(?::|$))", re.IGNORECASE | re.MULTILINE)
 REFUSAL = re.compile(
-    r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)(?: (?:language )?(?:model|assistant))?(?=\s*,|\s+I\b|\s*$)"
+    r"(?i)\bas an? (?:ai|artificial intelligence|(?:large )?language model)(?: (?:language )?(?:model|assistant))?(?=\s*,|\s+I\b|\s*$)"
     r"|\bI(?:'m| am) (?:just )?an? (?:ai|(?:large )?language model)\b(?! (?:\w+er|scientist|student|specialist)\b)"
     r"|\bI (?:can(?:'|no)t|am unable to) (?:assist|help) with (?:that|this)\b"
     r"|(?:как|будучи)\s+(?:\w+\s+)?(?:языков\w+ модел\w+|искусственн\w+ интеллект\w*|нейросет\w+|ИИ\b)(?=\s*,|\s+я\b)"
-    r"|\bя\s?[—–-]?\s?(?:всего лишь\s)?(?:языковая модель|искусственный интеллект|нейросеть)",
-    re.IGNORECASE,
+    r"|\bя\s?[—–-]?\s?(?:всего лишь\s)?(?:языковая модель|искусственный интеллект|нейросеть)"
 )
 # Not an abbreviation with a Russian ending, if a letter of it has no Cyrillic twin: PDFки, CRMка.
 MIXED_SCRIPT = re.compile(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from typing import NamedTuple
 
 import phonenumbers
 from stdnum import iban, luhn
@@ -13,24 +11,24 @@ from stdnum.ru import inn
 # Not numpy@1.26, nor git@github.com:...
 EMAIL = re.compile(r"(?<![\w.+-])(?!git@)[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}")
 # 15, 16, 18 or 19 digits in one piece or grouped as on the card; 13 and 14 are bar codes and parcels.
-DIGITS = re.compile(
+CARD = re.compile(
     r"(?<![\w-])(?:3[47]\d{13}|[2-6]\d{15}(?:\d{2,3})?|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|3[47]\d\d([ -])\d{6}\2\d{5})(?![\w-])"
 )
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
-PASSPORT = re.compile(r"(?:паспорт|passport)\D{0,20}(?P<it>\d{2} ?\d{2}[ №-]{0,3}\d{6})\b", re.IGNORECASE)
+PASSPORT = re.compile(r"(?i)(?:паспорт|passport)\D{0,20}(?P<it>\d{2} ?\d{2}[ №-]{0,3}\d{6})\b")
 SNILS = re.compile(r"\b\d{3}-\d{3}-\d{3}[ -]\d{2}\b")
-INN = re.compile(r"(?:ИНН|INN)\D{0,10}(?P<it>\d{12})\b", re.IGNORECASE)
-IP = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)")
-OWN = [
-    *map(ipaddress.IPv4Network, ("0.0.0.0/8", "10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"))
-]
+INN = re.compile(r"(?i)(?:ИНН|INN)\D{0,10}(?P<it>\d{12})\b")
+# Somebody's: not of a home network (192.168.0.1), nor a mask or multicast (from 224 on).
+NOBODYS = r"(?:0|10|127|169\.254|172\.(?:1[6-9]|2\d|3[01])|192\.168|22[4-9]|2[3-5]\d)\."
+BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+IP = re.compile(rf"(?<![\w.])(?!{NOBODYS}){BYTE}(?:\.{BYTE}){{3}}(?![\w.]*\d)")
 # What makes of the number after it a version, a paragraph, or an order.
 NUMBERED = re.compile(
-    r"(?:верси\w*|version|ver\.?|\bv\.?|release|build|\bпп?\.|пункт\w*|раздел\w*|section|clause|§|гост\w*)\s*$", re.IGNORECASE
+    r"(?i)(?:верси\w*|version|ver\.?|\bv\.?|release|build|\bпп?\.|пункт\w*|раздел\w*|section|clause|§|гост\w*)\s*$"
 )
 ORDERED = re.compile(
-    r"(?:№|#|\b(?:заказ\w*|артикул\w*|order|ticket|invoice|sku|isbn)(?: number| номер| no\.?)?:?|\b(?:огрн\w*|инн|кпп)\b(?:\W+\w+){0,2}\W*)\s*$",
-    re.IGNORECASE,
+    r"(?i)(?:№|#|\b(?:заказ\w*|артикул\w*|order|ticket|invoice|sku|isbn)(?: number| номер| no\.?)?:?"
+    r"|\b(?:огрн\w*|инн|кпп)\b(?:\W+\w+){0,2}\W*)\s*$"
 )
 THOUSANDS = re.compile(r"\d{1,3}(?: \d{3})+")
 KEY = re.compile(
@@ -40,64 +38,53 @@ KEY = re.compile(
 )
 
 
-def _is_card(match: re.Match) -> bool:
-    return luhn.is_valid(re.sub(r"\D", "", match[0]))
+def _digits(match: re.Match) -> str:
+    return re.sub(r"\D", "", match[0])
 
 
 def _is_snils(match: re.Match) -> bool:
     """Checksum of the Russian insurance number: digits times their place from the right, modulo 101."""
-    digits = re.sub(r"\D", "", match[0])
+    digits = _digits(match)
     return sum(int(d) * (9 - i) for i, d in enumerate(digits[:9])) % 101 % 100 == int(digits[9:])
 
 
 def _is_address(match: re.Match) -> bool:
-    """A possible address of somebody: not one of a home network (192.168.0.1) or a mask, no 8.8.8.8, and no version number."""
-    try:
-        address = ipaddress.IPv4Address(match[0])
-    except ValueError:
-        return False
-    nobodys = address.is_multicast or address.is_reserved or any(address in network for network in OWN)
-    return not nobodys and len(match[0]) > len("1.2.3.4") and not NUMBERED.search(match.string[: match.start()][-40:])
+    """No 8.8.8.8, and no version number."""
+    return len(match[0]) > len("1.2.3.4") and not NUMBERED.search(match.string[: match.start()][-40:])
 
 
 # Kind -> what stands in its place in a Russian and in an English text, the pattern, and what a match of it must pass. The surest
 # kinds come first: another that overlaps them doesn't count.
 KINDS = {
-    "key": ("[ключ]", "[key]", KEY, None),
-    "e-mail": ("[почта]", "[e-mail]", EMAIL, None),
+    "key": ("[ключ]", "[key]", KEY, bool),
+    "e-mail": ("[почта]", "[e-mail]", EMAIL, bool),
     "iban": ("[счёт]", "[account]", IBAN, lambda match: iban.is_valid(match[0])),
-    "card": ("[карта]", "[card]", DIGITS, _is_card),
+    "card": ("[карта]", "[card]", CARD, lambda match: luhn.is_valid(_digits(match))),
     "snils": ("[СНИЛС]", "[SNILS]", SNILS, _is_snils),
-    "passport": ("[паспорт]", "[passport]", PASSPORT, None),
+    "passport": ("[паспорт]", "[passport]", PASSPORT, bool),
     "inn": ("[ИНН]", "[INN]", INN, lambda match: inn.is_valid(match["it"])),
     "ip": ("[IP]", "[IP]", IP, _is_address),
-    "phone": ("[телефон]", "[phone]", None, None),  # found by the phonenumbers library
+    "phone": ("[телефон]", "[phone]", None, bool),  # found by the phonenumbers library
 }
 MASKS = frozenset(word for russian, english, *_ in KINDS.values() for word in (russian, english))
 
 
-class Personal(NamedTuple):
-    kind: str
-    start: int
-    end: int
-
-
-def personal_data(text: str, regions: tuple[str, ...] = ("RU",)) -> list[Personal]:
-    """What is found in a text, in order, without overlaps. regions: whose national phone numbers (without +) are known."""
+def personal_data(text: str, regions: tuple[str, ...] = ("RU",)) -> list[tuple[str, int, int]]:
+    """(kind, start, end) of what is found in a text, in order, without overlaps. regions: whose national phones (without +) are known."""
     matches = [
-        Personal(kind, *match.span("it" if "it" in pattern.groupindex else 0))
+        (kind, *match.span("it" if "it" in pattern.groupindex else 0))
         for kind, (_, _, pattern, passes) in KINDS.items()
         for match in (pattern.finditer(text) if pattern else ())
-        if passes is None or passes(match)
+        if passes(match)
     ]
     if re.search(r"\d(?:\D{0,3}\d){8}", text):  # the matcher is slow; most texts have no nine digits together
         phones = [match for region in regions for match in phonenumbers.PhoneNumberMatcher(text, region)]
-        matches += [Personal("phone", match.start, match.end) for match in phones if _is_somebodys(match, text)]
+        matches += [("phone", match.start, match.end) for match in phones if _is_somebodys(match, text)]
     found = []
-    for one in matches:
-        if not any(one.start < other.end and other.start < one.end for other in found):
-            found.append(one)
-    return sorted(found, key=lambda one: one.start)
+    for kind, start, end in matches:
+        if not any(start < its_end and its_start < end for _, its_start, its_end in found):
+            found.append((kind, start, end))
+    return sorted(found, key=lambda one: one[1])
 
 
 def _is_somebodys(match: phonenumbers.PhoneNumberMatch, text: str) -> bool:

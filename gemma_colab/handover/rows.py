@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,43 +32,35 @@ def prepare_rows(
     seed: int = 0,
     **reading,
 ) -> tuple[Report, str]:
-    """Read, clean, apply the decisions of an earlier review, check, split and save. Returns the report after cleaning, and
-    a sentence on the split.
+    """Read, clean, apply the decisions of an earlier review, check, split and save, in one call: notebook 01 in short.
 
-    source and reading: as for `data.read_rows`; rows that can't be read are put aside, and are an error of the report.
-    accept: findings you overrule, see `data.check_rows`. groups: a column of the file, such as the
-    customer; rows with the same value stay on one side of the split. validation_size, test_size, seed: as for `data.split_rows`.
-    too_long: "keep" rows beyond max_length (they will be cut), or "drop" or "split" them as `data.turns.fit` does; that needs the
-    tokenizer. Writes `rows/train.jsonl`, `rows/validation.jsonl`,
-    `rows/test.jsonl`, `rows/report.json`, and what was changed or left out: `rows/cleaning_log.jsonl`, `rows/review_log.jsonl`,
-    `rows/aside.jsonl`, `rows/too_long.jsonl`.
-    Raises `DatasetError` when the file can't be read, and `BlockedError` when the report is blocked or the rows can't be split:
-    then no rows are written, and the other files go to `blocked/`.
+    source and reading: as for `data.read_rows`; rows that can't be read are put aside, and are an error of the report. accept: findings
+    you overrule, see `data.check_rows`. groups: a column of the file, such as the customer; its rows stay on one side of the split, see
+    `data.split_rows`. too_long: "keep" rows beyond max_length (they will be cut), or "drop" or "split" them as `data.turns.fit` does.
+
+    Returns the report after cleaning, and a sentence on the split. Writes `rows/<split>.jsonl`, `rows/report.json`, and what was changed
+    or left out: `rows/cleaning_log.jsonl`, `review_log.jsonl`, `aside.jsonl`, `too_long.jsonl`. Raises `DatasetError` when the file can't
+    be read, and `BlockedError` when the report is blocked or the rows can't be split: no rows are written, the rest goes to `blocked/`.
     """
     own = workspace.path / "rows"
     if own in [path := Path(source).absolute().resolve(), *path.parents]:
         raise SettingsError(f"source={str(source)!r} lies in {own}, which would be overwritten; copy it elsewhere first")
     if groups:  # the reader keeps this column, and rows of one conversation are never parted
         reading["mapping"] = (reading.get("mapping") or {}) | {"conversation": groups}
-    found = read_rows(source, on_bad="aside", **reading)
+    split_settings = SplitSettings(validation_size=validation_size, test_size=test_size, seed=seed)
+    found, review = read_rows(source, on_bad="aside", **reading), Review(workspace)
     rows, log = clean(found.rows, steps)
-    review = Review(workspace)
     rows, decided = review.apply(rows)
-    logs = {
-        "cleaning_log": log.to_dict("records"),
-        "review_log": decided.to_dict("records"),
-        "aside": json.loads(json.dumps(found.aside, default=str)),  # a bad row may hold dates
-        "too_long": [],
-    }
+    logs = {"cleaning_log": log.to_dict("records"), "review_log": decided.to_dict("records"), "too_long": []}
+    logs["aside"] = json.loads(json.dumps(found.aside, default=str))  # a bad row may hold dates
     if too_long != "keep":
         rows, fitted = fit(rows, tokenizer, max_length, too_long)
         logs["too_long"] = fitted.to_dict("records")
     report = check_rows(rows, tokenizer=tokenizer, max_length=max_length, aside=found.aside, accept=accept, kept=review.kept)
-    split_settings = SplitSettings(validation_size=validation_size, test_size=test_size, seed=seed)
     splits, how = None, report.reason
     if report.verdict != "blocked":
         try:
-            splits, notes = split_rows(rows, **dataclasses.asdict(split_settings))
+            splits, notes = split_rows(rows, validation_size=validation_size, test_size=test_size, seed=seed)
             report, how = report.with_findings(notes.findings, accept), notes.sentence
         except DatasetError as e:
             how = str(e)

@@ -4,7 +4,7 @@ import pytest
 
 from gemma_colab.core.rows import to_messages
 from gemma_colab.data.checks_set import placeholder_words
-from gemma_colab.data.checks_text import GOPHER, about_markup
+from gemma_colab.data.checks_text import about_markup
 from gemma_colab.data.finding import CHECKS, CheckContext, Hit
 
 PLAIN = {"instruction": "Где мой заказ?", "input": "", "output": "Заказ уже в пути."}
@@ -260,9 +260,8 @@ def test_the_shares_of_repeated_words_decide():
     gram = "один вдруг прочёл другую книгу"
     text = f"{gram} {COUNTING} {gram}"
     share = len(gram.replace(" ", "")) / len(text.replace(" ", ""))
-    assert hits("repetition", said(text), duplicate={5: share - 0.001})
-    assert not hits("repetition", said(text), duplicate={5: share + 0.001})
-    assert GOPHER == {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
+    assert hits("repetition", said(text), duplicate_5gram=share - 0.001)
+    assert not hits("repetition", said(text), duplicate_5gram=share + 0.001)
 
 
 def test_short_answers_may_repeat():

@@ -195,8 +195,10 @@ def style(context: CheckContext, majority: float = 0.8, length: float = 4.0) -> 
 
 
 @check("diversity")
-def diversity(context: CheckContext, cluster: float = 0.05, prompts: float = 0.8) -> Iterator[Finding]:
-    """Too much alike: few distinct prompts, or one group of near twins."""
+def diversity(
+    context: CheckContext, cluster: float = 0.05, prompts: float = 0.8, opening: float = 0.3, words: int = 3
+) -> Iterator[Finding]:
+    """Too much alike: few distinct prompts, one group of near twins, or answers that open with the same words."""
     n = len(context.rows)
     if n < 10:
         return
@@ -207,3 +209,8 @@ def diversity(context: CheckContext, cluster: float = 0.05, prompts: float = 0.8
     if len(biggest) > max(3, cluster * n):
         advice = f"{len(biggest)} rows ({len(biggest) / n:.0%}) are one group of look-alikes; the model will learn mostly these"
         yield Finding("diversity", "I", advice, [Hit(row) for row in biggest])
+    answers = [text.split() for text in context.same_answers]
+    text, count = Counter(" ".join(some[:words]) for some in answers).most_common(1)[0]
+    # One-word answers are a label, which is meant to come back.
+    if text and count > opening * n and statistics.median(map(len, answers)) > words:
+        yield Finding("diversity", "I", f"{count} answers ({count / n:.0%}) open with “{text}”; the model will too")

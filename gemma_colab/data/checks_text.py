@@ -125,7 +125,9 @@ def personal(context: CheckContext, regions: tuple[str, ...] = ("RU",)) -> Itera
 
 
 @check("repetition", "refrain")
-def repetition(context: CheckContext, duplicate_5gram: float = 0.15, top_2gram: float = 0.20, words: int = 12) -> Iterator[Finding]:
+def repetition(
+    context: CheckContext, duplicate_5gram: float = 0.15, top_2gram: float = 0.20, words: int = 12
+) -> Iterator[Finding]:
     """Answers of at least `words` words caught in a loop. Code, numbers and single letters aside: tables repeat them.
     In four lines and more it may be a refrain, and only informs.
 
@@ -145,7 +147,9 @@ def repetition(context: CheckContext, duplicate_5gram: float = 0.15, top_2gram: 
             repeated += sum(map(len, run)) * again
             i += 5 if again else 1  # a run found twice is stepped over
         (pair, count), *_ = Counter(pairwise(tokens)).most_common(1)
-        if (loop := repeated > duplicate_5gram * characters) or (count > 3 and count * sum(map(len, pair)) > top_2gram * characters):
+        if (loop := repeated > duplicate_5gram * characters) or (
+            count > 3 and count * sum(map(len, pair)) > top_2gram * characters
+        ):
             note = "5 words in a row are repeated" if loop else "two words again and again"
             lines = sum(bool(line.strip()) for line in text.splitlines())
             (verse if lines >= 4 else prose).append(Hit(row, "answer", note=note))

@@ -6,7 +6,7 @@ import html
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
@@ -19,8 +19,8 @@ from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import Row
 from gemma_colab.data import checks_text
 from gemma_colab.data.checks_set import exact_duplicates, near_twins
-from gemma_colab.data.checks_text import CODE, MARKDOWN_IMAGE, TAG, about_markup
-from gemma_colab.data.finding import CheckContext
+from gemma_colab.data.checks_text import CODE, MARKDOWN_IMAGE, TAG, about_markup, empty_text
+from gemma_colab.data.finding import CheckContext, Finding, Hit
 from gemma_colab.data.likeness import normalize
 from gemma_colab.data.looking import texts, with_texts
 from gemma_colab.data.personal import mask
@@ -108,22 +108,14 @@ CHANGES: dict[str, Callable[[str], str]] = {
 }
 
 
-def _empty(context: CheckContext) -> Iterator[tuple[int, str]]:
-    return ((hit.row, "nothing to learn") for finding in checks_text.empty_text(context) for hit in finding.hits)
-
-
-def _exact_duplicates(context: CheckContext) -> Iterator[tuple[int, str]]:
-    return ((hit.row, hit.note) for finding in exact_duplicates(context) for hit in finding.hits)
-
-
-def _near_duplicates(context: CheckContext) -> Iterator[tuple[int, str]]:
+def near_duplicates(context: CheckContext) -> list[Finding]:
     """Of two near twins that say the same, drop the later one, if the earlier is kept and the texts differ only in words added or in
     endings. A word put for another may turn the meaning (on, off): that, like contradictions, is for a person."""
-    dropped = set()
+    dropped = {}
     for row, twin, similarity, says_the_same in near_twins(context):
-        if says_the_same and not {row, twin} & dropped and _adds_only(context.texts[row], context.texts[twin]):
-            dropped.add(row)
-            yield row, f"{similarity:.2f} like {context.place(twin)}"
+        if says_the_same and not {row, twin} & dropped.keys() and _adds_only(context.texts[row], context.texts[twin]):
+            dropped[row] = Hit(row, note=f"{similarity:.2f} like {context.place(twin)}")
+    return [Finding("near duplicate", "W", "", list(dropped.values()))]
 
 
 def _adds_only(one: dict[str, str], other: dict[str, str]) -> bool:
@@ -132,8 +124,8 @@ def _adds_only(one: dict[str, str], other: dict[str, str]) -> bool:
     return all(any(Prefix.similarity(a, b) >= max(4, 0.6 * len(a), 0.6 * len(b)) for b in more) for a in fewer)
 
 
-# Each yields the number of a row to drop, and why.
-DROPS = {"drop_empty": _empty, "drop_exact_duplicates": _exact_duplicates, "drop_near_duplicates": _near_duplicates}
+# What they hit is dropped.
+DROPS = {"drop_empty": empty_text, "drop_exact_duplicates": exact_duplicates, "drop_near_duplicates": near_duplicates}
 STEPS = (*CHANGES, *DROPS)
 
 
@@ -148,7 +140,8 @@ def clean(rows: list[Row], steps: tuple[str, ...] = STEPS) -> tuple[list[Row], p
     for step in steps:
         if step in DROPS:
             numbers = list(kept)
-            for n, why in dict(DROPS[step](CheckContext(list(kept.values())))).items():
+            hits = [hit for finding in DROPS[step](CheckContext(list(kept.values()))) for hit in finding.hits]
+            for n, why in {hit.row: hit.note or "nothing to learn" for hit in hits}.items():
                 row = kept.pop(numbers[n])
                 log.append((step, numbers[n], row.get("line"), "", json.dumps(row, ensure_ascii=False), f"{DROPPED} {why}"))
             continue

@@ -67,7 +67,14 @@ class Report:
 
     def with_findings(self, findings: list[Finding], accept: Iterable[str] = ()) -> Report:
         """Return the report with more findings, such as those of `split_rows`. accept: as in `check_rows`."""
-        more = _accepted(findings, accept)
+        accept, more = set(accept), []
+        if unknown := sorted(accept - FINDINGS):
+            raise SettingsError(f"accept={unknown[0]!r} is not a finding; choose from {', '.join(sorted(FINDINGS))}")
+        for f in findings:
+            overruled = f.check in accept and f.severity != "I"
+            more.append(
+                replace(f, severity="I", what_to_do=f"accepted by you ({f.severity}): {f.what_to_do}") if overruled else f
+            )
         return replace(self, findings=sorted([*self.findings, *more], key=lambda f: "EWI".index(f.severity)))
 
     def table(self) -> pd.DataFrame:
@@ -181,15 +188,3 @@ def _without_kept(findings: list[Finding], rows: list[Row], kept: dict[str, set[
         if len(seen) < len(f.hits) or not f.hits:
             left.append(replace(f, hits=[hit for hit in f.hits if hit not in seen]))
     return [*left, Finding("reviewed", "I", "you looked at these and kept them", reviewed)] if reviewed else left
-
-
-def _accepted(findings: list[Finding], accept: Iterable[str]) -> list[Finding]:
-    accept = set(accept)
-    if unknown := sorted(accept - FINDINGS):
-        raise SettingsError(f"accept={unknown[0]!r} is not a finding; choose from {', '.join(sorted(FINDINGS))}")
-    return [
-        replace(f, severity="I", what_to_do=f"accepted by you ({f.severity}): {f.what_to_do}")
-        if f.check in accept and f.severity != "I"
-        else f
-        for f in findings
-    ]

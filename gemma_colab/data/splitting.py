@@ -8,8 +8,8 @@ import random
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 from gemma_colab.core.errors import DatasetError, SettingsError
 from gemma_colab.core.rows import Row
@@ -33,12 +33,11 @@ class SplitSettings(Settings):
     seed: int = within(0, 0, 2**32 - 1)
 
 
-@dataclass(frozen=True)
-class SplitNotes:
+class SplitNotes(NamedTuple):
     """What there is to say of a split: one sentence, and the findings about it, for `Report.with_findings`."""
 
     sentence: str
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Finding]
 
     def __repr__(self) -> str:
         return "\n".join([self.sentence, *(f"{f.severity}  {f.check}: {f.what_to_do}" for f in self.findings)])
@@ -101,16 +100,19 @@ def group_rows(
 ) -> tuple[list[list[int]], str]:
     """Return numbers of rows, grouped so that rows that belong together share a group, and how that was decided.
 
-    The same question, conversation or group always ties, and so does likeness. Where that ties more than the share `largest_group`
-    of the rows into one chain (canned answers, "What is 12 + 7?"), there is little to split: within that chain only rows near as a
-    whole are tied, and where the chain then still is nearly everything, not even those.
+    The same question, conversation or group always ties, and so does likeness. Where that ties more than the share `largest_group` of
+    the rows into one chain, there is little to split: within the chain less and less counts, first no answers (canned ones), then no
+    questions that are merely near ("What is 12 + 7?"), and at last not even rows that are near as a whole.
     """
     n, context = len(rows), CheckContext(rows, near_threshold=twin)
     always, asked, answered = related(context, near, **measures).values()
     always = always | _sharing([text] if text else [] for text in context.same_questions)
-    twins = {(row, earlier) for row, earlier, _ in context.near if _asked_alike(context, row, earlier)}
+    own, sets = context.own_questions, [shingles(text) for text in context.own_questions]
+    # Questions with a lower Jaccard are different ones, though a long canned answer makes the rows alike.
+    twins = {(i, j) for i, j, _ in context.near if own[i] == own[j] or jaccard(sets[i], sets[j]) >= 0.36}
     levels = [
         (asked | answered | twins, largest_group, "rows alike in question, answer or as a whole"),
+        (asked | twins, largest_group, "rows alike in question or as a whole"),
         (twins, 0.9, "rows with the same question, or near as a whole,"),  # one row in ten outside that chain is enough
         (set(), 1.0, "rows with the same question"),
     ]
@@ -130,29 +132,18 @@ def group_rows(
 def related(context: CheckContext, near: float, *, groups: str | None = None, long_answer: int = 60, shared_words: int = 13):
     """Return reason -> pairs of rows: of the same conversation or group, and alike in question or in (long) answer."""
     keys = [[(key, row[key]) for key in ("conversation", groups) if row.get(key) is not None] for row in context.rows]
-    replies = [normalize("" if _is_form(text) else text) for text in context.answers]  # a form is right for many questions
-    words, n = [text.split() for text in replies], shared_words
+    said = []
+    for text in context.answers:
+        with suppress(ValueError, RecursionError):
+            text = "" if isinstance(json.loads(text), dict) else text  # a filled-in form is right for many questions
+        said.append(normalize(text))
+    long = [text if len(text) >= long_answer else "" for text in said]
+    asked, answered = (
+        {pair[:2] for pair in near_pairs(list(map(shingles, some)), near)} for some in (context.own_questions, long)
+    )
+    words, n = [text.split() for text in said], shared_words
     runs = ([hash(tuple(some[i : i + n])) for i in range(len(some) - n + 1)] for some in words)
-    alike = {
-        reason: {(row, earlier) for row, earlier, _ in near_pairs([shingles(text) for text in texts], near)}
-        for reason, texts in (
-            ("question", context.own_questions),
-            ("answer", [text if len(text) >= long_answer else "" for text in replies]),
-        )
-    }
-    return {"group": _sharing(keys), "question": alike["question"], "answer": alike["answer"] | _sharing(runs)}
-
-
-def _is_form(text: str) -> bool:
-    with suppress(ValueError, RecursionError):
-        return isinstance(json.loads(text), dict)
-    return False
-
-
-def _asked_alike(context: CheckContext, row: int, other: int, least: float = 0.36) -> bool:
-    """Questions with a Jaccard below `least` are different ones, though a long canned answer makes the rows alike."""
-    asked, its = context.own_questions[row], context.own_questions[other]
-    return asked == its or jaccard(shingles(asked), shingles(its)) >= least
+    return {"group": _sharing(keys), "question": asked, "answer": answered | _sharing(runs)}
 
 
 def _sharing(keys: Iterable[Iterable[Hashable]]) -> PairSet:

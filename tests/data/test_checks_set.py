@@ -272,3 +272,12 @@ def test_one_group_of_look_alikes():
     (finding,) = (f for f in found("diversity", rows, cluster=0.04) if "look-alikes" in f.what_to_do)
     assert finding.rows == [0, 1, 2, 3]
     assert "4 rows (4%)" in finding.what_to_do
+
+
+def test_the_same_opening():
+    rows = [row(f"Вопрос {a}", f"Спасибо за обращение, {a} уже ждёт") for a in WORDS[:3]]
+    rows += [row(f"Ответь {a}", f"{a} придёт к вам завтра") for a in WORDS[3:10]]
+    assert not found("diversity", rows)  # 3 of 10
+    (finding,) = found("diversity", rows, opening=0.29)
+    assert "3 answers (30%) open with “спасибо за обращение”" in finding.what_to_do
+    assert not found("diversity", rows, opening=0.29, words=4)

@@ -55,18 +55,17 @@ CHECKS: list[Callable[..., list[Finding]]] = []  # in the order in which they ru
 
 
 def check(*names: str, severity: str = "W", advice: str = "", counts_tokens: bool = False):
-    """Register a function of a `CheckContext` as a check; its other arguments, by name, are thresholds.
-
-    It yields hits, which become one finding called names[0], with this severity and advice; or findings, where these depend on what was
-    found. names: all that its findings may be called. The registered function returns a list of findings.
+    """Register a function of a `CheckContext` as a check; its other arguments, by name, are thresholds. It yields hits, which become one
+    finding called names[0], with this severity and advice; or findings, where these depend on what was found, called by any of the names.
     """
 
     def register(function: Callable[..., Iterable[Hit | Finding]]) -> Callable[..., list[Finding]]:
         @functools.wraps(function)
         def run(context: CheckContext, **thresholds) -> list[Finding]:
             found = list(function(context, **thresholds))
-            hits = [one for one in found if isinstance(one, Hit)]
-            return [one for one in found if isinstance(one, Finding)] + [Finding(names[0], severity, advice, hits)] * bool(hits)
+            if found and isinstance(found[0], Hit):
+                return [Finding(names[0], severity, advice, found)]
+            return found
 
         run.names, run.counts_tokens = names, counts_tokens
         CHECKS.append(run)
@@ -75,7 +74,7 @@ def check(*names: str, severity: str = "W", advice: str = "", counts_tokens: boo
     return register
 
 
-@dataclass(frozen=True)
+@dataclass
 class CheckContext:
     """The rows under inspection, and what several checks need of them, computed once. lengths: of `chat.token_lengths`, if known."""
 
@@ -85,28 +84,18 @@ class CheckContext:
     near_threshold: float = 0.72
     lengths: pd.DataFrame | None = None
 
+    def __post_init__(self):
+        self.texts = [texts(row) for row in self.rows]
+        self.answers = [answer(row) for row in self.rows]
+        self.same_questions = [sameness(question(row)) for row in self.rows]
+        self.same_answers = [sameness(text) for text in self.answers]
+
     def place(self, row: int) -> str:
         return place(self.rows[row], row)
 
     def fields(self) -> Iterator[tuple[int, str, str]]:
         """Yield (number of the row, field, text) for every turn of every row."""
         return ((row, name, text) for row, fields in enumerate(self.texts) for name, text in fields.items())
-
-    @cached_property
-    def texts(self) -> list[dict[str, str]]:
-        return [texts(row) for row in self.rows]
-
-    @cached_property
-    def answers(self) -> list[str]:
-        return [answer(row) for row in self.rows]
-
-    @cached_property
-    def same_questions(self) -> list[str]:
-        return [sameness(question(row)) for row in self.rows]
-
-    @cached_property
-    def same_answers(self) -> list[str]:
-        return [sameness(text) for text in self.answers]
 
     @cached_property
     def own_questions(self) -> list[str]:

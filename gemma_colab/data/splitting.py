@@ -20,7 +20,6 @@ from gemma_colab.data.likeness import clusters, jaccard, near_pairs, normalize, 
 
 SMALL_SET = 20  # with fewer rows, any three groups are good enough
 RARE = ("rare",)  # the class of all labels that are too rare; no label is a tuple
-PairSet = set[tuple[int, int]]  # (number of a row, number of an earlier row)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,15 +137,13 @@ def related(context: CheckContext, near: float, *, groups: str | None = None, lo
             text = "" if isinstance(json.loads(text), dict) else text  # a filled-in form is right for many questions
         said.append(normalize(text))
     long = [text if len(text) >= long_answer else "" for text in said]
-    asked, answered = (
-        {pair[:2] for pair in near_pairs(list(map(shingles, some)), near)} for some in (context.own_questions, long)
-    )
+    asked, answered = ({pair[:2] for pair in near_pairs([*map(shingles, some)], near)} for some in (context.own_questions, long))
     words, n = [text.split() for text in said], shared_words
     runs = ([hash(tuple(some[i : i + n])) for i in range(len(some) - n + 1)] for some in words)
     return {"group": _sharing(keys), "question": asked, "answer": answered | _sharing(runs)}
 
 
-def _sharing(keys: Iterable[Iterable[Hashable]]) -> PairSet:
+def _sharing(keys: Iterable[Iterable[Hashable]]) -> set[tuple[int, int]]:
     """(row, first row with the same key) for each key of each row."""
     first: dict = {}
     return {(row, twin) for row, some in enumerate(keys) for key in some if (twin := first.setdefault(key, row)) != row}

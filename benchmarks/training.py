@@ -17,7 +17,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -57,7 +57,7 @@ from gemma_colab.model.choice import starting_point
 from gemma_colab.model.libraries import quiet_libraries, stack_versions
 from gemma_colab.model.measure import model_bytes, peak_memory
 from gemma_colab.model.planner import HEADROOM, plan_training
-from gemma_colab.training.short import fresh_adapter
+from gemma_colab.training.short import remember
 
 START = time.monotonic()
 SUPPORT, LONG = "rows of support_ru.jsonl", "rows of 64 to 1,024 tokens"
@@ -83,7 +83,8 @@ def loaded(load: Callable, name: str) -> PreTrainedModel:
 def once(contestant: Contestant, model: str, rows: Dataset) -> float:
     """Seconds of one pass over the rows as `SFTTrainer` counts them: it is built already, and the rows are tokens."""
     there = loaded(contestant.load, model)
-    with redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as folder, fresh_adapter(there):
+    with redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as folder, ExitStack() as undo:
+        undo.callback(remember(there))
         return contestant.run(there, rows, folder)["train_runtime"]
 
 

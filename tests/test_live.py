@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from matplotlib import pyplot as plt
 from steps import load_4bit
 from transformers import TrainerCallback
@@ -19,8 +20,8 @@ from gemma_colab.core.curve import history_table, loss_curve, save_curve
 from gemma_colab.core.live import PAUSE, LiveCurve, LiveView, clock
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
+from gemma_colab.core.trainer import build_trainer, lora_config, sft_config
 from gemma_colab.training import watch
-from gemma_colab.training.short import short_trainer
 from gemma_colab.training.verdict import training_verdict
 from gemma_colab.training.watch import TextProgress, live_view
 
@@ -139,15 +140,17 @@ class Tick(TrainerCallback):
     on_prediction_step = on_step_end
 
 
-def test_a_real_run_is_shown_as_it_is(random_gemma, tokenizer, support_rows):
+def test_a_real_run_is_shown_as_it_is(random_gemma, tokenizer, support_rows, tmp_path):
     rows, tick = [to_messages(row) for row in support_rows[1:29]], Tick()
     settings = TrainSettings(per_device_train_batch_size=4, num_train_epochs=4, gradient_checkpointing=False, max_length=128)
     watching = Kept(clock=lambda: tick.now)
-    given = load_4bit(random_gemma, torch.float32), tokenizer, rows[:24], settings, LoraSettings(r=4), torch.float32
-    with short_trainer(*given, eval_rows=rows[24:], callbacks=[tick, watching]) as trainer:
-        trainer.evaluate()  # by hand, before and after: nothing to show
-        trainer.train()
-        trainer.evaluate()
+    args, parts = sft_config(settings, tmp_path, 24, torch.float32), (Dataset.from_list(rows[:24]), Dataset.from_list(rows[24:]))
+    args.save_strategy, args.load_best_model_at_end, args.disable_tqdm = "no", False, True
+    given = load_4bit(random_gemma, torch.float32), tokenizer, *parts, args, lora_config(LoraSettings(r=4))
+    trainer = build_trainer(*given, callbacks=[tick, watching])
+    trainer.evaluate()  # by hand, before and after: nothing to show
+    trainer.train()
+    trainer.evaluate()
     (first, *_), (last, table, percent, done) = watching.lines[0], watching.lines[-1]
     assert first[:3] == ["step 0 of 12", "epoch 0.0 of 4", "preparing"]
     validating = {f"validating {n} of 4" for n in (1, 2, 3, 4)}  # row by row

@@ -21,7 +21,7 @@ from gemma_colab.model.lengths import token_lengths
 from gemma_colab.model.measure import model_bytes
 from gemma_colab.model.memory import memory_plan
 from gemma_colab.model.planner import GPUS, fit_table, fits, largest_batch, plan_training
-from gemma_colab.training.trial import Trial, trial_run
+from gemma_colab.training.short import Trial, trial_run
 
 B1, B4, B12 = (CATALOG[f"google/gemma-3-{size}-it"] for size in ("1b", "4b", "12b"))
 LENGTHS = np.random.default_rng(0).integers(40, 300, 400)

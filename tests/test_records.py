@@ -41,8 +41,12 @@ def record(workspace, **changes):
         "rows": 64,
         "history": HISTORY,
         "seconds": 12.345,
+        "gpu": None,
+        "status": "finished",
     }
-    return record_run(workspace, **given | changes)
+    given |= changes
+    verdict = str(training_verdict(given["history"], finished=True))
+    return record_run(workspace, **{"verdict": verdict} | given)
 
 
 def test_a_run_is_recorded_and_read_back(workspace):

@@ -182,11 +182,9 @@ def test_a_checkpoint_of_an_older_version_is_gone_on_from(go, folder, capsys):
         lambda text: json.dumps(json.loads(text) | {"stateful_callbacks": {"TrainerControl": {}}}),
         of_then,
     )
-    (folder / ".writing" / "checkpoint-6").mkdir(parents=True)  # where it wrote, and was killed
     run = go(SETTINGS.replace(last_answer_only=True), resume=True)
     assert run.trainer.state.global_step == 12
     assert "settings that this version doesn't know, and they are left out: fancy" in capsys.readouterr().out
-    assert not (folder / ".writing").exists()
 
 
 def test_a_second_interrupt_stops_at_once(go, folder):
@@ -301,12 +299,12 @@ def test_out_of_memory_halves_the_batch_and_keeps_what_was_learned(go, folder, r
     limit = Limit(model, 2 * longest, from_call=10**9)  # until step 8
     run = go(
         model=model,
-        at={7: lambda m: setattr(limit, "from_call", 0), **{n: lambda m, n=n: seen.append(n) for n in (1, 2, 3, 8)}},
+        at={7: lambda m: setattr(limit, "from_call", 0), **{n: lambda m, n=n: seen.append(n) for n in (1, 6, 8)}},
         plan=lambda s: pd.Series({"weights": 1.0, "activations": 5.0, "overhead": 0.5, "optimizer": 0.1}),
     )
-    assert seen == [1, 2, 3, 8]  # no step was made twice
-    predicted = "(predicted for these settings 6.6 GiB, most of it activations 5.0, weights 1.0, overhead 0.5)"
-    assert f"at step 8 {predicted}" in run.notes[0]
+    assert seen == [1, 6, 8]  # from the checkpoint of step 6, not from the start
+    predicted = "predicted for these settings 6.6 GiB, most of it activations 5.0, weights 1.0, overhead 0.5"
+    assert f"at step 8 (CUDA out of memory. Tried to allocate 2.00 GiB; {predicted}); per_device" in run.notes[0]
     for name in ("loss", "eval_loss"):
         assert losses(run, name) == pytest.approx(losses(undisturbed, name), abs=1e-4)
 

@@ -18,7 +18,7 @@ from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.trainer import build_trainer, lora_config, sft_config
 from gemma_colab.training import find_learning_rate, short_run
-from gemma_colab.training.learning_rate import LearningRates, _StopWhenBroken, suggest
+from gemma_colab.training.short import LearningRates, _StopWhenBroken, suggest
 
 SETTINGS = TrainSettings(
     learning_rate=5e-3,
@@ -162,7 +162,7 @@ def test_the_range_test_on_a_real_model(run, model, rows, tokenizer, monkeypatch
     assert 1e-3 <= found.suggestion <= 5e-2
     ends = [run(rows, SETTINGS.replace(learning_rate=found.suggestion * factor))["loss"].iloc[-1] for factor in (0.1, 1)]
     assert ends[1] < ends[0]
-    monkeypatch.setattr("gemma_colab.training.learning_rate.BROKEN", 0.5)  # so that any loss has broken
+    monkeypatch.setattr("gemma_colab.training.short.BROKEN", 0.5)  # so that any loss has broken
     assert len(find_learning_rate(*given).table) == 5
 
 

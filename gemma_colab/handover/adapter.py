@@ -6,12 +6,15 @@ import dataclasses
 import os
 import time
 
+import pandas as pd
+
 from gemma_colab.core.catalog import dimensions_of
+from gemma_colab.core.curve import history_table
 from gemma_colab.core.errors import TrainingError, WorkspaceError
 from gemma_colab.core.settings import ModelSettings, TrainSettings
 from gemma_colab.core.workspace import SPLIT_FILES, Workspace
 from gemma_colab.handover.rows import ensure_rows
-from gemma_colab.handover.settings import SavedSettings
+from gemma_colab.handover.settings import settings_for
 from gemma_colab.model.lengths import token_lengths
 from gemma_colab.model.lent import describe_machine
 from gemma_colab.model.memory import memory_plan
@@ -57,15 +60,16 @@ def train_adapter(
     """Train on the rows of this workspace, as notebook 04 does it; returns the `training.run.Run`.
 
     settings: left out, those saved here, or the starting point. loaded: the model of `chosen` and its tokenizer, if they are in memory
-    already. show: "live" for a curve in a notebook and a line in a terminal, None for the library's own bars, or a `TrainerCallback`. The other
-    arguments are those of `training.run.train`. Saves the settings first; at the end `adapter/`, `training.json`, and in `history/` a
-    record of the run, also of one that broke.
+    already. show: "live" for a curve in a notebook and a line in a terminal, None for the library's own bars, or a `TrainerCallback`.
+    The other arguments are those of `training.run.train`. Saves the settings first; at the end `adapter/`, in `training.json` the model, a
+    checksum of the rows, the verdict and the whole log, and in `history/` a record of the run, also of one that broke.
     """
     from datasets import Dataset
 
     from gemma_colab.core.loading import load_model, load_tokenizer, quantization_config
     from gemma_colab.core.machine import pick_dtype
     from gemma_colab.core.trainer import lora_config
+    from gemma_colab.export.adapter import save_adapter
     from gemma_colab.training.records import record_run
     from gemma_colab.training.run import train
     from gemma_colab.training.sharding import whole_adapter
@@ -77,25 +81,31 @@ def train_adapter(
     if loaded is None:
         nf4 = quantization_config(dtype) if chosen.load_in_4bit else None
         loaded = load_model(chosen.model, dtype, nf4), load_tokenizer(chosen.model)
-    model, tokenizer = loaded
-    lengths = token_lengths(rows["train"] + rows["validation"], tokenizer, 2**17)
-    saved = SavedSettings(workspace, chosen, machine, lengths["total"])
+    lengths = token_lengths(rows["train"] + rows["validation"], loaded[1], 2**17)
+    saved = settings_for(workspace, chosen, machine, lengths["total"])
     if settings is None:
         settings = TrainSettings.load(workspace) if resume else saved.train
     first_process = int(os.environ.get("RANK", 0)) == 0  # the one that writes; with `accelerate launch` there are several
     if first_process:
         saved.save(train=settings)
-    how = {"tokens": int(lengths["total"].max()), "dtype": dtype, "load_in_4bit": chosen.load_in_4bit}
-    how |= {"gpu": machine.gpu is not None, "scored": lengths["answer"].sum() / lengths["total"].sum()}
-    made_with = {"model": chosen.model, "load_in_4bit": chosen.load_in_4bit, "lora": dataclasses.asdict(saved.lora)}
+    base = {"model": chosen.model, "load_in_4bit": chosen.load_in_4bit}
+    made_with = base | {"lora": dataclasses.asdict(saved.lora)}
     made_with["rows"] = workspace.fingerprint(*SPLIT_FILES, *[REPLAY_ROWS] * bool(settings.replay and workspace.has(REPLAY_ROWS)))
     training_rows = mix_in(rows["train"], general_rows(workspace), settings.replay, settings.seed)
-    about = {"model": chosen, "lora": saved.lora, "data": made_with["rows"], "rows": len(training_rows), "gpu": machine.gpu}
+
+    def plan(settings: TrainSettings) -> pd.Series:
+        how = {"tokens": int(lengths["total"].max()), "scored": lengths["answer"].sum() / lengths["total"].sum()}
+        how |= {"dtype": dtype, "load_in_4bit": chosen.load_in_4bit, "gpu": machine.gpu is not None}
+        return memory_plan(dimensions, saved.lora, settings, **how)
+
+    def record(train: TrainSettings, log_history: list[dict], **how) -> None:
+        about = {"data": made_with["rows"], "rows": len(training_rows), "gpu": machine.gpu, "history": history_table(log_history)}
+        record_run(workspace, model=chosen, lora=saved.lora, train=train, **about, **how)
+
     start = time.monotonic()
     try:
         run = train(
-            model,
-            tokenizer,
+            *loaded,
             Dataset.from_list(training_rows),
             Dataset.from_list(rows["validation"]),
             settings,
@@ -107,42 +117,21 @@ def train_adapter(
             anyway=anyway,
             shorter_rows=shorter_rows,
             show=live_view(training_verdict) if show == "live" else show,
-            plan=lambda settings: memory_plan(dimensions, saved.lora, settings, **how),
+            plan=plan,
             report_to=report_to,
         )
     except TrainingError as e:
         if first_process:
-            from gemma_colab.core.curve import history_table
-
-            how = {"status": "broken", "verdict": f"broken: {e}", "seconds": time.monotonic() - start}
-            record_run(workspace, train=settings, history=history_table(e.log_history), **about, **how)
+            record(settings, e.log_history, status="broken", verdict=f"broken: {e}", seconds=time.monotonic() - start)
         raise
-    weights = whole_adapter(run.trainer)
+    weights, state = whole_adapter(run.trainer), run.trainer.state
     if first_process:
-        save_run(workspace, chosen, saved, run, weights)
-        how = {"status": run.status, "verdict": str(run.verdict), "seconds": run.seconds}
-        record_run(workspace, train=run.settings, history=run.history, **about, **how)
+        ended = {"status": run.status, "verdict": str(run.verdict), "seconds": run.seconds}
+        # validation and checkpoints included
+        saved.save(train=run.settings, seconds_per_step=run.seconds / max(1, state.global_step))
+        save_adapter(run.trainer.model, run.trainer.processing_class, workspace, weights)
+        best = {"steps": state.global_step, "best_step": state.best_global_step, "best_eval_loss": state.best_metric}
+        left = base | {"rows": workspace.fingerprint(*SPLIT_FILES)} | ended | {"seconds": round(run.seconds, 1)} | best
+        workspace.write_json("training.json", left | {"log_history": state.log_history})
+        record(run.settings, state.log_history, **ended)
     return run
-
-
-def save_run(workspace: Workspace, chosen: ModelSettings, saved: SavedSettings, run, weights: dict | None = None) -> None:
-    """Save what a run leaves for notebook 05: its settings, `adapter/`, and `training.json` with the model, a checksum of the rows, the
-    time, the best loss and the whole log. weights: of a sharded model, from `training.sharding.whole_adapter`."""
-    from gemma_colab.export.adapter import save_adapter
-
-    state = run.trainer.state
-    # validation and checkpoints included
-    saved.save(train=run.settings, seconds_per_step=run.seconds / max(1, state.global_step))
-    save_adapter(run.trainer.model, run.trainer.processing_class, workspace, weights)
-    record = {
-        "model": chosen.model,
-        "load_in_4bit": chosen.load_in_4bit,
-        "rows": workspace.fingerprint(*SPLIT_FILES),
-        "status": run.status,
-        "verdict": str(run.verdict),
-        "seconds": round(run.seconds, 1),
-        "steps": state.global_step,
-        "best_step": state.best_global_step,
-        "best_eval_loss": state.best_metric,
-    }
-    workspace.write_json("training.json", record | {"log_history": state.log_history})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from gemma_colab.core.catalog import dimensions_of, known_dimensions
+from gemma_colab.core.catalog import Dimensions, dimensions_of, known_dimensions
 from gemma_colab.core.errors import ModelError, SettingsError
 from gemma_colab.core.machine import Machine, dtype_name
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
@@ -30,23 +31,17 @@ def choose_model(
     as it is. A choice outlives the machine it was made on: raises `ModelError` when a known model is too large for this one, before
     it is downloaded, unless `anyway`.
     """
-    chosen, why = None, "it is the choice saved in this workspace"
-    if workspace.has(ModelSettings.file):
-        chosen = ModelSettings.load(workspace)
-    elif model is None:
+    saved = ModelSettings.load(workspace) if workspace.has(ModelSettings.file) else None
+    if saved is None and model is None:
         print("No model was chosen in this workspace yet: taking the one that suits this machine.")
-    new = chosen
-    if model or chosen is None:
+    chosen, why = saved, "it is the choice saved in this workspace"
+    if model or saved is None:
         name, why = pick_model(model or "auto", machine)
-        new = ModelSettings(model=name)
+        chosen = ModelSettings(model=name)
     if load_in_4bit is not None:
-        new = new.replace(load_in_4bit=load_in_4bit)
-    if new != chosen:
-        new.save(workspace)
-    return _refuse_too_large(new, machine, anyway), why
-
-
-def _refuse_too_large(chosen: ModelSettings, machine: Machine, anyway: bool) -> ModelSettings:
+        chosen = chosen.replace(load_in_4bit=load_in_4bit)
+    if chosen != saved:
+        chosen.save(workspace)
     if known_dimensions(chosen.model) and not anyway and not (machine.gpu is None and chosen.model in ON_A_CPU):
         gib, there = smallest_peak(chosen.model, machine, chosen.load_in_4bit, tokens=256), machine.gpu_gib
         if machine.gpu is None or gib > there:
@@ -55,9 +50,10 @@ def _refuse_too_large(chosen: ModelSettings, machine: Machine, anyway: bool) -> 
                 f"{chosen.model} was chosen in this workspace, but this machine has {has}; choose another in notebook 02, or "
                 "change the machine (Colab: Runtime -> Change runtime type)"
             )
-    return chosen
+    return chosen, why
 
 
+@dataclass
 class SavedSettings:
     """The settings for LoRA and for training in a workspace, made for one model, GPU and set of rows.
 
@@ -66,41 +62,13 @@ class SavedSettings:
     this GPU, for `memory_plan`; {} before.
     """
 
-    def __init__(self, workspace: Workspace, chosen: ModelSettings, machine: Machine, lengths: Sequence[int] | None = None):
-        self.workspace, self._chosen, self.dimensions = workspace, chosen, dimensions_of(chosen.model)
-        saved = workspace.read_json(MADE_FOR) if workspace.has(MADE_FOR) else {}
-        self._made_for = {"model": chosen.model, "load_in_4bit": chosen.load_in_4bit, "gpu": machine.gpu}
-        same_place = all(saved.get(key) == value for key, value in self._made_for.items())
-        self.correction = saved.get("correction", {}) if same_place else {}
-        self.seconds_per_step = saved.get("seconds_per_step") if same_place else None
-        self._made_for["rows"] = workspace.fingerprint(*SPLIT_FILES)
-        self.lora = self._saved_lora(saved)
-        self.train = self._saved_train(saved, machine, lengths)
-
-    def _saved_lora(self, saved: dict) -> LoraSettings:
-        if self.workspace.has(LoraSettings.file) and saved.get("model", self._chosen.model) == self._chosen.model:
-            return LoraSettings.load(self.workspace)
-        print(f"No settings for LoRA on {self._chosen.model} in this workspace yet: taking the starting point.")
-        return starting_point(self._chosen.model)[0]
-
-    def _saved_train(self, saved: dict, machine: Machine, lengths: Sequence[int] | None) -> TrainSettings:
-        same = all(saved.get(key, value) == value for key, value in self._made_for.items())
-        if self.workspace.has(TrainSettings.file) and same:
-            return TrainSettings.load(self.workspace)
-        if saved:
-            print("The settings saved here were made for another model, GPU or other rows: planning anew.")
-        train = starting_point(self._chosen.model)[1]
-        if machine.gpu is None or lengths is None:
-            return train
-        how = {"dtype": dtype_name(machine, self.dimensions)[0], "load_in_4bit": self._chosen.load_in_4bit} | self.correction
-        fixed = ["packing", "load_in_4bit", "r"]  # the first is the learner's, the others were chosen already
-        planned, steps = plan_training(self.dimensions, self.lora, train, lengths, machine.gpu_gib, fixed=fixed, **how)
-        if steps["GiB"].isna().any():
-            raise SettingsError(
-                f"{self._chosen.model} can't be trained within {machine.gpu_gib:g} GiB, 15 % to spare; choose a smaller model or a "
-                "larger GPU, or set max_length and r yourself"
-            )
-        return planned
+    workspace: Workspace
+    made_for: dict
+    dimensions: Dimensions
+    lora: LoraSettings
+    train: TrainSettings
+    correction: dict
+    seconds_per_step: float | None
 
     def save(
         self,
@@ -117,7 +85,7 @@ class SavedSettings:
         self.seconds_per_step = seconds_per_step or (self.seconds_per_step if same else None)
         self.lora.save(self.workspace), self.train.save(self.workspace)
         measured = {"correction": self.correction, "seconds_per_step": self.seconds_per_step}
-        self.workspace.write_json(MADE_FOR, self._made_for | measured)
+        self.workspace.write_json(MADE_FOR, self.made_for | measured)
 
 
 def settings_for(
@@ -127,4 +95,29 @@ def settings_for(
 
     lengths: tokens of each training and validation row, which a plan depends on.
     """
-    return SavedSettings(workspace, chosen, machine, lengths)
+    saved, dimensions = workspace.read_json(MADE_FOR) if workspace.has(MADE_FOR) else {}, dimensions_of(chosen.model)
+    made_for = {"model": chosen.model, "load_in_4bit": chosen.load_in_4bit, "gpu": machine.gpu}
+    made_for["rows"] = workspace.fingerprint(*SPLIT_FILES)
+    others = {key for key, value in made_for.items() if saved.get(key, value) != value}
+    measured_here = saved if saved and others <= {"rows"} else {}
+    correction, pace = measured_here.get("correction", {}), measured_here.get("seconds_per_step")
+    lora, train = starting_point(chosen.model)
+    if workspace.has(LoraSettings.file) and "model" not in others:
+        lora = LoraSettings.load(workspace)
+    else:
+        print(f"No settings for LoRA on {chosen.model} in this workspace yet: taking the starting point.")
+    if workspace.has(TrainSettings.file) and not others:
+        train = TrainSettings.load(workspace)
+    else:
+        if saved:
+            print("The settings saved here were made for another model, GPU or other rows: planning anew.")
+        if machine.gpu and lengths is not None:
+            how = {"dtype": dtype_name(machine, dimensions)[0], "load_in_4bit": chosen.load_in_4bit} | correction
+            fixed = ["packing", "load_in_4bit", "r"]  # the first is the learner's, the others were chosen already
+            train, steps = plan_training(dimensions, lora, train, lengths, machine.gpu_gib, fixed=fixed, **how)
+            if steps["GiB"].isna().any():
+                raise SettingsError(
+                    f"{chosen.model} can't be trained within {machine.gpu_gib:g} GiB, 15 % to spare; choose a smaller model or a "
+                    "larger GPU, or set max_length and r yourself"
+                )
+    return SavedSettings(workspace, made_for, dimensions, lora, train, correction, pace)

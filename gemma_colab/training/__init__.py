@@ -16,10 +16,10 @@ __all__, __getattr__, __dir__ = door(
         "settings_for": "gemma_colab.handover.settings",
         "sft_config": "gemma_colab.core.trainer",
         "build_trainer": "gemma_colab.core.trainer",
-        "find_learning_rate": "gemma_colab.training.learning_rate",
+        "find_learning_rate": "gemma_colab.training.short",
         "short_run": "gemma_colab.training.short",
         "compare_runs": "gemma_colab.training.records",
-        "trial_run": "gemma_colab.training.trial",
+        "trial_run": "gemma_colab.training.short",
         "train_adapter": "gemma_colab.handover.adapter",
     },
 )

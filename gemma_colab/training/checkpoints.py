@@ -13,8 +13,8 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import TrainerCallback, TrainerState, TrainingArguments
@@ -26,27 +26,16 @@ from gemma_colab.core.settings import LoraSettings, TrainSettings
 MARK = "whole.json"
 KEPT = 2  # the newest ones; and the best
 # What may change between a checkpoint and the run that goes on from it: the same rows stand behind each update.
-MAY_DIFFER = {
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "gradient_checkpointing",
-    "save_minutes",
-    "early_stopping_patience",
-}
+MAY_DIFFER = "per_device_train_batch_size gradient_accumulation_steps gradient_checkpointing save_minutes early_stopping_patience"
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A whole checkpoint: its folder, its step, what it was made with, and the seconds of training behind it."""
+class Checkpoint(NamedTuple):
+    """A whole checkpoint: its step, its folder, what it was made with, and the seconds of training behind it."""
 
-    path: Path
     step: int
+    path: Path
     made_with: dict
     seconds: float
-
-    @property
-    def log_history(self) -> list[dict]:
-        return json.loads((self.path / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
 
 
 def whole_checkpoints(folder: Path) -> list[Checkpoint]:
@@ -55,36 +44,30 @@ def whole_checkpoints(folder: Path) -> list[Checkpoint]:
     for path in folder.glob("checkpoint-*"):
         try:
             mark = json.loads((path / MARK).read_text(encoding="utf-8"))
-            whole = all((path / name).stat().st_size == size for name, size in mark["files"].items())
+            if all((path / name).stat().st_size == size for name, size in mark["files"].items()):
+                found.append(Checkpoint(mark["step"], path, mark["made_with"], mark["seconds"]))
         except (OSError, ValueError):  # a file is missing, or the mark itself was cut
             continue
-        if whole:
-            found.append(Checkpoint(path, mark["step"], mark["made_with"], mark["seconds"]))
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
-def checkpoint_to_resume(folder: Path, made_with: dict, *, anyway: bool = False) -> Checkpoint:
-    """Find the newest whole checkpoint in `folder`.
-
-    Raises `WorkspaceError` if there is none, or, unless `anyway`, if it was made with other data or settings, naming them.
-    """
+def checkpoint_to_resume(folder: Path, made_with: dict, anyway: bool = False) -> Checkpoint:
+    """Find the newest whole checkpoint in `folder`. Raises `WorkspaceError` if there is none, or, unless `anyway`, if it was made with
+    other data or settings, naming them."""
     if not (found := whole_checkpoints(folder)):
         raise WorkspaceError(f"{folder} holds no whole checkpoint to resume from; start anew, with resume=False")
-    newest = found[-1]
-    if (others := differences(newest.made_with, made_with, newest.path.name)) and not anyway:
+    name = found[-1].path.name
+    if (others := differences(found[-1].made_with, made_with, name)) and not anyway:
         raise WorkspaceError(
-            f"{newest.path.name} was made with other settings or data ({'; '.join(others)}); set them back, start anew with "
+            f"{name} was made with other settings or data ({'; '.join(others)}); set them back, start anew with "
             "resume=False, or go on in spite of it with anyway=True"
         )
-    return newest
+    return found[-1]
 
 
 def differences(then: dict, now: dict, file: str) -> list[str]:
-    """List what is not as it was, each as "name: value then, value now".
-
-    Another version may have written `then`, in `file`: what it lacks means what it meant then, and an unknown setting is named and
-    left out (`Settings.from_dict`).
-    """
+    """List what is not as it was, each as "name: value then, value now". What a `file` of another version lacks means what it meant
+    then (`Settings.from_dict`)."""
     lines = []
     for name, value in now.items():
         before = then.get(name, value)
@@ -92,7 +75,7 @@ def differences(then: dict, now: dict, file: str) -> list[str]:
             if kind := {"train": TrainSettings, "lora": LoraSettings}.get(name):
                 before = dataclasses.asdict(kind.from_dict(before, file))
             lines += differences(before, value, file)
-        elif before != value and name not in MAY_DIFFER:
+        elif before != value and name not in MAY_DIFFER.split():
             lines.append(f"{name}: {before} then, {value} now")
     return lines
 
@@ -104,8 +87,7 @@ def put_aside(folder: Path) -> Path | None:
         shutil.rmtree(folder, ignore_errors=True)
         return None
     shutil.rmtree(before, ignore_errors=True)
-    folder.rename(before)
-    return before
+    return folder.rename(before)
 
 
 def agreed(flag: bool, args: TrainingArguments) -> bool:
@@ -120,14 +102,11 @@ def agreed(flag: bool, args: TrainingArguments) -> bool:
 class KeepCheckpoints(TrainerCallback):
     """Saves after `minutes` without a checkpoint, marks each one that is whole, keeps the newest two and the best.
 
-    folder: the Trainer's output_dir. made_with: settings and fingerprints, written into each. seconds: of training before this
-    process. say: called with a sentence when one can't be saved. `between_steps`: whether a checkpoint could be saved right now; in
-    an update weights may be half changed, and after it a validation may be due.
+    folder: the Trainer's output_dir. made_with: written into each. before: seconds of training in earlier processes.
     """
 
-    def __init__(self, folder: Path, made_with: dict, minutes: float, seconds: float, say: Callable[[str], None] = print):
-        self.folder, self.made_with, self.minutes, self.before, self.say = folder, made_with, minutes, seconds, say
-        self.between_steps = False
+    def __init__(self, folder: Path, made_with: dict, minutes: float, before: float, say: Callable[[str], None]):
+        self.folder, self.made_with, self.minutes, self.before, self.say = folder, made_with, minutes, before, say
 
     @property
     def seconds(self) -> float:
@@ -136,8 +115,6 @@ class KeepCheckpoints(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.start = self.saved = time.monotonic()
-        # Saving looks callbacks up in the state, and that of a checkpoint lacks those which the run then didn't have.
-        state.stateful_callbacks.setdefault("EarlyStoppingCallback", {})
         # The adapter and Adam's two numbers for each weight, at most in float32; a tokenizer of Gemma's size.
         self.gib = 12 * sum(p.numel() for p in model.parameters() if p.requires_grad) / GIB + 0.04
         if state.is_world_process_zero:
@@ -148,15 +125,8 @@ class KeepCheckpoints(TrainerCallback):
                     "a workspace on a larger disk"
                 )
 
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.between_steps = state.global_step > 0
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self.between_steps = False
-
     def on_step_end(self, args, state, control, **kwargs):
-        due = time.monotonic() - self.saved >= 60 * self.minutes
-        control.should_save = control.should_save or agreed(due, args)
+        control.should_save |= agreed(time.monotonic() - self.saved >= 60 * self.minutes, args)
         if control.should_save and agreed(state.is_world_process_zero and free_gib(self.folder) < 1.2 * self.gib, args):
             control.should_save, self.saved = False, time.monotonic()  # asks again after the same time
             if state.is_world_process_zero:
@@ -178,17 +148,17 @@ class KeepCheckpoints(TrainerCallback):
         # A pickle that nobody reads, the settings are in the mark; and TRL's model card, which knows nothing of the model.
         for useless in (path / "training_args.bin", self.folder / "README.md"):
             useless.unlink(missing_ok=True)
-        files = [file for file in path.rglob("*") if file.is_file()]
-        sizes = {str(file.relative_to(path)): file.stat().st_size for file in files}
-        self.gib = sum(sizes.values()) / GIB
-        for file in files:  # on the disk before the mark is: a machine that is taken away loses what is not
+        sizes = {}
+        for file in filter(Path.is_file, path.rglob("*")):
+            sizes[str(file.relative_to(path))] = file.stat().st_size
             with file.open("rb") as opened:
-                os.fsync(opened.fileno())
+                os.fsync(opened.fileno())  # on the disk before the mark is: a machine that is taken away loses what is not
+        self.gib = sum(sizes.values()) / GIB
         mark = {"step": state.global_step, "seconds": round(self.seconds, 2), "made_with": self.made_with, "files": sizes}
         (path / MARK).write_text(json.dumps(mark, ensure_ascii=False, indent=1), encoding="utf-8")
         self._remove_others(state)
 
     def _remove_others(self, state: TrainerState) -> None:
         kept = {c.path for c in whole_checkpoints(self.folder)[-KEPT:]} | {self.folder / f"checkpoint-{state.best_global_step}"}
-        for old in {*self.folder.glob("checkpoint-*"), *self.folder.glob(".writing")} - kept:
+        for old in set(self.folder.glob("checkpoint-*")) - kept:
             shutil.rmtree(old, ignore_errors=True)

@@ -7,16 +7,13 @@ import signal
 import threading
 from collections.abc import Callable
 
-import pandas as pd
-import torch
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import TrainerCallback
 
-from gemma_colab.core.machine import GIB
 from gemma_colab.core.settings import TrainSettings
-from gemma_colab.training.checkpoints import Checkpoint, agreed
+from gemma_colab.training.checkpoints import agreed
 
 SCALER_SKIPS = 12  # steps in a row that a GradScaler may skip: it starts at 65,536 and halves
-ZEROS = 3  # one batch may hold rows whose answers were cut off altogether
+ZEROS = 3  # in a row: one batch may hold rows whose answers were cut off altogether
 
 
 class StopOnNonFiniteLoss(TrainerCallback):
@@ -27,65 +24,67 @@ class StopOnNonFiniteLoss(TrainerCallback):
     """
 
     def __init__(self, skipped: int = 0):
-        self.skipped, self.reason, self.bad, self.zeros, self.first = skipped, "", 0, 0, None
+        self.skipped, self.reason, self.what, self.since = skipped, "", "", 0
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        what, tolerated = "", 0
         if "loss" not in logs:
-            if not math.isfinite(logs.get("eval_loss", 0.0)):
-                self._stop("the validation loss is no number", args, state, control)
-            return
-        loss, gradient = logs["loss"], float(logs.get("grad_norm", 0.0))
-        no_number = not (math.isfinite(loss) and math.isfinite(gradient))
-        self.bad = self.bad + 1 if no_number else 0
-        self.zeros = self.zeros + 1 if loss == 0 else 0
-        self.first = (self.first or state.global_step) if self.bad or self.zeros else None
-        if self.bad > (self.skipped if math.isfinite(loss) else 0):
-            self._stop(f"the {'gradient' if math.isfinite(loss) else 'loss'} is no number", args, state, control)
-        elif self.zeros >= ZEROS:
-            self._stop("the loss is exactly 0", args, state, control)
-
-    def _stop(self, what: str, args, state, control) -> None:
-        losses = [line["loss"] for line in state.log_history if "loss" in line and math.isfinite(line["loss"])]
-        rate = f"the learning rate {args.learning_rate:g} is too high"
-        if self.zeros:
-            cause = (
-                "no answer token was left to learn from, because max_length cuts the answers off, or float16 overflowed; look at "
-                "the lengths in notebook 01, and load the model with load_model"
-            )
-        elif len(losses) > 1 and max(losses[-20:]) > 1.2 * losses[0]:
-            cause = f"{rate}, the loss rose before; try a third of it"
-        elif args.fp16:
-            cause = "float16 overflowed; load the model with load_model, which keeps the residual stream in float32"
-        else:
-            cause = f"{rate}, or a row is broken; try a third of it, check the rows"
-        self.reason = f"{what} since step {self.first or state.global_step}; likely cause: {cause}"
-        control.should_training_stop, control.should_save, control.should_evaluate = True, False, False
+            if math.isfinite(logs.get("eval_loss", 0.0)):
+                return
+            what = "the validation loss is no number"
+        elif not math.isfinite(logs["loss"]):
+            what = "the loss is no number"
+        elif not math.isfinite(float(logs.get("grad_norm", 0.0))):
+            what, tolerated = "the gradient is no number", self.skipped
+        elif logs["loss"] == 0:
+            what, tolerated = "the loss is exactly 0", ZEROS - 1
+        if what != self.what:
+            self.what, self.since = what, state.global_step
+        if what and state.global_step - self.since >= tolerated:
+            self.reason = f"{what} since step {self.since}; likely cause: {_likely_cause(what, args, state.log_history)}"
+            control.should_training_stop, control.should_save, control.should_evaluate = True, False, False
 
 
-def early_stopping(patience: int, start: Checkpoint | None) -> list[EarlyStoppingCallback]:
-    """Make transformers' own callback, which stops after `patience` validation points without a new best; none for 0.
+def _likely_cause(what: str, args, log_history: list[dict]) -> str:
+    losses = [line["loss"] for line in log_history if "loss" in line and math.isfinite(line["loss"])]
+    rate = f"the learning rate {args.learning_rate:g} is too high"
+    if what.endswith("exactly 0"):
+        return (
+            "no answer token was left to learn from, because max_length cuts the answers off, or float16 overflowed; look at the "
+            "lengths in notebook 01, and load the model with load_model"
+        )
+    if len(losses) > 1 and max(losses[-20:]) > 1.2 * losses[0]:
+        return f"{rate}, the loss rose before; try a third of it"
+    if args.fp16:
+        return "float16 overflowed; load the model with load_model, which keeps the residual stream in float32"
+    return f"{rate}, or a row is broken; try a third of it, check the rows"
 
-    It counts in memory, so a resumed run gets its count from the log of the checkpoint it starts from.
-    """
-    callback = EarlyStoppingCallback(patience)
-    if losses := [line["eval_loss"] for line in (start.log_history if start else []) if "eval_loss" in line]:
-        callback.early_stopping_patience_counter = len(losses) - 1 - losses.index(min(losses))
-    return [callback] if patience else []
+
+class StopEarly(TrainerCallback):
+    """Stops after `patience` validation points without a new best; never for 0. transformers' own counts in memory, and this one in
+    the log, which a checkpoint brings back."""
+
+    def __init__(self, patience: int):
+        self.patience = patience
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        losses = [line["eval_loss"] for line in state.log_history if "eval_loss" in line]
+        if self.patience and len(losses) - 1 - losses.index(min(losses)) >= self.patience:
+            control.should_training_stop = True
 
 
 class Interrupt(TrainerCallback):
     """Inside its `with` block, an interrupt (of the kernel, Ctrl+C, SIGTERM) ends the run after the step at hand, with a
     checkpoint. A second one stops at once."""
 
-    def __init__(self, say: Callable[[str], None] = print):
+    def __init__(self, say: Callable[[str], None]):
         self.asked, self.stopped, self.say, self.old = False, False, say, {}
 
-    def __enter__(self) -> Interrupt:
+    def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # signals reach no other
             self.old = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error):
         for number, handler in self.old.items():
             signal.signal(number, handler)
 
@@ -122,21 +121,6 @@ def save_memory(settings: TrainSettings, longest: int, shorter_rows: bool) -> tu
     if settings.packing or length < 64:
         return None, "choose a smaller model, a GPU with more memory, or packing=False with a smaller max_length"
     if not shorter_rows:
-        return None, (
-            f"what is left is to cut rows to max_length={length} tokens: allow that with shorter_rows=True (notebook 01 shows how "
-            "many answers lose their end), or choose a smaller model"
-        )
+        what = f"what is left is to cut rows to max_length={length} tokens: allow that with shorter_rows=True, or take a smaller model"
+        return None, what
     return settings.replace(max_length=length), f"max_length -> {length}: longer rows lose their end"
-
-
-def what_took_memory(settings: TrainSettings, plan: Callable[[TrainSettings], pd.Series] | None) -> str:
-    """Say what the GPU's memory was spent on: measured where there is one, and by the plan's parts."""
-    said = []
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        said.append(f"{(total - free) / GIB:.1f} of {total / GIB:.1f} GiB were taken, {free / GIB:.1f} free")
-    if plan is not None:
-        parts = plan(settings).sort_values(ascending=False)
-        largest = ", ".join(f"{name} {gib:.1f}" for name, gib in parts.head(3).items())
-        said.append(f"predicted for these settings {parts.sum():.1f} GiB, most of it {largest}")
-    return "; ".join(said)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from itertools import cycle
+from itertools import cycle, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 RECORDS = "history"  # their folder in the workspace
-NEEDED = {"status", "verdict", "seconds", "data", "rows", "machine", "model", "lora", "train", "curves"}
-LAST_STEPS = 5  # behind a run's last training loss: that of a single batch is noise
+NEEDED = ("status", "verdict", "seconds", "data", "rows", "machine", "model", "lora", "train", "curves")
 # The colors of Okabe and Ito that people who see few colors can tell apart, and a shape for those who see none.
 RUN_STYLES = list(zip(("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#555555", "#56b4e9", "#e69f00"), "os^DvPX", strict=True))
 
@@ -41,22 +41,20 @@ def record_run(
     rows: int,
     history: pd.DataFrame,
     seconds: float,
-    gpu: str | None = None,
-    status: str = "finished",
-    verdict: str | None = None,
+    gpu: str | None,
+    status: str,
+    verdict: str,
 ) -> Path:
     """Write one run to `history/<time>.json` in the workspace; returns the path. Names sort by time (UTC).
 
-    data: fingerprint of the rows (`workspace.fingerprint`); rows: how many were trained on. history: `history_table` of the run.
-    seconds: how long it took. gpu: `Machine.gpu`; None is a CPU. status: "finished", or what ended it. verdict: without one,
-    `training_verdict` of a history that ended. Model folders are named without the way there, and tokens and the home folder
-    are masked.
+    data: fingerprint of the rows; rows: how many were trained on. gpu: None is a CPU. Model folders are named without the way
+    there, and tokens and the home folder are masked.
     """
     now = datetime.now(UTC)
     record = {
         "time": now.isoformat(timespec="seconds"),
-        "status": status,
-        "verdict": verdict or str(training_verdict(history, finished=True)),
+        "status": _masked(status),
+        "verdict": _masked(verdict),
         **_best(history),
         "seconds": round(seconds, 1),
         "steps": int(history["step"].max()) if len(history) else 0,
@@ -69,7 +67,14 @@ def record_run(
         "versions": stack_versions(),
         "curves": {name: history[name].tolist() for name in HISTORY_COLUMNS},
     }
-    return workspace.write_json(f"{RECORDS}/{now:%Y-%m-%dT%H%M%S.%f}.json", _clean(record))
+    finite = json.loads(json.dumps(record), parse_constant={"NaN": None, "Infinity": "inf"}.get)  # JSON has no such numbers
+    return workspace.write_json(f"{RECORDS}/{now:%Y-%m-%dT%H%M%S.%f}.json", finite)
+
+
+def _masked(text: str) -> str:
+    """The text with no token and no home folder in it."""
+    home = str(Path.home())
+    return TOKEN.sub("[token]", text.replace(home, "~") if len(home) > 1 else text)
 
 
 def list_runs(workspace: Workspace) -> list[dict]:
@@ -78,13 +83,10 @@ def list_runs(workspace: Workspace) -> list[dict]:
     for path in sorted((workspace.path / RECORDS).glob("*.json")):
         try:
             run = workspace.read_json(f"{RECORDS}/{path.name}")
-            if not isinstance(run, dict) or not run.keys() >= NEEDED:
-                raise ValueError
-            run_history(run)
+            run_history({name: run[name] for name in NEEDED})
+            runs.append(run)
         except (WorkspaceError, OSError, LookupError, TypeError, ValueError):
             print(f"{RECORDS}/{path.name} is no readable record of a run and is left out; delete it")
-            continue
-        runs.append(run)
     return runs
 
 
@@ -111,15 +113,15 @@ def compare_runs(
     runs = list_runs(runs) if isinstance(runs, Workspace) else runs
     if not len(runs):
         raise SettingsError("runs=[] must hold one run at least; train first, compare_runs(workspace) then finds it")
-    named = isinstance(runs, dict)
-    curves = list(runs.values()) if named else [run_history(run) for run in runs]
-    names = list(names or (runs if named else _names(runs)))
+    records = [] if isinstance(runs, dict) else runs
+    curves, differing = [run_history(run) for run in records] or list(runs.values()), _differing(records)
+    names = list(names or (_names(differing) if records else runs))
     if len(names) != len(curves) or len(set(names)) < len(names):
         raise SettingsError(f"names={names!r} must be {len(curves)} different ones, one for each run")
     lines, ax = [], ax or new_axes(8, 4)
-    for name, history, run, (color, marker) in zip(names, curves, [{}] * len(runs) if named else runs, cycle(RUN_STYLES)):
-        line = {name: _settings(run).get(name) for name in ([] if named else _differing(runs))}
-        line |= _best(history) | {"train_loss": history["loss"].dropna().tail(LAST_STEPS).mean()}
+    found = zip(names, curves, records or repeat({}), differing or repeat({}), cycle(RUN_STYLES))
+    for name, history, run, settings, (color, marker) in found:
+        line = settings | _best(history) | {"train_loss": history["loss"].dropna().tail(5).mean()}
         line |= {key: run[key] for key in ("seconds", "status") if run}
         line["verdict"] = run["verdict"].split(":")[0] if run else training_verdict(history, finished=True).word
         lines.append(line)
@@ -134,21 +136,20 @@ def compare_runs(
     return pd.DataFrame(lines, index=pd.Index(names, name="run")).astype({"best_step": "Int64"}), ax
 
 
-def _settings(run: dict) -> dict:
-    """All in which two runs may differ on purpose."""
-    return {**run["train"], **run["lora"], **run["model"], **{name: run[name] for name in ("data", "rows", "machine")}}
+def _differing(records: Sequence[dict]) -> list[dict]:
+    """Of each run all in which it differs from another on purpose."""
+    about = ("data", "rows", "machine")
+    settings = [run["train"] | run["lora"] | run["model"] | {name: run[name] for name in about} for run in records]
+    names = dict.fromkeys(name for line in settings for name in line)
+    differing = [name for name in names if len({repr(line.get(name)) for line in settings}) > 1]
+    return [{name: line.get(name) for name in differing} for line in settings]
 
 
-def _differing(runs: Sequence[dict]) -> list[str]:
-    settings = [_settings(run) for run in runs]
-    return [name for name in dict.fromkeys(n for s in settings for n in s) if len({repr(s.get(name)) for s in settings}) > 1]
-
-
-def _names(runs: Sequence[dict]) -> list[str]:
+def _names(differing: Sequence[dict]) -> list[str]:
     """By what differs, three settings at most; where nothing does, or two are alike, by a number."""
-    differing, names = _differing(runs)[:3], []
-    for i, run in enumerate(runs, 1):
-        values = ((name, _settings(run).get(name)) for name in differing)
+    names = []
+    for i, settings in enumerate(differing, 1):
+        values = list(settings.items())[:3]
         name = ", ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values)
         names.append(name if name and name not in names else f"{name} (run {i})".strip())
     return names
@@ -166,17 +167,3 @@ def cut_above_the_start(ax: Axes, start: pd.Series) -> None:
     finite = start[start < float("inf")]
     if len(finite) and ax.get_ylim()[1] > 1.3 * finite.max():
         ax.set_ylim(top=1.3 * finite.max())
-
-
-def _clean(value):
-    """The same value as JSON can hold it, with no token and no home folder in any text of it."""
-    if isinstance(value, dict):
-        return {key: _clean(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_clean(inner) for inner in value]
-    if isinstance(value, str):
-        home = str(Path.home())
-        return TOKEN.sub("[token]", value.replace(home, "~") if len(home) > 1 else value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else "inf"
-    return value

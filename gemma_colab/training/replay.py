@@ -13,24 +13,18 @@ REPLAY_ROWS = "rows/replay.jsonl"  # your own general rows, `{"messages": [...]}
 
 
 def general_rows(workspace: Workspace | None = None) -> list[dict]:
-    """Read the general rows to mix in: `REPLAY_ROWS` of the workspace if it is there, else `general_rows.jsonl` of the samples.
-
-    The best ones for your model are questions that it must go on answering, with the answers that it gives before it is tuned.
-    """
+    """Read the general rows to mix in: `REPLAY_ROWS` of the workspace if it is there, else `general_rows.jsonl` of the samples."""
     own = workspace is not None and workspace.has(REPLAY_ROWS)
     return [to_messages(row) for row in (workspace.read_jsonl(REPLAY_ROWS) if own else read_sample("general_rows"))]
 
 
 def mix_in(rows: Sequence[dict], general: Sequence[dict], share: float, seed: int = 0) -> list[dict]:
-    """Put so many general rows behind `rows` that they are `share` of all (0-0.5); the trainer shuffles anyway.
-
-    Raises `SettingsError` if there are too few of them.
-    """
+    """Put so many general rows behind `rows` that they are `share` of all (0-0.5). Raises `SettingsError` if there are too few."""
     extra = round(len(rows) * share / (1 - share))
     if extra > len(general):
-        most = len(general) / (len(general) + len(rows))
+        most = int(100 * len(general) / (len(general) + len(rows))) / 100
         raise SettingsError(
             f"replay={share:g} needs {extra} general rows for {len(rows)} of yours, and there are {len(general)}; "
-            f"set it to {int(most * 100) / 100:g} at most, or put more into {REPLAY_ROWS} in the workspace"
+            f"set it to {most:g} at most, or put more into {REPLAY_ROWS} in the workspace"
         )
     return [*rows, *random.Random(seed).sample(list(general), extra)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import os
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
@@ -18,27 +17,18 @@ from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTTrainer
 
-from gemma_colab.core.curve import history_table
+from gemma_colab.core.curve import history_table, loss_curve
 from gemma_colab.core.errors import TrainingError
 from gemma_colab.core.settings import TrainSettings
 from gemma_colab.core.trainer import build_trainer, sft_config, unload_adapters
 from gemma_colab.training.checkpoints import KeepCheckpoints, checkpoint_to_resume, put_aside, whole_checkpoints
-from gemma_colab.training.guard import (
-    SCALER_SKIPS,
-    Interrupt,
-    StopOnNonFiniteLoss,
-    early_stopping,
-    save_memory,
-    what_took_memory,
-)
+from gemma_colab.training.guard import SCALER_SKIPS, Interrupt, StopEarly, StopOnNonFiniteLoss, save_memory
 from gemma_colab.training.sharding import prepare_sharding
 from gemma_colab.training.short import no_bars, remember
 from gemma_colab.training.verdict import TrainingVerdict, training_verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-QUICKLY_TOKENIZED = 2000  # rows that are tokenized in a second or two: no bar for them
 
 
 @dataclass(frozen=True)
@@ -63,8 +53,6 @@ class Run:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot training and validation loss over the steps, the best validation point marked."""
-        from gemma_colab.core.curve import loss_curve
-
         return loss_curve(self.history, ax)
 
 
@@ -91,15 +79,14 @@ def train(
     folder: of the checkpoints. Those of an earlier run there are put aside, or with `resume` gone on from: same optimizer, schedule,
     random state and order of the rows. made_with: what else a checkpoint depends on, such as the model and a fingerprint of the
     rows; one made with other settings or data is refused, unless `anyway`. shorter_rows: rows may be cut when nothing else saves
-    memory. show: watches in place of the library's bars, such as `watch.live_view()`. plan: `memory_plan` of settings, to explain what
-    took the memory.
+    memory. show: watches in place of the library's bars, such as `watch.live_view()`. plan: `memory_plan` of settings, to
+    explain what took the memory.
 
-    An interrupt ends the run after the step at hand and keeps a checkpoint. When the GPU's memory runs out, the run goes on with
-    the next step of `guard.save_memory` from where it was. Raises `TrainingError` when the loss is no number, or nothing is left to
-    save memory with; `WorkspaceError` when it can't be resumed, or there is no room for checkpoints.
+    An interrupt keeps a checkpoint. When the GPU's memory runs out, the run goes on from the newest one with the next step of
+    `save_memory`. Raises `TrainingError` when the loss is no number, or nothing is left to save memory with; `WorkspaceError` when it
+    can't be resumed, or there is no room for checkpoints.
     """
-    folder, notes, start = Path(folder), [], None
-    say = getattr(show, "say", print)
+    folder, notes, start, say = Path(folder), [], None, getattr(show, "say", print)
     processes = int(os.environ.get("WORLD_SIZE", 1))
 
     def now_made_with() -> dict:
@@ -107,12 +94,11 @@ def train(
         return {**(made_with or {}), "rows_per_update": rows, "train": dataclasses.asdict(settings)}
 
     if resume:
-        start = checkpoint_to_resume(folder, now_made_with(), anyway=anyway)
+        start = checkpoint_to_resume(folder, now_made_with(), anyway)
         notes.append(f"resumed from step {start.step}")
     elif int(os.environ.get("RANK", 0)) == 0 and (before := put_aside(folder)):
         notes.append(f"the checkpoints of the run before are in {before.name}")
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
         unload_adapters(model)
         with ExitStack() as undo:
             undo.callback(remember(model))  # whatever goes wrong in here, the model is as it was
@@ -120,52 +106,37 @@ def train(
             args.disable_tqdm = show is not None
             keep = KeepCheckpoints(folder, now_made_with(), settings.save_minutes, start.seconds if start else 0.0, say)
             broken, interrupt = StopOnNonFiniteLoss(SCALER_SKIPS if dtype == torch.float16 else 0), Interrupt(say)
-            callbacks = [broken, interrupt, keep, *early_stopping(settings.early_stopping_patience, start)]
+            callbacks = [broken, interrupt, keep, StopEarly(settings.early_stopping_patience)]
             callbacks += [show] if show else []
-            with no_bars() if show and len(train_dataset) < QUICKLY_TOKENIZED else nullcontext():
+            with no_bars() if show and len(train_dataset) < 2000 else nullcontext():  # so many are tokenized in a second or two
                 trainer = build_trainer(model, tokenizer, train_dataset, eval_dataset, args, peft_config, callbacks)
             prepare_sharding(trainer)
+            full = ""
             try:
                 with interrupt:
                     trainer.train(resume_from_checkpoint=str(start.path) if start else None)
-                full = ""
             except torch.OutOfMemoryError as e:
                 full = str(e).splitlines()[0]
             # Out here the error is gone, and with it the frames that held the step's tensors.
-            state = trainer.state
+            state, kept = trainer.state, whole_checkpoints(folder)
             if broken.reason:
-                kept = whole_checkpoints(folder)
                 where = f"; the checkpoint of step {kept[-1].step} is from before" if kept else ""
                 raise TrainingError(broken.reason + where, state.log_history)
             if not full:
                 undo.pop_all()
                 ended = "stopped early" if state.global_step < state.max_steps else "finished"
                 return Run(trainer, settings, "interrupted" if interrupt.stopped else ended, keep.seconds, tuple(notes))
-            full = f"the GPU's memory ran out at step {state.global_step + 1} ({what_took_memory(settings, plan) or full})"
+            if plan is not None:
+                parts = plan(settings).sort_values(ascending=False)
+                largest = ", ".join(f"{name} {gib:.1f}" for name, gib in parts.head(3).items())
+                full = f"{full.rstrip('.')}; predicted for these settings {parts.sum():.1f} GiB, most of it {largest}"
+            lower, what = save_memory(settings, max(map(len, trainer.train_dataset["input_ids"])), shorter_rows)
             if processes > 1:
-                what = "with several processes nothing is changed by itself: choose a smaller batch"
-                raise TrainingError(f"{full}; {what}", state.log_history)
-            longest = max(map(len, trainer.train_dataset["input_ids"]))
-            lower, what = save_memory(settings, longest, shorter_rows)
+                lower, what = None, "with several processes nothing is changed by itself: choose a smaller batch"
+            said = f"the GPU's memory ran out at step {state.global_step + 1} ({full}); {what}"
             if lower is None:
-                raise TrainingError(f"{full}; {what}", state.log_history)
-            if keep.between_steps:
-                _save_now(trainer, keep)
-        settings, start = lower, next(reversed(whole_checkpoints(folder)), None)
-        notes.append(f"{full}; {what}")
-        say(notes[-1])
-        del trainer, callbacks
-        gc.collect()
-        torch.cuda.empty_cache()
-
-
-def _save_now(trainer: SFTTrainer, keep: KeepCheckpoints) -> None:
-    """Save a checkpoint of the last whole step, after an error in the next one."""
-    step = trainer.state.global_step
-    if any(checkpoint.step == step for checkpoint in whole_checkpoints(keep.folder)):
-        return
-    trainer.optimizer.zero_grad(set_to_none=True)
-    gc.collect()
-    torch.cuda.empty_cache()
-    trainer._save_checkpoint(trainer.model, trial=None)
-    keep.on_save(trainer.args, trainer.state, trainer.control)
+                raise TrainingError(said, state.log_history)
+        settings, start = lower, kept[-1] if kept else None
+        notes.append(said)
+        say(said)
+        del trainer  # and with it the optimizer

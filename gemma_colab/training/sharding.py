@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from importlib.metadata import version
 
 import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -18,15 +17,11 @@ def prepare_sharding(trainer: SFTTrainer) -> None:
     accelerate has FSDP round what the model returns to bf16, losses included: three digits, too few to tell which validation point
     was the best. Gradients are averaged in float32 too; those of an adapter are small enough for that. In checkpoints each process
     writes its part of the adapter: FULL_STATE_DICT would gather the whole model.
-    Raises `SettingsError` under FSDP version 1, when accelerate is too old, and when one process would load for all.
+    Raises `SettingsError` under FSDP version 1, and when one process would load for all.
     """
     if not trainer.is_fsdp_enabled:
         return
-    found, plugin = version("accelerate"), trainer.accelerator.state.fsdp_plugin
-    if tuple(map(int, found.split(".")[:2])) < (1, 15):  # torch 2.13 refuses what an older one makes of tied weights
-        raise SettingsError(
-            f"accelerate {found} can't shard Gemma 3, whose head is its embedding; pip install 'accelerate>=1.15', or use DDP"
-        )
+    plugin = trainer.accelerator.state.fsdp_plugin
     for name, must, why in (
         ("fsdp_version", 2, "4-bit weights and adapters don't fit into one flat weight"),
         ("cpu_ram_efficient_loading", False, "4-bit weights can't be sent, so each process loads all"),
@@ -42,8 +37,7 @@ def prepare_sharding(trainer: SFTTrainer) -> None:
 def whole_adapter(trainer: SFTTrainer) -> dict | None:
     """Gather the weights that were trained on the CPU of the first process, for `save_pretrained(..., state_dict=)`.
 
-    Empty on the other processes; all must call it at the same time. None if the model is whole: `save_pretrained` then finds them
-    itself.
+    Empty on the other processes; all must call it at the same time. None if the model is whole: `save_pretrained` finds them itself.
     """
     if not trainer.is_fsdp_enabled:
         return None

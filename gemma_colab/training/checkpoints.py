@@ -83,8 +83,7 @@ def differences(then: dict, now: dict, file: str) -> list[str]:
 def put_aside(folder: Path) -> Path | None:
     """Make room for a new run. What an older one left is kept as `<folder>-before` (one generation); where, or None."""
     before = folder.with_name(f"{folder.name}-before")
-    if not whole_checkpoints(folder):
-        shutil.rmtree(folder, ignore_errors=True)
+    if not whole_checkpoints(folder):  # half ones are removed when training begins
         return None
     shutil.rmtree(before, ignore_errors=True)
     return folder.rename(before)

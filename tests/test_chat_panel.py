@@ -175,4 +175,4 @@ def test_both_start_from_the_same_seed_under_the_same_settings(tuned_model, toke
 
 def test_a_model_without_an_adapter_is_refused(tokenizer):
     with pytest.raises(ModelError, match="model=Linear has no adapter;"):
-        chat_candidates(torch.nn.Linear(1, 1), tokenizer)
+        chat_candidates(torch.nn.Linear(1, 1), tokenizer, max_new_tokens=12)

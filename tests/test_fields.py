@@ -17,7 +17,7 @@ from gemma_colab.data.splitting import leaks, split_rows
 from gemma_colab.evaluation.candidates import few_shot_turns
 from gemma_colab.evaluation.compare import compare
 from gemma_colab.evaluation.fields import first_object, json_metrics, most_frequent, schema_of, telling_examples
-from gemma_colab.evaluation.verdict import ShipSettings, verdict
+from gemma_colab.evaluation.verdict import check_bars, verdict
 from gemma_colab.ui import comparison_table
 
 sys.path.insert(0, str(ROOT / "data_samples" / "build"))
@@ -174,35 +174,34 @@ def compared(after: float, rows: int = 100) -> pd.DataFrame:
 
 def test_figures_alone_may_say_ship_it_where_bars_are_set():
     assert verdict(compared(0.97))["ship"] == "ask a reader"
-    by = ShipSettings(bars={"order": 0.95})
-    assert verdict(compared(0.97), ship_by=by)["ship"] == "yes"
+    by = {"order": 0.95}
+    assert verdict(compared(0.97), bars=by)["ship"] == "yes"
     form = compared(0.97).assign(metric="valid JSON")
-    assert verdict(form, ship_by=ShipSettings(bars={"valid JSON": 0.95}))["ship"] == "ask a reader"  # well-formed may be wrong
-    said = verdict(compared(0.90), ship_by=by)
+    assert verdict(form, bars={"valid JSON": 0.95})["ship"] == "ask a reader"  # well-formed may be wrong
+    said = verdict(compared(0.90), bars=by)
     assert (said["ship"], said["against"]) == ("not yet", ["order is 90%, and the bar is 95%"])
 
 
-def test_with_bars_likeness_and_reciting_do_not_count_and_forgetting_if_you_say_so():
+def test_with_bars_likeness_reciting_and_forgetting_are_only_told():
     by_heart = pd.DataFrame({"word for word": [0.9, 0.4]}, index=["train", "test"])
     lost = compare({"general questions right, ru": ([1.0] * 50, [0.0] * 50)})
     how = {"alike": 0.1, "memorized": by_heart, "general": lost}
     bars = {"order": 0.95}
-    said = verdict(compared(0.97), **how, ship_by=ShipSettings(bars=bars))
+    said = verdict(compared(0.97), **how, bars=bars)
     assert said["ship"] == "yes"
     assert "It forgot" in str(said)  # told all the same
-    assert verdict(compared(0.97), **how, ship_by=ShipSettings(bars=bars, may_forget=False))["ship"] == "not yet"
     assert verdict(compared(0.97), **how)["ship"] == "not yet"
 
 
 def test_a_bar_of_another_name_is_named():
     with pytest.raises(SettingsError, match=r"bars names \['JSON'\].*measured were order"):
-        verdict(compared(0.97), ship_by=ShipSettings(bars={"JSON": 0.95}))
+        verdict(compared(0.97), bars={"JSON": 0.95})
 
 
 @pytest.mark.parametrize("bars", [{"valid JSON": 1.2}, {"valid JSON": True}, {"valid JSON": "much"}, {1: 0.5}, [0.5]])
 def test_impossible_bars_are_refused(bars):
     with pytest.raises(SettingsError):
-        ShipSettings(bars=bars)
+        check_bars(bars)
 
 
 @pytest.mark.parametrize("bar", ["valid JSON", "=x", "0.95"])

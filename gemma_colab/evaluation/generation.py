@@ -88,13 +88,7 @@ def generate_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 
 
 def chat_candidates(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_new_tokens: int = 256,
-    do_sample: bool = True,
-    seed: int = 0,
-    **sampling,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, max_new_tokens: int, do_sample=True, seed=0, **sampling
 ) -> dict[str, Callable[[Turns], str]]:
     """Return {"base": ..., "tuned": ...}: each takes chat turns and gives an answer. The base is the same model, its adapter switched off.
 

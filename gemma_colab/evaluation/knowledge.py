@@ -64,9 +64,7 @@ def general_knowledge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def memorization(
-    answers: dict[str, list[str]],
-    references: dict[str, list[str]],
-    losses: tuple[pd.DataFrame, pd.DataFrame] | None = None,
+    answers: dict[str, list[str]], references: dict[str, list[str]], losses: tuple[pd.DataFrame, pd.DataFrame] | None = None
 ) -> pd.DataFrame:
     """Tell what was learned by heart; one line per split ("train", "test"): rows, and of the model's answers to its questions the share
     that is the reference word for word, and the mean and longest common prefix, as a share of the reference's words.

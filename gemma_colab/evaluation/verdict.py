@@ -20,21 +20,19 @@ after the correction for several measures, so that two equal models are called d
 | yes | none of these, and readers who judged blind found it better |
 | ask a reader | none of these, and nobody has judged yet: no figure says whether an answer is true |
 
-Where right and wrong can be counted, there are *bars* (`ShipSettings`), and they take the place of three things: of likeness to the
-right answers, of reciting (a right form is the same again and again, and the bars hold on rows that were not trained on), and of
-readers. Then "not yet" also holds when a bar is missed, "yes" when none of these does, and what was forgotten counts only if the
-settings say so. Bars on the form alone (`FORM`) don't do for that: a well-formed answer may be wrong.
+Where right and wrong can be counted, as in answers that fill in a form, there are *bars*, and they take the place of three things:
+of likeness to the right answers, of reciting (a right form is the same again and again, and the bars hold on rows that were not
+trained on), and of readers. Then "not yet" also holds when a bar is missed, "yes" when none of these does, and what was forgotten is
+only told: an adapter that does one job is switched on for that job alone. Bars on the form alone (`FORM`) don't do for that: a
+well-formed answer may be wrong.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar
-
 import pandas as pd
 
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.settings import Settings, check_number
+from gemma_colab.core.settings import check_number
 from gemma_colab.evaluation.compare import ENOUGH_ROWS, LOSS, NO_NUMBER, QUESTIONS, clearly
 from gemma_colab.evaluation.failures import FAILURE_MODES
 
@@ -70,24 +68,12 @@ ELSEWHERE = "If the model must do other things too: mix general rows in (replay)
 READ = "Read the answers below, worst first, and judge them blind: no figure says whether an answer is true."
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShipSettings(Settings):
-    """When figures alone may say "ship it": where right and wrong can be counted, as in answers that fill in a form.
-
-    bars: measure (as the report calls it) -> the least share of test rows, 0-1; none: a reader must judge. may_forget: whether what
-    got worse elsewhere is only told. An adapter that does one job is switched on for that job alone.
-    """
-
-    file: ClassVar[str] = "ship_settings.json"
-    bars: dict[str, float] = field(default_factory=dict)
-    may_forget: bool = True
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not isinstance(self.bars, dict) or not all(isinstance(name, str) for name in self.bars):
-            raise SettingsError(f"bars={self.bars!r} must name measures and shares; try bars={{'valid JSON': 0.95}}")
-        for name, share in self.bars.items():
-            check_number(f"bars[{name!r}]", share, 0, 1, 0.95)
+def check_bars(bars: dict[str, float]) -> None:
+    """Raise `SettingsError` unless bars are measures (as the report calls them) -> the least share of test rows, 0-1."""
+    if not isinstance(bars, dict) or not all(isinstance(name, str) for name in bars):
+        raise SettingsError(f"bars={bars!r} must name measures and shares; try bars={{'valid JSON': 0.95}}")
+    for name, share in bars.items():
+        check_number(f"bars[{name!r}]", share, 0, 1, 0.95)
 
 
 def word_for(table: pd.DataFrame) -> str:
@@ -110,17 +96,18 @@ def verdict(
     alike: float | None = None,
     review: dict | None = None,
     replayed: bool = False,
-    ship_by: ShipSettings | None = None,
+    bars: dict[str, float] | None = None,
 ) -> dict:
     """Say what all of it comes to: {"word", "ship" (see above), "against" (what speaks against shipping), "lines" (all that was seen,
     a sentence each), "next" (what to do)}.
 
     against_base, against_few_shot: of `compare`, tuned as after. general: of `GeneralKnowledge.compare`. memorized: of `memorization`.
     failures: of `failure_modes`. alike: the median over rows of token F1. review: of `blind.BlindReview.summary`, opened. replayed:
-    whether general rows of the same kinds as the questions were trained on. ship_by: bars, which name metrics of `against_base`.
-    Raises `SettingsError` for a bar of another name.
+    whether general rows of the same kinds as the questions were trained on. bars: metric of `against_base` -> the least share of test
+    rows; none: a reader must judge. Raises `SettingsError` for a bar of another name.
     """
-    bars, word = ship_by.bars if ship_by else {}, word_for(against_base)
+    bars, word = bars or {}, word_for(against_base)
+    check_bars(bars)
     liked, disliked = (bool(review) and review["verdict"] == said for said in ("better", "worse"))
     against, lines, steps, failed = [], [], [], False
 
@@ -170,7 +157,7 @@ def verdict(
             said += f" Its base could answer {known:.0%} of the general questions at most, so only the texts tell what it forgot."
         said += " Questions of these kinds were mixed into its training, so that says little about all else." * replayed
         worse = f"it got clearly worse elsewhere: {', '.join(lost['metric'])}"
-        note(said, worse, ELSEWHERE, len(lost) > 0 and not (bars and ship_by.may_forget))
+        note(said, worse, ELSEWHERE, len(lost) > 0 and not bars)
     if review:
         note(f"Judged blind: {review['sentence']}", "readers who judged blind preferred the base", when=disliked)
     if word == "worse" or failed or disliked:

@@ -24,7 +24,7 @@ from gemma_colab.evaluation.generation import generate_answers
 from gemma_colab.evaluation.knowledge import general_knowledge, memorization
 from gemma_colab.evaluation.loss import answer_losses, mean_loss, perplexity
 from gemma_colab.evaluation.metrics import USUAL
-from gemma_colab.evaluation.verdict import ShipSettings, verdict
+from gemma_colab.evaluation.verdict import check_bars, verdict
 from gemma_colab.export.record import exported
 from gemma_colab.handover.adapter import ensure_adapter
 from gemma_colab.handover.rows import ensure_rows
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ASKED_AGAIN = 48  # training rows that are asked again: enough for a share of a fifth to show
+BARS = "ship_settings.json"
 LOSS_ROWS = 64  # training rows, and validation rows, whose loss is measured: some thousand tokens
 
 
@@ -86,7 +87,7 @@ def assess(
     A blind review of these answers, if the names were shown, is taken from `review/`. anyway: as for `load_tuned`.
     """
     if bars is not None:
-        ShipSettings(bars=bars)  # impossible ones are refused before hours of work
+        check_bars(bars)  # impossible ones are refused before hours of work
     rows, machine = ensure_rows(workspace), describe_machine()
     known = [answer(row) for row in rows["train"]]
     chosen, _ = choose_model(workspace, machine, anyway=True)  # load_tuned looks whether it is too large
@@ -136,7 +137,7 @@ def assess(
     if bars is not None:
         if unknown := sorted(bars.keys() - evaluation.metrics.keys()):
             print(f"Left out are bars on what these rows don't have: {', '.join(unknown)}.")
-        ShipSettings(bars={name: bar for name, bar in bars.items() if name in evaluation.metrics}).save(workspace)
+        workspace.write_json(BARS, {"bars": {name: bar for name, bar in bars.items() if name in evaluation.metrics}})
     about = {"dtype": dtype_name(machine, dimensions_of(chosen.model))[0], "machine": machine.gpu or "a CPU"}
     summary = run_facts(workspace) | about | _found(workspace, evaluation, losses, general, memorized)
     summary["settings"]["generation"] = {"max_new_tokens": evaluation.max_new_tokens, "examples": evaluation.examples}
@@ -185,7 +186,7 @@ def _found(workspace: Workspace, evaluation: Evaluation, losses: dict, general: 
         alike=float(table["token F1"].median()) if "token F1" in table else None,
         review=review if review and review["opened"] else None,
         replayed=train.replay > 0 and not workspace.has(REPLAY_ROWS),  # the sample's rows are of the same kinds as the questions
-        ship_by=ShipSettings.load(workspace) if workspace.has(ShipSettings.file) else None,
+        bars=workspace.read_json(BARS)["bars"] if workspace.has(BARS) else None,
     )
     losses, gap = {split: pair for split, pair in losses.items() if pair[1]["tokens"].sum()}, {}  # validation may be empty
     if {"train", "test"} <= losses.keys():  # how much larger the loss on test rows is

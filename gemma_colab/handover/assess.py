@@ -139,6 +139,7 @@ def assess(
             print(f"Left out are bars on what these rows don't have: {', '.join(unknown)}.")
         workspace.write_json(BARS, {"bars": {name: bar for name, bar in bars.items() if name in evaluation.metrics}})
     about = {"dtype": dtype_name(machine, dimensions_of(chosen.model))[0], "machine": machine.gpu or "a CPU"}
+    about |= {"seed": 0}  # of the bootstrap and of the solved examples
     summary = run_facts(workspace) | about | _found(workspace, evaluation, losses, general, memorized)
     summary["settings"]["generation"] = {"max_new_tokens": evaluation.max_new_tokens, "examples": evaluation.examples}
     summary["rows"]["test"], summary["always_the_same"] = len(evaluation.test_rows), constant
@@ -153,15 +154,12 @@ def run_facts(workspace: Workspace) -> dict:
     """Return what is known of the run in this workspace before it is evaluated: the first part of `summary.json`, and all that a model's
     card can tell where notebook 05 did not run."""
     run = workspace.read_json("training.json")
-    kinds = {"lora": LoraSettings, "train": TrainSettings}
+    files, kinds = dict(zip(SPLITS, SPLIT_FILES, strict=True)), {"lora": LoraSettings, "train": TrainSettings}
     return {
         "model": shown_name(run["model"]),
         "load_in_4bit": run.get("load_in_4bit"),
-        "seed": 0,  # of the bootstrap and of the solved examples
-        "versions": stack_versions(),
-        "rows": {
-            split: len(workspace.read_jsonl(file)) for split, file in zip(SPLITS, SPLIT_FILES, strict=True) if workspace.has(file)
-        },
+        "versions": {name: version for name, version in stack_versions().items() if version != "missing"},
+        "rows": {split: len(workspace.read_jsonl(file)) for split, file in files.items() if workspace.has(file)},
         "fingerprint": run.get("rows"),
         "settings": {name: dataclasses.asdict(kind.load(workspace)) for name, kind in kinds.items() if workspace.has(kind.file)},
         "training": {k: v for k, v in run.items() if k not in ("log_history", "rows", "model", "load_in_4bit")},

@@ -75,34 +75,23 @@ def model_panel(settings: ModelSettings, machine: Machine, *, lora=None, train=N
         dimensions, start = dimensions_of(name), starting_point(name)
         adapter, training = lora or start[0], train or start[1]
         weights = dimensions.linear_parameters + dimensions.embedding_parameters
-        places = _places(machine, dimensions, small=weights <= SMALL)
-        lines, plans = [], []
-        for place, (limit, dtype, gpu) in places.items():
+        lines = []
+        for place, (limit, dtype, gpu) in _places(machine, dimensions, small=weights <= SMALL).items():
             plan = {"tokens": tokens, "dtype": dtype, "gpu": gpu}
-            plans.append([memory_plan(dimensions, adapter, training, load_in_4bit=b, **plan) for b in (True, False)])
-            gib = plans[-1][not s.load_in_4bit].sum()
+            in_4, in_16 = (memory_plan(dimensions, adapter, training, load_in_4bit=b, **plan) for b in (True, False))
+            gib = (in_4 if s.load_in_4bit else in_16).sum()
             batch = largest_batch(dimensions, adapter, training, limit, load_in_4bit=s.load_in_4bit, **plan)
-            line = {"gpu": place, "here": "this machine" in place, "word": fits(gib, limit), "gib": gib, "limit": limit}
-            lines.append(line | {"batch": f"{batch} or more" if batch == BATCHES[-1] else batch or "none"})
-        advice, where, limit = [], next(iter(places)), lines[0]["limit"]
-        if name.endswith("-pt") or (known_dimensions(name) and not name.endswith("-it")):
-            advice.append(
-                f"{name} is pre-trained only: it continues texts and doesn't follow instructions yet. "
-                "To start from one that does, take the model whose name ends in -it."
-            )
-        in_4, in_16 = plans[0]
-        little = in_16["weights"] - in_4["weights"] < 0.1 * limit and fits(in_16.sum(), limit) == "fits"
-        if s.load_in_4bit and little and weights > SMALL:
-            advice.append(
-                f"4 bit saves little here: the weights of the linear layers take {in_4['weights']:.2f} GiB in 4 bit and "
-                f"{in_16['weights']:.2f} GiB in 16 bit, of {in_4.sum():.1f} and {in_16.sum():.1f} GiB in all on a {where}. "
-                "16 bit is an option: nothing is rounded, nothing has to be unpacked."
-            )
+            line = {"place": place, "here": "this machine" in place, "word": fits(gib, limit), "gib": gib, "limit": limit}
+            line["batch"] = f"{batch} or more" if batch == BATCHES[-1] else batch or "none"
+            little = in_16["weights"] - in_4["weights"] < 0.1 * limit and fits(in_16.sum(), limit) == "fits"
+            lines.append(line | {"in_4": in_4, "in_16": in_16, "little": little})
         size = f"{weights / 1e9:.1f} billion" if weights >= 0.95e9 else f"{weights / 1e6:.0f} million"
-        only = TINY if machine.gpu is None and weights > SMALL else ""
-        what = f"{task(training, tokens)}, LoRA of r={adapter.r} on {adapter.target_modules}"
-        why = why if name != s.model else ""
-        return HTML(render(TEMPLATE, "model", s.model, name, why, size, _download(name), only, lines, what, advice))
+        about = {"asked": s.model, "name": name, "why": why if name != s.model else "", "size": size, "download": _download(name)}
+        about |= {"lines": lines, "task": f"{task(training, tokens)}, LoRA of r={adapter.r} on {adapter.target_modules}"}
+        about["only"] = TINY if machine.gpu is None and weights > SMALL else ""
+        about["untuned"] = name.endswith("-pt") or (known_dimensions(name) and not name.endswith("-it"))
+        about["little"] = lines[0]["little"] and s.load_in_4bit and weights > SMALL
+        return HTML(render(TEMPLATE, "model", **about))
 
     return SettingsPanel(settings, MODEL_CONTROLS, note)
 
@@ -122,10 +111,8 @@ def _places(machine: Machine, dimensions: Dimensions, small: bool) -> dict[str, 
 
 def _download(name: str) -> str:
     size = download_gib(name)
-    if size is None:
-        return "size of the download not known"
-    if size == 0:
-        return "nothing to download"
+    if not size:
+        return "nothing to download" if size == 0 else "size of the download not known"
     if cached_gib(name) > 0.98 * size:
         return "already downloaded"
     return f"{size:.1f} GiB to download, {free_gib(constants.HF_HUB_CACHE):.0f} GiB free here"

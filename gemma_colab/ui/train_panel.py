@@ -20,16 +20,8 @@ from gemma_colab.core.sliders import Controls, SettingsPanel
 from gemma_colab.model.memory import memory_plan, readable
 from gemma_colab.model.planner import fits, plan_training
 
-PART_COLORS = {  # of `memory_plan`: what is frozen in blue, what is trained in green, what passes through in orange
-    "weights": "#3f78b5",
-    "embeddings": "#8ab8e6",
-    "adapters": "#1f7a4d",
-    "gradients": "#4fb380",
-    "optimizer": "#a0d9b4",
-    "activations": "#e08a3c",
-    "working memory": "#f2c185",
-    "overhead": "#9a9fa6",
-}
+# Of the parts of `memory_plan`: what is frozen in blue, what is trained in green, what passes through in orange.
+COLORS = "#3f78b5 #8ab8e6 #1f7a4d #4fb380 #a0d9b4 #e08a3c #f2c185 #9a9fa6".split()
 FIRST = ("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs")
 # Setting: values to choose from, where it is a number: what it does, and what too little and too much of it do.
 TABLE = """
@@ -153,7 +145,7 @@ def schedule_curve(settings: TrainSettings, steps: int, per_epoch: int) -> HTML:
     points += [f"392,{96 - 76 * rates[0]:.1f}"] * (steps == 1)
     ends = range(per_epoch, steps, per_epoch)
     epochs = [round(60 + across * end, 1) for end in ends] if len(ends) <= 20 else []
-    return HTML(render(TEMPLATE, "curve", " ".join(points), epochs, settings.learning_rate, steps, PART_COLORS["weights"]))
+    return HTML(render(TEMPLATE, "curve", " ".join(points), epochs, settings.learning_rate, steps, COLORS[0]))
 
 
 def sequences(lengths: Sequence[int], max_length: int) -> int:
@@ -201,7 +193,7 @@ def memory_note(
     total = float(parts.sum())
     word = fits(total, limit)
     first = "" if word == "fits" else _first(plan_training(dimensions, lora, train, [tokens], limit, **plan)[1])
-    shown = [(f"{name} {readable(gib)}", gib, PART_COLORS[name]) for name, gib in parts.items() if gib]
+    shown = [(f"{name} {readable(gib)}", gib, color) for (name, gib), color in zip(parts.items(), COLORS, strict=True) if gib]
     device = machine.gpu or "this machine's memory"
     return HTML(render(TEMPLATE, "memory", shown, total, limit, total < limit / 20, device, word, task(train, tokens), first))
 

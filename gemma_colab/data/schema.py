@@ -35,18 +35,15 @@ NAMES = {ours: names.split(", ") for ours, names in NAMES.items()}
 PARTS = ("instruction", "input", "output")
 EXTRAS = ("system", "label", "conversation")
 MAPPABLE = (*PARTS, "messages", *EXTRAS)
-CHOSEN = (
-    'mapping={"instruction": "prompt", "output": "chosen"} (on the command line: --map instruction=prompt --map output=chosen)'
-)
-FORMS = {  # columns that give a form without an answer away -> what it is, and what to do
-    ("chosen", "rejected"): (
-        "preference data",
-        f'to learn the chosen answers say {CHOSEN}, or {{"messages": "chosen"}} of whole chats',
-    ),
-    ("role", "text"): (
-        "one message a row",
-        'join those of each conversation to one row {"messages": [{"role": ..., "content": ...}, ...]}',
-    ),
+FORMS = {  # columns that give a form without an answer away -> what it is; what to do
+    (
+        "chosen",
+        "rejected",
+    ): 'preference data; to learn the chosen answers say mapping={"instruction": "prompt", "output": "chosen"} (on the command line: --map instruction=prompt --map output=chosen), or {"messages": "chosen"} of whole chats',
+    (
+        "role",
+        "text",
+    ): 'one message a row; join those of each conversation to one row {"messages": [{"role": ..., "content": ...}, ...]}',
 }
 ROLES = dict.fromkeys(("user", "human"), "user") | dict.fromkeys(("system", "developer"), "system")
 ROLES |= dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "model"), "assistant")
@@ -171,9 +168,9 @@ def _question_and_answer(found: dict[str, list[str]], columns: Iterable[str]) ->
     if len(asked) > 2:
         raise UnknownSchema(f"{len(asked)} columns could be the question: {listed(asked)}", "", "instruction")
     if not asked or not found["output"]:
-        for signs, (what, remedy) in FORMS.items():
+        for signs, sentence in FORMS.items():
             if set(signs) <= set(map(normal, columns)):
-                raise UnknownSchema(what, remedy)
+                raise UnknownSchema(*sentence.split("; ", 1))
         lacking = " and ".join(["question"] * (not asked) + ["answer"] * (not found["output"]))
         field = {"question": "instruction", "answer": "output"}.get(lacking, "")
         raise UnknownSchema(f"no column is known as the {lacking}; the columns are {listed(columns)}", "", field)

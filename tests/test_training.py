@@ -7,10 +7,10 @@ import torch
 from datasets import Dataset
 from steps import emulate_fp16, load_4bit, plain_losses
 from trl import SFTConfig, SFTTrainer
-from trl.chat_template_utils import gemma3_training_chat_template
 from trl.trainer import utils as trl_utils
 
 from gemma_colab.core import trainer as trainer_module
+from gemma_colab.core.chat import tokenize_row, with_template
 from gemma_colab.core.curve import history_table
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.rows import to_messages
@@ -50,17 +50,10 @@ def test_the_trainer_is_native_and_moves_only_the_adapter(random_gemma, chats, t
     assert trainer.state.best_model_checkpoint
 
 
-def as_trl_masks(row, tokenizer):
-    how = {"chat_template": gemma3_training_chat_template, "return_assistant_tokens_mask": True}
-    told = tokenizer.apply_chat_template(row["messages"], return_dict=True, **how)
-    masked = zip(told["input_ids"], told["assistant_masks"], strict=True)
-    return {"input_ids": told["input_ids"], "labels": [i if trained else -100 for i, trained in masked]}
-
-
 def test_only_answers_are_trained(random_gemma, chats, tokenizer, tmp_path):
     trainer = make(random_gemma, chats, tokenizer, tmp_path)
     for chat, fed in zip(chats, trainer.train_dataset, strict=False):
-        assert {"input_ids": fed["input_ids"], "labels": fed["labels"]} == as_trl_masks(chat, tokenizer)
+        assert {"input_ids": fed["input_ids"], "labels": fed["labels"]} == tokenize_row(chat, tokenizer)
 
 
 TALK = [
@@ -79,23 +72,24 @@ def test_all_answers_of_a_conversation_are_trained_unless_the_last_is_asked_for(
     row = {"messages": [{"role": role, "content": text} for role, text in TALK], "line": 3, "label": "where"}
     settings = SETTINGS.replace(last_answer_only=last_answer_only)
     fed = make(random_gemma, [row] * 32, tokenizer, tmp_path, settings).train_dataset[0]
-    if not last_answer_only:
-        assert {"input_ids": fed["input_ids"], "labels": fed["labels"]} == as_trl_masks(row, tokenizer)
+    assert {"input_ids": fed["input_ids"], "labels": fed["labels"]} == tokenize_row(row, tokenizer, last_answer_only)
     trained = tokenizer.decode([label for label in fed["labels"] if label != -100])
     assert trained == "В пути 🙂<end_of_turn>\n" * (not last_answer_only) + "Завтра.<end_of_turn>\n"
 
 
-def test_the_answers_of_another_template_are_trained_as_it_writes_them(random_gemma, chats, tokenizer, tmp_path):
+def test_another_spelling_of_the_template_is_trained_and_another_template_refused(random_gemma, chats, tokenizer, tmp_path):
     own = copy.deepcopy(tokenizer)
-    own.chat_template = tokenizer.chat_template.replace("<start_of_turn>", "<start_of_turn>the ")
-    fed = make(random_gemma, chats, own, tmp_path).train_dataset[0]
-    assert (
-        tokenizer.decode([label for label in fed["labels"] if label != -100])
-        == chats[0]["messages"][-1]["content"] + "<end_of_turn>\n"
-    )
-    own.chat_template = "{{ messages | length }} of " + tokenizer.chat_template  # what was written changes with the next turn
-    with pytest.raises(ModelError, match="so it can't be told which tokens are answers"):
+    own.chat_template = "{# as somebody's copy has it #}" + tokenizer.chat_template
+    with pytest.raises(ModelError, match="last_answer_only=True"):
         make(random_gemma, chats, own, tmp_path)
+    fed = make(random_gemma, chats, with_template(own), tmp_path).train_dataset[0]  # as it was loaded
+    assert fed["labels"] == tokenize_row(chats[0], tokenizer)["labels"]
+    own.chat_template = other = tokenizer.chat_template.replace("<start_of_turn>", "<start_of_turn>the ")
+    assert with_template(own).chat_template == other
+    with pytest.raises(ModelError, match="last_answer_only=True"):
+        make(random_gemma, chats, own, tmp_path)
+    fed = make(random_gemma, chats, own, tmp_path, SETTINGS.replace(last_answer_only=True)).train_dataset[0]
+    assert {"input_ids": fed["input_ids"], "labels": fed["labels"]} == tokenize_row(chats[0], own)
 
 
 def as_trl_ships_it(monkeypatch):

@@ -56,7 +56,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def with_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Return the tokenizer, with Gemma's chat template if it has none of its own."""
-    if not tokenizer.chat_template:
-        tokenizer.chat_template = (samples() / TINY / "chat_template.jinja").read_text(encoding="utf-8")
+    """Return the tokenizer, with Gemma 3's chat template to the letter where its own is missing or writes the same.
+
+    Copies on the Hub spell it in other ways, and TRL can tell only of Gemma 3's which tokens are answers.
+    """
+    known = (samples() / TINY / "chat_template.jinja").read_text(encoding="utf-8")
+    how = {"conversation": [{"role": role, "content": role} for role in ("user", "assistant") * 2], "tokenize": False}
+    own = tokenizer.chat_template
+    if not own or tokenizer.apply_chat_template(**how) == tokenizer.apply_chat_template(**how, chat_template=known):
+        tokenizer.chat_template = known
     return tokenizer

@@ -4,9 +4,8 @@ The residual stream of Gemma 3 grows past 65,504, the largest float16, so plain 
 `post_attention_layernorm` (transformers PR #37226). The products inside the layers stay small. So only the stream itself is
 kept in float32, and each block computes in float16, for which a T4 has tensor cores.
 
-The other recipe divides the stream by 64 and folds the factor into the norms (the same pull request). Both are right and were
-measured (benchmarks/README.md). This one changes no weight, so nothing of it can be saved by mistake; it costs two bytes more per
-token, layer and unit of width, where activations are kept.
+The other recipe of that pull request divides the stream by 64 and folds the factor into the norms. This one changes no weight, so
+nothing of it can be saved by mistake (both are measured in benchmarks/README.md).
 """
 
 import torch

@@ -11,10 +11,10 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
+from trl.chat_template_utils import gemma3_chat_template, has_generation_markers
 from trl.trainer import utils as trl_utils
 
-from gemma_colab.core.chat import tokenize_row
-from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.errors import ModelError, SettingsError
 from gemma_colab.core.settings import ATTENTION, CPU_TILE, LoraSettings, TrainSettings
 
 _USE_TRITON = getattr(trl_utils, "_use_triton", None)  # TRL's own, before `score_answers_only`
@@ -80,7 +80,7 @@ def build_trainer(
 
     TRL casts the adapters of a 4-bit model to bf16, which CUDA's GradScaler can't unscale on a T4 and which rounds small
     updates away, so they are cast to float32 here. Adapters that an earlier run left on the model are taken off first.
-    Raises `SettingsError` where this process sees several GPUs.
+    Raises `SettingsError` where this process sees several GPUs, `ModelError` for a chat template of which TRL can't tell the answers.
     """
     if args.n_gpu > 1:
         remedy = "set CUDA_VISIBLE_DEVICES=0 and restart, or train on all with accelerate launch (docs/recipes.md)"
@@ -89,17 +89,25 @@ def build_trainer(
     if args.use_cpu:
         score_answers_only()
 
-    def tokens(rows: Dataset | None) -> Dataset | None:
-        if not rows or "input_ids" in rows.column_names:
-            return rows or None
-        how = {"tokenizer": tokenizer, "last_answer_only": not args.assistant_only_loss}
-        return rows.map(tokenize_row, fn_kwargs=how, remove_columns=rows.column_names, desc="tokens")
+    if "input_ids" in train_dataset.column_names:  # rows of tokens bring their labels
+        args = dataclasses.replace(args, assistant_only_loss=False)
+    template = tokenizer.chat_template
+    if args.assistant_only_loss and template != gemma3_chat_template and not has_generation_markers(template):
+        remedy = "set last_answer_only=True, or take a checkpoint with Gemma 3's own template"
+        raise ModelError(f"TRL can't tell which tokens of the chat template of {tokenizer.name_or_path} are answers; {remedy}")
+
+    def as_trl_reads(rows: Dataset) -> Dataset:
+        if "input_ids" in rows.column_names:
+            return rows
+        if args.assistant_only_loss:
+            return rows.select_columns("messages")
+        return Dataset.from_list([{"prompt": turns[:-1], "completion": turns[-1:]} for turns in rows["messages"]])
 
     trainer = SFTTrainer(
         model=model,
-        args=dataclasses.replace(args, assistant_only_loss=False),  # the labels of the tokens say it
-        train_dataset=tokens(train_dataset),
-        eval_dataset=tokens(eval_dataset),
+        args=args,
+        train_dataset=as_trl_reads(train_dataset),
+        eval_dataset=as_trl_reads(eval_dataset) if eval_dataset else None,
         processing_class=tokenizer,
         peft_config=peft_config,
         callbacks=callbacks,

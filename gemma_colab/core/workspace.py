@@ -29,13 +29,11 @@ class Workspace:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise WorkspaceError(
-                f"workspace={str(self.path)!r} can't be made ({e.strerror}); name a folder you may write to"
-            ) from None
+            cause = f"workspace={str(self.path)!r} can't be made ({e.strerror})"
+            raise WorkspaceError(f"{cause}; name a folder you may write to") from None
         if self.version > VERSION:
-            raise WorkspaceError(
-                f"the workspace {self.path} has version {self.version}, and this gemma_colab knows {VERSION} at most; update gemma_colab"
-            )
+            known = f"and this gemma_colab knows {VERSION} at most; update gemma_colab"
+            raise WorkspaceError(f"the workspace {self.path} has version {self.version}, {known}")
 
     @property
     def version(self) -> int:
@@ -84,9 +82,8 @@ class Workspace:
         try:
             return parse(path.read_text(encoding="utf-8"))
         except ValueError as e:
-            raise WorkspaceError(
-                f"{path} is not valid JSON ({e}); delete it and run notebook {MADE_IN.get(name, 'that makes it')} again"
-            ) from None
+            remedy = f"delete it and run notebook {MADE_IN.get(name, 'that makes it')} again"
+            raise WorkspaceError(f"{path} is not valid JSON ({e}); {remedy}") from None
 
     def read_jsonl(self, name: str) -> list[dict]:
         # split("\n"), not splitlines(): a text in it may hold U+2028

@@ -37,7 +37,6 @@ def clean(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "driver_gpus", lambda: 0)
-    monkeypatch.setattr("gemma_colab.core.machine.DRIVE", tmp_path / "drive")
 
 
 @pytest.fixture
@@ -171,13 +170,6 @@ def test_a_folder_that_is_not_there_yet_is_on_the_disk_of_the_one_above(tmp_path
 
 
 # --------------------------------------------------------------------------------------------- Colab and Kaggle
-def test_drive_matters_on_colab_only(tmp_path):
-    assert look("Google Drive", "tiny-gemma3") is None
-    assert_says(look("Google Drive", "tiny-gemma3", COLAB_CPU), WARN, "drive.mount('/content/drive')")
-    (tmp_path / "drive").mkdir()
-    assert look("Google Drive", "tiny-gemma3", COLAB_CPU) is None
-
-
 def test_kaggle_is_known_with_its_accelerator(monkeypatch):
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
     assert_says(look("GPU"), WARN, "GPU T4 x2")

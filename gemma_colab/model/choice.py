@@ -34,13 +34,11 @@ def installed(*names: str) -> bool:
         return False
 
 
-def pick_model(name: str, machine: Machine | None = None) -> tuple[str, str]:
-    """The model to use, and why. `name` is "auto" (then `machine` is needed), "tiny-gemma3", "gemma-3-270m" (from PyPI), a Hub id, a
+def pick_model(name: str, machine: Machine) -> tuple[str, str]:
+    """The model to use, and why. `name` is "auto", "tiny-gemma3", "gemma-3-270m" (from PyPI), a Hub id, a
     folder with a config.json, or a GGUF file. "auto" is what the environment variable `GEMMA_COLAB_MODEL` names, if it is set."""
     if name != "auto":
         return _known(name), "chosen by you"
-    if machine is None:
-        raise ModelError("model='auto' depends on the machine; name one, such as gemma-3-4b-it")
     if named := os.environ.get("GEMMA_COLAB_MODEL"):
         return _known(named), "GEMMA_COLAB_MODEL names it"
     if machine.gpu is None:

@@ -78,10 +78,6 @@ def preflight(model: str | None = None, workspace: str | Path = ".", load_in_4bi
     if machine.gpu:
         checks += _room_on_the_gpu(machine, name, load_in_4bit)
     checks += _disks(name, Path(workspace).expanduser().resolve())
-    if machine.colab and not local.DRIVE.is_dir():
-        step = "run `from google.colab import drive; drive.mount('/content/drive')` in a cell before you open the workspace"
-        found = "not mounted: Colab erases this machine, and your work with it, when you leave"
-        checks.append(Check("Google Drive", found, WARN, step))
     return Preflight((*checks, _model(name)))
 
 
@@ -93,16 +89,12 @@ def _libraries() -> Iterator[Check]:
         needed = []
     here = {r: versions[r.name] for r in needed if r.name in versions}
     wrong = [f"'{r}'" for r, v in here.items() if v == "missing" or not r.specifier.contains(v, prereleases=True)]
-    found = ", ".join(f"{name} {installed}" for name, installed in versions.items())
-    yield Check("libraries", found, *_failed(wrong, f"run `pip install {' '.join(wrong)}`, then {RESTART}"))
+    found, step = ", ".join(map(" ".join, versions.items())), f"run `pip install {' '.join(wrong)}`, then {RESTART}"
+    yield Check("libraries", found, FAIL, step) if wrong else Check("libraries", found)
     loaded = {name: getattr(sys.modules.get(name), "__version__", versions[name]) for name in STACK}
     if changed := [name for name in STACK if loaded[name].split("+")[0] != versions[name].split("+")[0]]:
         in_use = "; ".join(f"{name} {loaded[name]} is in use, {versions[name]} is installed" for name in changed)
         yield Check("session", in_use, FAIL, RESTART)
-
-
-def _failed(it_has: bool, step: str) -> tuple[str, str]:
-    return (FAIL, step) if it_has else (OK, "")
 
 
 def _gpu(machine: Machine, asked: str | None) -> Check:
@@ -146,11 +138,11 @@ def _disks(name: str, work: Path) -> Iterator[Check]:
     wants = "size not known" if size is None else f"{need:.1f} GiB to download" if need else "nothing to download"
     found, lacks = f"{free:.1f} GiB free in {cache}; {name}: {wants}", need and need + 0.5 - free
     step = f"make room for {lacks:.1f} GiB there, set HF_HOME to a folder on a larger disk and restart, or take a smaller model"
-    yield Check("disk, model", found, *_failed(lacks > 0, step))
+    yield Check("disk, model", found, FAIL, step) if lacks > 0 else Check("disk, model", found)
     left = free_gib(work) - (need if existing(work).stat().st_dev == existing(cache).stat().st_dev else 0)
-    step = "make room for 1 GiB there, or name a workspace on another disk"  # an adapter with checkpoints, rows and reports
     found = f"{left:.1f} GiB left in {work}"
-    yield Check("disk, workspace", found, *_failed(left < 1, step))
+    step = "make room for 1 GiB there, or name a workspace on another disk"  # an adapter with checkpoints, rows and reports
+    yield Check("disk, workspace", found, FAIL, step) if left < 1 else Check("disk, workspace", found)
 
 
 def cached_gib(name: str) -> float:

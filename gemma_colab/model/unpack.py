@@ -149,11 +149,14 @@ def _as_llama_cpp_reads_it(config: dict, fields: dict) -> dict:
     return config | changes | {"rope_parameters": rope}
 
 
-def _pieces(fields: dict) -> list[tuple[str, float, int]]:
-    """Return piece, score and type (as SentencePiece numbers them) of each token."""
+def _vocabulary(fields: dict) -> tuple[list[tuple[str, float, int]], dict[str, int]]:
+    """Return piece, score and type (as SentencePiece numbers them) of each token, and the numbers of the special ones."""
     columns = (fields[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type"))
     # llama.cpp's converter writes the spaces of pieces that are found as they stand as spaces.
-    return [(p.replace(" ", SPACE) if kind == AS_IT_STANDS else p, score, kind) for p, score, kind in zip(*columns, strict=True)]
+    pieces = [
+        (p.replace(" ", SPACE) if kind == AS_IT_STANDS else p, score, kind) for p, score, kind in zip(*columns, strict=True)
+    ]
+    return pieces, {name: fields[f"tokenizer.ggml.{long}_token_id"] for name, long in SPECIAL.items()}
 
 
 def gemma_tokenizer(fields: dict):
@@ -163,14 +166,14 @@ def gemma_tokenizer(fields: dict):
     """
     from transformers import AddedToken, GemmaTokenizer
 
-    pieces = _pieces(fields)
+    pieces, special = _vocabulary(fields)
     vocab = {piece: number for number, (piece, _, _) in enumerate(pieces)}
     halves = ((piece[:n], piece[n:]) for piece in vocab for n in range(len(piece) - 1, 0, -1))
     tokenizer = GemmaTokenizer(
         vocab=vocab,
         merges=[(left, right) for left, right in halves if left in vocab and right in vocab],
         add_bos_token=fields.get("tokenizer.ggml.add_bos_token", True),
-        **{f"{name}_token": pieces[fields[f"tokenizer.ggml.{long}_token_id"]][0] for name, long in SPECIAL.items()},
+        **{f"{name}_token": pieces[number][0] for name, number in special.items()},
     )
     added = [(piece, kind) for piece, _, kind in pieces if kind in (CONTROL, AS_IT_STANDS) and piece.strip(SPACE)]
     tokenizer.add_tokens([AddedToken(piece, normalized=False, special=kind == CONTROL) for piece, kind in added])
@@ -183,16 +186,11 @@ def sentencepiece_model(fields: dict) -> bytes:
     # SentencePiece's own module is for one protobuf alone (0.2.3: 7, and Colab has 5), this one is for any.
     from transformers.utils import sentencepiece_model_pb2_new as pb
 
-    model = pb.ModelProto()
-    for piece, score, kind in _pieces(fields):
-        model.pieces.add(piece=piece, score=score, type=kind)
-    trainer = {"model_type": pb.TrainerSpec.BPE, "byte_fallback": True, "vocab_size": len(model.pieces)}
-    for name, long in SPECIAL.items():
-        number = fields[f"tokenizer.ggml.{long}_token_id"]
-        trainer |= {f"{name}_id": number, f"{name}_piece": model.pieces[number].piece}
-    for name, value in trainer.items():
-        setattr(model.trainer_spec, name, value)
-    model.pieces[model.trainer_spec.unk_id].type = UNKNOWN  # in the file, one of the control tokens
-    model.normalizer_spec.name = "identity"
-    model.normalizer_spec.add_dummy_prefix = model.normalizer_spec.remove_extra_whitespaces = False
-    return model.SerializeToString()
+    vocabulary, special = _vocabulary(fields)
+    pieces = [pb.ModelProto.SentencePiece(piece=piece, score=score, type=kind) for piece, score, kind in vocabulary]
+    trainer = {"model_type": pb.TrainerSpec.BPE, "byte_fallback": True, "vocab_size": len(pieces)}
+    for name, number in special.items():
+        trainer |= {f"{name}_id": number, f"{name}_piece": pieces[number].piece}
+    pieces[trainer["unk_id"]].type = UNKNOWN  # in the file, one of the control tokens
+    normalizer = pb.NormalizerSpec(name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False)
+    return pb.ModelProto(pieces=pieces, trainer_spec=pb.TrainerSpec(**trainer), normalizer_spec=normalizer).SerializeToString()

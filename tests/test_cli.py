@@ -292,6 +292,14 @@ def test_train_needs_rows(tmp_path, capsys):
     assert caught.value.code == 4
 
 
+@pytest.mark.parametrize("wrong", [("--batch", "0"), ("--rows", "-1"), ("--max-new-tokens", "many"), ("--examples", "-1")])
+def test_evaluate_counts_from_one_or_none(tmp_path, wrong, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["evaluate", "--workspace", str(tmp_path), *wrong])
+    assert caught.value.code == 4
+    assert f"argument {wrong[0]}: '{wrong[1]}' must be a whole number from" in capsys.readouterr().err
+
+
 def test_the_package_is_a_command_too():
     done = subprocess.run([sys.executable, "-m", "gemma_colab", "check", RAW], capture_output=True, check=False)
     assert done.returncode == 2

@@ -42,6 +42,15 @@ def _setting(text: str) -> tuple[str, object]:
         return name, value
 
 
+def _from(least: int):
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {least}")
+        return int(text)
+
+    return number
+
+
 def _workspace(left_by: str) -> dict:
     return {"--workspace": dict(required=True, metavar="DIR", help=left_by)}
 
@@ -88,10 +97,10 @@ TRAIN = _workspace("where prepare, or notebook 01, put the rows") | {
     "--report-to": dict(choices=("none", "tensorboard", "trackio", "wandb"), default="none", help="where else to log"),
 }  # fmt: skip
 EVALUATE = _workspace("where train, or notebook 04, put the adapter") | {
-    "--rows": dict(dest="test_rows", type=int, metavar="N", help="at most so many test rows, drawn at random (default all)"),
-    "--examples": dict(type=int, default=3, metavar="N", help="solved rows in the few-shot prompt; 0 leaves it out"),
-    "--max-new-tokens": dict(type=int, metavar="N", help="of an answer (default: enough for the longest right one)"),
-    "--batch": dict(dest="batch_size", type=int, default=32, metavar="N", help="questions at once (default %(default)s)"),
+    "--rows": dict(dest="test_rows", type=_from(1), metavar="N", help="at most so many test rows, drawn at random (default all)"),
+    "--examples": dict(type=_from(0), default=3, metavar="N", help="solved rows in the few-shot prompt; 0 leaves it out"),
+    "--max-new-tokens": dict(type=_from(1), metavar="N", help="of an answer (default: enough for the longest right one)"),
+    "--batch": dict(dest="batch_size", type=_from(1), default=32, metavar="N", help="questions at once (default %(default)s)"),
     "--bar": dict(action="append", type=_setting, default=[], metavar="MEASURE=SHARE",
                   help="ship only if at least this share of test rows is right; may be repeated; kept"),
     "--anyway": FLAG | dict(help="also a model that looks too large for this machine"),
@@ -99,7 +108,7 @@ EVALUATE = _workspace("where train, or notebook 04, put the adapter") | {
 EXPORT = _workspace("where train, or notebook 04, left the adapter") | {
     "--to": dict(required=True, choices=("adapter", "merged", "ollama", "gguf", "hub"),
                  help="merged is compared with the adapter; gguf needs llama.cpp"),
-    "--rows": dict(type=int, default=20, metavar="N", help="test rows to compare on, 0 for none (default %(default)s)"),
+    "--rows": dict(type=_from(0), default=20, metavar="N", help="test rows to compare on, 0 for none (default %(default)s)"),
     "--whole": dict(dest="text_only", action="store_const", const=False, help="keep the vision part of a base that sees images"),
     "--outtype": dict(choices=("f32", "bf16", "f16", "q8_0"), default="q8_0", help="of a GGUF file (default %(default)s)"),
     "--repo": dict(dest="repo_id", metavar="OWNER/NAME", help="of the Hub; a name alone is one of your own account"),

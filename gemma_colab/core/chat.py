@@ -56,10 +56,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def with_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Return the tokenizer, with Gemma 3's chat template to the letter where its own is missing or writes the same.
-
-    Copies on the Hub spell it in other ways, and TRL can tell only of Gemma 3's which tokens are answers.
-    """
+    """Return the tokenizer, with Gemma 3's template, which TRL knows by its letters, where its own is missing or writes the same."""
     known = (samples() / TINY / "chat_template.jinja").read_text(encoding="utf-8")
     how = {"conversation": [{"role": role, "content": role} for role in ("user", "assistant") * 2], "tokenize": False}
     own = tokenizer.chat_template

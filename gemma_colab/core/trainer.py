@@ -33,8 +33,7 @@ def sft_config(
 ) -> SFTConfig:
     """Make the `trl.SFTConfig` of these settings for `rows` training rows computed in `dtype`.
 
-    Validation, checkpoints and the choice of the best one come together, `evals_per_epoch` times. report_to: "tensorboard", "trackio"
-    or "wandb", only if you ask for it.
+    Validation, checkpoints and the choice of the best one come together, `evals_per_epoch` times. report_to: such as "wandb".
     """
     gpu = torch.cuda.is_available()
     steps_per_epoch = settings.steps_per_epoch(rows, int(os.environ.get("WORLD_SIZE", 1)))  # as torchrun says it
@@ -43,9 +42,7 @@ def sft_config(
     return SFTConfig(
         **upstream,
         output_dir=str(output_dir),
-        # The mean over rows: transformers averages over batches, so larger ones would give another validation loss for each size
-        # of batch and each number of processes.
-        per_device_eval_batch_size=1,
+        per_device_eval_batch_size=1,  # transformers averages over batches: larger ones would give another validation loss
         eval_strategy="steps",
         eval_steps=eval_steps,
         save_strategy="steps",
@@ -88,7 +85,6 @@ def build_trainer(
     unload_adapters(model)
     if args.use_cpu:
         score_answers_only()
-
     if "input_ids" in train_dataset.column_names:  # rows of tokens bring their labels
         args = dataclasses.replace(args, assistant_only_loss=False)
     template = tokenizer.chat_template
@@ -129,8 +125,7 @@ def score_answers_only() -> bool:
     """On a CPU, let TRL's loss look at the answers only, in pieces that fit the processor's cache; returns whether it can be done.
 
     Without Triton, TRL 1.16 scores every position against the whole vocabulary, 32,768 words at once, and leaves out afterwards what
-    doesn't count; `_use_triton` chooses. Loss and gradients stay the same, and a step of 270M takes a third of the time
-    (benchmarks/README.md). Where TRL no longer has these names, everything stays as it is.
+    doesn't count. Loss and gradients stay the same, and a step of 270M takes a third of the time (benchmarks/README.md).
     """
     if _USE_TRITON is None or not hasattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE"):
         return False

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,15 +65,15 @@ def write_gguf(merged: str | Path, out: str | Path, *, outtype: str = "f16") -> 
     if out.suffix != ".gguf" or out.is_dir():
         raise SettingsError(f"out={str(out)!r} must be a file that ends in .gguf, such as {out.with_suffix('.gguf')}")
     config, tensors = check_merged(merged)
-    need = (OUTTYPES[outtype] * sum(tensor.like.numel() for tensor in tensors.values()) + 16 * 2**20) / GIB  # with the tokenizer
-    size, free = f"{out.name} takes {readable(need)}", free_gib(out)
-    if free < need:
-        raise WorkspaceError(f"{size} and {readable(free)} is free in {out.parent}; make room there")
+    size = OUTTYPES[outtype] * sum(tensor.like.numel() for tensor in tensors.values()) + 16 * 2**20  # with the tokenizer
+    need, free = readable(size / GIB), free_gib(out)
+    if free < size / GIB:
+        raise WorkspaceError(f"{out.name} takes {need} and {readable(free)} is free in {out.parent}; make room there")
     kinds = config.get_text_config().layer_types
     usual = ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(len(kinds))]
     sliding = None if kinds == usual else [kind == "sliding_attention" for kind in kinds]
     script = ready_converter()
-    print(f"{size}; llama.cpp's converter is writing it")
+    print(f"{out.name} takes {need}; llama.cpp's converter is writing it")
     try:
         with whole(out) as part, tempfile.TemporaryDirectory() as links:
             part.touch()  # where nothing can be written, that shows at once
@@ -82,7 +84,7 @@ def write_gguf(merged: str | Path, out: str | Path, *, outtype: str = "f16") -> 
             settings.write_text(with_added_tokens(merged), encoding="utf-8")
             command = [sys.executable, "-c", RUN, str(script), json.dumps(sliding), links]
             command += ["--outfile", str(part), "--outtype", outtype, "--model-name", out.stem]
-            why = run(command, os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""})
+            why = run(command, os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}, part, size)
             if why or not part.stat().st_size:
                 remedy = "make room on a full disk; if it is your own llama.cpp, take a newer one, or unset LLAMA_CPP"
                 raise ModelError(f"llama.cpp's converter can't convert {merged} ({why}); {remedy}")
@@ -166,7 +168,7 @@ def fetch_converter(into: str | Path = CACHE) -> Path:
         # pip asks a source package for its metadata; that takes a build tool of its own for a moment, and builds nothing.
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-input", "--disable-pip-version-check", "--no-cache-dir"]
         command += ["--no-deps", "--no-binary", SOURCE.split("==")[0], "--require-hashes", "-r", str(wanted), "-d", folder]
-        if why := run(command, os.environ):
+        if why := run(command, os.environ | {"TMPDIR": folder}, Path(folder), 77e6):
             yourself = "fetch llama.cpp's sources yourself and name their folder in LLAMA_CPP"
             raise WorkspaceError(f"pip can't download {SOURCE} ({why}); check the network, or {yourself}")
         with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
@@ -178,8 +180,22 @@ def fetch_converter(into: str | Path = CACHE) -> Path:
     return into / SCRIPT
 
 
-def run(command: list[str], env: dict) -> str:
-    """Run a command; return the last line it wrote if it failed, else "". It is stopped where this program is interrupted."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)
-    lines = done.stdout.decode("utf-8", errors="replace").strip().splitlines() or ["it said nothing"]
-    return lines[-1].strip()[:300] if done.returncode else ""
+def run(command: list[str], env: dict, growing: Path, total: float) -> str:
+    """Run a command behind a bar: `growing`, a file or folder, on its way to `total` bytes. Return its last line if it failed, else "".
+
+    It is stopped where this program is interrupted.
+    """
+    bar = tqdm(total=int(total), desc="converter", unit="B", unit_scale=True, leave=False)
+    with bar, tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=env)
+        try:
+            while process.poll() is None:
+                with suppress(FileNotFoundError):  # moved away while it is measured
+                    bar.update(min(sum(path.stat().st_size for path in (growing, *growing.rglob("*"))), bar.total) - bar.n)
+                time.sleep(0.1)
+        finally:
+            process.kill()  # does nothing to one that has ended
+            process.wait()
+        output.seek(0)
+        lines = output.read().decode("utf-8", errors="replace").strip().splitlines() or ["it said nothing"]
+    return lines[-1].strip()[:300] if process.returncode else ""

@@ -108,7 +108,7 @@ EVALUATE = _workspace("where train, or notebook 04, put the adapter") | {
 EXPORT = _workspace("where train, or notebook 04, left the adapter") | {
     "--to": dict(required=True, choices=("adapter", "merged", "ollama", "gguf", "hub"),
                  help="merged is compared with the adapter; gguf needs llama.cpp"),
-    "--rows": dict(type=_from(0), default=20, metavar="N", help="test rows to compare on, 0 for none (default %(default)s)"),
+    "--rows": dict(type=int, default=20, metavar="N", help="test rows to compare on, 0 for none (default %(default)s)"),
     "--whole": dict(dest="text_only", action="store_const", const=False, help="keep the vision part of a base that sees images"),
     "--outtype": dict(choices=("f32", "bf16", "f16", "q8_0"), default="q8_0", help="of a GGUF file (default %(default)s)"),
     "--repo": dict(dest="repo_id", metavar="OWNER/NAME", help="of the Hub; a name alone is one of your own account"),

@@ -279,6 +279,17 @@ def test_the_readme_shows_what_it_must():
     assert text.count("colab-badge.svg") == 6
 
 
+@pytest.mark.parametrize(
+    "page", ["README.md", *(f"docs/{name}.md" for name in ("house", "machines", "recipes")), "benchmarks/README.md"]
+)
+def test_files_that_a_page_names_are_there(page):
+    named = re.findall(
+        r"(?<![\w/])(?:gemma_colab|tests|benchmarks|tools|docs|data_samples)/[\w./-]+\.\w+",
+        (ROOT / page).read_text(encoding="utf-8"),
+    )
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_every_make_target_is_declared_and_described():
     text = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z0-9-]+):", text, flags=re.MULTILINE))

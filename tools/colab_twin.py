@@ -98,7 +98,7 @@ def main() -> int:
     try:
         _, seconds = execute(["from gemma_colab.core.catalog import source_of; print(source_of('gemma-3-270m'))"])
         print(f" the real 270M is unpacked, {seconds:.0f} s", flush=True)
-    except CellExecutionError as e:
+    except (CellExecutionError, RuntimeError) as e:
         wrong.append(f"gemma-3-270m: {e}")
     wrong += [f"{name} is not on the Drive" for name in ("quickstart/report.html", "report.html") if not (DRIVE / name).exists()]
     print("\n".join(["", *wrong]) if wrong else "the install cell and all notebooks: as they should be", flush=True)

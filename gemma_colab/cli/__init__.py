@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     args, first = _parsed(argv), os.environ.get("RANK", "0") == "0"  # of several processes the first speaks
     try:
-        with redirect_stdout(open(os.devnull, "w") if not first else sys.stderr if args.json else sys.stdout):
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if not first else sys.stderr if args.json else sys.stdout):
             status, found, said = args.run(args)
         if first:
             print(json.dumps(found, ensure_ascii=False, indent=1) if args.json else said)

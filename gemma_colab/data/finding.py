@@ -17,7 +17,7 @@ from gemma_colab.data.looking import place, question, texts
 
 
 class Hit(NamedTuple):
-    """One place: the row (from 0), the field as in `rows.texts`, the characters [start, end) in it, a note, and the row it repeats.
+    """One place: the row (from 0), the field as in `looking.texts`, the characters [start, end) in it, a note, and the row it repeats.
 
     end = 0: the whole field. field = "": the whole row.
     """
@@ -76,7 +76,7 @@ def check(*names: str, severity: str = "W", advice: str = "", counts_tokens: boo
 
 @dataclass
 class CheckContext:
-    """The rows under inspection, and what several checks need of them, computed once. lengths: of `chat.token_lengths`, if known."""
+    """The rows under inspection, and what several checks need of them, computed once. lengths: of `token_lengths`, if known."""
 
     rows: list[Row]
     max_length: int = 1024

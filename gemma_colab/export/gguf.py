@@ -181,7 +181,8 @@ def fetch_converter(into: str | Path = CACHE) -> Path:
 
 
 def run(command: list[str], env: dict, growing: Path, total: float) -> str:
-    """Run a command behind a bar: `growing`, a file or folder, on its way to `total` bytes. Return its last line if it failed, else "".
+    """Run a command behind a bar: `growing`, a file or a folder for an archive, on its way to `total` bytes. Return its last line if it
+    failed, else "".
 
     It is stopped where this program is interrupted.
     """
@@ -191,7 +192,7 @@ def run(command: list[str], env: dict, growing: Path, total: float) -> str:
         try:
             while process.poll() is None:
                 with suppress(FileNotFoundError):  # moved away while it is measured
-                    bar.update(min(sum(path.stat().st_size for path in (growing, *growing.rglob("*"))), bar.total) - bar.n)
+                    bar.update(min(sum(path.stat().st_size for path in (growing, *growing.rglob("*.tar.gz"))), bar.total) - bar.n)
                 time.sleep(0.1)
         finally:
             process.kill()  # does nothing to one that has ended

@@ -26,7 +26,8 @@ from gemma_colab.core.settings import LoraSettings, TrainSettings
 MARK = "whole.json"
 KEPT = 2  # the newest ones; and the best
 # What may change between a checkpoint and the run that goes on from it: the same rows stand behind each update.
-MAY_DIFFER = "per_device_train_batch_size gradient_accumulation_steps gradient_checkpointing save_minutes early_stopping_patience"
+MAY_DIFFER = {"per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing"}
+MAY_DIFFER |= {"save_minutes", "early_stopping_patience"}
 
 
 class Checkpoint(NamedTuple):
@@ -75,7 +76,7 @@ def differences(then: dict, now: dict, file: str) -> list[str]:
             if kind := {"train": TrainSettings, "lora": LoraSettings}.get(name):
                 before = dataclasses.asdict(kind.from_dict(before, file))
             lines += differences(before, value, file)
-        elif before != value and name not in MAY_DIFFER.split():
+        elif before != value and name not in MAY_DIFFER:
             lines.append(f"{name}: {before} then, {value} now")
     return lines
 

@@ -138,7 +138,7 @@ def short_run(
 
 @dataclass(frozen=True, eq=False)
 class LearningRates:
-    """A finished range test. table: learning_rate, loss, smoothed (`history.smoothed`), one line a step. suggestion: a rate.
+    """A finished range test. table: learning_rate, loss, smoothed (`curve.smoothed`), one line a step. suggestion: a rate.
     why: one sentence on it."""
 
     table: pd.DataFrame
@@ -204,7 +204,7 @@ def find_learning_rate(
 
 
 def _window(steps: int) -> int:
-    """Steps in a mean of `history.smoothed`, of a run of so many."""
+    """Steps in a mean of `curve.smoothed`, of a run of so many."""
     return max(5, steps // 15) | 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from huggingface_hub import constants
 from IPython.display import HTML
 
 from gemma_colab.core.catalog import CATALOG, TINY, Dimensions, dimensions_of, known_dimensions
@@ -14,7 +15,7 @@ from gemma_colab.model.choice import pick_model, starting_point
 from gemma_colab.model.lent import describe_machine
 from gemma_colab.model.memory import lora_parameters, memory_plan
 from gemma_colab.model.planner import BATCHES, GPUS, download_gib, fits, largest_batch
-from gemma_colab.model.preflight import cached_gib, constants
+from gemma_colab.model.preflight import cached_gib
 from gemma_colab.ui.train_panel import memory_note, task, train_panel
 
 MODEL_CONTROLS: Controls = {

@@ -209,7 +209,14 @@ def test_settings_are_used_for_what_they_were_made_for_and_planned_anew_for_anyt
     assert saved(T4).seconds_per_step is None
     saved().save(train=mine.replace(max_length=777))  # whatever a step takes now, not that
     assert saved().seconds_per_step is None
-    saved().save(train=mine)
+    saved().save(train=mine, seconds_per_step=2.5)
+    saved().save(LoraSettings(r=64))
+    assert saved().seconds_per_step is None
+    saved().save(LoraSettings(r=8), seconds_per_step=2.5)
+    LoraSettings(r=32).save(workspace)  # without `SavedSettings`: the file is what counts
+    assert saved().seconds_per_step is None
+    LoraSettings(r=8).save(workspace)
+    assert saved().seconds_per_step == 2.5
     capsys.readouterr()
     on_t4 = saved(T4).train
     assert "made for another model, GPU or other rows" in capsys.readouterr().out
@@ -220,6 +227,8 @@ def test_settings_are_used_for_what_they_were_made_for_and_planned_anew_for_anyt
     assert (tiny.lora, tiny.train) == starting_point("tiny-gemma3")
     save_rows({"train": support_rows[:20], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
     assert saved(lengths=[900] * 28).train.max_length >= 900  # longer rows are not cut by an older plan
+    assert saved(lengths=[900] * 28).seconds_per_step is None  # nor do they take as long
+    assert saved().correction == found
 
 
 def test_a_workspace_says_its_version_and_a_newer_one_is_refused(workspace):

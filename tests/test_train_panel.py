@@ -10,8 +10,10 @@ from test_settings_panels import FOUR, ODD, ODD_TRAIN, T4, text_of, token_table
 
 from gemma_colab.core.catalog import TINY
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.settings import SCHEDULERS, LoraSettings, TrainSettings
+from gemma_colab.core.settings import SCHEDULERS, LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.sliders import OFF
+from gemma_colab.handover.rows import save_rows
+from gemma_colab.handover.settings import settings_for
 from gemma_colab.model.choice import starting_point
 from gemma_colab.model.memory import memory_plan
 from gemma_colab.ui import settings_panel
@@ -21,7 +23,7 @@ LENGTHS = [40, 300, 1500, 90] * 30
 
 
 def a_panel(settings=TrainSettings(), lengths=LENGTHS, machine=T4, answers=0, **more):  # noqa: B008
-    how = {"dimensions": FOUR, "lora": LoraSettings()} | more
+    how = {"dimensions": FOUR, "lora": LoraSettings(), "start": settings} | more
     return settings_panel(settings, machine, lengths=token_table(lengths, answers / max(1, len(lengths))), **how)
 
 
@@ -115,6 +117,23 @@ def test_presets_start_where_they_are_told_to():
     mine = TrainSettings(learning_rate=7.7e-4)
     panel = a_panel(mine, start=TrainSettings())
     assert (panel.presets.value, panel.settings) == (None, mine)
+
+
+def test_without_a_starting_point_there_are_no_presets():
+    panel = a_panel(TrainSettings(learning_rate=5e-4, num_train_epochs=5.0), start=None)  # "strong", once
+    assert panel.presets.options == ()
+    assert panel.presets not in [line.children[0] for line in panel.widget.children if hasattr(line, "children")]
+
+
+def test_a_preset_that_was_saved_is_that_preset_when_the_panel_is_opened_again(workspace, support_rows):
+    save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
+    for _ in range(3):  # the notebook of three days
+        saved = settings_for(workspace, ModelSettings(model="google/gemma-3-4b-it"), T4, [200] * 32)
+        panel = a_panel(saved.train, start=saved.start)
+        panel.presets.value = "strong"
+        assert panel.settings.learning_rate == 5e-4  # 2.5 times the starting point, not 2.5 times what was saved
+        saved.save(train=panel.settings)
+    assert a_panel(saved.train, start=saved.start).presets.value == "strong"
 
 
 # --------------------------------------------------------------------------------------------- the learning rate

@@ -57,9 +57,9 @@ def choose_model(
 class SavedSettings:
     """The settings for LoRA and for training in a workspace, made for one model, GPU and set of rows.
 
-    dimensions: of the model. lora, train: to change with `replace`, and to hand to a panel. seconds_per_step: as measured
-    with these settings on this GPU, or None. correction: what `training.trial_run` found out about the memory of this model on
-    this GPU, for `memory_plan`; {} before.
+    dimensions: of the model. lora, train: to change with `replace`, and to hand to a panel. start: what training of this model
+    begins with, for the panel's presets. seconds_per_step: as measured with these settings and rows on this GPU, or None.
+    correction: what `training.trial_run` found out about the memory of this model on this GPU, for `memory_plan`; {} before.
     """
 
     workspace: Workspace
@@ -67,6 +67,7 @@ class SavedSettings:
     dimensions: Dimensions
     lora: LoraSettings
     train: TrainSettings
+    start: TrainSettings
     correction: dict
     seconds_per_step: float | None
 
@@ -78,14 +79,14 @@ class SavedSettings:
         correction: dict | None = None,
         seconds_per_step: float | None = None,
     ) -> None:
-        """Save what is given, and the rest as it is. A pace that was measured with other training settings is forgotten."""
-        same = train in (None, self.train) and self.workspace.has(TrainSettings.file)
+        """Save what is given, and the rest as it is. A pace that was measured with other settings is forgotten."""
+        same = lora in (None, self.lora) and train in (None, self.train)
         self.lora, self.train = lora or self.lora, train or self.train
         self.correction = correction or self.correction
         self.seconds_per_step = seconds_per_step or (self.seconds_per_step if same else None)
         self.lora.save(self.workspace), self.train.save(self.workspace)
         measured = {"correction": self.correction, "seconds_per_step": self.seconds_per_step}
-        self.workspace.write_json(MADE_FOR, self.made_for | measured)
+        self.workspace.write_json(MADE_FOR, self.made_for | measured | {"measured_with": repr((self.lora, self.train))})
 
 
 def settings_for(
@@ -100,15 +101,13 @@ def settings_for(
     made_for["rows"] = workspace.fingerprint(*SPLIT_FILES)
     others = {key for key, value in made_for.items() if saved.get(key, value) != value}
     measured_here = saved if saved and others <= {"rows"} else {}
-    correction, pace = measured_here.get("correction", {}), measured_here.get("seconds_per_step")
-    lora, train = starting_point(chosen.model)
+    correction, (lora, start) = measured_here.get("correction", {}), starting_point(chosen.model)
     if workspace.has(LoraSettings.file) and "model" not in others:
         lora = LoraSettings.load(workspace)
     else:
         print(f"No settings for LoRA on {chosen.model} in this workspace yet: taking the starting point.")
-    if workspace.has(TrainSettings.file) and not others:
-        train = TrainSettings.load(workspace)
-    else:
+    train = TrainSettings.load(workspace) if workspace.has(TrainSettings.file) and not others else start
+    if train is start:
         if saved:
             print("The settings saved here were made for another model, GPU or other rows: planning anew.")
         if machine.gpu and lengths is not None:
@@ -120,4 +119,5 @@ def settings_for(
                     f"{chosen.model} can't be trained within {machine.gpu_gib:g} GiB, 15 % to spare; choose a smaller model or a "
                     "larger GPU, or set max_length and r yourself"
                 )
-    return SavedSettings(workspace, made_for, dimensions, lora, train, correction, pace)
+    pace = saved.get("seconds_per_step") if not others and saved.get("measured_with") == repr((lora, train)) else None
+    return SavedSettings(workspace, made_for, dimensions, lora, train, start, correction, pace)

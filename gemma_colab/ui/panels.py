@@ -43,7 +43,7 @@ def settings_panel(settings: Settings, machine: Machine | None = None, **about) 
       be trained on this machine, and on the GPUs that Colab lends.
     - `LoraSettings`: dimensions, train, tokens. Below: trainable weights, scale, memory.
     - `TrainSettings`: dimensions, lora, lengths (of `token_lengths` for the training rows); seconds_per_step, measured with these
-      settings; start, what the presets start from. Below: steps, tokens, the learning rate over the steps, time, memory.
+      settings; start, what the presets start from (without it there are none). Below: steps, tokens, the learning rate, time, memory.
 
     The last two take further arguments of `memory_plan`, such as load_in_4bit=False. Raises `SettingsError` for other settings.
     """

@@ -83,10 +83,11 @@ def train_panel(
     if not len(lengths):
         raise SettingsError("lengths is empty: there is no row to train on; take token_lengths of the training rows")
     total, answers = lengths["total"].to_numpy(), int(lengths["answer"].sum())
-    offered, controls = presets(start or settings), dict(CONTROLS)
-    for field in offered["normal"]:
+    # Presets of the settings themselves would add up, each time the panel is opened again on what was saved.
+    offered, controls = presets(start) if start else {}, dict(CONTROLS)
+    for field, value in (pair for changes in offered.values() for pair in changes.items()):
         values, hint = controls[field]
-        controls[field] = [*values, *(changes[field] for changes in offered.values())], hint
+        controls[field] = [*values, value], hint
     plan = {"tokens": int(total.max())} | plan
     epoch_seconds = (seconds_per_step or 0) * _steps(settings, total)[0]  # as it was measured
 

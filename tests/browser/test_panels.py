@@ -48,7 +48,7 @@ CELLS = [
     "keep('model', settings_panel(ModelSettings(model='gemma-9'), t4))",
     f"keep('lora', settings_panel({ODD}, t4, **plan, dtype='float16'))",
     "keep('picky', settings_panel(Picky(r=16), t4, **plan))",
-    f"keep('train', settings_panel({RATE}, t4, **run, lengths=SHORT))",
+    f"keep('train', settings_panel({RATE}, t4, **run, start={RATE}, lengths=SHORT))",
     "print(json.dumps({name: [dataclasses.asdict(p.settings) for p in many] for name, many in panels.items()}))",
 ]
 READ = len(CELLS) - 1
@@ -171,7 +171,7 @@ def buttons(output) -> list[str]:
 PICTURES = {
     "model_panel": "settings_panel(ModelSettings(model='google/gemma-3-4b-it'), t4)",
     "lora_panel": "settings_panel(LoraSettings(), t4, **plan, dtype='float16')",
-    "train_panel": "settings_panel(TrainSettings(), t4, **run, lengths=LENGTHS, seconds_per_step=2.5)",
+    "train_panel": "settings_panel(TrainSettings(), t4, **run, start=TrainSettings(), lengths=LENGTHS, seconds_per_step=2.5)",
 }
 
 

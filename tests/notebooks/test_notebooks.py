@@ -10,7 +10,17 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
+import torch
+from steps import load_4bit
+
+from gemma_colab.core.machine import Machine
+from gemma_colab.core.settings import ModelSettings
+from gemma_colab.handover.rows import save_rows
+from gemma_colab.model import memory_plan
+from gemma_colab.training import settings_for, token_lengths
+from gemma_colab.training.short import Trial
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
@@ -119,6 +129,44 @@ def test_notebook_01_imports_no_torch_before_the_tokenizer(tmp_path):
     environment = os.environ | {"GEMMA_COLAB_WORKSPACE": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", before + check], env=environment, capture_output=True, check=False, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def cell_with(number: int, text: str) -> str:
+    """The code cell of a notebook that holds this text."""
+    (found,) = (cell.source for cell in read(NOTEBOOKS[number]).cells if cell.cell_type == "code" and text in cell.source)
+    return found
+
+
+def test_questions_with_a_system_prompt_are_split_and_asked_as_they_stand(workspace, support_rows, tokenizer):
+    system = {"role": "system", "content": "You are the shop's clerk."}
+    own = [row | {"messages": [system, *row["messages"]]} for row in support_rows[:120]]
+    exec(cell_with(1, "= split_rows("), names := {"rows": own, "pd": pd})
+    rows = names["splits"] | {"test": names["splits"]["test"][:2]}
+    ModelSettings(model="tiny-gemma3").save(workspace)
+    model = load_4bit("tiny-gemma3", torch.float32)
+    names = {"rows": rows, "model": model, "tokenizer": tokenizer, "workspace": workspace}
+    exec(cell_with(2, "prompts = "), names)
+    assert names["prompts"][-1] == [system, rows["test"][0]["messages"][-2]]
+    exec(cell_with(2, "untuned = evaluate("), names)
+    assert list(names["untuned"].answers) == ["base", "few-shot"]
+
+
+def test_the_pace_of_notebook_03_and_the_preset_that_was_saved_are_on_the_panel_of_04(workspace, support_rows, tokenizer):
+    save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
+    chosen, machine = ModelSettings(model="tiny-gemma3"), Machine(False, None, None, 0.0, 12.0, 50.0, 2)
+    saved = settings_for(workspace, chosen, machine)
+    strong = saved.train.replace(learning_rate=2.5 * saved.start.learning_rate, num_train_epochs=3.33)
+    saved.save(saved.lora, strong)
+    how = {"tokens": 300, "dtype": torch.float32, "load_in_4bit": True, "gpu": False}
+    plan = memory_plan(saved.dimensions, saved.lora, saved.train, **how)
+    names = {"saved": saved, "trial": Trial(float(plan.sum()), 0.0, 2.5, 6), "plan": plan, "how": how, "memory_plan": memory_plan}
+    exec(cell_with(3, "trial.correction("), names | {"train": saved.train, "lora": saved.lora, "dimensions": saved.dimensions})
+    saved = settings_for(workspace, chosen, machine)
+    names = {"saved": saved, "settings": saved.train, "chosen": chosen, "machine": machine, "dtype": torch.float32}
+    names |= {"train": support_rows[:24], "lengths": token_lengths(support_rows[:32], tokenizer, 1024)}
+    exec(cell_with(4, "settings_panel("), names)
+    assert "time: <b>about 25 seconds</b>" in names["panel"].note.value  # 3.33 passes of 3 steps, 2.5 s each
+    assert names["panel"].presets.value == "strong"
 
 
 def test_the_runner_never_empties_a_strangers_folder(tmp_path):

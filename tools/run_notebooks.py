@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -24,7 +25,14 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from gemma_colab.core.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
-DONE = "demo.json"
+DONE = "demo.json"  # also the mark by which a run knows a folder as an earlier run's
+# All that a run leaves, by its first name: nothing else is ever deleted.
+OWN = {
+    DONE,
+    *"""adapter blocked checkpoints checkpoints-before evaluation export.json gguf history lora_settings.json loss_curve.png merged
+model_settings.json notebooks ollama quickstart report.html review review.json rows settings_for.json ship_settings.json
+split_settings.json summary.json train_settings.json training.json workspace.json""".split(),
+}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 
 
@@ -73,15 +81,22 @@ class Progress:
         return round(time.monotonic() - self.start, 1)
 
 
-def run_notebook(path: Path, workspace: Path, cwd: Path) -> float:
+def run_notebook(path: Path, workspace: Path) -> float:
     """Execute one notebook and keep it, with its outputs, in the workspace, whether or not it fails; returns seconds."""
+    with (
+        tempfile.TemporaryDirectory() as neutral
+    ):  # a kernel imports what lies in its folder: a pandas.py in a workspace would run
+        return _run(path, workspace, neutral)
+
+
+def _run(path: Path, workspace: Path, cwd: str) -> float:
     notebook = nbformat.read(path, as_version=4)
     progress = Progress(path.stem, sum(cell.cell_type == "code" for cell in notebook.cells))
     client = NotebookClient(
         notebook,
         timeout=3600,
         kernel_name="python3",
-        resources={"metadata": {"path": str(cwd)}},
+        resources={"metadata": {"path": cwd}},
         on_cell_executed=progress.cell_executed,
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no word on how it talks to us, on this machine alone
     )
@@ -120,17 +135,21 @@ def main() -> int:
         os.environ["GEMMA_COLAB_MODEL"] = args.model
     seconds, done, peak = {}, {}, 0.0
     if not args.only and workspace.exists() and any(workspace.iterdir()):
-        if not (workspace / "notebooks").is_dir():
-            print(f"--workspace {workspace} is not empty and no earlier run's; name a new folder", file=sys.stderr)
-            return 2
         ws = Workspace(workspace)
-        before = ws.read_json(DONE) if ws.has(DONE) else {}
+        strange = sorted(path.name for path in workspace.iterdir() if path.name not in OWN)
+        if strange or not ws.has(DONE):
+            print(
+                f"--workspace {workspace} holds {strange[0] if strange else 'files'} of no earlier run; name a new folder",
+                file=sys.stderr,
+            )
+            return 2
+        before = ws.read_json(DONE)
         if seconds := _still_good(before, args.model):
             done, peak = {name: before["done"][name] for name in seconds}, before["peak_memory_gib"]
             print(f"going on with the run that was cut off; done: {', '.join(seconds)}")
         else:
-            shutil.rmtree(workspace)
-    # Also the mark by which the next run knows this folder as its own.
+            for path in workspace.iterdir():
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     (workspace / "notebooks").mkdir(parents=True, exist_ok=True)
     ws = Workspace(workspace)
     memory = PeakMemory()
@@ -147,7 +166,7 @@ def main() -> int:
             continue
         done_with = _checksum(path)  # it may be changed while it runs
         try:
-            seconds[path.stem] = run_notebook(path, workspace, workspace)
+            seconds[path.stem] = run_notebook(path, workspace)
             done[path.stem] = done_with
             peak = max(peak, round(memory.peak / 2**30, 2))
             if not args.only:

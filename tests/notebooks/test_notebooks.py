@@ -169,13 +169,20 @@ def test_the_pace_of_notebook_03_and_the_preset_that_was_saved_are_on_the_panel_
     assert names["panel"].presets.value == "strong"
 
 
-def test_the_runner_never_empties_a_strangers_folder(tmp_path):
-    (tmp_path / "thesis.txt").write_text("years of work")
+@pytest.mark.parametrize(
+    "there",
+    ["thesis.txt", "notebooks/thesis.ipynb", "notebooks/a.ipynb .git/HEAD", "demo.json thesis.txt", "demo.json .git/HEAD"],
+)
+def test_the_runner_never_empties_a_strangers_folder(there, tmp_path):
+    for name in there.split():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"model": null, "complete": true, "done": {}}')
+    before = sorted(tmp_path.rglob("*"))
     command = [sys.executable, ROOT / "tools" / "run_notebooks.py", "--workspace", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "is not empty" in done.stderr
-    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert "of no earlier run; name a new folder" in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 PLANTED = "hf_" + 17 * "Pl"  # a token that must not be found in anything that the demo leaves
@@ -213,31 +220,47 @@ def test_demo_keeps_its_promises(demo):
 def test_a_run_that_was_cut_off_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     import run_notebooks
 
+    work = tmp_path / "work"
+    here = f"import os; os.chdir({str(work / 'notebooks')!r}); "
     cells = {"00_a": "print('a', file=open('ran', 'a'))", "01_b": "open('missing')", "02_c": "print('c', file=open('ran', 'a'))"}
     for name, source in cells.items():
-        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path / f"{name}.ipynb")
-    work = tmp_path / "work"
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(here + source)]), tmp_path / f"{name}.ipynb")
     monkeypatch.setattr(run_notebooks, "NOTEBOOKS", sorted(tmp_path.glob("*.ipynb")))
     monkeypatch.setattr(sys, "argv", ["run_notebooks", "--workspace", str(work), "--model", "tiny-gemma3"])
     assert run_notebooks.main() == 1
-    assert (work / "ran").read_text() == "a\n"
-    (work / "missing").touch()
+    assert (work / "notebooks" / "ran").read_text() == "a\n"
+    (work / "notebooks" / "missing").touch()
     assert run_notebooks.main() == 0
-    assert (work / "ran").read_text() == "a\nc\n"  # the first one did not run again
+    assert (work / "notebooks" / "ran").read_text() == "a\nc\n"  # the first one did not run again
     assert "going on with the run that was cut off; done: 00_a\n" in capsys.readouterr().out
     # a notebook that was changed since runs again, and so does what follows it; so does everything for another model
     (work / "demo.json").write_text(json.dumps(json.loads((work / "demo.json").read_text()) | {"complete": False}))
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")]), tmp_path / "01_b.ipynb")
     assert run_notebooks.main() == 0
-    assert (work / "ran").read_text() == "a\nc\nc\n"
+    assert (work / "notebooks" / "ran").read_text() == "a\nc\nc\n"
     monkeypatch.setattr(sys, "argv", [*sys.argv[:-1], "gemma-3-270m"])
     (tmp_path / "01_b.ipynb").unlink()
     monkeypatch.setattr(run_notebooks, "NOTEBOOKS", sorted(tmp_path.glob("*.ipynb")))
     assert run_notebooks.main() == 0
-    assert (work / "ran").read_text() == "a\nc\n"
+    assert (work / "notebooks" / "ran").read_text() == "a\nc\n"
+
+
+def test_a_kernel_imports_nothing_that_lies_in_a_workspace(tmp_path):
+    import run_notebooks
+
+    (tmp_path / "pandas.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import pandas; pandas.DataFrame")])
+    nbformat.write(notebook, tmp_path / "00_a.ipynb")
+    run_notebooks.run_notebook(tmp_path / "00_a.ipynb", tmp_path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_demo_leaves_what_the_readme_says(demo):
+    import run_notebooks
+
+    assert {
+        path.name for path in demo.iterdir()
+    } <= run_notebooks.OWN  # else its own folder would be a stranger's to the next run
     ran = {path.stem: read(path) for path in (demo / "notebooks").glob("*.ipynb")}
     assert set(ran) == set(NAMES)
     for notebook in ran.values():  # what fails while it is displayed stops no cell

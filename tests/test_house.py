@@ -132,6 +132,17 @@ def test_every_link_names_the_repository_of_pyproject():
         assert ours == {repository()}, path.name
 
 
+def test_until_then_they_name_nobodys_account():
+    """Whoever owned the placeholder's name on GitHub would have a learner's Colab run what he puts there; none begins with a hyphen."""
+    assert "owner" not in repository().split("/")[0].lower().removeprefix("-owner-")
+
+
+def test_a_server_in_the_readme_answers_this_machine_only():
+    served = [line for line in (ROOT / "README.md").read_text().splitlines() if re.match(r"(transformers|vllm) serve ", line)]
+    assert len(served) == 2
+    assert all("--host 127.0.0.1" in line for line in served)
+
+
 def test_links_tool_sets_them_all(tmp_path):
     for name in ("README.md", "pyproject.toml"):
         (tmp_path / name).write_text((ROOT / name).read_text())
@@ -142,11 +153,11 @@ def test_links_tool_sets_them_all(tmp_path):
     for path in tmp_path.rglob("*.*"):
         assert repository() not in path.read_text(), path.name
     assert "colab.research.google.com/github/ann/tuner/" in (tmp_path / "notebooks" / "01_dataset_prep.ipynb").read_text()
-    wrong = subprocess.run(
-        [sys.executable, ROOT / "tools" / "links.py", "tuner", "--root", tmp_path], capture_output=True, text=True
-    )
-    assert wrong.returncode == 2
-    assert "owner/name" in wrong.stderr
+    for nobody in ("tuner", "-OWNER-/tuner"):
+        command = [sys.executable, ROOT / "tools" / "links.py", "--root", tmp_path, "--", nobody]
+        wrong = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert wrong.returncode == 2
+        assert "owner/name" in wrong.stderr
 
 
 DOORS = ("gemma_colab", *(f"gemma_colab.{room}" for room in ("data", "model", "training", "evaluation", "export", "ui")))
@@ -269,7 +280,7 @@ def test_the_readme_shows_what_it_must():
         "valid JSON",
         "loss on right answers",
         "general questions right, ru",
-        "transformers serve runs/demo-270m/quickstart/merged --port 8000",
+        "transformers serve runs/demo-270m/quickstart/merged --host 127.0.0.1 --port 8000",
     ):
         assert name in text
     for block in re.findall(r"<!-- figures: [\w ]+ -->\n(.*?)<!-- end -->", text, flags=re.DOTALL):

@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(not is_serve_available(), reason="needs transformers[serving]; `make test-all` installs it"),
 ]
-COMMAND = "transformers serve {merged} --port {port}"
+COMMAND = "transformers serve {merged} --host 127.0.0.1 --port {port}"
 CHATS = [
     [{"role": "user", "content": "Скажи, какая столица у Австрии."}],
     [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name the opposite of \u201cempty\u201d."}],

@@ -11,7 +11,7 @@ def main() -> int:
     parser.add_argument("repo", help="owner/name, as in the address of the repository")
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent)
     args = parser.parse_args()
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", args.repo):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*/[\w.-]+", args.repo):
         print(f"REPO={args.repo!r} must have the form owner/name; try: make links REPO=ada/gemma_colab", file=sys.stderr)
         return 2
     pyproject = args.root / "pyproject.toml"

@@ -16,7 +16,7 @@ from gemma_colab.model import lent
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 CELLS = {p.stem: next(c.source for c in nbformat.read(p, as_version=4).cells if c.cell_type == "code") for p in NOTEBOOKS}
-CELL = CELLS["00_quickstart"].replace("github.com/OWNER", "github.com/ada")
+CELL = CELLS["00_quickstart"].replace("github.com/-OWNER-", "github.com/ada")
 MACHINES = ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")
 
 
@@ -116,7 +116,7 @@ def test_a_wheel_takes_the_repositorys_place(machine):
 
 
 def test_what_is_missing_is_said_in_one_sentence(machine):
-    with pytest.raises(AssertionError, match="put the name of the repository's owner in OWNER's place"):
+    with pytest.raises(AssertionError, match="put the name of the repository's owner in -OWNER-'s place"):
         machine.run(CELLS["00_quickstart"], "COLAB_RELEASE_TAG")
     machine.pip_brings = {}  # no network
     with pytest.raises(AssertionError, match="On Kaggle: Session options, Internet on"):

@@ -23,7 +23,7 @@ from gemma_colab.handover.rows import save_rows
 from gemma_colab.training.checkpoints import whole_checkpoints
 
 PATIENCE = 240  # seconds for a run that takes half a minute on an idle machine
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.learner]
 
 
 @pytest.fixture

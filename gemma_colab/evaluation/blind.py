@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 from collections import Counter
 from datetime import datetime
 from typing import NamedTuple
@@ -26,6 +27,9 @@ MARKS = [f"{side}_{name}" for side in ("left", "right") for name in RUBRIC]
 TO_DECIDE = {"choice": CHOICES, **dict.fromkeys(MARKS, ("yes", "no")), "notes": None}  # or "" where nothing was said
 CSV_COLUMNS = ("row", "question", "wanted", "left", "right", *TO_DECIDE)
 CELL = 32_000  # characters that a spreadsheet shows in a cell; the texts are only there to be read
+# Where a cell may begin, whatever parts cells in the program that opens the table, and what begins a formula there.
+CELL_BEGINS = r"""(?:\A|(?<=[;\t\r\n"']))"""
+FORMULA, GUARD = (re.compile(f"{CELL_BEGINS}{guard}(?=[=+\\-@])") for guard in ("", "'"))
 FEWEST = 10  # preferences; with fewer, one row more or less can turn the result
 RESULT = ("wins", "ties", "both_bad", "losses", "win_rate", "low", "high", "p", "left_chosen", "verdict")
 
@@ -133,7 +137,7 @@ class BlindReview:
                 for line in table:
                     if line["row"] not in self._all:
                         raise ValueError(f"a row {line['row']!r} that is not among these answers")
-                    found[line["row"]] = {name: (line[name] or "").removeprefix("'") for name in TO_DECIDE}
+                    found[line["row"]] = {name: GUARD.sub("", line[name] or "") for name in TO_DECIDE}
                     _check_said(found[line["row"]])
         except (ValueError, csv.Error, SettingsError) as e:  # bad UTF-8 is a ValueError
             raise WorkspaceError(
@@ -261,5 +265,6 @@ def _digest(*texts: object) -> str:
 
 
 def _guard(text: str) -> str:
-    """Put an apostrophe before what Excel would run as a formula; then it shows it."""
-    return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "'")) else text
+    """Put an apostrophe before what a spreadsheet would run as a formula; then it shows it. Where ";" parts cells, as in a Russian or
+    German Excel, a text in quotation marks is cut at each of them, so a formula may also begin inside a text."""
+    return FORMULA.sub("'", text)

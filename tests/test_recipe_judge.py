@@ -185,3 +185,28 @@ def test_the_key_does_not_follow_a_redirect(names, server):
         names["endpoint"]("m", url, key=KEY)("?")
     assert [path for path, _, _ in got] == ["/v1/chat/completions", "/elsewhere"]
     assert KEY not in json.dumps(got[1][1])
+
+
+@pytest.mark.parametrize("key", [KEY + "\n", KEY + "…", "Bearer " + KEY, KEY + "\x00"])
+def test_a_slip_in_the_key_does_not_show_it(names, server, key, capsys):
+    url, got, _ = server
+    with pytest.raises(ValueError, match="copy the whole key again") as refused:
+        names["endpoint"]("m", url, key=key)("?")
+    assert KEY not in "".join((str(refused.value), *capsys.readouterr()))
+    assert got == []
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me:{}@api.openai.com/v1", "https://api.openai.com/v1?key={}", "me:{}@api.openai.com", "{}"]
+)
+def test_a_password_in_the_address_is_not_shown(names, url, capsys):
+    with pytest.raises(ValueError, match="without a password; give that as key=") as refused:
+        names["endpoint"]("m", url.format(KEY))
+    assert KEY not in "".join((str(refused.value), *capsys.readouterr()))
+
+
+def test_it_is_said_beforehand_where_the_texts_go(names, server, capsys):
+    url, got, _ = server
+    names["endpoint"]("m", url)
+    assert "127.0.0.1 will be sent the questions and answers of the rows to be judged" in capsys.readouterr().out
+    assert got == []

@@ -116,7 +116,7 @@ def test_a_wheel_takes_the_repositorys_place(machine):
 
 
 def test_what_is_missing_is_said_in_one_sentence(machine):
-    with pytest.raises(AssertionError, match="put the name of the repository's owner in -OWNER-'s place"):
+    with pytest.raises(AssertionError, match="put the repository's owner in -OWNER-'s place"):
         machine.run(CELLS["00_quickstart"], "COLAB_RELEASE_TAG")
     machine.pip_brings = {}  # no network
     with pytest.raises(AssertionError, match="On Kaggle: Session options, Internet on"):

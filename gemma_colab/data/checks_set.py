@@ -56,6 +56,18 @@ def mixed_schemas(context: CheckContext) -> Iterator[Hit]:
     return (Hit(i, note="keys: " + row["keys"]) for i, row in enumerate(context.rows) if "keys" in row)
 
 
+@check(
+    "read, not learned",
+    severity="I",
+    advice="answers that the file marks so: earlier ones are read only, those at the end are cut",
+)
+def marked_answers(context: CheckContext) -> Iterator[Hit]:
+    """Answers with a mark such as "weight": 0, in rows that have others to learn."""
+    for i, row in enumerate(context.rows):
+        if (read := sum(turn["role"] == "model" for turn in row["messages"])) or "cut" in row:
+            yield Hit(i, note=f"read only: {read}; cut: {row.get('cut', 0)}")
+
+
 @check("exact duplicate", advice="drop it: a repeated row is learned twice and tells nothing new")
 def exact_duplicates(context: CheckContext) -> Iterator[Hit]:
     """Rows that repeat an earlier row; case, punctuation and spaces aside."""

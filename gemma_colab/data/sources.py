@@ -20,7 +20,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from gemma_colab.core.errors import DatasetError, GemmaColabError
-from gemma_colab.data.json_files import read_json
+from gemma_colab.data.json_files import BETWEEN, read_json
 from gemma_colab.data.schema import BROKEN, Records, listed, printable, shown
 from gemma_colab.data.tables import read_csv, read_excel, read_parquet
 
@@ -156,6 +156,7 @@ def _encoding(content: io.BufferedIOBase, head: bytes, name: str) -> str:
 
 def text_kind(sample: str, suffix: str) -> str:
     """Return "lines" (one JSON object a line), "json" (one list or object) or "table", by content first, by name where in doubt."""
+    sample = sample[BETWEEN.match(sample).end() :]  # behind comments
     first, second = [*(line.strip() for line in sample.split("\n") if line.strip()), "", ""][:2]
     if first[:1] not in ("[", "{"):
         return "lines" if suffix in (*JSON_LINES, ".json") else "table"

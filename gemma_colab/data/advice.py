@@ -22,7 +22,7 @@ SAID = set("text content message body value utterance текст сообщен�
 # Two of these are two answers, of which one is the better.
 RIVALS = re.compile(r".*\b(chosen|rejected|better|worse)\b.*|(left|right) .*|(answer|response|output) ?([abjk\d]|left|right)")
 # A name of something else than an answer, whatever its texts look like.
-NO_ANSWER = "quest quer prompt instr input frage pregunt вопрос запрос задани comment note комментар примечан user client клиент"
+NO_ANSWER = "quest quer prompt instr input frage pregunt вопрос запрос задани comment note комментар примечан user client клиент explan reason"
 NO_ANSWER += r" \b(id|name|lang|language|title|topic|subject|source|model|author|from|to|date|time|url|link|role|type|status|tags?|context)\b"
 NO_ANSWER = re.compile("|".join(f"{NO_ANSWER} имя фио назван заголов тема язык автор источник контекст".split()))
 SEVERAL_WORDS = re.compile(r"[^\W\d_]\S*\s+\S*[^\W\d_]")  # no number, date, link or role

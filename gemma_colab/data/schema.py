@@ -23,7 +23,7 @@ from gemma_colab.core.rows import Row, Turn
 # What a column may be called; compared without regard to case, ё/е, and spaces, underscores or hyphens. The first is our own name.
 NAMES = {
     "instruction": "instruction, instructions, инструкция, тема, ситуация, задание, subject",
-    "input": "input, вход, ввод, контекст, context, passage, сообщение клиента, сообщение, client message, customer message",
+    "input": "input, вход, ввод, контекст, context, passage, document, документ, сообщение клиента, сообщение, client message, customer message",
     "output": "output, ответ, response, answer, completion, ответ оператора, reply, вывод, assistant",
     "question": "question, вопрос, вопрос клиента, query, prompt, запрос, user",
     "system": "system, system prompt, system message, системный промпт, системное сообщение",
@@ -45,11 +45,14 @@ TOOLS = ("tool", "function", "observation", "function_call")
 BROKEN = re.compile("[\ud800-\udfff]")  # no whole character; also Python's stand-in for a byte that can't be decoded
 CHAT = re.compile(r"""\s*\[\s*\{\s*["'](?:role|from|content|value)["']\s*:""")  # in a cell, as JSON or as Python writes it
 # Columns, and keys of a turn, that say whether it is to be learned -> what they say where it is not.
-MARKS = "weight, loss weight, sample weight, loss, train, training, trainable, learn, good, is good, is correct, approved"
+MARKS = (
+    "weight, loss weight, sample weight, loss, train, training, trainable, learn, good, is good, ok, is ok, is correct, approved"
+)
 MARKS = dict.fromkeys(MARKS.split(", "), ("false", "no", "нет", "ложь", "0", "0.0", "-1"))
 MARKS |= dict.fromkeys(("bad", "is bad", "is rejected", "deleted", "skip", "exclude"), ("true", "yes", "да", "истина", "1"))
 RATINGS = ("label", "метка", "correct", "rating", "score", "vote", "feedback", "reward", "csat", "verdict", "оценка", "рейтинг")
-MARKS |= dict.fromkeys(RATINGS, ("false", "ложь", "bad", "плохо", "dislike", "👎", "thumbs down"))
+MARKS |= dict.fromkeys(RATINGS, ("false", "ложь", "bad", "плохо", "dislike", "👎", "thumbs down", "thumbs_down"))
+MARKS |= {name: (*MARKS[name], "negative", "down", "wrong", "incorrect") for name in RATINGS[2:]}  # a label says what a text is
 # Columns that the texts of a row may need; and what stands in one that holds nothing.
 NO_TEXT = re.compile(r"\b(?:(?:image|img|picture|photo|audio|video)s?|tools|изображени[ея]|картинк[аи]|фото|аудио|видео)\b")
 CHOICES = re.compile(r"choices?|options?|варианты(?: ответ\w+)?|(?:option|choice|вариант|ответ) ?[a-hа-г1-8]|[a-d]")
@@ -305,7 +308,7 @@ def _turns(value: Any, column: str) -> list[Turn]:
 def _turn(turn: Any, place: str) -> Turn:
     if not isinstance(turn, dict):
         raise BadRow(f"{shown(turn)}, not a turn", 'write a turn as {"role": ..., "content": ...}', place)
-    who = next((key for key in ("role", "from", "speaker", "author", "sender") if key in turn), "role")
+    who = next((key for key in ("role", "from", "speaker", "author", "sender", "type") if key in turn), "role")
     spelled = (key for key in ("content", "value", "text", "message") if turn.get(key) is not None)
     what = next(spelled, "value" if who == "from" else "content")
     role, content = turn.get(who), turn.get(what)

@@ -69,6 +69,9 @@ def refusal(path, **options):
         ("rating", "good", "bad"),
         ("feedback", "👍", "👎"),
         ("оценка", "хорошо", "плохо"),
+        ("feedback", "positive", "negative"),
+        ("verdict", "right", "wrong"),
+        ("is_ok", True, False),
         ("deleted", False, True),
         ("skip", "no", "yes"),
     ],
@@ -225,6 +228,12 @@ def test_columns_that_the_texts_do_not_need(tmp_path, columns):
     assert len(read_rows(put(tmp_path, "a.jsonl", rows_with(**{c: [v] * 8 for c, v in columns.items()}))).rows) == 8
 
 
+@pytest.mark.parametrize("column", ["context", "passage", "document", "документ"])
+def test_a_text_that_is_asked_about_stands_in_the_question(tmp_path, column):
+    row = read_rows(put(tmp_path, "a.jsonl", rows_with(**{column: "Orders are slow in May."}))).rows[0]
+    assert question(row) == f"{ASKED[0]}\n\nOrders are slow in May."
+
+
 def test_an_empty_cell_of_a_table_is_no_image(tmp_path):
     path = put(tmp_path, "a.csv", rows_with(image=[None] * 7 + ["a.jpg"]))
     source = read_rows(path, on_bad="aside")
@@ -342,6 +351,7 @@ CLOSED = ["Please call them back.", "Please send a mail."] * 4
         {"next_step": CLOSED},
         {"language_name": ["German (Austria)", "German (Swiss)"] * 4},
         {"comment": SAID},
+        {"explanation": SAID},
         {"one": SAID, "two": SAID},  # either
         {"response": SAID, "completion": SAID},
     ],
@@ -393,7 +403,9 @@ def test_parts_that_are_no_text(tmp_path, part):
     ("asks", "answers"),
     [("user", "bot"), ("human", "ai"), ("prompter", "assistant"), ("Клиент", "Оператор"), ("пользователь", "бот"), ("customer", "agent"), ("USER", "CHATBOT")],
 )  # fmt: skip
-@pytest.mark.parametrize(("who", "what"), [("role", "content"), ("from", "value"), ("speaker", "text"), ("sender", "message")])
+@pytest.mark.parametrize(
+    ("who", "what"), [("role", "content"), ("from", "value"), ("speaker", "text"), ("sender", "message"), ("type", "content")]
+)
 def test_roles_of_others(tmp_path, asks, answers, who, what):
     turns = [{who: asks, what: "a"}, {who: answers, what: "b"}]
     row, _ = read_rows(put(tmp_path, "a.jsonl", [{"messages": turns}] * 2)).rows

@@ -3,20 +3,26 @@
 import dataclasses
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from gemma_colab.cli import main
+from gemma_colab.core.errors import WorkspaceError
 from gemma_colab.core.rows import answer
 from gemma_colab.core.settings import ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace, samples
 from gemma_colab.data.looking import question, with_texts
+from gemma_colab.export.adapter import check_adapter
 from gemma_colab.handover.rows import ensure_rows, save_rows
+from gemma_colab.model.hub import explain
 
 RAW = str(samples() / "support_ru_raw.csv")
 
@@ -303,3 +309,23 @@ def test_evaluate_counts_from_one_or_none(tmp_path, wrong, capsys):
 def test_the_package_is_a_command_too():
     done = subprocess.run([sys.executable, "-m", "gemma_colab", "check", RAW], capture_output=True, check=False)
     assert done.returncode == 2
+
+
+def test_every_command_that_is_printed_can_be_pasted(tmp_path, capsys, monkeypatch):
+    odd = tmp_path / "мои данные & it's; $HOME"
+    printed = []
+    for command in (["evaluate"], ["train"]):
+        assert main([*command, "--workspace", str(odd)]) == 4
+        printed.append(capsys.readouterr().err)
+    printed += ["; ".join(explain(str(odd), torch.OutOfMemoryError("full")))]
+    (odd / "adapter").mkdir()
+    with pytest.raises(WorkspaceError) as caught:
+        check_adapter(odd / "adapter")
+    printed.append(str(caught.value))
+    monkeypatch.setattr("gemma_colab.export.export_workspace", lambda *args, **options: {"ollama": {"MiB": 1.0}})
+    assert main(["export", "--workspace", str(odd), "--to", "ollama"]) == 0
+    printed.append(capsys.readouterr().out)
+    for text in printed:
+        command = re.search(r"(?:gemma-colab|cd) .*", text)[0]
+        words = shlex.split(command.split("`")[0].rstrip(")"))
+        assert str(odd) in words or f"{odd}/ollama" in words, command

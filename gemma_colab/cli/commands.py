@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import shlex
 import sys
 import warnings
 from argparse import Namespace
@@ -42,7 +43,7 @@ def _workspace_with(args: Namespace, **needed: str):
     for name, command in needed.items():
         if not workspace.has(name):
             raise GemmaColabError(
-                f"{name} is missing in {workspace.path}; make it with gemma-colab {command} --workspace {args.workspace}"
+                f"{name} is missing in {workspace.path}; make it with gemma-colab {command} --workspace {shlex.quote(args.workspace)}"
             )
     return workspace
 
@@ -140,7 +141,8 @@ def train(args: Namespace) -> Result:
         "processes": processes, "adapter": str(adapter),
     }  # fmt: skip
     said = [*run.notes, f"{run.status} after {state.global_step} steps, {run.seconds:.0f} s", str(run.verdict)]
-    said.append(f"the adapter is in {adapter}" + "; go on with --resume" * stopped)
+    go_on = f"; go on with gemma-colab train --workspace {shlex.quote(args.workspace)} --resume"
+    said.append(f"the adapter is in {adapter}" + go_on * stopped)
     # accelerate knows success and failure only: a warning would look like a crash.
     warns = run.verdict.word in WARNING_VERDICTS and processes == 1
     return 2 if stopped else int(warns), found, "\n".join(said)
@@ -202,7 +204,7 @@ def export(args: Namespace) -> Result:
     if "sentence" in about:
         lines.append(about["sentence"])
     if args.to == "ollama":
-        lines.append(f"next: cd {folder} && ollama create my-model && ollama run my-model")
+        lines.append(f"next: cd {shlex.quote(str(folder))} && ollama create my-model && ollama run my-model")
     if "not_compared" in about:
         lines.append(f"not compared: {about['not_compared']}")
     return int(about.get("same") is False), found, "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 from peft import PeftModel
@@ -49,7 +50,8 @@ def check_adapter(folder: Path) -> None:
     except (OSError, ValueError, KeyError, SafetensorError) as e:
         kind = f"{type(e).__name__}: {e}"[:200]
     if kind != "LORA":
-        raise WorkspaceError(f"{folder} is not a whole LoRA adapter ({kind}); save it again (notebook 04, or gemma-colab train)")
+        again = f"save it again (notebook 04, or gemma-colab train --workspace {shlex.quote(str(folder.parent))})"
+        raise WorkspaceError(f"{folder} is not a whole LoRA adapter ({kind}); {again}")
 
 
 def is_hub_id(name: str) -> bool:

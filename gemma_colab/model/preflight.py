@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -128,7 +129,7 @@ def _room_on_the_gpu(machine: Machine, name: str, load_in_4bit: bool) -> Iterato
             f"{name} in {bits} bit takes {gib:.1f} GiB at least (predicted: one row of 512 tokens) of {machine.gpu_gib}: {word}"
         )
         smaller = "choose a smaller model" if load_in_4bit else "choose a smaller model, or 4 bit"
-        step = "" if word == "fits" else f"{smaller}, or a larger GPU; `gemma-colab plan` shows what fits where"
+        step = "" if word == "fits" else f"{smaller}, or a larger GPU; `gemma-colab plan {shlex.quote(name)}` shows what it takes"
         yield Check("training", found, {"fits": OK, "tight": WARN, "no": FAIL}[word], step)
 
 

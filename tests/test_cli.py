@@ -255,6 +255,45 @@ def test_train_leaves_an_adapter_and_says_how_it_went(trainable, random_gemma, c
     assert "resumed from step 15" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("named", ["models/tiny copy", "./tiny", "models/tiny", "{}/models/tiny copy"])
+def test_a_model_from_a_folder_goes_all_the_way_from_any_folder(trainable, random_gemma, tmp_path, monkeypatch, capsys, named):
+    """With a space in its path, named from where one is; what is given away doesn't tell where it lies."""
+    named = named.format(tmp_path)
+    shutil.copytree(random_gemma, tmp_path / named)
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", named]) == 0
+    assert main(["check", RAW, "--model", named]) == 2
+    assert train(trainable, "--model", named) <= 1
+    monkeypatch.chdir("/")
+
+    def run(command, *more):
+        return main([command, "--workspace", str(trainable.path), *more])
+
+    assert run("train", "--resume") <= 1
+    assert run("evaluate", "--rows", "1", "--max-new-tokens", "4", "--anyway") <= 2
+    for form in ("adapter", "merged", "ollama"):
+        assert run("export", "--to", form, "--rows", "1") == 0
+    assert trainable.read_json("summary.json")["model"] == Path(named).name
+    assert "Not evaluated" not in (trainable.path / "merged" / "README.md").read_text("utf-8")
+    for file in ("summary.json", "report.html", "export.json", "adapter/README.md", "merged/README.md", "merged/config.json"):
+        assert str(tmp_path) not in (trainable.path / file).read_text("utf-8"), file
+    shutil.move(tmp_path / named, tmp_path / "elsewhere")
+    capsys.readouterr()
+    gone = f"the model folder {tmp_path / named} is not there, or no longer; put it back, or a link to it"
+    again = [("train",), ("train", "--resume"), ("evaluate", "--rows", "1"), ("export", "--to", "merged")]
+    for words in again:
+        assert run(*words) == 4
+        assert gone in capsys.readouterr().err
+    assert run("export", "--to", "adapter") == 0
+    assert run("export", "--to", "ollama") == 0  # of merged/, which is there
+    assert main(["plan", str(tmp_path / named)]) == main(["check", RAW, "--model", str(tmp_path / named)]) == 4
+    assert capsys.readouterr().err.count(gone) == 2
+    assert main(["doctor", str(tmp_path / named)]) == run("train", "--model", str(tmp_path / named)) == 4
+    assert capsys.readouterr().err.count("there is no such file or folder, or no longer") == 2
+    (tmp_path / named).symlink_to(tmp_path / "elsewhere")
+    assert run("export", "--to", "merged", "--rows", "1") == 0
+
+
 def test_train_warns_of_a_run_that_did_not_learn(trainable, capsys):
     assert train(trainable, "--set=learning_rate=1e-6") == 1
     out = capsys.readouterr().out

@@ -15,6 +15,7 @@ from gemma_colab.core.settings import ModelSettings, TrainSettings
 from gemma_colab.core.workspace import SPLIT_FILES, Workspace
 from gemma_colab.handover.rows import ensure_rows
 from gemma_colab.handover.settings import settings_for
+from gemma_colab.model.choice import TEXT_ONLY, sees_images, shown_name
 from gemma_colab.model.lengths import token_lengths
 from gemma_colab.model.lent import describe_machine
 from gemma_colab.model.memory import memory_plan
@@ -86,6 +87,8 @@ def train_adapter(
     if settings is None:
         settings = TrainSettings.load(workspace) if resume else saved.train
     first_process = int(os.environ.get("RANK", 0)) == 0  # the one that writes; with `accelerate launch` there are several
+    if sees_images(chosen.model):
+        print(f"{shown_name(chosen.model)} {TEXT_ONLY}.")
     if first_process:
         saved.save(train=settings)
     base = {"model": chosen.model, "load_in_4bit": chosen.load_in_4bit}

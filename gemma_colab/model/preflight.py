@@ -78,6 +78,8 @@ def preflight(model: str | None = None, workspace: str | Path = ".", load_in_4bi
     checks = [*_libraries(), _gpu(machine, name if model else None)]
     if machine.gpu:
         checks += _room_on_the_gpu(machine, name, load_in_4bit)
+    if choice.sees_images(name):
+        checks.append(Check("images", f"{name} {choice.TEXT_ONLY}"))
     checks += _disks(name, Path(workspace).expanduser().resolve())
     return Preflight((*checks, _model(name)))
 

@@ -23,7 +23,7 @@ FAILURES = {  # pattern in an error's `trace` -> what it means, and the next ste
     "HTTP 401.*GatedRepoError": ("{name} is for those who accepted its license, and there is no token here", ACCESS),
     "GatedRepoError": ("your token is valid, but its owner has not accepted the license of {name}", ACCESS),
     "Repo id must": ("the model folder {name} is not there, or no longer", "put it back, or a link to it, or name the model where it is now"),
-    "RepositoryNotFound": ("{name} is no folder here, and not on the Hugging Face Hub, or private", f"check the spelling at {SITE}/models?search=gemma-3"),
+    "RepositoryNotFound": ("{name} is not on the Hugging Face Hub, or private, and no folder here", f"check the spelling at {SITE}/models?search=gemma-3"),
     "HTTP 403": ("your token may not read {name}, as fine-grained ones may not until they are allowed to", ACCESS),
     r"HTTP (429|5\d\d)": ("{name} can't be downloaded: the Hugging Face Hub answered HTTP {0}", "run this again in a few minutes"),
     LOST: ("{name} can't be downloaded: no connection to the Hugging Face Hub, or it broke{offline}", AGAIN),

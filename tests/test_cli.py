@@ -127,6 +127,31 @@ def test_prepare_does_only_the_steps_asked_for(tmp_path, capsys):
     assert {json.loads(line)["step"] for line in log} == {"entities"}
 
 
+WORDS = "lamp sofa chair table mirror carpet shelf blanket pillow curtain vase clock towel candle basket kettle mug bowl plate frame".split()
+
+
+def test_own_contacts_are_kept_and_an_allow_list_decides(tmp_path, capsys):
+    ours = "Write to help@lampa-home.example or call +7 495 123-45-67."
+    lines = [{"instruction": f"Where is order {word}?", "output": f"Your {word} is on its way. {ours}"} for word in WORDS]
+    file, folder = tmp_path / "shop.jsonl", tmp_path / "ws"
+    file.write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    command = ["prepare", str(file), "--workspace", str(folder)]
+
+    def saved():
+        return "".join((folder / "rows" / f"{split}.jsonl").read_text("utf-8") for split in ("train", "validation", "test"))
+
+    main(command)
+    out = capsys.readouterr().out
+    assert "own contacts in 20 rows" in out
+    assert "help@lampa-home.example (20 rows), +7 495 123-45-67 (20 rows): kept" in out
+    assert "leak" not in out  # a telephone that all answers give makes no two alike
+    assert saved().count(ours) == 20
+    main([*command, "--keep", "only", "--keep", "8 (495) 123-45-67"])
+    assert saved().count("Write to [e-mail] or call +7 495 123-45-67.") == 20
+    main(["check", str(file), "--keep", "me@lampa-home.example"])
+    assert "--keep names me@lampa-home.example, which no row holds" in capsys.readouterr().out
+
+
 def test_it_is_installed_and_starts_without_torch(tmp_path):
     code = "import sys, gemma_colab.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

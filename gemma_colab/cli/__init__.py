@@ -63,6 +63,7 @@ READING = {
     "--split": dict(default="train", help="of a Hugging Face dataset"),
     "--limit": dict(type=int, metavar="N", help="read at most N rows"),
     "--accept": dict(action="append", default=[], metavar="FINDING", help="overrule a finding, by its name"),
+    "--keep": dict(action="append", default=[], metavar="CONTACT", help="an e-mail or phone of yours; after `--keep only`, no others stay"),
     "--model": dict(metavar="NAME", help="count tokens with this model's tokenizer (tiny-gemma3, a name, a folder)"),
     "--max-length": dict(type=int, default=1024, metavar="TOKENS", help="of a row in training (default %(default)s)"),
 }  # fmt: skip

@@ -60,14 +60,14 @@ def _counting(args: Namespace) -> dict:
 
 def check(args: Namespace) -> Result:
     found = data.read_rows(args.file, on_bad="aside", **_reading(args))
-    report = data.check_rows(found.rows, aside=found.aside, accept=args.accept, **_counting(args))
+    report = data.check_rows(found.rows, aside=found.aside, accept=args.accept, personal={"keep": args.keep}, **_counting(args))
     about = {"file": found.name, "form": found.schema, "details": found.details}
     return EXIT_CODES[report.verdict], report.to_dict() | about, f"{found}\n\n{report}"
 
 
 def prepare(args: Namespace) -> Result:
     workspace = open_workspace(args.workspace)
-    options = _given(args, "accept", "too_long", "validation_size", "test_size", "seed", "groups")
+    options = _given(args, "accept", "keep", "too_long", "validation_size", "test_size", "seed", "groups")
     options |= {"steps": tuple(args.steps)} if args.steps else {}
     try:
         report, how = data.prepare_rows(args.file, workspace, **options, **_counting(args), **_reading(args))

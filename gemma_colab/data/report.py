@@ -166,7 +166,7 @@ def check_rows(
             raise SettingsError(f"{check} has no threshold {wrong[0]!r}; it has {', '.join(known[check])}")
     near = (known["near_duplicates"] | thresholds.get("near_duplicates", {}))["threshold"]
     lengths = token_lengths(rows, tokenizer, max_length) if tokenizer is not None and rows else None
-    context = CheckContext(rows, max_length, num_train_epochs, near, lengths)
+    context = CheckContext(rows, max_length, num_train_epochs, near, lengths, tokenizer)
     findings, aside = [], list(aside)
     for name, severity, advice in (
         ("unreadable row", "E", "mend them in the file, or accept 'unreadable row' to go on without them"),

@@ -148,6 +148,8 @@ def test_own_contacts_are_kept_and_an_allow_list_decides(tmp_path, capsys):
     assert saved().count(ours) == 20
     main([*command, "--keep", "only", "--keep", "8 (495) 123-45-67"])
     assert saved().count("Write to [e-mail] or call +7 495 123-45-67.") == 20
+    main([*command, "--keep", "Me@lampa-home.example"])
+    assert "--keep names Me@lampa-home.example, which no row holds" in capsys.readouterr().out
     main(["check", str(file), "--keep", "me@lampa-home.example"])
     assert "--keep names me@lampa-home.example, which no row holds" in capsys.readouterr().out
 

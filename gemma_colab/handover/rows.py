@@ -52,7 +52,7 @@ def prepare_rows(
         reading["mapping"] = (reading.get("mapping") or {}) | {"conversation": groups}
     split_settings = SplitSettings(validation_size=validation_size, test_size=test_size, seed=seed)
     found, review = read_rows(source, on_bad="aside", **reading), Review(workspace)
-    keep = ("only", *keep, *own_contacts(found.rows, keep))  # what is the house's own is told before rows are dropped
+    keep = ("only", *own_contacts(found.rows, keep), *keep)  # what is the house's own is told before rows are dropped
     rows, log = clean(found.rows, steps, keep)
     rows, decided = review.apply(rows)
     logs = {"cleaning_log": log.to_dict("records"), "review_log": decided.to_dict("records"), "too_long": []}

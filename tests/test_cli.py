@@ -276,8 +276,15 @@ def test_train_leaves_an_adapter_and_says_how_it_went(trainable, random_gemma, c
     assert len(trainable.read_json("training.json")["log_history"]) > 15
 
     resume = ["train", "--workspace", str(trainable.path), "--resume"]
+    files = [path for path in trainable.path.rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
     assert main([*resume, "--set=learning_rate=0.02"]) == 4  # made with another one
-    assert "learning_rate: 0.01 then, 0.02 now" in capsys.readouterr().err
+    refused = capsys.readouterr().err
+    assert "learning_rate: 0.01 then, 0.02 now" in refused
+    assert "or go on in spite of it with anyway=True (--anyway)" in refused
+    assert main([*resume, "--16bit"]) == main([*resume, "--model", "tiny-gemma3"]) == 4
+    assert {path: path.read_bytes() for path in trainable.path.rglob("*") if path.is_file()} == before
+    assert main(resume) == 0  # nothing of what was refused is remembered
     assert main([*resume, "--set=learning_rate=0.02", "--anyway"]) <= 1
     assert "resumed from step 15" in capsys.readouterr().out
 

@@ -124,7 +124,7 @@ def train(args: Namespace) -> Result:
 
     if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:  # a question to another's GPU takes half a GiB of memory there
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    chosen, why = model.choose_model(workspace, machine, **_given(args, "model", "load_in_4bit", "anyway"))
+    chosen, why = model.choose_model(workspace, machine, **_given(args, "model", "load_in_4bit", "anyway"), save=False)
     settings = _settings(args, workspace, chosen, machine)
     bits = "4" if chosen.load_in_4bit else "16"
     print(f"{chosen.model} in {bits} bit ({why})" + (f", {processes} processes" if processes > 1 else ""))
@@ -138,13 +138,14 @@ def train(args: Namespace) -> Result:
         "status": run.status, "verdict": dataclasses.asdict(run.verdict), "notes": list(run.notes),
         "seconds": round(run.seconds, 1), "steps": state.global_step, "best_eval_loss": state.best_metric,
         "model": chosen.model, "load_in_4bit": chosen.load_in_4bit, "settings": dataclasses.asdict(run.settings),
-        "processes": processes, "adapter": str(adapter),
+        "processes": processes, "adapter": str(adapter), "adapter_step": run.adapter_step, **run.lost,
     }  # fmt: skip
     said = [*run.notes, f"{run.status} after {state.global_step} steps, {run.seconds:.0f} s", str(run.verdict)]
     go_on = f"; go on with gemma-colab train --workspace {shlex.quote(args.workspace)} --resume"
     said.append(f"the adapter is in {adapter}" + go_on * stopped)
     # accelerate knows success and failure only: a warning would look like a crash.
-    warns = run.verdict.word in WARNING_VERDICTS and processes == 1
+    lost = any(places for splits in run.lost.values() for places in splits.values())
+    warns = (run.verdict.word in WARNING_VERDICTS or lost) and processes == 1
     return 2 if stopped else int(warns), found, "\n".join(said)
 
 

@@ -156,7 +156,7 @@ def _faster(train: TrainSettings) -> Iterator[tuple[dict, str]]:
 def _batches(train: TrainSettings) -> list[tuple[int, dict]]:
     """Micro-batches that leave as many rows behind each update as there are, and the settings that they are."""
     rows = train.effective_batch
-    sizes = [n for n in range(1, min(rows, 256) + 1) if rows % n == 0 and rows // n <= 256]
+    sizes = [n for n in range(1, min(rows, 256) + 1) if rows % n == 0]
     return [(n, {"per_device_train_batch_size": n, "gradient_accumulation_steps": rows // n}) for n in sizes]
 
 

@@ -159,7 +159,9 @@ def test_an_adapter_that_cannot_be_written_ends_with_a_sentence_and_is_resumed(w
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
 
     try:
-        with pytest.raises(WorkspaceError, match=r"the adapter could not be written, .*; make room there, and go on .*--resume"):
+        with pytest.raises(
+            WorkspaceError, match=r"the adapter could not be written where .*; make room there, and go on .*--resume"
+        ):
             train_adapter(workspace, chosen, TrainSettings(num_train_epochs=1), show=Full())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))

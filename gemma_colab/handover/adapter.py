@@ -127,10 +127,8 @@ def train_adapter(
         try:
             save_adapter(run.trainer.model, run.trainer.processing_class, workspace, weights)
         except Exception as e:  # each library has an error of its own
-            why = f"the adapter could not be written, {workspace.path} or a quota may be full ({type(e).__name__}: {e})"
-            raise WorkspaceError(
-                f"{why}; make room there, and go on from the newest checkpoint with resume=True (--resume)"
-            ) from e
+            what = f"the adapter could not be written where {workspace.path} lies, {type(e).__name__}: {e}"
+            raise WorkspaceError(f"{what}; make room there, and go on with resume=True (--resume)") from e
         best = {"steps": state.global_step, "best_step": state.best_global_step, "best_eval_loss": state.best_metric}
         best |= {"adapter_step": run.adapter_step, "notes": run.notes} | run.lost
         left = base | {"rows": workspace.fingerprint(*SPLIT_FILES)} | ended | {"seconds": round(run.seconds, 1)} | best

@@ -28,9 +28,9 @@ def fit_rows(
     Returns split -> numbers of the rows that have something to learn, and "left_out" or "cut" -> split -> where the rows stand that have
     not, or that lose the end of an answer. Raises `SettingsError` where a split has nothing left.
     """
-    kept, lost, longest, limit = {}, {how: {split: [] for split in splits} for how in WHY}, 0, settings.max_length
+    kept, lost, limit = {}, {how: {split: [] for split in splits} for how in WHY}, settings.max_length
     for split, rows in splits.items():
-        kept[split] = []
+        kind, kept[split], longest = {"train": "training"}.get(split, split), [], 0
         for i, row in enumerate(tqdm(rows, desc="tokens", disable=len(rows) < 2000, leave=False)):
             labels = tokenize_row(row, tokenizer, settings.last_answer_only)["labels"]
             learned = any(label != -100 for label in labels[:limit])
@@ -39,26 +39,15 @@ def fit_rows(
             if not learned or tokenizer.decode([label for label in labels[limit:] if label != -100]).strip():
                 lost["cut" if learned else "left_out"][split].append(_place(row, i))
                 longest = max(longest, len(labels))
-    # More than a setting can hold would be no remedy.
-    raise_it = f"max_length={longest} would keep all, if the memory suffices; or " * (longest <= 131_072)
-    for split, rows in splits.items():
-        kind = {"train": "training"}.get(split, split)
+        remedy = f"max_length={longest} would keep all, if the memory suffices; or " * (longest <= 131_072) + "shorten them"
         if not kept[split]:
-            why = (
-                f"of all {len(rows)} {kind} rows {WHY['left_out']} max_length={limit}"
-                if len(rows)
-                else f"there are 0 {kind} rows"
-            )
-            remedy = (
-                f"{raise_it}shorten the questions" if len(rows) else "split the rows anew (notebook 01, or gemma-colab prepare)"
-            )
-            raise SettingsError(f"nothing is left for {kind}: {why}; {remedy}")
-        for how, places in ((how, lost[how][split]) for how in WHY):
-            if n := len(places):
+            why = f"of all {len(rows)} {kind} rows {WHY['left_out']} max_length={limit}; {remedy}"
+            none = f"there are 0 {kind} rows; split the rows anew (notebook 01, or gemma-colab prepare)"
+            raise SettingsError(f"nothing is left for {kind}: {why if len(rows) else none}")
+        for how, why in WHY.items():
+            if n := len(places := lost[how][split]):
                 where = ", ".join(places[:NAMED]).replace(", line ", ", ") + f" and {n - NAMED} more" * (n > NAMED)
-                say(f"{how.replace('_', ' ')}: {n} of {len(rows)} {kind} rows, {WHY[how]} max_length={limit} ({where})")
-    if longest:
-        say(f"{raise_it}shorten these rows")
+                say(f"{how.replace('_', ' ')}: {n} of {len(rows)} {kind} rows, {why} max_length={limit} ({where}); {remedy}")
     return kept, lost
 
 

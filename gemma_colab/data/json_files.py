@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import re
@@ -10,39 +9,31 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gemma_colab.core.errors import DatasetError
+from gemma_colab.data.encodings import unmarked
 from gemma_colab.data.schema import BadRow, Records, listed, shown
 
 DECODER = json.JSONDecoder()
-COMMENT = r"//[^\n]*|#[^\n]*|/\*(?s:.*?)\*/"
-BETWEEN = re.compile(rf"(?:[ \t\n\r,]|{COMMENT})*")
-LOOSE = re.compile(rf'("(?:[^"\\\n]|\\.)*")|{COMMENT}|,(?=(?:\s|{COMMENT})*[\]}}])')
+BETWEEN = re.compile(r"[ \t\n\r,]*")
 
 
 def read_json(stream: io.TextIOBase, kind: str, name: str) -> Records:
     """kind: "lines", or "json" for one text over many lines."""
     if kind == "lines":
-        return Records(_lines(stream), ["JSON lines"])
-    details = ["JSON"]
-    return Records(_document(stream.read(), name, details), details)
+        return Records(_lines(stream, notes := {}), ["JSON lines"], notes=notes)
+    details, notes = ["JSON"], {}
+    text = "".join(line for _, line in unmarked(stream, notes))
+    return Records(_document(text, name, details), details, notes=notes)
 
 
-def _lines(stream: io.TextIOBase) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(stream, 1):
+def _lines(stream: io.TextIOBase, notes: dict[str, list[int]]) -> Iterator[tuple[int, Any]]:
+    for number, line in unmarked(stream, notes):
         if line := line.strip(" \t\r\n"):
             try:
                 record = _parsed(json.loads, line)
             except BadRow as bad:
-                record, bad.content, plain = bad, line, _without_comments(line).strip(" \t,")
-                if not plain:
-                    continue
-                with contextlib.suppress(BadRow):
-                    record = _parsed(json.loads, plain)
+                record = bad
+                record.content = line
             yield number, record
-
-
-def _without_comments(text: str) -> str:
-    """Return a text of the same length, with blanks for comments and for commas before a closing bracket."""
-    return LOOSE.sub(lambda found: found[1] or re.sub(r"[^\n]", " ", found[0]), text)
 
 
 def _document(text: str, name: str, details: list[str]) -> Iterator[tuple[int, Any]]:
@@ -81,7 +72,7 @@ def _is_column(value: Any) -> bool:
 def _values(text: str, at: int, closing: str = "") -> Iterator[tuple[int, Any]]:
     """Yield (line, value) for values that stand one after another, up to a closing bracket and behind it. Behind a broken one it goes
     on at the next line that begins like it."""
-    line, written = 1 + text.count("\n", 0, at), text
+    line = 1 + text.count("\n", 0, at)
     while True:
         start = BETWEEN.match(text, at).end()
         line += text.count("\n", at, start)
@@ -95,13 +86,10 @@ def _values(text: str, at: int, closing: str = "") -> Iterator[tuple[int, Any]]:
                 raise BadRow("the list breaks off: its ] is missing", "check the file's end, or download it again")
             value, at = _parsed(DECODER.raw_decode, text, start)
         except BadRow as bad:
-            if text is written and (plain := _without_comments(written)) != written:
-                text, at = plain, start
-                continue
             indent = text[text.rfind("\n", 0, start) + 1 : start]
             again = re.compile(rf"\n{re.escape(indent)}\{{").search(text, start)
             value, at = bad, again.end() - 1 if again else len(text)
-            bad.content = written[start:at]
+            bad.content = text[start:at]
             if not again:
                 bad.problem += "; everything from here on can't be read"
                 closing = ""

@@ -1,25 +1,35 @@
-"""Tables: CSV with any delimiter, Excel, Parquet. Each record with the line, or the row, it begins in."""
+"""Tables: CSV with any delimiter, Parquet, and what Excel's have in common with them. Each record with the line it begins in."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator
-from datetime import datetime, time
 from itertools import chain, islice
 from typing import Any
 
 from gemma_colab.core.errors import DatasetError
-from gemma_colab.data.schema import BadRow, Records, listed, shown
+from gemma_colab.data.encodings import unmarked
+from gemma_colab.data.schema import NAMES, BadRow, Records, UnknownSchema, normal, recognize, shown
 
 DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
+HEADER = "if the first line is a row already, write the names of the columns above it, such as question,answer"
+KNOWN = {name for names in NAMES.values() for name in names}
+# What spreadsheets show for a fault, in any language: #REF!, #ЗНАЧ!, #¿NOMBRE?, #N/A, #Н/Д; and a column that is too narrow.
+ERROR_WORD = re.compile(
+    r"#(?:[¡¿]?[^\W\d_a-zа-я][^\W_a-zа-я]*(?:/0|[ _][^\W_a-zа-я]+)*[!?]|[A-ZА-ЯΑ-Ω]/[A-ZА-ЯΑ-Ω]!?|NV|YOK|GETTING_DATA|#{2,})"
+)
 
 
-def _table(rows: Iterator[tuple[int, list[Any] | BadRow]], name: str, details: list[str], unit: str, remedy: str) -> Records:
+def table(
+    rows: Iterator[tuple[int, list[str | BadRow] | BadRow]], name: str, details: list[str], unit: str, remedy: str, notes: dict
+) -> Records:
     """Make records of rows of cells under a header, perhaps with titles above it: they fill one cell where the rows below fill several.
 
+    The header may stand again in the middle, where files were joined, with its columns in another order.
     remedy: for rows with too many or too few cells. Raises `DatasetError`.
     """
     first = list(islice(rows, 6))
@@ -30,11 +40,19 @@ def _table(rows: Iterator[tuple[int, list[Any] | BadRow]], name: str, details: l
     line, header = first[above]
     if isinstance(header, BadRow):
         raise DatasetError(f"{name}, {unit} {line}, header: {header.problem}; {header.remedy}")
-    columns = [cell.strip() or f"column {i}" for i, cell in enumerate(header, 1)]
+    columns, doubt = _named(header), ""
+    if any(column.endswith((".", "!", "?")) or len(column.split()) > 5 for column in columns) and KNOWN.isdisjoint(
+        map(normal, columns)
+    ):
+        doubt = f"its first line reads like a text, not like names of columns; {HEADER}; of plain text, make rows of question and answer first"
     if twice := [column for column, count in Counter(columns).items() if count > 1]:
-        raise DatasetError(f"{name}, header: two columns are called {shown(twice[0])}; rename one of them")
+        raise DatasetError(
+            f"{name}: {doubt}"
+            if doubt
+            else f"{name}, header: two columns are called {shown(twice[0])}; {HEADER}, or rename one of them"
+        )
 
-    def record(cells: list[Any] | BadRow) -> dict[str, Any] | BadRow:
+    def record(cells: list[str | BadRow] | BadRow, columns: list[str]) -> dict[str, Any] | BadRow:
         if isinstance(cells, BadRow):
             return cells
         if unit == "row":  # Excel stores no empty cells at the end
@@ -43,9 +61,47 @@ def _table(rows: Iterator[tuple[int, list[Any] | BadRow]], name: str, details: l
             return dict(zip(columns, cells, strict=True))
         return BadRow(f"{len(cells)} cells where the header has {len(columns)}", remedy, content=cells)
 
+    def records(columns: list[str]) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+        for line, cells in chain(first[above + 1 :], rows):
+            if cells in titles or _is_header(cells, columns):
+                notes.setdefault("the header again, as of joined files, left out", []).append(line)
+                columns = columns if cells in titles else _named(cells)
+            else:
+                yield line, record(cells, columns)
+
     details += [f"header in {unit} {line}, under a title"] * bool(above)
-    records = ((line, record(cells)) for line, cells in chain(first[above + 1 :], rows))
-    return Records(records, details, unit, table=True)
+    titles = [cells for _, cells in first[:above]]
+    return Records(records(columns), details, unit, table=True, notes=notes, header=doubt or HEADER)
+
+
+def _named(header: list[str]) -> list[str]:
+    return [str(cell).strip() or f"column {i}" for i, cell in enumerate(header, 1)]
+
+
+def _is_header(cells: list[str | BadRow] | BadRow, columns: list[str]) -> bool:
+    """Tell a row that has the names of the columns, or others that a question and an answer are known by."""
+    if not isinstance(cells, list) or any(isinstance(cell, BadRow) for cell in cells):
+        return False
+    names = list(map(normal, _named(cells)))
+    if sorted(names) == sorted(map(normal, columns)):
+        return True
+    try:
+        return KNOWN.issuperset(names) and bool(recognize(tuple((name, "value") for name in names), (), True))
+    except UnknownSchema:
+        return False
+
+
+def checked(records: Iterator[tuple[int, Any]], notes: dict[str, list[int]]) -> Iterator[tuple[int, Any]]:
+    r"""Yield the records of a table, an error word of a spreadsheet as a bad cell, and \N, a database's for no value, as an empty one."""
+    for line, record in records:
+        for column, cell in record.items() if isinstance(record, dict) else ():
+            if isinstance(cell, str) and (word := cell.strip())[:1] in ("#", "\\"):
+                if word == r"\N":
+                    notes.setdefault(r"\N, which databases write for no value, was read as an empty cell", []).append(line)
+                    record[column] = ""
+                elif ERROR_WORD.fullmatch(word):
+                    record[column] = BadRow(f"{word}, the error of a formula", "mend it in Excel, or clear that cell")
+        yield line, record
 
 
 def _filled(cells: list[Any] | BadRow) -> int:
@@ -60,28 +116,29 @@ def read_csv(stream: io.TextIOBase, sample: str, name: str) -> Records:
         remedy = "separate its cells by a comma, semicolon, tab or |, under a first line such as instruction,input,output"
         raise DatasetError(f"{name} has one column only, {shown(sample.strip().splitlines()[0])}; {remedy}")
     remedy = "put a text that holds the delimiter or a line break in double quotes, or add the missing cells"
-    rows = _csv_rows(stream, delimiter or ",")
-    return _table(rows, name, ["CSV", f"delimiter {DELIMITERS[delimiter or ',']}"], "line", remedy)
+    rows, details = _csv_rows(stream, delimiter or ",", notes := {}), ["CSV", f"delimiter {DELIMITERS[delimiter or ',']}"]
+    return table(rows, name, details, "line", remedy, notes)
 
 
 def find_delimiter(sample: str) -> str:
-    """Return that of comma, semicolon, tab and | which makes the best table: most rows of one width, then the widest. "" if none does.
+    """Return that of comma, semicolon, tab and | which makes the best table: the largest share of rows of one width, then the widest. "" if
+    none does.
 
     csv.Sniffer is no help: commas inside the texts of a table with semicolons mislead it.
     """
 
-    def fit(delimiter: str) -> tuple[int, int]:
-        rows = _csv_rows(io.StringIO(sample, newline=""), delimiter)
+    def fit(delimiter: str) -> tuple[float, int]:
+        rows = list(_csv_rows(io.StringIO(sample, newline=""), delimiter, {}))
         widths = Counter(len(cells) for _, cells in rows if isinstance(cells, list) and len(cells) > 1)
-        return max(((count, width) for width, count in widths.items()), default=(0, 0))
+        return max(((count / len(rows), width) for width, count in widths.items()), default=(0, 0))
 
     best = max(DELIMITERS, key=fit)
     return best if fit(best)[1] else ""
 
 
-def _csv_rows(stream: io.TextIOBase, delimiter: str) -> Iterator[tuple[int, list[str] | BadRow]]:
+def _csv_rows(stream: io.TextIOBase, delimiter: str, notes: dict) -> Iterator[tuple[int, list[str] | BadRow]]:
     """Yield (line where it begins, cells). Behind a fault, such as a quote that is never closed, it goes on with the next line."""
-    lines, taken, again = enumerate(stream, 1), [], deque()
+    lines, taken, again = unmarked(stream, notes), [], deque()
 
     def feed() -> Iterator[str]:
         while item := again.popleft() if again else next(lines, None):
@@ -92,7 +149,11 @@ def _csv_rows(stream: io.TextIOBase, delimiter: str) -> Iterator[tuple[int, list
         try:
             # strict: a stray quote is a fault, and swallows no row
             for cells in csv.reader(feed(), delimiter=delimiter, strict=True):
-                if _filled(cells):
+                if _swallowed([line for _, line in taken], delimiter, len(cells)):
+                    what = f"a quotation mark in line {taken[0][0]} joins lines {taken[0][0]} to {taken[-1][0]} to one row"
+                    remedy = 'write such a mark twice and in quotes (""), or save as .xlsx or .jsonl if one row is meant'
+                    yield from ((at, BadRow(what, remedy, content=line)) for at, line in taken)
+                elif _filled(cells):
                     yield taken[0][0], cells
                 taken.clear()
             return
@@ -104,39 +165,15 @@ def _csv_rows(stream: io.TextIOBase, delimiter: str) -> Iterator[tuple[int, list
             taken.clear()
 
 
-def read_excel(stream: io.BufferedIOBase, sheet: str | int, name: str) -> Records:
-    """Read one sheet of an .xlsx file; a number becomes its text, an empty cell ""."""
-    import openpyxl
+def _swallowed(lines: list[str], delimiter: str, width: int) -> bool:
+    """Tell whether each line of one row of several lines is like a row: a stray quotation mark joined them.
 
-    pages = {page.title: page for page in openpyxl.load_workbook(stream, read_only=True, data_only=True).worksheets}
-    title = dict(enumerate(pages)).get(sheet, sheet)
-    if title not in pages:
-        there = f"{listed(pages)} (numbers count from 0)"
-        raise DatasetError(f"{name} has no sheet {sheet!r}; it has {there}; name one as sheet= (on the command line: --sheet)")
-    others = f" (other sheets: {listed(other for other in pages if other != title)})" * (len(pages) > 1)
-    remedy = "name each column in the header row, or delete the cells that stand beyond it"
-    return _table(_excel_rows(pages[title]), f"{name}, sheet {title!r}", ["Excel", f"sheet {title!r}{others}"], "row", remedy)
-
-
-def _excel_rows(page: Any) -> Iterator[tuple[int, list[Any]]]:
-    """Yield (number, texts) of each row that has any, without the empty cells at its end."""
-    page.reset_dimensions()  # other programs write wrong ones
-    for number, row in enumerate(page.iter_rows(), 1):
-        cells = list(map(_cell, row))
-        while cells and cells[-1] == "":
-            cells.pop()
-        if cells:
-            yield number, cells
-
-
-def _cell(cell: Any) -> str | BadRow:
-    """Return a cell as Excel shows it: a whole number without ".0", a day without a time."""
-    value = "" if cell.value is None else cell.value
-    if cell.data_type == "e":
-        return BadRow(f"{value}, the error of a formula", "mend it in Excel, or clear that cell")
-    if isinstance(value, datetime) and value.time() == time():
-        return value.date().isoformat()
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    A text in quotes has lines as well, and commas in them: but rarely as many in each, with no space behind and no second quote.
+    """
+    if len(lines) < 2 or width < 2 or sum(line.count('"') for line in lines) != 2:
+        return False
+    rows = [line.rstrip("\r\n").split(delimiter) for line in lines]
+    return all(len(row) == width and all(cell and cell == cell.strip() for cell in row) for row in rows)
 
 
 def read_parquet(stream: io.BufferedIOBase) -> Records:

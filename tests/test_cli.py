@@ -3,20 +3,26 @@
 import dataclasses
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from gemma_colab.cli import main
+from gemma_colab.core.errors import WorkspaceError
 from gemma_colab.core.rows import answer
 from gemma_colab.core.settings import ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace, samples
 from gemma_colab.data.looking import question, with_texts
+from gemma_colab.export.adapter import check_adapter
 from gemma_colab.handover.rows import ensure_rows, save_rows
+from gemma_colab.model.hub import explain
 
 RAW = str(samples() / "support_ru_raw.csv")
 
@@ -119,6 +125,33 @@ def test_prepare_does_only_the_steps_asked_for(tmp_path, capsys):
     assert main([*command, "--steps", "entities"]) == 1
     log = (tmp_path / "ws" / "rows" / "cleaning_log.jsonl").read_text("utf-8").splitlines()
     assert {json.loads(line)["step"] for line in log} == {"entities"}
+
+
+WORDS = "lamp sofa chair table mirror carpet shelf blanket pillow curtain vase clock towel candle basket kettle mug bowl plate frame".split()
+
+
+def test_own_contacts_are_kept_and_an_allow_list_decides(tmp_path, capsys):
+    ours = "Write to help@lampa-home.example or call +7 495 123-45-67."
+    lines = [{"instruction": f"Where is order {word}?", "output": f"Your {word} is on its way. {ours}"} for word in WORDS]
+    file, folder = tmp_path / "shop.jsonl", tmp_path / "ws"
+    file.write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    command = ["prepare", str(file), "--workspace", str(folder)]
+
+    def saved():
+        return "".join((folder / "rows" / f"{split}.jsonl").read_text("utf-8") for split in ("train", "validation", "test"))
+
+    main(command)
+    out = capsys.readouterr().out
+    assert "own contacts in 20 rows" in out
+    assert "help@lampa-home.example (20 rows), +7 495 123-45-67 (20 rows): kept" in out
+    assert "leak" not in out  # a telephone that all answers give makes no two alike
+    assert saved().count(ours) == 20
+    main([*command, "--keep", "only", "--keep", "8 (495) 123-45-67"])
+    assert saved().count("Write to [e-mail] or call +7 495 123-45-67.") == 20
+    main([*command, "--keep", "Me@lampa-home.example"])
+    assert "--keep names Me@lampa-home.example, which no row holds" in capsys.readouterr().out
+    main(["check", str(file), "--keep", "me@lampa-home.example"])
+    assert "--keep names me@lampa-home.example, which no row holds" in capsys.readouterr().out
 
 
 def test_it_is_installed_and_starts_without_torch(tmp_path):
@@ -243,10 +276,56 @@ def test_train_leaves_an_adapter_and_says_how_it_went(trainable, random_gemma, c
     assert len(trainable.read_json("training.json")["log_history"]) > 15
 
     resume = ["train", "--workspace", str(trainable.path), "--resume"]
+    files = [path for path in trainable.path.rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
     assert main([*resume, "--set=learning_rate=0.02"]) == 4  # made with another one
-    assert "learning_rate: 0.01 then, 0.02 now" in capsys.readouterr().err
+    refused = capsys.readouterr().err
+    assert "learning_rate: 0.01 then, 0.02 now" in refused
+    assert "or go on in spite of it with anyway=True (--anyway)" in refused
+    assert main([*resume, "--16bit"]) == main([*resume, "--model", "tiny-gemma3"]) == 4
+    assert {path: path.read_bytes() for path in trainable.path.rglob("*") if path.is_file()} == before
+    assert main(resume) == 0  # nothing of what was refused is remembered
     assert main([*resume, "--set=learning_rate=0.02", "--anyway"]) <= 1
     assert "resumed from step 15" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("named", ["models/tiny copy", "./tiny", "models/tiny", "{}/models/tiny copy"])
+def test_a_model_from_a_folder_goes_all_the_way_from_any_folder(trainable, random_gemma, tmp_path, monkeypatch, capsys, named):
+    """With a space in its path, named from where one is; what is given away doesn't tell where it lies."""
+    named = named.format(tmp_path)
+    shutil.copytree(random_gemma, tmp_path / named)
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", named]) == 0
+    assert main(["check", RAW, "--model", named]) == 2
+    assert train(trainable, "--model", named) <= 1
+    monkeypatch.chdir("/")
+
+    def run(command, *more):
+        return main([command, "--workspace", str(trainable.path), *more])
+
+    assert run("train", "--resume") <= 1
+    assert run("evaluate", "--rows", "1", "--max-new-tokens", "4", "--anyway") <= 2
+    for form in ("adapter", "merged", "ollama"):
+        assert run("export", "--to", form, "--rows", "1") == 0
+    assert trainable.read_json("summary.json")["model"] == Path(named).name
+    assert "Not evaluated" not in (trainable.path / "merged" / "README.md").read_text("utf-8")
+    for file in ("summary.json", "report.html", "export.json", "adapter/README.md", "merged/README.md", "merged/config.json"):
+        assert str(tmp_path) not in (trainable.path / file).read_text("utf-8"), file
+    shutil.move(tmp_path / named, tmp_path / "elsewhere")
+    capsys.readouterr()
+    gone = f"the model folder {tmp_path / named} is not there, or no longer; put it back, or a link to it"
+    again = [("train",), ("train", "--resume"), ("evaluate", "--rows", "1"), ("export", "--to", "merged")]
+    for words in again:
+        assert run(*words) == 4
+        assert gone in capsys.readouterr().err
+    assert run("export", "--to", "adapter") == 0
+    assert run("export", "--to", "ollama") == 0  # of merged/, which is there
+    assert main(["plan", str(tmp_path / named)]) == main(["check", RAW, "--model", str(tmp_path / named)]) == 4
+    assert capsys.readouterr().err.count(gone) == 2
+    assert main(["doctor", str(tmp_path / named)]) == run("train", "--model", str(tmp_path / named)) == 4
+    assert capsys.readouterr().err.count("there is no such file or folder, or no longer") == 2
+    (tmp_path / named).symlink_to(tmp_path / "elsewhere")
+    assert run("export", "--to", "merged", "--rows", "1") == 0
 
 
 def test_train_warns_of_a_run_that_did_not_learn(trainable, capsys):
@@ -303,3 +382,23 @@ def test_evaluate_counts_from_one_or_none(tmp_path, wrong, capsys):
 def test_the_package_is_a_command_too():
     done = subprocess.run([sys.executable, "-m", "gemma_colab", "check", RAW], capture_output=True, check=False)
     assert done.returncode == 2
+
+
+def test_every_command_that_is_printed_can_be_pasted(tmp_path, capsys, monkeypatch):
+    odd = tmp_path / "мои данные & it's; $HOME"
+    printed = []
+    for command in (["evaluate"], ["train"]):
+        assert main([*command, "--workspace", str(odd)]) == 4
+        printed.append(capsys.readouterr().err)
+    printed += ["; ".join(explain(str(odd), torch.OutOfMemoryError("full")))]
+    (odd / "adapter").mkdir()
+    with pytest.raises(WorkspaceError) as caught:
+        check_adapter(odd / "adapter")
+    printed.append(str(caught.value))
+    monkeypatch.setattr("gemma_colab.export.export_workspace", lambda *args, **options: {"ollama": {"MiB": 1.0}})
+    assert main(["export", "--workspace", str(odd), "--to", "ollama"]) == 0
+    printed.append(capsys.readouterr().out)
+    for text in printed:
+        command = re.search(r"(?:gemma-colab|cd) .*", text)[0]
+        words = shlex.split(command.split("`")[0].rstrip(")"))
+        assert str(odd) in words or f"{odd}/ollama" in words, command

@@ -45,6 +45,7 @@ def test_the_word_and_whether_to_ship(lines, word, ship):
     assert bool(said["against"]) == (ship != "ask a reader")
 
 
+HEART = ["word for word", "by heart"]
 BETTER = pd.DataFrame([line("a", 0.3)])
 KEPT = pd.DataFrame([line("general questions right, ru", 0.0, "no")])
 WELL = {"empty": 0.0, "hit the limit": 0.0, "repeating": 0.0, "other language": 0.0, "any": 0.0, "tokens": 20.0}
@@ -72,7 +73,7 @@ def failed(base=None, **tuned):
         ({"review": {"sentence": "Tuned won 28 of 30.", "verdict": "better"}}, "yes", "Tuned won 28 of 30."),
         ({"review": {"sentence": "Tuned lost.", "verdict": "worse"}}, "no", "Tuned lost."),
         ({"review": {"sentence": "Tuned won 28 of 30.", "verdict": "better"}, "alike": 0.1}, "yes", "token F1 0.10"),
-        ({"memorized": pd.DataFrame({"word for word": {"train": 0.6, "test": 0.0}})}, "not yet", "60% of its training answers"),
+        ({"memorized": pd.DataFrame([[0.6, 0.6], [0, 0]], ["train", "test"], HEART)}, "not yet", "60% of its training answers"),
     ],
 )
 def test_other_evidence_can_speak_against_shipping(evidence, ship, says):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -14,15 +15,16 @@ import pytest
 import torch
 import yaml
 from checkpoints import TOKENIZER_FILES, save_random_gemma, save_random_multimodal
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemma3TextConfig
+from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemma3TextConfig
 
 from gemma_colab.cli import main
 from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.loading import load_model, load_tokenizer
-from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
+from gemma_colab.core.rows import to_messages
+from gemma_colab.core.settings import LINEAR, LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.trainer import lora_config
 from gemma_colab.core.workspace import Workspace, samples, whole
 from gemma_colab.data.looking import question
@@ -32,6 +34,8 @@ from gemma_colab.export.card import model_card, plain
 from gemma_colab.export.checkpoint import text_name
 from gemma_colab.export.record import mib
 from gemma_colab.handover import export as steps
+from gemma_colab.handover.adapter import train_adapter
+from gemma_colab.handover.assess import load_tuned
 from gemma_colab.handover.export import CLOSE, behind, card_facts
 from gemma_colab.model.hub import TOKEN
 
@@ -302,6 +306,155 @@ def test_it_gets_the_sampling_that_google_recommends_before_the_work(base32, ada
     load(tmp_path / "merged")
 
 
+# --------------------------------------------------------------------------------------------- an adapter of the text part
+TARGETS = {
+    "all": {},
+    "attention": {"target_modules": "attention"},
+    "DoRA": {"use_dora": True},
+    "one block": {"target_modules": r"model\.layers\.1\.(mlp\.up_proj|self_attn\.q_proj)"},
+    "mixed": {"target_modules": r".*(layers\.0\.self_attn\.q_proj|layers\.1\.mlp\.down_proj|layers\.\d+\.self_attn\.v_proj)"},
+    "layers to transform": {"config": LoraConfig(r=4, target_modules=["q_proj"], layers_to_transform=[1], task_type="CAUSAL_LM")},
+}
+THREE_WAYS = {
+    "AutoModelForCausalLM": lambda base: AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
+    "Gemma3ForConditionalGeneration": lambda base: Gemma3ForConditionalGeneration.from_pretrained(base, dtype=torch.float32),
+    "load_model": lambda base: load_model(str(base), torch.float32),
+}
+
+
+def old_names(workspace, tuned, tokenizer):
+    """The adapter as it was saved before it had the names of the whole model."""
+    tuned.save_pretrained(workspace.path / "adapter")
+    tokenizer.save_pretrained(workspace.path / "adapter")
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+def test_an_adapter_of_the_text_part_loads_in_all_usual_ways(multimodal, workspace, tokenizer, targets):
+    """Without a warning, and to the last bit; and not one layer of the vision part is wrapped."""
+    tuned = adapt(load_model(str(multimodal / "hub"), torch.float32), std=0.2, **TARGETS[targets])
+    wanted, trained = logits(tuned), sum("lora_" in name for name in tuned.state_dict())
+    save_adapter(tuned, tokenizer, workspace)
+    folder = workspace.path / "adapter"
+    assert all(n.startswith("base_model.model.model.language_model.layers.") for n in load_file(folder / ADAPTER))
+    for load in THREE_WAYS.values():
+        base = load(multimodal / "hub")
+        with torch.no_grad():
+            before = base(input_ids=torch.arange(10, 60)[None]).logits
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            again = PeftModel.from_pretrained(base, folder).eval()
+        assert torch.equal(logits(again), wanted)
+        assert (before - wanted).abs().max() > 0.01
+        assert sum("lora_" in name for name in again.state_dict()) == trained
+        assert torch.equal(logits(load_adapter(load(multimodal / "hub"), workspace)), wanted)
+
+
+def test_vllm_finds_its_layers(multimodal, workspace, tokenizer):
+    """As `hf_to_vllm_mapper` of vLLM's Gemma3ForConditionalGeneration renames them; names that it doesn't know do nothing there."""
+    save_adapter(adapt(load_model(str(multimodal / "hub"), torch.float32)), tokenizer, workspace)
+    modules = {f"language_model.model.layers.{i}.{name}" for i in range(2) for name in LINEAR}
+    named = {
+        re.sub(r"\.lora_[AB]\.weight$", "", n.removeprefix("base_model.model."))
+        for n in load_file(workspace.path / "adapter" / ADAPTER)
+    }
+    assert {re.sub(r"^model\.language_model\.", "language_model.model.", name) for name in named} == modules
+
+
+def test_an_adapter_of_a_text_model_has_the_names_it_always_had(base32, workspace, tokenizer):
+    tuned = adapt(load_model(base32, torch.float32))
+    save_adapter(tuned, tokenizer, workspace)
+    tuned.save_pretrained(workspace.path / "plain")
+    assert snapshot(workspace.path / "adapter")[Path(ADAPTER)] == snapshot(workspace.path / "plain")[Path(ADAPTER)]
+    assert "language_model" not in (workspace.path / "adapter" / "adapter_config.json").read_text()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_that_does_not_find_every_place_is_refused_and_leaves_the_base_alone(
+    multimodal, workspace, tokenizer, tmp_path
+):
+    """Of older names, of a model with more layers of the same width, of fewer weights, of none."""
+    ways, hub = THREE_WAYS, multimodal / "hub"
+    old_names(workspace, adapt(load_model(str(hub), torch.float32), std=0.2), tokenizer)
+    wanted = logits(load_adapter(load_model(str(hub), torch.float32), workspace))
+    deeper = save_random_gemma(tmp_path / "deeper", num_hidden_layers=3, layer_types=["full_attention"] * 3)
+    deep, fewer = Workspace(tmp_path / "deep"), Workspace(tmp_path / "fewer")
+    save_adapter(adapt(load(deeper)), tokenizer, deep)
+    for name in ("layers.1", ""):  # nothing of the second block; nothing at all
+        save_adapter(adapt(load_model(str(hub), torch.float32)), tokenizer, fewer)
+        drop(fewer.path / "adapter" / ADAPTER, name)
+        for way in ways.values():
+            with pytest.raises(WorkspaceError, match=r"doesn't fit this base model \(.*\); load the base it was trained on"):
+                load_adapter(way(hub), fewer)
+    for way, other in (("AutoModelForCausalLM", workspace), ("Gemma3ForConditionalGeneration", workspace), ("load_model", deep)):
+        base = ways[way](hub)
+        before = logits(base)
+        with pytest.raises(WorkspaceError, match="doesn't fit this base model"):
+            load_adapter(base, other)
+        assert torch.equal(logits(base), before)
+        assert not [name for name in base.state_dict() if "lora_" in name]
+    assert not torch.equal(wanted, before)
+
+
+def test_checkpoints_and_resume_go_on_as_before(multimodal, workspace, support_rows, tokenizer, capsys):
+    """Their adapters keep the names of the class that is trained; the run that is resumed ends as the one that wasn't."""
+    for split, rows in {"train": support_rows[:16], "validation": support_rows[16:20], "test": support_rows[20:22]}.items():
+        workspace.write_jsonl(f"rows/{split}.jsonl", [to_messages(row) for row in rows])
+    chosen = ModelSettings(model=str(multimodal / "hub"), load_in_4bit=False)
+    chosen.save(workspace)
+    settings = TrainSettings(num_train_epochs=2, learning_rate=5e-3, max_length=128, warmup_steps=0, save_minutes=60)
+    train_adapter(workspace, chosen, settings, show=None)
+    said = capsys.readouterr().out
+    assert "hub sees images, and only its text part is tuned here" in said
+    whole_run = weights(workspace.path / "adapter")
+    newest = max(workspace.path.glob("checkpoints/checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert ".language_model." not in next(iter(load_file(newest / ADAPTER)))
+    shutil.rmtree(newest)
+    train_adapter(workspace, chosen, settings, resume=True, show=None)
+    again = weights(workspace.path / "adapter")
+    assert again.keys() == whole_run.keys()
+    assert ".language_model." in next(iter(again))
+    assert all((again[name] - whole_run[name]).abs().max() < 1e-5 for name in again)
+    model, _ = load_tuned(workspace)
+    assert not torch.equal(logits(model), logits(load_model(str(multimodal / "hub"), torch.float32)))
+
+
+def test_what_an_export_of_a_model_that_sees_images_leaves_out_is_said(multimodal, work, tokenizer, monkeypatch, capsys):
+    """And an adapter that was saved under older names gets today's."""
+    hub = str(multimodal / "hub")
+    tuned = adapt(load_model(hub, torch.float32), std=0.2)
+    wanted = logits(tuned)
+    old_names(work, tuned, tokenizer)
+    work.write_json("training.json", work.read_json("training.json") | {"model": hub})
+    blind = r"hub sees images; only its text part was tuned, and only that is written: {} sees none any more \(.*--whole"
+    assert export(work, "adapter") == 0
+    said = capsys.readouterr().out
+    assert "hub sees images; only its text part was tuned.\n" in said
+    assert torch.equal(logits(PeftModel.from_pretrained(THREE_WAYS["AutoModelForCausalLM"](hub), work.path / "adapter")), wanted)
+    card = (work.path / "adapter" / "README.md").read_text()
+    assert "Its base sees images. Only the text part was tuned." in card
+    assert export(work, "merged", "--rows", 1) == 0
+    assert re.search(blind.format("merged"), capsys.readouterr().out)
+    assert (
+        "Only the text part was tuned, and only that is here: this model sees no images."
+        in (work.path / "merged" / "README.md").read_text()
+    )
+    assert torch.equal(logits(load(work.path / "merged")), logits(tuned.merge_and_unload()))
+    assert export(work, "ollama") == 0
+    assert re.search(blind.format("ollama"), capsys.readouterr().out)
+    stand_in_for_llama_cpp(monkeypatch, [True])
+    assert export(work, "gguf", "--rows", 1) == 0
+    assert re.search(blind.format("gguf"), capsys.readouterr().out)
+    assert export(work, "merged", "--whole", "--rows", 0) == 0
+    assert "hub sees images; only its text part was tuned.\n" in capsys.readouterr().out
+    assert "sees no images" not in (work.path / "merged" / "README.md").read_text()
+    work.write_json("training.json", work.read_json("training.json") | {"model": "tiny-gemma3"})
+    another_adapter(work, tokenizer)
+    for to in ("adapter", "merged"):
+        assert export(work, to, "--rows", 0) == 0
+    assert "images" not in capsys.readouterr().out
+    assert "images" not in (work.path / "merged" / "README.md").read_text()
+
+
 # --------------------------------------------------------------------------------------------- bad input
 def refused(error, match, *arguments, **options):
     """The call raises one sentence, and writes nothing."""
@@ -510,9 +663,8 @@ def test_the_code_in_the_cards_runs(multimodal, tmp_path):
     """Copied out, with the true places put in."""
     code = []
     for base, sees in (("tiny-gemma3", False), (str(multimodal / "hub"), True)):
-        adapter = save(adapt(load_model(base, torch.float32)), tmp_path / f"adapter {sees}")
+        adapter = save_adapter(adapt(load_model(base, torch.float32)), load_tokenizer(base), Workspace(tmp_path / f"{sees}"))
         merge(base, adapter, tmp_path / f"merged {sees}")
-        load_tokenizer(base).save_pretrained(adapter)
         for form, folder in (("adapter", adapter), ("merged", tmp_path / f"merged {sees}")):
             block = re.search(r"```python\n(.*?)```", str(model_card(form, {"model": base})), re.DOTALL)[1]
             block = re.sub(r"path/to/[\w.-]+", str(TINY) if base == "tiny-gemma3" else base, block)
@@ -789,6 +941,7 @@ def dead():
 def test_leftovers_of_killed_exports_are_removed(work, dead):
     alive = work.path / "gguf" / f".model-f16.gguf.{os.getppid()}.part"
     names = (f".merged.{dead}.old", f".ollama.{dead}.part", f".ollama.{dead}.old", f"gguf/.model-q8_0.gguf.{dead}.part")
+    names += (f".adapter.{dead}.part",)
     for folder in (alive, work.path / "merged", *(work.path / name for name in names)):
         folder.mkdir(parents=True)
         (folder / "model").write_text("")

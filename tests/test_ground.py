@@ -3,18 +3,21 @@
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 
 from gemma_colab.core import catalog
 from gemma_colab.core import workspace as workspace_module
 from gemma_colab.core.catalog import CATALOG, dimensions_of
-from gemma_colab.core.chat import stop_token_ids, tokenize_row
+from gemma_colab.core.chat import load_tokenizer, stop_token_ids, tokenize_row
 from gemma_colab.core.errors import GemmaColabError, ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.machine import Machine, describe_machine, pick_dtype
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
-from gemma_colab.core.workspace import Workspace, open_workspace
+from gemma_colab.core.workspace import Workspace, open_workspace, whole
 from gemma_colab.data.splitting import SplitSettings
 from gemma_colab.model import choice
 from gemma_colab.model.choice import pick_model, starting_point
@@ -138,6 +141,68 @@ def test_a_folder_survives_a_failed_replacement(workspace, monkeypatch):
     assert set(os.listdir(workspace.path)) == {"adapter", "workspace.json"}
 
 
+@pytest.fixture(scope="module")
+def dead():
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def folder_with(path, content):
+    path.mkdir(parents=True)
+    (path / "adapter_config.json").write_text(content)
+
+
+@pytest.mark.parametrize("name", ["adapter", "merged", "ollama", "data [v2]"])
+def test_a_folder_that_a_killed_process_had_moved_aside_is_back_when_it_is_asked_for(workspace, dead, name):
+    """`whole` renames twice; the process may be killed in between. The id may be this process's own now, on a new machine."""
+    for process in (dead, os.getpid()):
+        folder_with(workspace.path / f".{name}.{process}.old", "mine")
+        (workspace.path / f".{name}.{process}.part").mkdir()
+        assert workspace.has(f"{name}/adapter_config.json")
+        assert (workspace.need(name) / "adapter_config.json").read_text() == "mine"
+        with workspace.writing(name) as part:
+            folder_with(part, "new")
+        assert {path.name for path in workspace.path.iterdir()} == {name, "workspace.json"}
+        assert (workspace.path / name / "adapter_config.json").read_text() == "new"
+        shutil.rmtree(workspace.path / name)
+
+
+def test_what_is_moved_aside_stays_where_it_is_not_needed_or_somebody_is_at_work(workspace, dead):
+    for name, process in (("adapter", dead), ("merged", os.getppid())):
+        folder_with(workspace.path / f".{name}.{process}.old", "old")
+    folder_with(workspace.path / "adapter", "new")
+    assert workspace.has("adapter")
+    assert not workspace.has("merged")  # the other process is between the two renames
+    assert not workspace.has("adapterr")
+    assert (workspace.path / "adapter" / "adapter_config.json").read_text() == "new"
+    assert (workspace.path / f".merged.{os.getppid()}.old").exists()
+
+
+def test_a_write_that_breaks_off_puts_back_even_what_an_earlier_one_had_moved_aside(workspace, dead):
+    folder_with(workspace.path / f".adapter.{dead}.old", "mine")
+
+    def fail():
+        with workspace.writing("adapter") as part:
+            part.mkdir()
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert {path.name for path in workspace.path.iterdir()} == {"adapter", "workspace.json"}
+    assert (workspace.path / "adapter" / "adapter_config.json").read_text() == "mine"
+
+
+def test_names_that_look_alike_are_left_alone(tmp_path, dead):
+    for name in (f".note.{dead}.old", ".out.part", ".out.x.old", f"out.{dead}.part", f".out.gguf.{dead}.part"):
+        (tmp_path / name).write_text("")
+    before = {path.name for path in tmp_path.iterdir()}
+    with whole(tmp_path / "out") as part:
+        part.write_text("new")
+    assert {path.name for path in tmp_path.iterdir()} == before | {"out"}
+
+
 def test_rows_with_odd_line_separators_come_back(workspace):
     rows = [{"instruction": "a\u2028b", "output": "c\x85d"}]
     workspace.write_jsonl("rows/train.jsonl", rows)
@@ -208,11 +273,50 @@ def test_model_names():
     assert pick_model("gemma-3-12b-it", CPU)[0] == "google/gemma-3-12b-it"
     assert pick_model("google/gemma-3-4b-pt", CPU)[0] == "google/gemma-3-4b-pt"
     assert pick_model("somebody/her-gemma", CPU)[0] == "somebody/her-gemma"
-    for wrong in ("gemma-9b", "./nowhere", "", "a/b/c"):
+    for wrong in ("gemma-9b", "./nowhere", "", "a/b/c", "my models/tiny", "/models/gone"):
         with pytest.raises(ModelError, match=r"is not known; .*name 'tiny-gemma3'"):
             pick_model(wrong, CPU)
     with pytest.raises(ModelError, match=r"did you mean 'gemma-3-4b-it'\?"):
         pick_model("gemma-3-4b", CPU)
+
+
+def test_a_folder_is_found_again_from_any_other_and_shown_without_the_way_there(random_gemma, tmp_path, monkeypatch):
+    shutil.copytree(random_gemma, tmp_path / "my models" / "tiny copy")
+    shutil.copy(os.path.join(random_gemma, "config.json"), tmp_path / "one.gguf")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for named in ("my models/tiny copy", "./my models/tiny copy/", "../x/my models/tiny copy", "~/my models/tiny copy"):
+        (tmp_path.parent / "x").unlink(missing_ok=True)
+        (tmp_path.parent / "x").symlink_to(tmp_path)
+        name, _ = pick_model(named, CPU)
+        assert os.path.isabs(name)
+        assert choice.shown_name(name) == "tiny copy"
+        monkeypatch.chdir("/")
+        assert dimensions_of(name).num_hidden_layers == 2
+        monkeypatch.chdir(tmp_path)
+    assert pick_model("one.gguf", CPU)[0] == str(tmp_path / "one.gguf")
+
+
+@pytest.mark.parametrize("gone", ["/models/gone", "my models/tiny", "./gone", "~/gone", "a/b/c"])
+def test_a_model_folder_that_is_gone_is_said_to_be_gone(gone):
+    for ask in (dimensions_of, load_tokenizer):
+        with pytest.raises(ModelError, match=rf"the model folder {gone} is not there, or no longer; put it back"):
+            ask(gone)
+    with pytest.raises(ModelError, match=r"there is no such file or folder, or no longer; name 'tiny-gemma3'"):
+        pick_model(gone, CPU)
+
+
+def test_which_models_see_images_is_known_without_a_download(random_gemma, tmp_path):
+    from checkpoints import save_random_multimodal
+
+    save_random_multimodal(tmp_path / "sees")
+    sees = {name for name in (*CATALOG, *map(without_account, CATALOG), *catalog.SHORT) if name and choice.sees_images(name)}
+    assert sees == {
+        name for name in (*CATALOG, *map(without_account, CATALOG), *catalog.SHORT) if name and re.search("-(4|12|27)b", name)
+    }
+    assert choice.sees_images(str(tmp_path / "sees"))
+    for blind in (random_gemma, "tiny-gemma3", "somebody/unknown", "/gone", "gone.gguf", str(tmp_path)):
+        assert not choice.sees_images(blind)
 
 
 def test_short_names_mean_the_same_everywhere():

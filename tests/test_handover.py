@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 
 import pytest
@@ -149,6 +150,26 @@ def test_a_run_that_broke_is_recorded_too(workspace, support_rows, random_gemma)
     assert not workspace.has("adapter")
 
 
+def test_an_adapter_that_cannot_be_written_ends_with_a_sentence_and_is_resumed(workspace, support_rows, random_gemma):
+    save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
+    chosen, (_, hard) = ModelSettings(model=random_gemma), resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class Full(TrainerCallback):  # a quota is used up when the last checkpoint is written
+        def on_train_end(self, args, state, control, **kwargs):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+
+    try:
+        with pytest.raises(
+            WorkspaceError, match=r"the adapter could not be written where .*; make room there, and go on .*--resume"
+        ):
+            train_adapter(workspace, chosen, TrainSettings(num_train_epochs=1), show=Full())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert not workspace.has("adapter")
+    assert train_adapter(workspace, chosen, resume=True).trainer.state.global_step == 3
+    assert workspace.read_json("training.json")["adapter_step"] == 3
+
+
 def test_an_adapter_of_another_model_or_other_rows_is_refused(trained, random_gemma, support_rows):
     workspace, _ = trained
     with pytest.raises(WorkspaceError, match=r"was trained on .* in 4 bit, not on 'tiny-gemma3' in 4 bit; choose "):
@@ -183,6 +204,10 @@ def test_a_choice_that_is_too_large_for_this_machine_is_refused_before_the_downl
     with pytest.raises(ModelError, match="this machine has no GPU; choose another"):
         choose_model(workspace, CPU)
     ModelSettings(model="gemma-3-270m").save(workspace)  # which a CPU can train
+    with pytest.raises(ModelError, match="this machine has no GPU; choose another"):
+        choose_model(workspace, CPU, "google/gemma-3-27b-it")
+    choose_model(workspace, CPU, "tiny-gemma3", save=False)
+    assert ModelSettings.load(workspace).model == "gemma-3-270m"  # what was refused, or only asked, is not saved
     assert choose_model(workspace, CPU)[0].model == "gemma-3-270m"
     ModelSettings(model="google/gemma-3-27b-it").save(workspace)
     assert choose_model(workspace, CPU, anyway=True)[0].model == "google/gemma-3-27b-it"

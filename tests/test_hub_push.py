@@ -220,7 +220,7 @@ REFUSED = {  # case -> words of its sentence: what is wrong, and what to do
     "half": ("half has no weights in the safetensors format", "save it so"),
     "careless elsewhere": ("notes.yaml holds what looks like a token", "take it out"),
     "a link": ("rows.jsonl is a link to", "training.json, outside the folder", "copy that file here, or delete the link"),
-    "no card": ("linked has no README.md, the card", "gemma-colab export --to adapter writes it"),
+    "no card": ("linked has no README.md, the card", "gemma-colab export --workspace /", "--to adapter writes it"),
     "careless": ("README.md holds what looks like a token", "take it out"),
     "no network": ("or the connection to it broke off", "check the network"),
     "offline": ("offline mode is enabled", "unset the `HF_HUB_OFFLINE`"),

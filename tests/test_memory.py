@@ -227,6 +227,13 @@ def test_room_that_is_left_is_used():
     assert steps["fits"][1] != "fits"
 
 
+@pytest.mark.parametrize(("batch", "accumulation"), [(2, 200), (256, 256), (7, 100)])
+def test_the_plan_keeps_an_update_of_any_size(batch, accumulation):
+    train = TRAIN.replace(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
+    planned, _ = plan_training(CATALOG["google/gemma-3-1b-it"], LoraSettings(), train, [1024], 0.5)
+    assert (planned.per_device_train_batch_size, planned.gradient_accumulation_steps) == (1, batch * accumulation)
+
+
 def test_whoever_knows_better_overrules_the_planner():
     fixed = ["gradient_checkpointing", "per_device_train_batch_size"]
     for limit in (3, 39.4):

@@ -1,9 +1,14 @@
 """Metrics on answers one can score by hand, in Cyrillic too; failure modes and memorization of planted answers."""
 
+import json
+from functools import cache
+
 import pandas as pd
 import pytest
 from recipes import recipe
 
+from gemma_colab.core.rows import answer, to_messages
+from gemma_colab.core.workspace import read_sample
 from gemma_colab.evaluation import metrics as m
 from gemma_colab.evaluation.candidates import Evaluation
 from gemma_colab.evaluation.compare import compare
@@ -86,10 +91,69 @@ def test_failure_modes_are_a_share_of_the_answers():
 def test_memorization_counts_words_from_the_start():
     table = memorization({"test": ["Раз два семь", "нет", "", ""]}, {"test": ["раз, два три четыре", "да", "да", "."]})
     assert table.loc["test", "common prefix"] == (0.5 + 0 + 0 + 1) / 4
-    table = memorization({"train": ["а б в", "х"], "test": ["а б г", "х"]}, {"train": ["а б в", "у"], "test": ["а б в", "у"]})
-    assert table.loc["train"].to_dict() == {"rows": 2, "word for word": 0.5, "common prefix": 0.5, "longest prefix": 1.0}
+    said, right = {"train": ["а б в", "х"], "test": ["в а г", "х"]}, {"train": ["а б в", "у"], "test": ["в а в", "б"]}
+    table = memorization(said, right)
+    assert table.loc["train"].to_dict() == {
+        "rows": 2,
+        "word for word": 0.5,
+        "by heart": 0.5,
+        "common prefix": 0.5,
+        "longest prefix": 1.0,
+    }
     assert table.loc["test", "word for word"] == 0
     as_test = memorization({"train": ["а"], "test": ["а"]}, {"train": ["а"], "test": ["а"]})
-    better = compare({"m": ([0.0] * 20, [1.0] * 20)})
-    assert verdict(better, memorized=table)["against"] == ["it recites training answers"]
-    assert verdict(better, memorized=as_test)["against"] == []
+    assert verdict(BETTER, memorized=table)["against"] == ["it recites training answers"]
+    assert verdict(BETTER, memorized=as_test)["against"] == []
+
+
+BETTER = compare({"m": ([0.0] * 20, [1.0] * 20)})
+samples_of = cache(lambda name: [answer(to_messages(row)) for row in read_sample(name)])
+LABELS = ["card arrival", "card not working", "refund not showing up", "top up failed", "exchange rate"]
+TAGS = ["urgent", "billing", "refund", "delivery", "bug", "praise"]
+FORMS = {  # what a closed form answers to question n: nothing that could be recited
+    "labels": lambda n: LABELS[n % 5],
+    "yes or no": lambda n: ["Да.", "Нет."][n % 2],
+    "tags": lambda n: ", ".join(TAGS[i] for i in range(6) if (n * 7) >> i & 1) or "none",
+    "a number": lambda n: str(n * 37),
+    "a sentence with slots": lambda n: f"Заказ №{n * 971 + 10000} приедет {n % 28 + 1} мая, заберёт курьер name{n}.",
+    "a query": lambda n: f"SELECT {TAGS[n % 6]} FROM {TAGS[n % 5]} WHERE id = {n * 7}",
+    "one of a few texts": lambda n: samples_of("support_en")[n % 12],
+    "tickets": lambda n: samples_of("tickets_ru")[n],
+    "tickets_en": lambda n: samples_of("tickets_en")[n],
+}
+FREE = {"support_ru": samples_of("support_ru"), "support_en": samples_of("support_en")}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_a_closed_form_filled_in_rightly_is_not_recited(form):
+    answers = [form(n) for n in range(120)]
+    right = {"train": answers[:40], "test": answers[100:]}
+    said = right | {"test": ["wrong"] * 20}  # right where it was trained, wrong where it was not: overfitted, but no recital
+    table = memorization(said, right, known=answers[:100])
+    assert table.loc["train", "word for word"] == 1
+    assert table.loc["train", "by heart"] < 0.2
+    found = verdict(BETTER, memorized=table)
+    assert "it recites training answers" not in found["against"]
+    assert "100% of its training answers word for word" in str(found)
+    assert "repeats in other right answers" in str(found)
+
+
+def test_where_no_spaces_are_written_each_sign_is_a_word():
+    assert m.words("Gemma 3 會說中文") == ["gemma", "3", "會", "說", "中", "文"]
+    answers = [m.words(text) for text in samples_of("support_en")[:24]]
+    signs = {word: chr(0x4E00 + n) for n, word in enumerate(sorted({w for some in answers for w in some}))}
+    written = ["".join(map(signs.get, some)) for some in answers]  # as if English were written so
+    assert memorization({"train": written}, {"train": written}).loc["train", "by heart"] >= 0.8
+
+
+@pytest.mark.parametrize("answers", FREE.values(), ids=FREE)
+@pytest.mark.parametrize("many", [8, 100])
+def test_free_text_word_for_word_is_recited(answers, many):
+    right = {"train": answers[:8], "test": answers[100:116]}
+    table = memorization(right | {"test": answers[116:132]}, right, known=answers[:many])
+    assert table.loc["train", "by heart"] >= 0.8
+    found = verdict(BETTER, memorized=table)
+    assert "it recites training answers" in found["against"]
+    assert "repeats in other right answers" not in str(found)
+    in_a_form = {split: [json.dumps({"topic": "delivery", "reply": text}) for text in texts] for split, texts in right.items()}
+    assert memorization(in_a_form, in_a_form).loc["train", "by heart"] >= 0.8

@@ -348,10 +348,10 @@ def test_a_recognized_label_that_is_none_does_not_cost_the_row(tmp_path):
         ({"question": "a", "b": 5}, "field 'output': no column is known as the answer; the columns are 'question', 'b'"),
         ({"a": 1, "b": 2}, "the columns are 'a', 'b'; a row needs a question and an answer; name their columns"),
         ({"text": "### Вопрос: a"}, "a row needs a question and an answer"),
-        ({"Где заказ?": "Как?", "В пути.": "Так."}, "or in a first line such as instruction,input,output"),
+        ({"Где мой заказ?": "Как?", "Он в пути.": "Так."}, "put one above it with the columns' names, such as instruction,output"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference data; to learn the chosen answers say"),
-        ({"dialog_id": "1", "role": "user", "text": "Где мой заказ?"}, "one message a row; join those"),
-        ({"id": "1", "who": "user", "when": "2026-01-01 10:00", "said": "Где мой заказ?"}, "name their columns"),
+        ({"dialog_id": "1", "role": "user", "text": "Где мой заказ?"}, "one message a row, and 'role' says whose; join those of each 'dialog_id'"),
+        ({"id": "1", "who": "user", "when": "2026-01-01 10:00", "said": "Где мой заказ?"}, "one message a row, and 'who' says whose"),
     ],
 )  # fmt: skip
 def test_columns_that_are_not_clear(tmp_path, record, words):
@@ -361,10 +361,10 @@ def test_columns_that_are_not_clear(tmp_path, record, words):
 @pytest.mark.parametrize(
     ("record", "mapping", "line"),
     [
-        ({"id": "7", "frage": "a b", "antwort": "c d"}, {"instruction": "frage", "output": "antwort"}, "--map instruction=frage --map output=antwort"),
-        ({"Запрос клиента": "Где он?", "Реплика": "В пути."}, {"instruction": "Запрос клиента", "output": "Реплика"}, "--map 'instruction=Запрос клиента' --map 'output=Реплика'"),
-        ({"article_id": "x7", "title": "a b", "body": "b c", "url": "https://c", "n": 1, "m": "1.5"}, {"instruction": "title", "output": "body"}, "--map instruction=title --map output=body"),
-        ({"instruction": "a", "context": "b", "mine": "c d"}, {"instruction": "instruction", "input": "context", "output": "mine"}, "--map instruction=instruction --map input=context --map output=mine"),
+        ({"id": "7", "frage": "a b", "antwort": "c d."}, {"instruction": "frage", "output": "antwort"}, "--map instruction=frage --map output=antwort"),
+        ({"Запрос клиента": "Где он?", "Реплика": "Он в пути."}, {"instruction": "Запрос клиента", "output": "Реплика"}, "--map 'instruction=Запрос клиента' --map 'output=Реплика'"),
+        ({"article_id": "x7", "title": "a b", "body": "b c.", "url": "https://c", "n": 1, "m": "1.5"}, {"instruction": "title", "output": "body"}, "--map instruction=title --map output=body"),
+        ({"instruction": "a", "context": "b", "mine": "c d."}, {"instruction": "instruction", "input": "context", "output": "mine"}, "--map instruction=instruction --map input=context --map output=mine"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, {"instruction": "prompt", "output": "chosen"}, "--map instruction=prompt --map output=chosen"),
     ],
 )  # fmt: skip
@@ -468,9 +468,7 @@ TURNS = '{"messages": [{"role": "user", "content": "a"}, '
         ('{"messages": [{"role": "assistant", "content": "a"}]}', "field 'messages[0]': a turn of the assistant where the user's"),
         (TURNS + '{"role": "user", "content": "a"}]}', "field 'messages[1]': a turn of the user"),
         (TURNS + '{"role": "system", "content": "a"}]}', "field 'messages[1]': a turn of the system"),
-        (TURNS + '{"role": "assistant", "content": "a", "weight": 0}]}', "field 'messages[1].weight': 0, so this answer is not to be learned"),
-        (TURNS + '{"role": "assistant", "content": "a", "weight": 0}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]}', "field 'messages[1].weight': 0"),
-        ('{"messages": [{"role": "bot", "content": "a"}]}', "field 'messages[0].role': 'bot', not a known role"),
+        ('{"messages": [{"role": "judge", "content": "a"}]}', "field 'messages[0].role': 'judge', not a known role"),
         ('{"messages": [{"content": "a"}]}', "field 'messages[0].role': None, not a known role"),
         ('{"messages": [{"role": "user", "content": null}]}', "field 'messages[0].content': null or missing, not a text"),
         ('{"messages": [{"role": "user"}]}', "field 'messages[0].content': null or missing"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 
@@ -261,6 +262,86 @@ def test_no_room_is_said_before_training_and_survived_in_it(go, folder, monkeypa
     assert said == ["step 6", "step 9"]
 
 
+@pytest.fixture
+def longest():
+    """longest(n) lets no file be longer than n bytes, a real error of writing, as of a quota; longest() sets it back."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda n=hard: resource.setrlimit(resource.RLIMIT_FSIZE, (n, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_no_run_and_leaves_nothing(go, folder, longest, capsys):
+    run = go(at={4: lambda model: longest(60_000), 10: lambda model: longest()})
+    assert run.status == "finished"
+    assert list(losses(run)) == list(range(1, 13))
+    assert steps(folder) == [3, 12]
+    assert {path.name for path in folder.iterdir()} == {"checkpoint-3", "checkpoint-12"}
+    said = [line for line in capsys.readouterr().out.splitlines() if "no checkpoint was written where" in line]
+    assert [line.split(":")[0] for line in said] == ["step 6", "step 9"]
+    assert all("Error: " in line and line.endswith("training goes on, make room there") for line in said)
+
+
+@pytest.mark.parametrize("write", ["save_model", "_save_optimizer_and_scheduler", "_save_rng_state", "create_model_card"])
+def test_wherever_writing_breaks_off_no_half_checkpoint_is_left(go, folder, monkeypatch, write):
+    from trl import SFTTrainer
+
+    whole = getattr(SFTTrainer, write)
+
+    def broken(self, *args, **kwargs):
+        whole(self, *args, **kwargs)
+        raise Exception("Disk quota exceeded (os error 122)")  # as tokenizers does
+
+    monkeypatch.setattr(SFTTrainer, write, broken)
+    run = go(SETTINGS.replace(num_train_epochs=1))
+    assert run.status == "finished"
+    assert [*folder.iterdir()] == []
+    assert run.adapter_step == 6
+
+
+def test_the_run_says_which_step_the_adapter_is_of_when_the_best_could_not_be_saved(go, folder, longest, capsys):
+    at = {5: lambda model: longest(60_000), 7: lambda model: (longest(), spoil(model))}  # step 6 is the best, and isn't saved
+    run = go(SETTINGS.replace(early_stopping_patience=0), at=at)
+    assert min(losses(run, "eval_loss"), key=losses(run, "eval_loss").get) == 6
+    assert run.adapter_step == run.trainer.state.best_global_step == 3  # the best of those that were
+    assert run.trainer.state.best_metric == losses(run, "eval_loss")[3]
+    note = "step 6, the best on the validation rows, could not be saved: the adapter is that of step 3"
+    assert note == run.notes[-1]
+    assert note in capsys.readouterr().out
+    assert steps(folder) == [3, 9, 12]
+    best = load_file(folder / "checkpoint-3" / "adapter_model.safetensors")
+    now = {name.replace(".default", ""): p for name, p in weights(run).items()}
+    assert all(torch.equal(best[name], now[name].cpu()) for name in best)
+
+
+def test_a_best_that_is_the_last_and_could_not_be_saved_stays_in_memory(go, folder, longest):
+    run = go(at={10: lambda model: longest(60_000)})
+    longest()
+    assert min(losses(run, "eval_loss"), key=losses(run, "eval_loss").get) == run.adapter_step == 12
+    assert run.notes == ()
+    older = load_file(folder / "checkpoint-9" / "adapter_model.safetensors")
+    now = {name.replace(".default", ""): p for name, p in weights(run).items()}
+    assert not any(torch.equal(older[name], now[name].cpu()) for name in older if "lora_B" in name)
+
+
+def test_no_room_at_the_best_point_is_recorded_too(go, folder, monkeypatch):
+    free = [100.0]
+    monkeypatch.setattr(module, "free_gib", lambda path: free[0])
+    at = {5: lambda m: free.__setitem__(0, 0.0), 7: lambda m: (free.__setitem__(0, 100.0), spoil(m))}
+    run = go(SETTINGS.replace(early_stopping_patience=0), at=at)
+    assert (run.adapter_step, steps(folder)) == (3, [3, 9, 12])
+    assert "the adapter is that of step 3" in run.notes[-1]
+
+
+def test_a_finished_run_moved_to_another_folder_still_gives_its_best(go, folder):
+    go(SETTINGS.replace(early_stopping_patience=0), at={7: spoil})
+    rewrite(folder / "checkpoint-12", lambda text: text.replace(str(folder.parent), "/another/machine"))
+    resumed = go(SETTINGS.replace(early_stopping_patience=0), resume=True)
+    assert resumed.adapter_step == 6
+    best = load_file(folder / "checkpoint-6" / "adapter_model.safetensors")
+    now = {name.replace(".default", ""): p for name, p in weights(resumed).items()}
+    assert all(torch.equal(best[name], now[name].cpu()) for name in best)
+
+
 def test_a_checkpoint_moved_to_another_folder_still_finds_its_best(go, folder):
     go(at={7: interrupt})
     assert str(folder) in (folder / "checkpoint-7" / "trainer_state.json").read_text()
@@ -318,17 +399,21 @@ def test_saving_memory_ends_with_a_sentence_and_shorter_rows_need_consent(go, ra
     run = go(model=model, shorter_rows=True)
     assert run.settings.max_length < 200
     assert run.settings.gradient_checkpointing
-    assert run.notes[-1].split("; ")[-1].startswith("max_length")
+    assert [note.split("; ")[-1].split()[0] for note in run.notes if "memory ran out" in note][-1] == "max_length"
+    assert [note for note in run.notes if note.startswith("cut: ")]  # and which rows that cuts
     packed = SETTINGS.replace(per_device_train_batch_size=1, gradient_checkpointing=True, packing=True)
     assert save_memory(packed, 1024, shorter_rows=True)[0] is None  # packed rows are never cut
 
 
 @pytest.mark.parametrize(
-    ("batch", "accumulation", "then"), [(8, 1, (4, 2)), (6, 2, (3, 4)), (3, 1, (1, 3)), (5, 2, (2, 5)), (1, 8, (1, 8))]
+    ("batch", "accumulation", "then"),
+    [(8, 1, (4, 2)), (6, 2, (3, 4)), (3, 1, (1, 3)), (5, 2, (2, 5)), (1, 8, (1, 8)), (2, 200, (1, 400)), (3, 256, (1, 768))],
 )
 def test_saving_memory_keeps_the_rows_behind_an_update(batch, accumulation, then):
     settings = SETTINGS.replace(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
-    lower, _ = save_memory(settings, 300, shorter_rows=False)
+    lower, said = save_memory(settings, 300, shorter_rows=False)
+    assert lower.effective_batch == batch * accumulation
+    assert batch == 1 or f"the same {batch * accumulation} rows behind each update" in said
     assert (lower.per_device_train_batch_size, lower.gradient_accumulation_steps) == then
     assert lower.gradient_checkpointing == (batch == 1)  # only when the batch can't get smaller
 
@@ -361,7 +446,7 @@ NAN = float("nan")
         ([{"loss": 3.0, "grad_norm": NAN}] * 20, 12, True, 13, "float16 overflowed; load the model"),
         ([{"loss": NAN}], 12, True, 1, "the loss is no number"),
         ([{"loss": 3.0}, {"loss": 0.0}, {"loss": 0.0}, {"loss": 3.0}, {"loss": 0.0}], 0, False, None, ""),
-        ([{"loss": 3.0}] + [{"loss": 0.0}] * 3, 0, False, 4, "exactly 0 since step 2; likely cause: no answer token"),
+        ([{"loss": 3.0}] + [{"loss": 0.0}] * 3, 0, False, 4, "exactly 0 since step 2; likely cause: float16 overflowed"),
         ([{"loss": 3.0}, {"loss": 9.0}, {"loss": NAN}], 0, False, 3, "the learning rate 0.001 is too high, the loss rose"),
         ([{"loss": 3.0}, {"eval_loss": NAN}], 0, False, 2, "the validation loss is no number"),
     ],

@@ -77,6 +77,18 @@ def test_all_answers_of_a_conversation_are_trained_unless_the_last_is_asked_for(
     assert trained == "В пути 🙂<end_of_turn>\n" * (not last_answer_only) + "Завтра.<end_of_turn>\n"
 
 
+@pytest.mark.parametrize("last_answer_only", [False, True])
+def test_an_answer_that_is_not_to_be_learned_is_read_only(random_gemma, tokenizer, tmp_path, last_answer_only):
+    """By TRL itself, through the trainer; among rows without such an answer."""
+    usual = {"messages": [{"role": role, "content": text} for role, text in TALK]}
+    row = {"messages": [turn | {"role": "model", "weight": 0} if i == 2 else turn for i, turn in enumerate(usual["messages"])]}
+    settings = SETTINGS.replace(last_answer_only=last_answer_only)
+    fed, beside = make(random_gemma, [row, usual] * 16, tokenizer, tmp_path, settings).train_dataset.select([0, 1])
+    assert fed["input_ids"] == beside["input_ids"]
+    assert {"input_ids": fed["input_ids"], "labels": fed["labels"]} == tokenize_row(row, tokenizer, last_answer_only)
+    assert tokenizer.decode([label for label in fed["labels"] if label != -100]) == "Завтра.<end_of_turn>\n"
+
+
 def test_another_spelling_of_the_template_is_trained_and_another_template_refused(random_gemma, chats, tokenizer, tmp_path):
     own = copy.deepcopy(tokenizer)
     own.chat_template = "{# as somebody's copy has it #}" + tokenizer.chat_template

@@ -19,7 +19,7 @@ from gemma_colab.training import TrainSettings
 USAGE = 4
 DESCRIPTION = """The series without a browser. Exit status of check and prepare: 0 ready, 1 warnings, 2 blocked, 3 unreadable;
 of doctor: 0 all well, 1 warnings, 2 something must be done first; of plan: 0 fits, 1 tight, 2 does not fit; of train: 0 trained,
-1 trained, but it did not learn, overfitted or was unstable, 2 stopped, by an interrupt or because it broke (with several processes
+1 trained, but it did not learn, overfitted or was unstable, or rows were left out or cut, 2 stopped, by an interrupt or because it broke (with several processes
 accelerate launch says 0 for both kinds of trained, 1 for all else); of evaluate: 0 ship it, or read first, 1 not yet, 2 no; of export: 0 written,
 1 written, but a merged model that differs from what was trained; of all: 4 wrong usage."""
 
@@ -63,6 +63,7 @@ READING = {
     "--split": dict(default="train", help="of a Hugging Face dataset"),
     "--limit": dict(type=int, metavar="N", help="read at most N rows"),
     "--accept": dict(action="append", default=[], metavar="FINDING", help="overrule a finding, by its name"),
+    "--keep": dict(action="append", default=[], metavar="CONTACT", help="an e-mail or phone of yours; after `--keep only`, no others stay"),
     "--model": dict(metavar="NAME", help="count tokens with this model's tokenizer (tiny-gemma3, a name, a folder)"),
     "--max-length": dict(type=int, default=1024, metavar="TOKENS", help="of a row in training (default %(default)s)"),
 }  # fmt: skip

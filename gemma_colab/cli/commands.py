@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import shlex
 import sys
 import warnings
 from argparse import Namespace
@@ -42,7 +43,7 @@ def _workspace_with(args: Namespace, **needed: str):
     for name, command in needed.items():
         if not workspace.has(name):
             raise GemmaColabError(
-                f"{name} is missing in {workspace.path}; make it with gemma-colab {command} --workspace {args.workspace}"
+                f"{name} is missing in {workspace.path}; make it with gemma-colab {command} --workspace {shlex.quote(args.workspace)}"
             )
     return workspace
 
@@ -59,14 +60,14 @@ def _counting(args: Namespace) -> dict:
 
 def check(args: Namespace) -> Result:
     found = data.read_rows(args.file, on_bad="aside", **_reading(args))
-    report = data.check_rows(found.rows, aside=found.aside, accept=args.accept, **_counting(args))
+    report = data.check_rows(found.rows, aside=found.aside, accept=args.accept, personal={"keep": args.keep}, **_counting(args))
     about = {"file": found.name, "form": found.schema, "details": found.details}
     return EXIT_CODES[report.verdict], report.to_dict() | about, f"{found}\n\n{report}"
 
 
 def prepare(args: Namespace) -> Result:
     workspace = open_workspace(args.workspace)
-    options = _given(args, "accept", "too_long", "validation_size", "test_size", "seed", "groups")
+    options = _given(args, "accept", "keep", "too_long", "validation_size", "test_size", "seed", "groups")
     options |= {"steps": tuple(args.steps)} if args.steps else {}
     try:
         report, how = data.prepare_rows(args.file, workspace, **options, **_counting(args), **_reading(args))
@@ -123,7 +124,7 @@ def train(args: Namespace) -> Result:
 
     if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:  # a question to another's GPU takes half a GiB of memory there
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    chosen, why = model.choose_model(workspace, machine, **_given(args, "model", "load_in_4bit", "anyway"))
+    chosen, why = model.choose_model(workspace, machine, **_given(args, "model", "load_in_4bit", "anyway"), save=False)
     settings = _settings(args, workspace, chosen, machine)
     bits = "4" if chosen.load_in_4bit else "16"
     print(f"{chosen.model} in {bits} bit ({why})" + (f", {processes} processes" if processes > 1 else ""))
@@ -137,12 +138,14 @@ def train(args: Namespace) -> Result:
         "status": run.status, "verdict": dataclasses.asdict(run.verdict), "notes": list(run.notes),
         "seconds": round(run.seconds, 1), "steps": state.global_step, "best_eval_loss": state.best_metric,
         "model": chosen.model, "load_in_4bit": chosen.load_in_4bit, "settings": dataclasses.asdict(run.settings),
-        "processes": processes, "adapter": str(adapter),
+        "processes": processes, "adapter": str(adapter), "adapter_step": run.adapter_step, **run.lost,
     }  # fmt: skip
     said = [*run.notes, f"{run.status} after {state.global_step} steps, {run.seconds:.0f} s", str(run.verdict)]
-    said.append(f"the adapter is in {adapter}" + "; go on with --resume" * stopped)
+    go_on = f"; go on with gemma-colab train --workspace {shlex.quote(args.workspace)} --resume"
+    said.append(f"the adapter is in {adapter}" + go_on * stopped)
     # accelerate knows success and failure only: a warning would look like a crash.
-    warns = run.verdict.word in WARNING_VERDICTS and processes == 1
+    lost = any(places for splits in run.lost.values() for places in splits.values())
+    warns = (run.verdict.word in WARNING_VERDICTS or lost) and processes == 1
     return 2 if stopped else int(warns), found, "\n".join(said)
 
 
@@ -202,7 +205,7 @@ def export(args: Namespace) -> Result:
     if "sentence" in about:
         lines.append(about["sentence"])
     if args.to == "ollama":
-        lines.append(f"next: cd {folder} && ollama create my-model && ollama run my-model")
+        lines.append(f"next: cd {shlex.quote(str(folder))} && ollama create my-model && ollama run my-model")
     if "not_compared" in about:
         lines.append(f"not compared: {about['not_compared']}")
     return int(about.get("same") is False), found, "\n".join(lines)

@@ -1,13 +1,13 @@
 """Load Gemma 3 in 4 bit: native objects of transformers and bitsandbytes, right on a CPU, a T4 and newer GPUs."""
 
 import os
-import sys
 
 import torch
 from transformers import AutoConfig, BitsAndBytesConfig, Gemma3ForCausalLM, PreTrainedModel
 
 from gemma_colab.core.catalog import from_hub, refuse_other_models, source_of
 from gemma_colab.core.chat import load_tokenizer, stop_token_ids
+from gemma_colab.core.door import plugged
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.float16 import keep_residual_in_float32
 
@@ -39,7 +39,7 @@ def load_model(name: str, dtype: torch.dtype, quantization_config: BitsAndBytesC
     if dtype == torch.float16 and _in_pieces():
         cause = "must be bfloat16 under FSDP, which would compute the residual stream in float16"
         raise ModelError(f"dtype={dtype} {cause}; take GPUs from Ampere on, or DDP (docs/recipes.md)")
-    pass_over_old_torchao()  # before somebody adds an adapter to what is loaded here
+    plugged("pass_over_old_torchao")()  # before somebody adds an adapter to what is loaded here
     config, renamed = from_hub(AutoConfig, name, source_of(name)), {}
     refuse_other_models(name, config.model_type)
     if config.model_type == "gemma3":
@@ -64,6 +64,8 @@ def load_model(name: str, dtype: torch.dtype, quantization_config: BitsAndBytesC
         raise ModelError(f"{name} lacks {lacks}; take a whole checkpoint")
     if renamed:
         model._weight_conversions = None  # else saving writes keys that reload at random
+        # peft reads this: adapters have the names of the class of the whole checkpoint, see `export.adapter.save_adapter`.
+        model._checkpoint_conversion_mapping = {r"^model\.language_model\.": "model."}
     if dtype == torch.float16:
         keep_residual_in_float32(model)
     if model.device.type == "cpu" and quantization_config is not None:
@@ -85,19 +87,3 @@ def keep_cpu_weights_unpacked(model: PreTrainedModel) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
-
-
-def pass_over_old_torchao() -> None:
-    """Let peft adapt plain linear layers beside a torchao that it finds too old (Colab has 0.10, peft wants 0.16).
-
-    peft raises at an old one, although only weights that torchao quantized concern it; there are none here. So peft alone, in this
-    process alone, is told that there is no torchao.
-    """
-    from peft import import_utils
-
-    try:
-        import_utils.is_torchao_available()
-    except ImportError:
-        for name, module in list(sys.modules.items()):
-            if name.startswith("peft.") and hasattr(module, "is_torchao_available"):
-                module.is_torchao_available = lambda: False

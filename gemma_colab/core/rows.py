@@ -1,9 +1,10 @@
 """What a row is: one example to learn from.
 
 A row is `{"messages": [{"role": "system" | "user" | "assistant", "content": text}, ...]}`: perhaps a system prompt, then user and
-assistant in turn, the assistant last. It has this shape from the moment its file was read until TRL trains on it. Beside the messages
-it may carry `line` (where it began in its file, from 1), `item` (its number in a list that stands on one line), `label` (a class, to
-stratify a split by) and `conversation` (rows with the same value belong together).
+assistant in turn, the assistant last. It has this shape from its file until TRL trains on it. An earlier answer that is not to be learned
+has Gemma's own word as its role, "model": the chat template writes both alike, TRL learns those of the assistant only. Beside the messages
+there may be `line` (where it began in its file, from 1), `item` (its number in a list on one line), `label` (a class, to stratify a split
+by), `conversation` (rows with the same value belong together) and `cut` (how many answers at its end were not to be learned).
 """
 
 from typing import Any
@@ -32,7 +33,7 @@ def to_messages(record: dict) -> Row:
 
 def prompt(row: Row) -> list[Turn]:
     """Return the turns before the last answer: what the model is asked."""
-    return row["messages"][:-1]
+    return [turn | {"role": "assistant"} if turn["role"] == "model" else turn for turn in row["messages"][:-1]]
 
 
 def answer(row: Row) -> str:

@@ -126,7 +126,7 @@ class TrainSettings(Settings):
     of_then: ClassVar[dict] = {"last_answer_only": True}
     learning_rate: float = within(2e-4, 1e-6, 0.1)
     per_device_train_batch_size: int = within(4, 1, 256)  # rows computed at once
-    gradient_accumulation_steps: int = within(2, 1, 256)  # such batches added up before one update
+    gradient_accumulation_steps: int = within(2, 1, 65_536)  # such batches added up before one update; 256 x 256, if one row fits
     num_train_epochs: float = within(3.0, 0.01, 100)  # passes over the training rows
     lr_scheduler_type: str = one_of(*SCHEDULERS)
     warmup_steps: int = within(5, 0, 10_000)  # updates until the full rate

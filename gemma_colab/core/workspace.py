@@ -1,11 +1,15 @@
 """The folder that carries work from one notebook to the next. Every file is written beside its place, then renamed."""
 
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from gemma_colab.core.errors import WorkspaceError
 from gemma_colab.core.machine import DRIVE, KAGGLE, on_kaggle
@@ -44,6 +48,8 @@ class Workspace:
         return f"Workspace({str(self.path)!r}): {', '.join(filter(self.has, MADE_IN)) or 'empty'}"
 
     def has(self, name: str) -> bool:
+        if not (self.path / name).exists():  # a process that was killed may have moved its folder aside
+            sweep(self.path, f".{glob.escape(Path(name).parts[0])}.[0-9]*.old")
         return (self.path / name).exists()
 
     def need(self, name: str) -> Path:
@@ -94,31 +100,32 @@ class Workspace:
 def whole(target: Path):
     """Yield a path beside `target`, a file or a folder; when the block ends well it replaces the target, else it is removed."""
     part, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("part", "old"))
-    _remove(part)
+    mine = target.parent, f".{glob.escape(target.name)}.[0-9]*"
+    sweep(*mine)
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield part
         if not part.exists():
             raise WorkspaceError(f"nothing was written for {target.name}; the old one, if any, is kept")
-        if target.is_dir():  # a folder can't be replaced in one call: move the old one aside, and back if that fails
-            _remove(old)
+        if target.is_dir():  # a folder can't be replaced in one call: the old one is moved aside
             target.rename(old)
-        try:
-            part.replace(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
-        _remove(old)
+        part.replace(target)
     finally:
-        _remove(part)
+        sweep(*mine)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def sweep(folder: Path, pattern: str) -> None:
+    """Clear up behind a `whole` of this process, or of one that was killed: what it moved aside goes back to its place, where that is
+    empty, and all else that it left in `folder` under a name like `pattern` is removed."""
+    for left in folder.glob(pattern):
+        found = re.fullmatch(r"\.(.+)\.(\d+)\.(part|old)", left.name)
+        if not found or (int(found[2]) != os.getpid() and psutil.pid_exists(int(found[2]))):
+            continue
+        with suppress(FileNotFoundError):  # other processes clear up too
+            if found[3] == "old" and not left.with_name(found[1]).exists():
+                left.rename(left.with_name(found[1]))
+            else:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def open_workspace(path: str | Path | None = None) -> Workspace:

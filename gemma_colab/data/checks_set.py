@@ -17,8 +17,8 @@ from gemma_colab.data.likeness import clusters, jaccard, sameness, shingles
 from gemma_colab.data.looking import question
 from gemma_colab.data.personal import MASKS
 
-# What tells near twins apart: numbers, signs between them, negations.
-FACTS = re.compile(r"\d+|(?<=\d)\s*[-+*/×÷:^%]|[<>=≤≥≠]|\b(?:не\w*|ни|без|not?|none|nothing|cannot|never|without|\w+n['’]t)\b")
+# What tells near twins apart: numbers, negations, the signs that `sameness` leaves (C++, C#), but for marks above and below letters.
+FACTS = re.compile(r"\d+|\b(?:не\w*|ни|без|not?|none|nothing|cannot|never|without|\w+n't)\b|[^\w\s\u0300-\u1fff]")
 # What stands in square brackets where something is to be filled in; [смех в зале] is none.
 FILL_IN = r"(?:ваш\w*|your|вставь?т?е?\w*|insert|enter|укаж\w+|the )?\s*(?:имя|фамилия|фио|name|ссылк[аиу]|link|url|дат[аыу]|date|время|time"
 FILL_IN += r"|номер|number|город|city|адрес|address|компани[яи]|company|телефон|phone|почт[аы]|e-?mail|сумм[аыу]|amount|товар|product|цен[аы]|price)"
@@ -56,11 +56,24 @@ def mixed_schemas(context: CheckContext) -> Iterator[Hit]:
     return (Hit(i, note="keys: " + row["keys"]) for i, row in enumerate(context.rows) if "keys" in row)
 
 
+@check(
+    "read, not learned",
+    severity="I",
+    advice="answers that the file marks so: earlier ones are read only, those at the end are cut",
+)
+def marked_answers(context: CheckContext) -> Iterator[Hit]:
+    """Answers with a mark such as "weight": 0, in rows that have others to learn."""
+    for i, row in enumerate(context.rows):
+        if (read := sum(turn["role"] == "model" for turn in row["messages"])) or "cut" in row:
+            yield Hit(i, note=f"read only: {read}; cut: {row.get('cut', 0)}")
+
+
 @check("exact duplicate", advice="drop it: a repeated row is learned twice and tells nothing new")
 def exact_duplicates(context: CheckContext) -> Iterator[Hit]:
-    """Rows that repeat an earlier row; case, punctuation and spaces aside."""
-    first: dict[tuple[str, str], int] = {}
-    for row, key in enumerate(zip(context.same_questions, context.same_answers, strict=True)):
+    """Rows that repeat an earlier row; case, punctuation and spaces aside, but for what an answer asks: He left? is not He left."""
+    first: dict[tuple[str, str, int], int] = {}
+    asks = [text.count("?") for text in context.answers]
+    for row, key in enumerate(zip(context.same_questions, context.same_answers, asks, strict=True)):
         if (twin := first.setdefault(key, row)) != row:
             yield Hit(row, note=f"like {context.place(twin)}", twin=twin)
 
@@ -91,9 +104,9 @@ def near_twins(context: CheckContext) -> Iterator[tuple[int, int, float, bool]]:
 
     @cache
     def parts(row: int) -> tuple[list[str], list[str], list[np.ndarray]]:
-        facts = FACTS.findall(f"{question(context.rows[row])} {context.answers[row]}".lower())
+        facts = FACTS.findall(f"{context.same_questions[row]} {context.same_answers[row]}")
         halves = context.own_questions[row], context.answers[row]
-        return [fact.strip() for fact in facts], [sameness(text) for text in halves], [shingles(text) for text in halves]
+        return facts, [sameness(text) for text in halves], [shingles(text) for text in halves]
 
     for row, twin, similarity in context.near:
         if context.same_questions[row] != context.same_questions[twin]:

@@ -15,9 +15,8 @@ from gemma_colab.core.rows import Row, answer
 from gemma_colab.data.finding import CheckContext, Finding, Hit, check
 from gemma_colab.data.likeness import normalize
 from gemma_colab.data.looking import question
-from gemma_colab.data.personal import personal_data
+from gemma_colab.data.personal import CODE, contact, own_contacts, personal_data
 
-CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
 TAGS = "a|abbr|b|blockquote|body|br|button|center|code|div|em|font|form|h[1-6]|head|hr|html|i|iframe|img|input|label|li|link|meta|nobr"
 TAGS += (
     "|ol|option|p|pre|s|script|select|small|span|strike|strong|style|sub|sup|svg|table|tbody|td|tfoot|th|thead|title|tr|tt|u|ul"
@@ -118,10 +117,25 @@ def control_characters(context: CheckContext) -> Iterator[Hit]:
         yield from (Hit(row, field, *match.span()) for match in [*CONTROL.finditer(text), *escapes])
 
 
-@check("personal data", advice="mask it: a model may repeat to anybody what it was trained on")
-def personal(context: CheckContext, regions: tuple[str, ...] = ("RU",)) -> Iterator[Hit]:
+@check("personal data", "own contacts")
+def personal(context: CheckContext, regions: tuple[str, ...] = ("RU",), keep: tuple[str, ...] = ()) -> Iterator[Finding]:
+    """Personal data, and apart from it what is the house's own, or in `keep` (see `personal.own_contacts`)."""
+    own, others, kept = own_contacts(context.rows, keep, regions), [], []
     for row, field, text in context.fields():
-        yield from (Hit(row, field, start, end, kind) for kind, start, end in personal_data(text, regions))
+        for kind, *span in personal_data(text, regions):
+            it = text[slice(*span)]
+            (kept if contact(it) in own else others).append(Hit(row, field, *span, it if contact(it) in own else kind))
+    if others:
+        advice = "mask it: a model may repeat to anybody what it was trained on; code, and what may be no phone, is left to you"
+        yield Finding("personal data", "W", advice, others)
+    spelt = {contact(hit.note): hit.note for hit in kept}
+    if kept:
+        counts = Counter(spelt[value] for value, _ in dict.fromkeys((contact(hit.note), hit.row) for hit in kept))
+        said = ", ".join(f"{value} ({n} row{'s' * (n > 1)})" for value, n in counts.most_common())
+        advice = f"{said}: kept, as many answers give it unasked or you named it; --keep only (keep=['only']) masks it"
+        yield Finding("own contacts", "I", advice, kept)
+    if missing := [value for key, value in {contact(value): value for value in keep}.items() if key not in {"only", *spelt}]:
+        yield Finding("own contacts", "W", f"--keep names {', '.join(missing)}, which no row holds; look at the spelling")
 
 
 @check("repetition", "refrain")
@@ -170,7 +184,10 @@ def check_pattern(name: str, pattern: re.Pattern, advice: str, severity: str = "
 
 
 # Gemma's own become the real tokens, wherever they stand; the others show that a template was applied already.
-CHAT_MARKERS = r"</?(?:bos|eos|start_of_turn|end_of_turn)>|<\|(?:im_start|im_end|eot_id|begin_of_text|endoftext)\|>|\[/?INST\]"
+CHAT_MARKERS = (
+    r"</?(?:bos|eos|start_of_turn|end_of_turn)>|<(?:pad|unk|mask|unused\d{1,4}|start_of_image|end_of_image|image_soft_token)>"
+)
+CHAT_MARKERS += r"|\[multimodal\]|<\|[a-z_]{3,30}\|>|\[/?INST\]"
 MARKER = r"(?:instruction|input|question|user|инструкция|вопрос|клиент|задание)"
 MERGED = re.compile(rf"(?:^|[\s.!?])(\d{{1,3}}[.)]\s*{MARKER}\s*:|#{{2,}}\s*{MARKER}\s*(?::|$))", re.IGNORECASE | re.MULTILINE)
 REFUSAL = re.compile(
@@ -185,7 +202,20 @@ MIXED_SCRIPT = re.compile(
     "\\b(?=\\w*[\u0400-\u04ff])(?=\\w*[A-Za-z])(?!(?=[A-Z]*[DFGIJLNQRSUVWZ])[A-Z]{2,}[а-яё]{1,6}\\b)[A-Za-z\u0400-\u04ff]+\\b"
 )
 
-check_pattern("chat markers", re.compile(CHAT_MARKERS), "take them out: the chat template puts its own around the turns", "E")
+
+@check(
+    "chat markers",
+    severity="E",
+    advice="control tokens, not letters, to a model: take them out (the template adds its own), or write < mask >",
+)
+def chat_markers(context: CheckContext) -> Iterator[Hit]:
+    """Control tokens of Gemma and of other models' templates, and all others that the tokenizer has, if it is at hand."""
+    added = context.tokenizer.added_tokens_decoder.values() if context.tokenizer else ()
+    spelt = re.compile("|".join([CHAT_MARKERS, *(re.escape(token.content) for token in added if token.special)]))
+    for row, field, text in context.fields():
+        yield from (Hit(row, field, *match.span()) for match in spelt.finditer(text))
+
+
 check_pattern("merged examples", MERGED, "cut the answer where the next example begins, or drop the row", only_answers=True)
 check_pattern("invisible characters", HIDDEN, "remove them: words with them are other words to a model")
 check_pattern("refusal", REFUSAL, "is this your voice, or that of the model which wrote the answer?", "I", only_answers=True)

@@ -6,7 +6,7 @@ import html
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
 
@@ -23,7 +23,7 @@ from gemma_colab.data.checks_text import CODE, MARKDOWN_IMAGE, TAG, about_markup
 from gemma_colab.data.finding import CheckContext, Finding, Hit
 from gemma_colab.data.likeness import normalize
 from gemma_colab.data.looking import texts, with_texts
-from gemma_colab.data.personal import mask
+from gemma_colab.data.personal import mask, own_contacts
 
 DROPPED = "(dropped)"
 LOG_COLUMNS = ["step", "row", "line", "field", "before", "after"]
@@ -129,14 +129,17 @@ DROPS = {"drop_empty": empty_text, "drop_exact_duplicates": exact_duplicates, "d
 STEPS = (*CHANGES, *DROPS)
 
 
-def clean(rows: list[Row], steps: tuple[str, ...] = STEPS) -> tuple[list[Row], pd.DataFrame]:
+def clean(rows: list[Row], steps: tuple[str, ...] = STEPS, keep: Iterable[str] = ()) -> tuple[list[Row], pd.DataFrame]:
     """Return new rows, and the log: step, row (number in `rows`), line, field, before, after. The rows given are not changed.
 
+    keep: e-mails, phones and the like that are yours and stay unmasked, beside those that many answers give; after "only", these alone.
     A dropped row has an empty `field`; `before` holds it whole, as JSON. Raises `SettingsError` for a step that doesn't exist.
     """
     if unknown := [step for step in steps if step not in STEPS]:
         raise SettingsError(f"step={unknown[0]!r} is not a cleaning step; choose from {', '.join(STEPS)}")
     kept, log = dict(enumerate(rows)), []
+    masked = rows if "mask_personal_data" in steps else []
+    changes = CHANGES | {"mask_personal_data": partial(mask, keep=own_contacts(masked, keep))}
     for step in steps:
         if step in DROPS:
             numbers = list(kept)
@@ -149,7 +152,7 @@ def clean(rows: list[Row], steps: tuple[str, ...] = STEPS) -> tuple[list[Row], p
             if step in ("html_to_text", "entities") and about_markup(row):
                 continue
             fields = {"question": texts(row)["question"]} if step == "fake_input" else texts(row)
-            new = {field: text for field, old in fields.items() if (text := CHANGES[step](old)) != old}
+            new = {field: text for field, old in fields.items() if (text := changes[step](old)) != old}
             log += [(step, i, row.get("line"), field, fields[field], text) for field, text in new.items()]
             kept[i] = with_texts(row, new) if new else row
     return list(kept.values()), pd.DataFrame(log, columns=LOG_COLUMNS)

@@ -83,6 +83,7 @@ class CheckContext:
     num_train_epochs: float = 3.0
     near_threshold: float = 0.72
     lengths: pd.DataFrame | None = None
+    tokenizer: object | None = None
 
     def __post_init__(self):
         self.texts = [texts(row) for row in self.rows]

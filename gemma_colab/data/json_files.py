@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -13,7 +14,9 @@ from gemma_colab.data.encodings import unmarked
 from gemma_colab.data.schema import BadRow, Records, listed, shown
 
 DECODER = json.JSONDecoder()
-BETWEEN = re.compile(r"[ \t\n\r,]*")
+COMMENT = r"//[^\n]*|#[^\n]*|/\*(?s:.*?)\*/"
+BETWEEN = re.compile(rf"(?:[ \t\n\r,]|{COMMENT})*")
+LOOSE = re.compile(rf'("(?:[^"\\\n]|\\.)*")|{COMMENT}|,(?=(?:\s|{COMMENT})*[\]}}])')
 
 
 def read_json(stream: io.TextIOBase, kind: str, name: str) -> Records:
@@ -31,9 +34,17 @@ def _lines(stream: io.TextIOBase, notes: dict[str, list[int]]) -> Iterator[tuple
             try:
                 record = _parsed(json.loads, line)
             except BadRow as bad:
-                record = bad
-                record.content = line
+                record, bad.content, plain = bad, line, _without_comments(line).strip(" \t,")
+                if not plain:
+                    continue
+                with contextlib.suppress(BadRow):
+                    record = _parsed(json.loads, plain)
             yield number, record
+
+
+def _without_comments(text: str) -> str:
+    """Return a text of the same length, with blanks for comments and for commas before a closing bracket."""
+    return LOOSE.sub(lambda found: found[1] or re.sub(r"[^\n]", " ", found[0]), text)
 
 
 def _document(text: str, name: str, details: list[str]) -> Iterator[tuple[int, Any]]:
@@ -72,7 +83,7 @@ def _is_column(value: Any) -> bool:
 def _values(text: str, at: int, closing: str = "") -> Iterator[tuple[int, Any]]:
     """Yield (line, value) for values that stand one after another, up to a closing bracket and behind it. Behind a broken one it goes
     on at the next line that begins like it."""
-    line = 1 + text.count("\n", 0, at)
+    line, written = 1 + text.count("\n", 0, at), text
     while True:
         start = BETWEEN.match(text, at).end()
         line += text.count("\n", at, start)
@@ -86,10 +97,13 @@ def _values(text: str, at: int, closing: str = "") -> Iterator[tuple[int, Any]]:
                 raise BadRow("the list breaks off: its ] is missing", "check the file's end, or download it again")
             value, at = _parsed(DECODER.raw_decode, text, start)
         except BadRow as bad:
+            if text is written and (plain := _without_comments(written)) != written:
+                text, at = plain, start
+                continue
             indent = text[text.rfind("\n", 0, start) + 1 : start]
             again = re.compile(rf"\n{re.escape(indent)}\{{").search(text, start)
             value, at = bad, again.end() - 1 if again else len(text)
-            bad.content = text[start:at]
+            bad.content = written[start:at]
             if not again:
                 bad.problem += "; everything from here on can't be read"
                 closing = ""

@@ -12,8 +12,15 @@ import numpy as np
 from datasketch import MinHash, MinHashLSH
 from scipy.cluster.hierarchy import DisjointSet
 
-# What counts when texts are the same: everything but the signs of a sentence, and the minus of a number.
-SAME = re.compile(r"(?:(?<![\w)])-(?=\d)|[^\s.,!?;:…\"'`«»“”„‘’()\[\]{}—–‐-])+")
+TYPED = str.maketrans("ё…−–—‐‑’‘`“”„«»", "е.-----'''" + '"' * 5)
+# The signs of a sentence, beside words of two letters and more: at their ends, before them, the hyphen between them, the full stop or
+# question mark of the text. Beside numbers, single letters and each other signs are part of what is said: 8 : 2, n!, f(x), :-(
+LETTER = r"[^\s\d!-/:-@\[-`{-~]"
+PROSE = re.compile(
+    rf"(?:(?<={LETTER}{{2}})|(?<=[^\w\s!-~]))[.,;:!?'\")\]]+(?=\s|$)|(?<!\S)[\"'(\[]+(?={LETTER}{{2}})|(?<={LETTER}{{2}})-(?={LETTER}{{2}})"
+    rf"|(?<=[\d%#+)\]₽$€°])(?:[.,;:?]+(?=\s+{LETTER}{{2}})|[.,;?]+\s*$)"
+)
+DASH = re.compile(rf"(?:(?<={LETTER}{{2}} )|^)-+ (?={LETTER}{{2}})")
 SHINGLE = 5  # characters
 POWERS = np.array([1_000_003**k % 2**32 for k in range(SHINGLE)], dtype=np.uint32)
 NUM_PERM = 128
@@ -28,8 +35,8 @@ def normalize(text: str) -> str:
 
 def sameness(text: str) -> str:
     """Texts with the same sameness are the same, but for case, ё, white space and the signs of a sentence. Other signs stay:
-    2+2 is not 2*2, nor C++ C#, nor one emoji another."""
-    return " ".join(SAME.findall(text.lower().replace("ё", "е")))
+    8 - 2 is not 8 : 2, nor C++ C#, nor 1.5 15, nor one emoji another."""
+    return DASH.sub("", " ".join(PROSE.sub(" ", text.lower().translate(TYPED)).split()))
 
 
 def shingles(text: str) -> np.ndarray:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 
 import phonenumbers
 from stdnum import iban, luhn
 from stdnum.ru import inn
 
-# Not numpy@1.26, nor git@github.com:...
-EMAIL = re.compile(r"(?<![\w.+-])(?!git@)[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}")
-# 15, 16, 18 or 19 digits in one piece or grouped as on the card; 13 and 14 are bar codes and parcels.
+from gemma_colab.core.rows import Row
+from gemma_colab.data.looking import question
+
+# Not numpy@1.26, logo@2x.png, git@github.com:..., nor "me@example.com" of a program, which is nobody's.
+EMAIL = re.compile(r"(?<![\w.+-])(?!git@|(?<=[\"'])\S+@example\.\w{3}[\"'])[\w.+-]+@(?!\dx\.)[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}")
+# 15, 16, 18 or 19 digits in one piece or grouped as on the card; 13 and 14 are bar codes and parcels, 0.2679491924311228 a number.
 CARD = re.compile(
-    r"(?<![\w-])(?:3[47]\d{13}|[2-6]\d{15}(?:\d{2,3})?|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|3[47]\d\d([ -])\d{6}\2\d{5})(?![\w-])"
+    r"(?<![\w-])(?<!\d[.,])(?:3[47]\d{13}|[2-6]\d{15}(?:\d{2,3})?|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|3[47]\d\d([ -])\d{6}\2\d{5})(?![\w-])"
 )
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
 PASSPORT = re.compile(r"(?i)(?:паспорт|passport)\D{0,20}(?P<it>\d{2} ?\d{2}[ №-]{0,3}\d{6})\b")
@@ -21,16 +26,22 @@ INN = re.compile(r"(?i)(?:ИНН|INN)\D{0,10}(?P<it>\d{12})\b")
 # Somebody's: not of a home network (192.168.0.1), nor a mask or multicast (from 224 on).
 NOBODYS = r"(?:0|10|127|169\.254|172\.(?:1[6-9]|2\d|3[01])|192\.168|22[4-9]|2[3-5]\d)\."
 BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
-IP = re.compile(rf"(?<![\w.])(?!{NOBODYS}){BYTE}(?:\.{BYTE}){{3}}(?![\w.]*\d)")
-# What makes of the number after it a version, a paragraph, or an order.
-NUMBERED = re.compile(
-    r"(?i)(?:верси\w*|version|ver\.?|\bv\.?|release|build|\bпп?\.|пункт\w*|раздел\w*|section|clause|§|гост\w*)\s*$"
-)
+QUAD = rf"{BYTE}(?:\.{BYTE}){{3}}"
+IP = re.compile(rf"(?<![\w.])(?!{NOBODYS}){QUAD}(?![\w.]*\d)")
+# What makes of the number after it a version or a paragraph; and what an order, a sum, a part of something longer.
+NUMBERED = r"(?i)(?:\b(?:верси\w*|version|ver\.?|v\.?|release|build|сборк\w*|прошивк\w*|firmware|пп?\.|пункт\w*|раздел\w*|section"
+NUMBERED += r"|clause|гост\w*|rfc)|§|(?<!wa\.m)[a-z]/)\s*$"
 ORDERED = re.compile(
-    r"(?i)(?:№|#|\b(?:заказ\w*|артикул\w*|order|ticket|invoice|sku|isbn)(?: number| номер| no\.?)?:?"
-    r"|\b(?:огрн\w*|инн|кпп)\b(?:\W+\w+){0,2}\W*)\s*$"
+    rf"{NUMBERED}|(?:№|#|(?:\b|_)(?:заказ\w*|отправлени\w*|накладн\w*|договор\w*|сч[её]т\w*|карт\w*|трек\w*|код\w*|артикул\w*|арт\."
+    r"|серийн\w*|числ\w*|сумм\w*|order|ticket|invoice|tracking|serial|sku|id|code|timestamp|is[bs]n)(?:\W{1,3}(?:number|номер\w*|no|№|с))*:?"
+    r"|\b(?:огрн\w*|инн|кпп)\b(?:\W+\w+){0,2})\W{0,3}$|(?<!wa\.me)[\w/=?&#@]$|[a-z]-$|\d[.,]$|[$€₽=+*×<>]\s*$|\s/\s*$"
 )
-THOUSANDS = re.compile(r"\d{1,3}(?: \d{3})+")
+COUNTED = re.compile(r"(?i)[.,/]\d|[\w%]|\.[a-z]|\s*(?:[₽$€+*×÷^=<>]|руб|чел|байт|byte|лет\b|шт|тыс|млн|eur|usd|rub)")
+SPACED = re.compile(r"\d{1,3}(?:[ .]\d{3})+|.*\D\d(?:\D.*)?")  # 9 876 543 210, 9-123-45678-9
+# A number as one dials it, and what is said beside one that may be another.
+DIALED = re.compile(r"\+\d|[78]?[ .-]?\(|[78][ .-]\d{3}[ .-]")
+CALL = re.compile(r"(?i)\bтел\b|телефон|\bмоб|звон|whats|viber|смс|sms|phone|\bcall|mobile|связ|(?:мой|на|по) номер\w{0,3}\W*$")
+CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
 KEY = re.compile(
     r"\b(?:sk-[\w-]{20,}|gh[pousr]_\w{30,}|hf_\w{30,}|AKIA[0-9A-Z]{16}|AIza[\w-]{35}|xox[abprs]-[\w-]{10,}|glpat-[\w-]{20,})"
     r"|\b\w+://[^\s:/@]+:[^\s/@]+(?=@)"  # a password in an address
@@ -50,7 +61,7 @@ def _is_snils(match: re.Match) -> bool:
 
 def _is_address(match: re.Match) -> bool:
     """No 8.8.8.8, and no version number."""
-    return len(match[0]) > len("1.2.3.4") and not NUMBERED.search(match.string[: match.start()][-40:])
+    return len(match[0]) > len("1.2.3.4") and not re.search(NUMBERED, match.string[: match.start()][-40:])
 
 
 # Kind -> what stands in its place in a Russian and in an English text, the pattern, and what a match of it must pass. The surest
@@ -70,7 +81,7 @@ MASKS = frozenset(word for russian, english, *_ in KINDS.values() for word in (r
 
 
 def personal_data(text: str, regions: tuple[str, ...] = ("RU",)) -> list[tuple[str, int, int]]:
-    """(kind, start, end) of what is found in a text, in order, without overlaps. regions: whose national phones (without +) are known."""
+    """(kind, start, end) of what is found in a text, in order, without overlaps; "phone?" may be none. regions: whose phones need no +."""
     matches = [
         (kind, *match.span("it" if "it" in pattern.groupindex else 0))
         for kind, (_, _, pattern, passes) in KINDS.items()
@@ -79,7 +90,7 @@ def personal_data(text: str, regions: tuple[str, ...] = ("RU",)) -> list[tuple[s
     ]
     if re.search(r"\d(?:\D{0,3}\d){8}", text):  # the matcher is slow; most texts have no nine digits together
         phones = [match for region in regions for match in phonenumbers.PhoneNumberMatcher(text, region)]
-        matches += [("phone", match.start, match.end) for match in phones if _is_somebodys(match, text)]
+        matches += [(kind, match.start, match.end) for match in phones if (kind := _phone(match, text))]
     found = []
     for kind, start, end in matches:
         if not any(start < its_end and its_start < end for _, its_start, its_end in found):
@@ -87,17 +98,48 @@ def personal_data(text: str, regions: tuple[str, ...] = ("RU",)) -> list[tuple[s
     return sorted(found, key=lambda one: one[1])
 
 
-def _is_somebodys(match: phonenumbers.PhoneNumberMatch, text: str) -> bool:
-    """A phone of a person: no hotline (8-800), no number of an order, nothing grouped as 9 876 543 210."""
-    if phonenumbers.number_type(match.number) == phonenumbers.PhoneNumberType.TOLL_FREE:
-        return False
-    ordered = match.raw_string.isdigit() and ORDERED.search(text[: match.start][-40:])
-    return not ordered and not THOUSANDS.fullmatch(match.raw_string)
+def _phone(match: phonenumbers.PhoneNumberMatch, text: str) -> str:
+    """Say "phone" or "phone?", or nothing of a hotline (8-800), an IP address, an order, a sum."""
+    raw, before, after = match.raw_string, text[: match.start][-40:], text[match.end :][:20]
+    if phonenumbers.number_type(match.number) == phonenumbers.PhoneNumberType.TOLL_FREE or re.fullmatch(QUAD, raw):
+        return ""
+    called, ordered = CALL.search(before) or CALL.match(after.lstrip(" ,–—-")), ORDERED.search(before)
+    if DIALED.match(raw) or (called and not ordered):
+        return "phone"
+    if ordered or COUNTED.match(after) or SPACED.fullmatch(raw):
+        return ""
+    return "phone" if re.fullmatch(r"[78]\d{10}", raw) else "phone?"
 
 
-def mask(text: str, regions: tuple[str, ...] = ("RU",)) -> str:
-    """The text with a word in brackets for each find."""
-    russian = bool(re.search("[а-яё]", text.lower()))
+def contact(value: str) -> str:
+    """What two spellings of one contact have in common: the last ten digits of a number, the letters of all else."""
+    return "".join(value.lower().split()) if re.search(r"[^\W\d_]", value) else re.sub(r"\D", "", value)[-10:]
+
+
+def own_contacts(rows: list[Row], keep: Iterable[str] = (), regions: tuple[str, ...] = ("RU",)) -> set[str]:
+    """Return the contacts that are the house's own, as `contact` writes them: those of `keep` and, unless "only" is among these, more.
+
+    They stand in answers to at least 5 different questions, and to 3 % of all, where nobody had named them before, and more often so
+    than customers name them; or in half of the system prompts. Rows of one `conversation` count once.
+    """
+    kept, places, asked = {contact(value) for value in keep}, defaultdict(set), set()
+    for row in rows if "only" not in kept else ():
+        asked.add(who := str(row.get("conversation") or question(row)))
+        for turn in row["messages"]:
+            for kind, start, end in personal_data(turn["content"], regions):
+                if kind not in ("key", "card", "snils", "passport"):  # these are never a house's own
+                    places[turn["role"], contact(turn["content"][start:end])].add(who)
+    for value in {value for _, value in places}:
+        said, named, always = (places.get((role, value), set()) for role in ("assistant", "user", "system"))
+        if len(said - named - always) - len(named) >= max(5, 0.03 * len(asked)) or len(always) >= max(5, len(asked) / 2):
+            kept.add(value)
+    return kept
+
+
+def mask(text: str, regions: tuple[str, ...] = ("RU",), keep: Collection[str] = ()) -> str:
+    """The text with a word in brackets for each find, but in code, for what may be no phone, and for `keep` (as `contact` writes it)."""
+    russian, code = bool(re.search("[а-яё]", text.lower())), [match.span() for match in CODE.finditer(text)]
     for kind, start, end in reversed(personal_data(text, regions)):
-        text = text[:start] + KINDS[kind][0 if russian else 1] + text[end:]
+        if kind in KINDS and contact(text[start:end]) not in keep and not any(a <= start < b for a, b in code):
+            text = text[:start] + KINDS[kind][0 if russian else 1] + text[end:]
     return text

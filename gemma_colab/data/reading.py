@@ -5,7 +5,8 @@
     read_rows("owner/name", split="train", limit=1000)                          # from the Hugging Face Hub
     read_rows("support.jsonl", on_bad="aside")                                  # leave bad rows out, and list them
 
-`sources.py` opens a source, `json_files.py` and `tables.py` make records of it, `schema.py` makes rows of records.
+`sources.py` opens a source, `json_files.py` and `tables.py` make records of it, `schema.py` makes rows of records, `advice.py`
+says what to do where it can't.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import contextlib
 import os
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from gemma_colab.core.errors import DatasetError, SettingsError
 from gemma_colab.core.rows import Row
-from gemma_colab.data.schema import BadRow, UnknownSchema, check_mapping, listed, normal, printable, shown, to_row
+from gemma_colab.data.advice import explain, refuse_ratings
+from gemma_colab.data.schema import BadRow, NotLearned, UnknownSchema, check_mapping, listed, normal, printable, shown, to_row
 from gemma_colab.data.sources import open_source, plain_words
 from gemma_colab.data.tables import HEADER
 
@@ -36,7 +39,8 @@ class Source:
     name: str  # of the file or dataset
     schema: str  # "Тема -> instruction, Вопрос -> input, Ответ -> output; ignored: id"
     details: str  # "CSV, delimiter ';', Windows-1251"
-    aside: list[dict[str, Any]]  # {"line", "field", "problem", "content", "sentence"} of each row put aside; the last says all
+    # {"line", "field", "problem", "content", "sentence"} of each row put aside; of one that the file wants out, "marked"
+    aside: list[dict[str, Any]]
     notes: tuple[str, ...] = ()  # what was left out, or read in a way that one should know: "the header again, left out: line 31"
 
     def __repr__(self) -> str:
@@ -74,18 +78,23 @@ def read_rows(
     check_mapping(mapping := mapping or {})
     source = source if os.path.lexists(source) else os.path.expanduser(source)
     name = printable(Path(source).name or source) if os.path.lexists(source) else printable(source)
-    rows, schemas, aside, lines = [], [], [], Counter()
+    rows, schemas, aside, lines, marks, explained = [], [], [], Counter(), set(), {}
     with contextlib.ExitStack() as stack, plain_words(name):
         found = open_source(source, name, stack, sheet, split, limit)
         if found.header not in ("", HEADER) and not mapping:
             raise DatasetError(f"{name}: {found.header}")
-        for item, (line, record) in enumerate(found.records, 1):
+        ahead = [*islice(records := iter(found.records), min(limit or 200, 200))]  # to see what the columns hold
+        for item, (line, record) in enumerate(chain(ahead, records), 1):
             lines[line] += 1
             try:
                 row, schema = to_row(record, mapping, found.table)
                 rows.append(row | {"line": line, "item": item})
                 schemas.append(schema)
+                marks |= {(column, str(record[column])) for column in schema.marks}
             except BadRow as bad:
+                if isinstance(bad, UnknownSchema) and not bad.remedy:
+                    key = bad.problem, *record
+                    explained[key] = bad.problem, bad.remedy = explained.get(key) or explain(bad.problem, record, ahead)
                 if found.table and isinstance(bad, UnknownSchema) and not rows:  # no other row has other columns
                     bad.remedy = f"{found.header}; otherwise {bad.remedy}" if found.header and not mapping else bad.remedy
                     raise DatasetError(_sentence(name, bad)) from bad
@@ -95,11 +104,13 @@ def read_rows(
                     raise DatasetError(f'{sentence}, or leave bad rows aside with on_bad="aside"') from bad
                 content = record if bad.content is None else bad.content
                 aside.append({"line": line, "field": bad.field, "problem": bad.problem, "content": content, "sentence": sentence})
+                aside[-1] |= {"marked": True} if isinstance(bad, NotLearned) else {}
             if len(rows) == limit:
                 break
     if not rows:
         bad = f"{aside[0]['sentence']} (all {len(aside)} rows are bad)" if aside else ""
         raise DatasetError(bad or f"{name} has no rows; check the export that made it")
+    refuse_ratings(name, marks)
     columns = {normal(column) for schema in set(schemas) for column in schema.columns.values()}
     unseen = [theirs for theirs in mapping.values() if normal(theirs) not in columns]
     if unseen and len(rows) != limit:

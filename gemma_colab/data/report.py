@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Every name a finding may have: those of the checks, and what is found beside them.
 FINDINGS = {name for check in CHECKS for name in check.names} | {
     "unreadable row",
+    "not to be learned",
     "lengths",
     "reviewed",
     "leak",
@@ -126,8 +127,8 @@ class Report:
             where = f" in {n} row{'s' * (n > 1)} ({self.places(f)})" if (n := f.count) else ""
             lines.append(f"{f.severity}  {f.check}{where}: {f.what_to_do}")
             if f.lines:
-                lines += [f"     {bad.get('sentence', bad['problem'])}" for bad in self.aside[:5]]
-                lines += [f"     and {len(self.aside) - 5} more"] * (len(self.aside) > 5)
+                bad = [one.get("sentence", one["problem"]) for one in self.aside if one["line"] in f.lines]
+                lines += [f"     {sentence}" for sentence in bad[:5]] + [f"     and {len(bad) - 5} more"] * (len(bad) > 5)
         # A terminal obeys control characters, so those of a dataset are written out.
         return "\n".join("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines)
 
@@ -165,11 +166,14 @@ def check_rows(
             raise SettingsError(f"{check} has no threshold {wrong[0]!r}; it has {', '.join(known[check])}")
     near = (known["near_duplicates"] | thresholds.get("near_duplicates", {}))["threshold"]
     lengths = token_lengths(rows, tokenizer, max_length) if tokenizer is not None and rows else None
-    context = CheckContext(rows, max_length, num_train_epochs, near, lengths)
+    context = CheckContext(rows, max_length, num_train_epochs, near, lengths, tokenizer)
     findings, aside = [], list(aside)
-    if aside:
-        advice = "mend them in the file, or accept 'unreadable row' to go on without them"
-        findings.append(Finding("unreadable row", "E", advice, lines=[bad["line"] for bad in aside]))
+    for name, severity, advice in (
+        ("unreadable row", "E", "mend them in the file, or accept 'unreadable row' to go on without them"),
+        ("not to be learned", "W", "left out, as the file says; look, and accept 'not to be learned'"),
+    ):
+        if some := [bad["line"] for bad in aside if ("marked" in bad) == (severity == "W")]:
+            findings.append(Finding(name, severity, advice, lines=some))
     possible = [check for check in CHECKS if lengths is not None or not check.counts_tokens] if rows else [checks_set.too_few]
     for check in tqdm(possible, desc="checks", disable=len(rows) < 2000, leave=False):
         findings += check(context, **thresholds.get(check.__name__, {}))

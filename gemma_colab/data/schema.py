@@ -6,7 +6,10 @@ known by their names (`NAMES`) or told by a mapping. Lists of turns are read in 
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import functools
+import json
 import re
 import reprlib
 import shlex
@@ -20,7 +23,7 @@ from gemma_colab.core.rows import Row, Turn
 # What a column may be called; compared without regard to case, ё/е, and spaces, underscores or hyphens. The first is our own name.
 NAMES = {
     "instruction": "instruction, instructions, инструкция, тема, ситуация, задание, subject",
-    "input": "input, вход, ввод, контекст, context, сообщение клиента, сообщение, client message, customer message",
+    "input": "input, вход, ввод, контекст, context, passage, document, документ, сообщение клиента, сообщение, client message, customer message",
     "output": "output, ответ, response, answer, completion, ответ оператора, reply, вывод, assistant",
     "question": "question, вопрос, вопрос клиента, query, prompt, запрос, user",
     "system": "system, system prompt, system message, системный промпт, системное сообщение",
@@ -35,21 +38,25 @@ NAMES = {ours: names.split(", ") for ours, names in NAMES.items()}
 PARTS = ("instruction", "input", "output")
 EXTRAS = ("system", "label", "conversation")
 MAPPABLE = (*PARTS, "messages", *EXTRAS)
-FORMS = {  # columns that give a form without an answer away -> what it is; what to do
-    (
-        "chosen",
-        "rejected",
-    ): 'preference data; to learn the chosen answers say mapping={"instruction": "prompt", "output": "chosen"} (on the command line: --map instruction=prompt --map output=chosen), or {"messages": "chosen"} of whole chats',
-    (
-        "role",
-        "text",
-    ): 'one message a row; join those of each conversation to one row {"messages": [{"role": ..., "content": ...}, ...]}',
-}
-ROLES = dict.fromkeys(("user", "human"), "user") | dict.fromkeys(("system", "developer"), "system")
-ROLES |= dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "model"), "assistant")
+ROLES = dict.fromkeys("user human prompter customer client пользователь клиент".split(), "user")
+ROLES |= dict.fromkeys("assistant gpt chatgpt bard model ai bot chatbot agent operator бот ассистент".split(), "assistant")
+ROLES |= dict.fromkeys(("system", "developer"), "system") | {"оператор": "assistant"}
 TOOLS = ("tool", "function", "observation", "function_call")
 BROKEN = re.compile("[\ud800-\udfff]")  # no whole character; also Python's stand-in for a byte that can't be decoded
-SEVERAL_WORDS = re.compile(r"[^\W\d_]\S*\s+\S*[^\W\d_]")  # no number, date, link or role
+CHAT = re.compile(r"""\s*\[\s*\{\s*["'](?:role|from|content|value)["']\s*:""")  # in a cell, as JSON or as Python writes it
+# Columns, and keys of a turn, that say whether it is to be learned -> what they say where it is not.
+MARKS = (
+    "weight, loss weight, sample weight, loss, train, training, trainable, learn, good, is good, ok, is ok, is correct, approved"
+)
+MARKS = dict.fromkeys(MARKS.split(", "), ("false", "no", "нет", "ложь", "0", "0.0", "-1"))
+MARKS |= dict.fromkeys(("bad", "is bad", "is rejected", "deleted", "skip", "exclude"), ("true", "yes", "да", "истина", "1"))
+RATINGS = ("label", "метка", "correct", "rating", "score", "vote", "feedback", "reward", "csat", "verdict", "оценка", "рейтинг")
+MARKS |= dict.fromkeys(RATINGS, ("false", "ложь", "bad", "плохо", "dislike", "👎", "thumbs down", "thumbs_down"))
+MARKS |= {name: (*MARKS[name], "negative", "down", "wrong", "incorrect") for name in RATINGS[2:]}  # a label says what a text is
+# Columns that the texts of a row may need; and what stands in one that holds nothing.
+NO_TEXT = re.compile(r"\b(?:(?:image|img|picture|photo|audio|video)s?|tools|изображени[ея]|картинк[аи]|фото|аудио|видео)\b")
+CHOICES = re.compile(r"choices?|options?|варианты(?: ответ\w+)?|(?:option|choice|вариант|ответ) ?[a-hа-г1-8]|[a-d]")
+EMPTY = ("", "none", "nan", "null", "false", "no", "0", "[]", "{}")
 
 
 class BadRow(Exception):
@@ -61,7 +68,11 @@ class BadRow(Exception):
 
 
 class UnknownSchema(BadRow):
-    """The columns are not recognized, or more than one could be meant. Without a remedy, `_advice` gives it."""
+    """The columns are not recognized, or more than one could be meant. Without a remedy, `advice.py` gives it."""
+
+
+class NotLearned(BadRow):
+    """The file itself says that the row, or each of its answers, is not to be learned."""
 
 
 @dataclass
@@ -84,6 +95,8 @@ class Schema:
     said: str  # "Тема -> instruction, Ответ -> output"
     ignored: tuple[str, ...]
     keys: str  # all columns, sorted
+    marks: tuple[str, ...]  # those in `MARKS`
+    needed: tuple[str, ...]  # those that the texts may need
 
 
 def shown(value: Any, most: int = 60) -> str:
@@ -132,7 +145,7 @@ def recognize(kinds: tuple[tuple[str, str], ...], mapping: tuple[tuple[str, str]
             told[ours] = [column]
         elif table or ours in ("instruction", "output", "messages"):  # others may appear late
             raise UnknownSchema(f"missing; there are {listed(kind)}", "correct the mapping, or add the field", theirs)
-    found = _named([] if told.keys() - set(EXTRAS) else kind) | told
+    found = named([] if told.keys() - set(EXTRAS) else kind) | told
     chats = [c for c in found["messages"] if kind[c] == "turns" or "messages" in told]
     chats += [c for c in found["messages"] if normal(c) in ("messages", "conversations") and kind[c] != "null"]
     columns = {"messages": chats[0]} if chats else _question_and_answer(found, kind)
@@ -141,7 +154,12 @@ def recognize(kinds: tuple[tuple[str, str], ...], mapping: tuple[tuple[str, str]
     columns |= {ours: c for ours in EXTRAS for c in found[ours][:1] if ours in told or c not in columns.values()}
     said = ", ".join(printable(c) + f" -> {ours}" * (c != ours) for ours, c in columns.items())
     ignored = tuple(c for c in kind if c not in columns.values() and kind[c] != "null")
-    return Schema(columns, said, ignored, ", ".join(sorted(map(printable, kind))))
+    free = {c: normal(c) for c in kind if [c] not in told.values()}  # a column that is told to be a label is no mark
+    marks = tuple(c for c in free if free[c] in MARKS and c in (*ignored, columns.get("label")))
+    choices = [c for c in ignored if CHOICES.fullmatch(free[c])]
+    choices *= len(choices) > 2 or any(len(free[c]) > 1 for c in choices)  # "a" and "b" may be anything
+    needed = tuple(c for c in ignored if c in choices or NO_TEXT.search(free[c]))
+    return Schema(columns, said, ignored, ", ".join(sorted(map(printable, kind))), marks, needed)
 
 
 def _kind(value: Any) -> str:
@@ -151,7 +169,7 @@ def _kind(value: Any) -> str:
     return "null" if value is None else "value"
 
 
-def _named(columns: Iterable[str]) -> dict[str, list[str]]:
+def named(columns: Iterable[str]) -> dict[str, list[str]]:
     """Return our name -> the columns that are called so; our own names win, as a table may hold its texts in a second form as well."""
     names = {column: normal(column) for column in columns}
     found = {ours: [c for name in known for c in names if names[c] == name] for ours, known in NAMES.items()}
@@ -170,28 +188,17 @@ def _question_and_answer(found: dict[str, list[str]], columns: Iterable[str]) ->
     if len(asked) > 2:
         raise UnknownSchema(f"{len(asked)} columns could be the question: {listed(asked)}", "", "instruction")
     if not asked or not found["output"]:
-        for signs, sentence in FORMS.items():
-            if set(signs) <= set(map(normal, columns)):
-                raise UnknownSchema(*sentence.split("; ", 1))
         lacking = " and ".join(["question"] * (not asked) + ["answer"] * (not found["output"]))
         field = {"question": "instruction", "answer": "output"}.get(lacking, "")
         raise UnknownSchema(f"no column is known as the {lacking}; the columns are {listed(columns)}", "", field)
     return dict(zip(("instruction", "input"), asked, strict=False)) | {"output": found["output"][0]}
 
 
-def _advice(record: dict[str, Any]) -> str:
-    """Return the mapping to give; one of columns with other names only where they hold what looks like a question and an answer."""
-    found = _named(record)
-    texts = [c for c, value in record.items() if isinstance(value, str) and SEVERAL_WORDS.search(value)]
-    asked = [*found["instruction"], *found["question"], *found["input"]][:2] or [c for c in texts if c not in found["output"]][:1]
-    said = (found["output"] or [c for c in texts[::-1] if c not in asked])[:1]
-    if not (asked and said):
-        names = "with mapping= (on the command line: --map), or in a first line such as instruction,input,output"
-        return f"a row needs a question and an answer; name their columns, {names}"
-    mapping = dict(zip(("instruction", "input"), asked, strict=False)) | {"output": said[0]}
+def say_mapping(mapping: dict[str, str]) -> str:
+    """Return how a mapping is given in Python and on the command line."""
     python = ", ".join(f'"{ours}": {theirs!r}' for ours, theirs in mapping.items())
     line = shlex.join(word for ours, theirs in mapping.items() for word in ("--map", f"{ours}={theirs}"))
-    return f"say which is which: mapping={{{python}}} (on the command line: {shown(line, 200)[1:-1]})"
+    return f"mapping={{{python}}} (on the command line: {shown(line, 200)[1:-1]})"
 
 
 # --- from a record to a row
@@ -201,16 +208,26 @@ def to_row(record: Any, mapping: dict[str, str], table: bool) -> tuple[Row, Sche
     """Return the row that a record becomes, and the schema it was read by. Raises `BadRow` that names the field."""
     if isinstance(record, BadRow):
         raise record
+    if _kind(record) == "turns" and {"role", "from"} & record[0].keys():
+        record = {"messages": record}
     if not isinstance(record, dict) or not record:
-        raise BadRow(f"{shown(record)}, not an object with columns", 'write a row as {"instruction": ..., "output": ...}')
+        pair = "if these are a question and its answer, " * (isinstance(record, list) and len(record) == 2)
+        raise BadRow(f"{shown(record)}, not an object with columns", pair + 'write a row as {"instruction": ..., "output": ...}')
     if table:
         record = {column: "" if value is None or value != value else value for column, value in record.items()}  # NaN
-    try:
-        schema = recognize(tuple((column, _kind(value)) for column, value in record.items()), tuple(mapping.items()), table)
-    except UnknownSchema as bad:
-        bad.remedy = bad.remedy or _advice(record)
-        raise
+    record = {column: _unpacked(value, normal(column)) if isinstance(value, str) else value for column, value in record.items()}
+    schema = recognize(tuple((column, _kind(value)) for column, value in record.items()), tuple(mapping.items()), table)
     columns = schema.columns
+    for column in schema.marks:
+        if _marked(column, record[column]):
+            remedy = f"left out; to learn it, take the mark out, or say {say_mapping({'label': column})} if it is none"
+            raise NotLearned(f"{shown(record[column])}, so this row is not to be learned", remedy, column)
+    for column in schema.needed:
+        value, texts = record[column], " ".join(str(record[c]) for c in columns.values() if c in record)
+        parts = [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        if str(value).strip().lower() not in EMPTY and not all(str(part) in texts for part in parts):
+            remedy = "this series trains on texts only: write what the question needs of it there or drop the row, and take the column out"
+            raise BadRow(f"{shown(value)}, which the texts of the row don't hold", remedy, column)
     system = record.get(columns.get("system"))
     turns = [{"role": "system", "content": _text(system, columns["system"])}] if system else []
     for i, pair in enumerate(record.get(columns.get("earlier turns")) or []):
@@ -224,9 +241,28 @@ def to_row(record: Any, mapping: dict[str, str], table: bool) -> tuple[Row, Sche
         turns += _part(record, columns, ("instruction", "input"), "user") + _part(record, columns, ("output",), "assistant")
     if system and turns[1:2] == turns[:1]:  # the column repeats the conversation's own
         del turns[0]
-    _check_order(turns, columns.get("messages") or columns["instruction"])
+    _check_order(turns, asked := columns.get("messages") or columns["instruction"])
+    learned = max((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), default=None)
+    if learned is None:
+        raise NotLearned("all answers are marked as not to be learned", "left out; to learn one, take its mark out", asked)
+    cut = (len(turns) - 1 - learned) // 2
     extras = {ours: _group(record.get(columns.get(ours)), columns.get(ours), ours in mapping) for ours in EXTRAS[1:]}
-    return {"messages": turns} | {ours: text for ours, text in extras.items() if text}, schema
+    return {"messages": turns[: learned + 1]} | {ours: some for ours, some in (extras | {"cut": cut}).items() if some}, schema
+
+
+def _marked(name: str, value: Any) -> bool:
+    """Tell whether a column or a key of a turn says that its row or turn is not to be learned."""
+    return str(value).strip().lower() in MARKS.get(normal(name), ())
+
+
+def _unpacked(text: str, name: str) -> Any:
+    """Return the turns that a cell holds as JSON or as Python writes them. An answer of several turns is a text that somebody wants."""
+    is_chat = CHAT.match(text) or (name in NAMES["earlier turns"] and text.startswith("[["))
+    for read in (json.loads, ast.literal_eval) if is_chat else ():
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            turns = read(text)
+            return turns if name not in NAMES["output"] or len(turns) == 1 else text
+    return text
 
 
 def _part(record: dict[str, Any], columns: dict[str, str], names: tuple[str, ...], role: str) -> list[Turn]:
@@ -274,27 +310,34 @@ def _turns(value: Any, column: str) -> list[Turn]:
 def _turn(turn: Any, place: str) -> Turn:
     if not isinstance(turn, dict):
         raise BadRow(f"{shown(turn)}, not a turn", 'write a turn as {"role": ..., "content": ...}', place)
-    who, what = ("from", "value") if "from" in turn and "role" not in turn else ("role", "content")
+    who = next((key for key in ("role", "from", "speaker", "author", "sender", "type") if key in turn), "role")
+    spelled = (key for key in ("content", "value", "text", "message") if turn.get(key) is not None)
+    what = next(spelled, "value" if who == "from" else "content")
     role, content = turn.get(who), turn.get(what)
     if role in TOOLS or turn.get("tool_calls") or turn.get("function_call"):
         raise BadRow("a call of a tool, which Gemma 3's chat template has no place for", "drop this conversation", place)
     if not isinstance(role, str) or role.strip().lower() not in ROLES:
         raise BadRow(f"{shown(role)}, not a known role", "use user, assistant, system (or human, gpt)", f"{place}.{who}")
     role, where = ROLES[role.strip().lower()], f"{place}.{what}"
-    if role == "assistant" and turn.get("weight") == 0:  # OpenAI's way to keep a turn out of the training
-        problem = "0, so this answer is not to be learned, and every answer of a row is"
-        raise BadRow(problem, "end the conversation before it, or take the weight out", f"{place}.weight")
-    if not isinstance(content, list):
-        return {"role": role, "content": _text(content, where)}
-    for i, part in enumerate(content):
-        if not isinstance(part, dict) or part.get("type") != "text":
-            raise BadRow(f"{shown(part)}, not a part of text", "this series trains on text only; drop it", f"{where}[{i}]")
-    return {"role": role, "content": "".join(_text(part.get("text"), f"{where}[{i}].text") for i, part in enumerate(content))}
+    if isinstance(content, list):
+        content = "".join(_piece(part, f"{where}[{i}]") for i, part in enumerate(content))
+    unlearned = role == "assistant" and any(_marked(key, value) for key, value in turn.items())
+    return {"role": "model" if unlearned else role, "content": _text(content, where)} | ({"weight": 0} if unlearned else {})
+
+
+def _piece(part: Any, place: str) -> str:
+    """Return the text of a part of a turn, as OpenAI's chats, responses and assistants spell it, and those who write "value"."""
+    kind = part.get("type") if isinstance(part, dict) else "text" if isinstance(part, str) else None
+    if kind not in ("text", "input_text", "output_text"):
+        raise BadRow(f"{shown(part)}, not a part of text", "this series trains on text only; drop it", place)
+    while isinstance(part, dict):
+        part, place = part.get("value") if part.get("text") is None else part["text"], f"{place}.text"
+    return _text(part, place)
 
 
 def _check_order(turns: list[Turn], column: str) -> None:
     """After a system prompt, if any: user and assistant in turn, the assistant last."""
-    roles = [turn["role"] for turn in turns]
+    roles = ["assistant" if turn["role"] == "model" else turn["role"] for turn in turns]
     due = ["system"] * (roles[0] == "system") + ["user", "assistant"] * len(roles)
     for i, (role, right) in enumerate(zip(roles, due, strict=False)):
         if role != right:

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from gemma_colab.core.errors import DatasetError, GemmaColabError
 from gemma_colab.data.encodings import CHUNK, SPOKEN, encoding_of, readable
 from gemma_colab.data.excel import read_excel
-from gemma_colab.data.json_files import read_json
+from gemma_colab.data.json_files import BETWEEN, read_json
 from gemma_colab.data.schema import Records, listed, printable, shown
 from gemma_colab.data.tables import checked, read_csv, read_parquet
 
@@ -174,6 +174,7 @@ def _counted(records: Iterable, name: str) -> Iterator:
 
 def text_kind(sample: str, suffix: str) -> str:
     """Return "lines" (one JSON object a line), "json" (one list or object) or "table", by content first, by name where in doubt."""
+    sample = sample[BETWEEN.match(sample).end() :]  # behind comments
     first, second = [*(line.strip() for line in sample.split("\n") if line.strip()), "", ""][:2]
     if first[:1] not in ("[", "{"):
         return "lines" if suffix in (*JSON_LINES, ".json") else "table"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from contextlib import suppress
@@ -18,6 +19,7 @@ from gemma_colab.core.workspace import SPLITS
 from gemma_colab.data.finding import CheckContext, Finding
 from gemma_colab.data.likeness import clusters, jaccard, near_pairs, normalize, shingles
 
+CONTACT = re.compile(r"\S+@\S+|\+?\d[\d ()-]{9,}\d")  # a house's telephone makes no two answers alike
 SMALL_SET = 20  # with fewer rows, any three groups are good enough
 RARE = ("rare",)  # the class of all labels that are too rare; no label is a tuple
 
@@ -135,7 +137,7 @@ def related(context: CheckContext, near: float, *, groups: str | None = None, lo
     for text in context.answers:
         with suppress(ValueError, RecursionError):
             text = "" if isinstance(json.loads(text), dict) else text  # a filled-in form is right for many questions
-        said.append(normalize(text))
+        said.append(normalize(CONTACT.sub(" ", text)))
     long = [text if len(text) >= long_answer else "" for text in said]
     asked, answered = ({pair[:2] for pair in near_pairs([*map(shingles, some)], near)} for some in (context.own_questions, long))
     words, n = [text.split() for text in said], shared_words

@@ -50,4 +50,7 @@ def _pieces(row: Row, tokenizer, max_length: int) -> list[Row]:
             pieces[-1] = pieces[-1] + exchange
         else:
             pieces.append(exchange)
+    for piece in pieces:
+        while piece and piece[-1]["role"] != "assistant":
+            piece.pop()  # an answer that is read only, and its question
     return [row | {"messages": system + piece, "conversation": name} for piece in pieces if piece]

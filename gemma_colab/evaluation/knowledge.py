@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pandas as pd
 from rapidfuzz.distance import Prefix
@@ -12,7 +14,7 @@ from gemma_colab.core.workspace import read_sample
 from gemma_colab.evaluation.compare import QUESTIONS, compare, loss_gap
 from gemma_colab.evaluation.generation import generate_answers
 from gemma_colab.evaluation.loss import mean_loss, text_losses
-from gemma_colab.evaluation.metrics import contains_answer, exact_match, words
+from gemma_colab.evaluation.metrics import Texts, contains_answer, exact_match, words
 
 TEXTS = "loss on neutral text"
 
@@ -64,22 +66,30 @@ def general_knowledge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def memorization(
-    answers: dict[str, list[str]], references: dict[str, list[str]], losses: tuple[pd.DataFrame, pd.DataFrame] | None = None
+    answers: dict[str, Texts],
+    references: dict[str, Texts],
+    losses: tuple[pd.DataFrame, pd.DataFrame] | None = None,
+    known: Texts = (),
 ) -> pd.DataFrame:
     """Tell what was learned by heart; one line per split ("train", "test"): rows, and of the model's answers to its questions the share
-    that is the reference word for word, and the mean and longest common prefix, as a share of the reference's words.
+    that is the reference word for word, of these "by heart" those with `own_wording`, and the mean and longest common prefix, as a
+    share of the reference's words.
 
     A test answer can come out word for word too, where it is easy to foresee, so the share on training rows means something only
-    beside the share on test rows. losses: (train, test), of `answer_losses`; they add the mean loss of either, and to the test's line
-    its distance from the training loss with a 95 % interval (low, high), in nats per token.
+    beside the share on test rows. known: all training answers, where `references` has some of them. losses: (train, test), of
+    `answer_losses`; they add the mean loss of either, and to the test's line its distance from the training loss with a 95 % interval
+    (low, high), in nats per token.
     """
-    lines = {}
+    lines, among = {}, references | ({"train": known} if known else {})
+    own = own_wording([text for texts in among.values() for text in texts])
     for split, said in answers.items():
+        equal = exact_match(said, references[split])
         pairs = [(words(mine), words(theirs)) for mine, theirs in zip(said, references[split], strict=True)]
         shares = [Prefix.similarity(m, t) / len(t) if t else float(not m) for m, t in pairs]
         lines[split] = {
             "rows": len(said),
-            "word for word": sum(exact_match(said, references[split])) / max(1, len(said)),
+            "word for word": sum(equal) / max(1, len(said)),
+            "by heart": sum(e for e, text in zip(equal, references[split], strict=True) if text in own) / max(1, len(said)),
             "common prefix": sum(shares) / max(1, len(said)),
             "longest prefix": max(shares, default=0.0),
         }
@@ -88,3 +98,13 @@ def memorization(
         table.loc[["train", "test"], "loss"] = [mean_loss(one) for one in losses]
         table.loc["test", ["gap", "low", "high"]] = loss_gap(*losses)
     return table
+
+
+def own_wording(texts: Texts) -> set[str]:
+    """Return those of the texts in which two words stand side by side as in no other: only such can be known by heart. A label, or a
+    form that is filled in, is made of what repeats, and of what one text alone has (numbers too), such as an order number: a slot."""
+    split = [words(text) for text in texts]
+    often = Counter(word for some in split for word in set(some))
+    pairs = [set(pairwise("" if often[w] == 1 or w.isdecimal() else w for w in some)) for some in split]
+    seen = Counter(pair for some in pairs for pair in some)
+    return {text for text, some in zip(texts, pairs, strict=True) if any(seen[pair] == 1 for pair in some)}

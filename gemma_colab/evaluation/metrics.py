@@ -18,12 +18,13 @@ from sacrebleu.metrics import CHRF
 
 Texts = Sequence[str]
 Scores = list[float | None]
+NO_SPACES = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
 Metric = Callable[[Texts, Texts], Scores]
 
 
 def words(text: str) -> list[str]:
-    """Letters and digits of any alphabet, lower case, ё as е."""
-    return re.findall(r"\w+", text.lower().replace("ё", "е"))
+    """Letters and digits of any alphabet, lower case, ё as е; where no spaces are written (Chinese, Japanese, Thai) each sign is one."""
+    return re.findall(rf"[{NO_SPACES}]|[^\W{NO_SPACES}]+", text.lower().replace("ё", "е"))
 
 
 def exact_match(predictions: Texts, references: Texts) -> Scores:

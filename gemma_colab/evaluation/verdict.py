@@ -40,7 +40,7 @@ TOO_MANY_FAILED, FAILED_WORTH_SAYING, CUT_OFF_WORTH_SAYING = 0.2, 0.05, 0.2  # s
 ALIKE = 1 / 3  # token F1
 FORM = {"valid JSON", "nothing but JSON"}
 KNOWN = 0.2  # share of general questions; a base that can answer fewer has little to forget there
-VERBATIM = 0.2  # so much larger a share of training answers than of test answers word for word: memorized
+VERBATIM = 0.2  # so much larger a share of training answers than of test answers by heart: memorized
 WORTH_HAVING = 0.02  # the smallest difference of a metric worth having
 MEND = "Read the rows that got worse, mend what they were taught from, and train with a lower learning rate."
 STAY = "Stay with the base model and a few examples in the prompt: that costs no training."
@@ -144,9 +144,12 @@ def verdict(
         said = f"Half of its answers are unlike the right ones: token F1 {alike:.2f} or less, where 1 is the same words."
         note(said, "" if liked else "half of its answers are unlike the right ones", UNLIKE)
     if memorized is not None:
-        train, test = memorized.loc[["train", "test"], "word for word"]
+        (train, heart), (test, foreseen) = memorized.loc[["train", "test"], ["word for word", "by heart"]].to_numpy().tolist()
         said = f"It reproduces {train:.0%} of its training answers word for word, and {test:.0%} of the test's."
-        note(said, "it recites training answers", BY_HEART, train - test >= VERBATIM and not bars)
+        recited = heart - foreseen >= VERBATIM
+        if train - test >= VERBATIM and not recited:
+            said += f" That is no recital: the wording of {train - heart:.0%} repeats in other right answers."
+        note(said, "it recites training answers", BY_HEART, recited and not bars)
     if general is not None:
         _, lost = clearly(general)
         known = general.loc[general["metric"].str.startswith(QUESTIONS), "before"].max()

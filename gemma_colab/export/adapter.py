@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import warnings
+from collections import defaultdict
 from pathlib import Path
 
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gemma_colab.core.errors import WorkspaceError
+from gemma_colab.core.trainer import unload_adapters
 from gemma_colab.core.workspace import Workspace
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # as peft names them
+TEXT = re.compile(r"^base_model\.model\.model\.(?!language_model\.)")  # of an adapter of the text part alone
 
 
 def save_adapter(
@@ -21,21 +27,55 @@ def save_adapter(
 ) -> Path:
     """Write adapter and tokenizer to `workspace/adapter`; an older one is replaced when the new one is whole.
 
-    state_dict: the weights, where the model itself holds only a part of them (FSDP).
+    state_dict: the weights, where the model itself holds only a part of them (FSDP). An adapter of the text part of a model that sees
+    images gets the names of that whole model: `AutoModelForCausalLM` loads it, and peft and vLLM look for them.
     """
     with workspace.writing("adapter") as part:
         model.save_pretrained(part, state_dict=state_dict)
+        if getattr(model.get_base_model(), "_checkpoint_conversion_mapping", None):  # as `load_model` leaves it
+            name_for_whole_model(part)
         tokenizer.save_pretrained(part)
         (part / "README.md").unlink(missing_ok=True)  # peft's template of a card, with nothing filled in
     return workspace.path / "adapter"
 
 
+def name_for_whole_model(folder: Path) -> None:
+    """Rename an adapter of the text part as `Gemma3ForConditionalGeneration` names it, in place.
+
+    Its layers become a pattern that finds them in both classes. Their last names alone would find those of the vision part too.
+    """
+    weights = {
+        TEXT.sub("base_model.model.model.language_model.", name): tensor for name, tensor in load_file(folder / WEIGHTS).items()
+    }
+    blocks, kinds = defaultdict(set), defaultdict(set)
+    for name in weights:
+        if found := re.search(r"\.layers\.(\d+)\.(.+)\.lora_", name):
+            blocks[found[2]].add(int(found[1]))
+    for kind, numbers in blocks.items():
+        kinds["|".join(map(str, sorted(numbers)))].add(re.escape(kind))
+    patterns = (rf"model\.(language_model\.)?layers\.({n})\.({'|'.join(sorted(k))})" for n, k in kinds.items())
+    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    settings |= {"target_modules": "|".join(patterns), "layers_to_transform": None, "layers_pattern": None}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / SETTINGS).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def load_adapter(model: PreTrainedModel, workspace: Workspace) -> PeftModel:
-    """Put the saved adapter on a base model. Raises `WorkspaceError` if there is none, or if it is of a model of other dimensions."""
+    """Put the saved adapter on a base model. Raises `WorkspaceError` if there is none, or if not every weight of it finds its place."""
     path = workspace.need("adapter")
     try:
-        return PeftModel.from_pretrained(model, path)
-    except (RuntimeError, ValueError) as e:
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "error", ".*missing adapter keys"
+            )  # peft only warns, and leaves them as if nothing was trained
+            tuned = PeftModel.from_pretrained(model, path)
+        with safe_open(path / WEIGHTS, framework="pt") as file:
+            more = len(file.keys()) - len(get_peft_model_state_dict(tuned, save_embedding_layers=False))
+        if more:
+            raise ValueError(f"it lacks layers for {more} of the adapter's weights")
+        return tuned
+    except (RuntimeError, ValueError, UserWarning) as e:
+        unload_adapters(model)  # it must not stay on the base in part
         reason = str(e).splitlines()[0][:120]
         raise WorkspaceError(f"{path} doesn't fit this base model ({reason}); load the base it was trained on") from None
 
@@ -49,9 +89,11 @@ def check_adapter(folder: Path) -> None:
     except (OSError, ValueError, KeyError, SafetensorError) as e:
         kind = f"{type(e).__name__}: {e}"[:200]
     if kind != "LORA":
-        raise WorkspaceError(f"{folder} is not a whole LoRA adapter ({kind}); save it again (notebook 04, or gemma-colab train)")
+        again = f"save it again (notebook 04, or gemma-colab train --workspace {shlex.quote(str(folder.parent))})"
+        raise WorkspaceError(f"{folder} is not a whole LoRA adapter ({kind}); {again}")
 
 
-def is_hub_id(name: str) -> bool:
-    """Whether a base is named by its id on the Hub, and not by a folder of this machine."""
-    return re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None and not Path(name).exists()
+def of_text_part(adapter: Path) -> bool:
+    """Whether an adapter is of the text part of a model that sees images; its names say so."""
+    with safe_open(adapter / WEIGHTS, framework="pt") as file:
+        return any(".language_model." in name for name in file.keys())  # noqa: SIM118 - the file is no dict

@@ -10,8 +10,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from gemma_colab.core.catalog import SHORT, TINY
-from gemma_colab.export.adapter import is_hub_id
-from gemma_colab.model.choice import shown_name
+from gemma_colab.model.choice import is_hub_id, shown_name
 from gemma_colab.model.hub import TOKEN
 
 TEMPLATE = Path(__file__).parent / "templates" / "card.jinja"

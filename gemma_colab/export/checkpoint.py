@@ -71,8 +71,6 @@ def text_name(name: str) -> str | None:
 
 def config_of(name: str) -> PretrainedConfig:
     """Load the config of a base or of a merged model. Raises `ModelError` if it can't be had, is no Gemma 3, or is quantized."""
-    if Path(name).is_absolute() and not Path(name).exists():
-        raise ModelError(f"the model {name} is not there, or no longer; put that folder back, it holds the weights")
     config = from_hub(AutoConfig, name, source_of(name))
     refuse_other_models(name, config.model_type)
     if getattr(config, "quantization_config", None):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -98,7 +99,9 @@ def _files(folder: Path) -> dict[str, str | bytes]:
         check_merged(folder, llama_cpp=False)
     if not (folder / CARD).is_file():
         form = "adapter" if is_adapter else "merged"
-        raise WorkspaceError(f"{folder} has no {CARD}, the card; gemma-colab export --to {form} writes it")
+        raise WorkspaceError(
+            f"{folder} has no {CARD}, the card; gemma-colab export --workspace {shlex.quote(str(folder.parent))} --to {form} writes it"
+        )
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder)

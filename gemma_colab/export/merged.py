@@ -27,8 +27,9 @@ from gemma_colab.core.catalog import source_of
 from gemma_colab.core.chat import load_tokenizer, stop_token_ids
 from gemma_colab.core.errors import ModelError, WorkspaceError
 from gemma_colab.core.machine import GIB, free_gib
-from gemma_colab.export.adapter import WEIGHTS, check_adapter, is_hub_id
+from gemma_colab.export.adapter import WEIGHTS, check_adapter
 from gemma_colab.export.checkpoint import SAMPLING, Stored, base_folder, config_of, stored_tensors, text_name, with_added_tokens
+from gemma_colab.model.choice import is_hub_id
 from gemma_colab.model.memory import readable
 
 SMALLEST_SHARD = 2**28  # bytes; a shard is as large as the largest tensor, which sets the peak anyway, but no smaller than this

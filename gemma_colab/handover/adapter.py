@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -15,6 +16,7 @@ from gemma_colab.core.settings import ModelSettings, TrainSettings
 from gemma_colab.core.workspace import SPLIT_FILES, Workspace
 from gemma_colab.handover.rows import ensure_rows
 from gemma_colab.handover.settings import settings_for
+from gemma_colab.model.choice import TEXT_ONLY, sees_images, shown_name
 from gemma_colab.model.lengths import token_lengths
 from gemma_colab.model.lent import describe_machine
 from gemma_colab.model.memory import memory_plan
@@ -61,8 +63,9 @@ def train_adapter(
 
     settings: left out, those saved here, or the starting point. loaded: the model of `chosen` and its tokenizer, if they are in memory
     already. show: "live" for a curve in a notebook and a line in a terminal, None for the library's own bars, or a `TrainerCallback`.
-    The other arguments are those of `training.run.train`. Saves the settings first; at the end `adapter/`, in `training.json` the model, a
-    checksum of the rows, the verdict and the whole log, and in `history/` a record of the run, also of one that broke.
+    The other arguments are those of `training.run.train`. Saves model and settings when the run begins; at the end `adapter/`, in
+    `training.json` the model, a checksum of the rows, which of them were left out or cut, the verdict, the step that the adapter is of
+    and the whole log, and in `history/` a record of the run, also of one that broke.
     """
     from datasets import Dataset
 
@@ -86,8 +89,8 @@ def train_adapter(
     if settings is None:
         settings = TrainSettings.load(workspace) if resume else saved.train
     first_process = int(os.environ.get("RANK", 0)) == 0  # the one that writes; with `accelerate launch` there are several
-    if first_process:
-        saved.save(train=settings)
+    if sees_images(chosen.model):
+        print(f"{shown_name(chosen.model)} {TEXT_ONLY}.")
     base = {"model": chosen.model, "load_in_4bit": chosen.load_in_4bit}
     made_with = base | {"lora": dataclasses.asdict(saved.lora)}
     made_with["rows"] = workspace.fingerprint(*SPLIT_FILES, *[REPLAY_ROWS] * bool(settings.replay and workspace.has(REPLAY_ROWS)))
@@ -98,28 +101,20 @@ def train_adapter(
         how |= {"dtype": dtype, "load_in_4bit": chosen.load_in_4bit, "gpu": machine.gpu is not None}
         return memory_plan(dimensions, saved.lora, settings, **how)
 
-    def record(train: TrainSettings, log_history: list[dict], **how) -> None:
-        about = {"data": made_with["rows"], "rows": len(training_rows), "gpu": machine.gpu, "history": history_table(log_history)}
+    def begin() -> None:
+        chosen.save(workspace)
+        saved.save(train=settings)
+
+    def record(train: TrainSettings, log_history: list[dict], left_out: Sequence[str] = (), **how) -> None:
+        about = {"data": made_with["rows"], "rows": len(training_rows) - len(left_out), "gpu": machine.gpu}
+        about["history"] = history_table(log_history)
         record_run(workspace, model=chosen, lora=saved.lora, train=train, **about, **how)
 
-    start = time.monotonic()
+    datasets, start = (Dataset.from_list(training_rows), Dataset.from_list(rows["validation"])), time.monotonic()
+    how = {"made_with": made_with, "resume": resume, "anyway": anyway, "shorter_rows": shorter_rows, "report_to": report_to}
+    how |= {"begin": begin, "plan": plan, "show": live_view(training_verdict) if show == "live" else show}
     try:
-        run = train(
-            *loaded,
-            Dataset.from_list(training_rows),
-            Dataset.from_list(rows["validation"]),
-            settings,
-            lora_config(saved.lora),
-            dtype,
-            workspace.path / "checkpoints",
-            made_with=made_with,
-            resume=resume,
-            anyway=anyway,
-            shorter_rows=shorter_rows,
-            show=live_view(training_verdict) if show == "live" else show,
-            plan=plan,
-            report_to=report_to,
-        )
+        run = train(*loaded, *datasets, settings, lora_config(saved.lora), dtype, workspace.path / "checkpoints", **how)
     except TrainingError as e:
         if first_process:
             record(settings, e.log_history, status="broken", verdict=f"broken: {e}", seconds=time.monotonic() - start)
@@ -129,9 +124,14 @@ def train_adapter(
         ended = {"status": run.status, "verdict": str(run.verdict), "seconds": run.seconds}
         # validation and checkpoints included
         saved.save(train=run.settings, seconds_per_step=run.seconds / max(1, state.global_step))
-        save_adapter(run.trainer.model, run.trainer.processing_class, workspace, weights)
+        try:
+            save_adapter(run.trainer.model, run.trainer.processing_class, workspace, weights)
+        except Exception as e:  # each library has an error of its own
+            what = f"the adapter could not be written where {workspace.path} lies, {type(e).__name__}: {e}"
+            raise WorkspaceError(f"{what}; make room there, and go on with resume=True (--resume)") from e
         best = {"steps": state.global_step, "best_step": state.best_global_step, "best_eval_loss": state.best_metric}
+        best |= {"adapter_step": run.adapter_step, "notes": run.notes} | run.lost
         left = base | {"rows": workspace.fingerprint(*SPLIT_FILES)} | ended | {"seconds": round(run.seconds, 1)} | best
         workspace.write_json("training.json", left | {"log_history": state.log_history})
-        record(run.settings, state.log_history, **ended)
+        record(run.settings, state.log_history, run.lost["left_out"]["train"], **ended)
     return run

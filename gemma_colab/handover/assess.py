@@ -126,7 +126,7 @@ def assess(
         asked = [prompt(row) for row in rows["train"][:ASKED_AGAIN]]
         again = generate_answers(model, tokenizer, asked, description="training rows again", **how)
         said = {"train": again, "test": list(evaluation.answers["tuned"]["answer"])}
-        memorized = memorization(said, {"train": known[:ASKED_AGAIN], "test": evaluation.references})
+        memorized = memorization(said, {"train": known[:ASKED_AGAIN], "test": evaluation.references}, known=known)
     constant = {}  # an answer that reads no question, scored like the others
     if schema := schema_of(known):
         # Likeness says nothing about a form that is filled in: there each field is right or wrong.

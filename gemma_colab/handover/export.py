@@ -4,7 +4,6 @@ with what was trained."""
 from __future__ import annotations
 
 import gc
-import re
 import shutil
 import time
 from collections.abc import Callable
@@ -22,9 +21,9 @@ from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.loading import load_model, quantization_config
 from gemma_colab.core.machine import GIB, pick_dtype
 from gemma_colab.core.rows import Row, prompt, to_messages
-from gemma_colab.core.workspace import Workspace
+from gemma_colab.core.workspace import Workspace, sweep
 from gemma_colab.evaluation import answer_losses, generate_answers
-from gemma_colab.export.adapter import check_adapter, load_adapter
+from gemma_colab.export.adapter import check_adapter, load_adapter, name_for_whole_model, of_text_part
 from gemma_colab.export.card import model_card
 from gemma_colab.export.gguf import OUTTYPES, can_run, check_gguf, ready_converter, write_gguf
 from gemma_colab.export.hub import check_push, push
@@ -32,7 +31,7 @@ from gemma_colab.export.merged import merge
 from gemma_colab.export.ollama import modelfile, write_ollama
 from gemma_colab.export.record import entry, exported, mib, record
 from gemma_colab.handover.assess import run_facts
-from gemma_colab.model.choice import shown_name
+from gemma_colab.model.choice import sees_images, shown_name
 from gemma_colab.model.lent import describe_machine
 from gemma_colab.model.memory import readable
 from gemma_colab.ui.report import write_report
@@ -44,9 +43,6 @@ CLOSE = 0.02  # nats per token: below the spread of two runs that differ in thei
 # nearly as likely as its own (nats). Measured in benchmarks/README.md.
 SOUND, NEARLY = 0.8, 1.0
 LARGER = "delete the model you have loaded and export again, or compare on a larger machine"
-LEFTOVER = re.compile(
-    r"\.(?P<name>merged|ollama|.+\.gguf)\.(?P<process>\d+)\.(?P<kind>part|old)"
-)  # of `whole`, when it was killed
 ON_4, ON_16 = "adapter on the 4-bit base", "adapter on the 16-bit base"
 
 
@@ -84,8 +80,15 @@ def export_workspace(
         raise SettingsError(f"system={system[:40]!r} is for Ollama only, not for to={to!r}; leave it out, or take to='ollama'")
     modelfile(".", system)  # raises where Ollama would read it differently
     workspace.need("training.json")
-    check_adapter(workspace.need("adapter"))
-    _sweep(workspace)
+    check_adapter(adapter := workspace.need("adapter"))
+    base = workspace.read_json("training.json")["model"]
+    if sees_images(base) and not of_text_part(adapter):  # it was saved by an older version
+        with workspace.writing("adapter") as part:
+            shutil.copytree(adapter, part)
+            name_for_whole_model(part)
+    for name in FORMS:  # gigabytes of an export that was killed, which nobody would find
+        sweep(workspace.path, f".{name}.[0-9]*")
+    sweep(workspace.path / "gguf", ".*.gguf.[0-9]*")
     if to == "hub":  # before hours of merging; and a repository that is there may be private already
         repo_id, is_private, _ = check_push(repo_id, private=private, exist_ok=exist_ok)
     if to == "gguf":
@@ -93,6 +96,10 @@ def export_workspace(
     merged = workspace.path / "merged"
     if to in ("merged", "ollama", "gguf") or (to == "hub" and form == "merged"):
         _need_merged(workspace, to, text_only)
+    if of_text_part(adapter):
+        blind = to == "gguf" or ((form if to == "hub" else to) != "adapter" and exported(workspace)["merged"]["text_only"])
+        more = f", and only that is written: {to} sees none any more (--to merged --whole keeps the vision part)" if blind else ""
+        print(f"{shown_name(base)} sees images; only its text part was tuned{more}.")
     if to == "adapter":
         write_card(workspace, "adapter")
         record(workspace, adapter=entry(workspace, "adapter"))
@@ -118,20 +125,6 @@ def export_workspace(
         if workspace.has("report.html") and workspace.has("evaluation/rows.jsonl"):
             write_report(workspace)
     return made
-
-
-def _sweep(workspace: Workspace) -> None:
-    """Remove what an export that was killed has left half-written (by `whole`): gigabytes, which nobody would find."""
-    for path in [*workspace.path.glob(".*"), *workspace.path.glob("gguf/.*")]:
-        found = LEFTOVER.fullmatch(path.name)
-        if not found or psutil.pid_exists(int(found["process"])):
-            continue
-        if found["kind"] == "old" and not path.with_name(found["name"]).exists():
-            path.rename(path.with_name(found["name"]))  # killed in the middle of the change: this is the last whole one
-        elif path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()
 
 
 def _need_merged(workspace: Workspace, to: str, text_only: bool | None) -> None:
@@ -161,6 +154,7 @@ def card_facts(workspace: Workspace) -> dict:
     if workspace.has(SUMMARY) and not summary:
         print(f"{SUMMARY} is of another training run: the card goes without an evaluation until notebook 05 runs again.")
     facts = run_facts(workspace) | {name: value for name, value in summary.items() if value is not None}
+    facts |= {"text_part": of_text_part(workspace.path / "adapter"), "text_only": made.get("merged", {}).get("text_only")}
     return facts | {"export": made.get("parity", []), "export_sentence": made.get("sentence")}
 
 

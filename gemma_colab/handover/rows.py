@@ -10,6 +10,7 @@ from gemma_colab.core.errors import BlockedError, DatasetError, SettingsError
 from gemma_colab.core.rows import Row, to_messages
 from gemma_colab.core.workspace import SPLIT_FILES, SPLITS, Workspace, samples
 from gemma_colab.data.cleaning import STEPS, clean
+from gemma_colab.data.personal import own_contacts
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import Report, check_rows
 from gemma_colab.data.review import Review
@@ -23,6 +24,7 @@ def prepare_rows(
     *,
     steps: tuple[str, ...] = STEPS,
     accept: Iterable[str] = (),
+    keep: Iterable[str] = (),
     tokenizer=None,
     max_length: int = 1024,
     too_long: str = "keep",
@@ -35,8 +37,9 @@ def prepare_rows(
     """Read, clean, apply the decisions of an earlier review, check, split and save, in one call: notebook 01 in short.
 
     source and reading: as for `data.read_rows`; rows that can't be read are put aside, and are an error of the report. accept: findings
-    you overrule, see `data.check_rows`. groups: a column of the file, such as the customer; its rows stay on one side of the split, see
-    `data.split_rows`. too_long: "keep" rows beyond max_length (they will be cut), or "drop" or "split" them as `data.turns.fit` does.
+    you overrule, see `data.check_rows`. keep: your own contacts, see `data.clean`. groups: a column of the file, such as the customer;
+    its rows stay on one side of the split, see `data.split_rows`. too_long: "keep" rows beyond max_length (they will be cut), or "drop" or
+    "split" them as `data.turns.fit` does.
 
     Returns the report after cleaning, and sentences on what reading left out or guessed and on the split. Writes `rows/<split>.jsonl`,
     `rows/report.json`, and what was changed or left out: `rows/cleaning_log.jsonl`, `review_log.jsonl`, `aside.jsonl`, `too_long.jsonl`.
@@ -50,14 +53,16 @@ def prepare_rows(
         reading["mapping"] = (reading.get("mapping") or {}) | {"conversation": groups}
     split_settings = SplitSettings(validation_size=validation_size, test_size=test_size, seed=seed)
     found, review = read_rows(source, on_bad="aside", **reading), Review(workspace)
-    rows, log = clean(found.rows, steps)
+    keep = ("only", *own_contacts(found.rows, keep), *keep)  # what is the house's own is told before rows are dropped
+    rows, log = clean(found.rows, steps, keep)
     rows, decided = review.apply(rows)
     logs = {"cleaning_log": log.to_dict("records"), "review_log": decided.to_dict("records"), "too_long": []}
     logs["aside"] = json.loads(json.dumps(found.aside, default=str))  # a bad row may hold dates
     if too_long != "keep":
         rows, fitted = fit(rows, tokenizer, max_length, too_long)
         logs["too_long"] = fitted.to_dict("records")
-    report = check_rows(rows, tokenizer=tokenizer, max_length=max_length, aside=found.aside, accept=accept, kept=review.kept)
+    how = {"aside": found.aside, "accept": accept, "kept": review.kept, "personal": {"keep": keep}}
+    report = check_rows(rows, tokenizer=tokenizer, max_length=max_length, **how)
     splits, how = None, report.reason
     if report.verdict != "blocked":
         try:

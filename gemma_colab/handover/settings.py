@@ -23,9 +23,10 @@ def choose_model(
     *,
     load_in_4bit: bool | None = None,
     anyway: bool = False,
+    save: bool = True,
 ) -> tuple[ModelSettings, str]:
     """Return the model of this workspace, and why it is: the one named here, else the choice saved there, else the one that suits this
-    machine. What is new is saved.
+    machine. What is new is saved, unless `save` is False.
 
     model: "auto", "tiny-gemma3", "gemma-3-270m", a Hub id, a folder, a GGUF file. load_in_4bit: None leaves it
     as it is. A choice outlives the machine it was made on: raises `ModelError` when a known model is too large for this one, before
@@ -40,8 +41,6 @@ def choose_model(
         chosen = ModelSettings(model=name)
     if load_in_4bit is not None:
         chosen = chosen.replace(load_in_4bit=load_in_4bit)
-    if chosen != saved:
-        chosen.save(workspace)
     if known_dimensions(chosen.model) and not anyway and not (machine.gpu is None and chosen.model in ON_A_CPU):
         gib, there = smallest_peak(chosen.model, machine, chosen.load_in_4bit, tokens=256), machine.gpu_gib
         if machine.gpu is None or gib > there:
@@ -50,6 +49,8 @@ def choose_model(
                 f"{chosen.model} was chosen in this workspace, but this machine has {has}; choose another in notebook 02, or "
                 "change the machine (Colab: Runtime -> Change runtime type)"
             )
+    if save and chosen != saved:
+        chosen.save(workspace)
     return chosen, why
 
 

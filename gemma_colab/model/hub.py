@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 from huggingface_hub import constants, get_token, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
@@ -17,11 +18,12 @@ AGAIN = "check the network (Kaggle: Session options -> Internet) and run this ag
 LOST = "Connect(?:ion)?Error|NetworkError|ProxyError|ProtocolError|Timeout|LocalEntryNotFoundError|OfflineModeIsEnabled|Consistency check failed|CAS Client Error|CAS service error"
 FAILURES = {  # pattern in an error's `trace` -> what it means, and the next step; the first that is found counts
     "No space left on device|Disk quota exceeded": ("{name} can't be saved: no space is left in {cache}", ROOM),
-    "OutOfMemoryError": ("{name} does not fit into the GPU's memory", "restart; `gemma-colab plan {name}` shows what to change"),
+    "OutOfMemoryError": ("{name} does not fit into the GPU's memory", "restart; `gemma-colab plan {quoted}` shows what to change"),
     "HTTP 401 with a token|'ascii' codec": ("the Hugging Face Hub refused your token: it is mistyped, deleted or expired", ACCESS),
     "HTTP 401.*GatedRepoError": ("{name} is for those who accepted its license, and there is no token here", ACCESS),
     "GatedRepoError": ("your token is valid, but its owner has not accepted the license of {name}", ACCESS),
-    "RepositoryNotFound": ("{name} is not on the Hugging Face Hub, or private", f"check the spelling at {SITE}/models?search=gemma-3"),
+    "Repo id must": ("the model folder {name} is not there, or no longer", "put it back, or a link to it, or name the model where it is now"),
+    "RepositoryNotFound": ("{name} is not on the Hugging Face Hub, or private, and no folder here", f"check the spelling at {SITE}/models?search=gemma-3"),
     "HTTP 403": ("your token may not read {name}, as fine-grained ones may not until they are allowed to", ACCESS),
     r"HTTP (429|5\d\d)": ("{name} can't be downloaded: the Hugging Face Hub answered HTTP {0}", "run this again in a few minutes"),
     LOST: ("{name} can't be downloaded: no connection to the Hugging Face Hub, or it broke{offline}", AGAIN),
@@ -40,6 +42,7 @@ def explain(name: str, error: BaseException) -> tuple[str, str]:
     text, copy = trace(error), f"{without_account(name)!r}, a copy, or " if without_account(name) else ""
     fields = {
         "name": name,
+        "quoted": shlex.quote(name),
         "cache": constants.HF_HUB_CACHE,
         "instead": f"{copy}'gemma-3-270m' from PyPI, without account (the Gemma terms hold too)",
         "offline": " (HF_HUB_OFFLINE is set: unset it and restart)" if is_offline_mode() else "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import sys
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 
@@ -33,3 +34,19 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module="peft")
     for name in ("bitsandbytes", "trl", "peft", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def pass_over_old_torchao() -> None:
+    """Let peft adapt plain linear layers beside a torchao that it finds too old (Colab has 0.10, peft wants 0.16).
+
+    peft raises at an old one, although only weights that torchao quantized concern it; there are none here. So peft alone, in this
+    process alone, is told that there is no torchao.
+    """
+    from peft import import_utils
+
+    try:
+        import_utils.is_torchao_available()
+    except ImportError:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("peft.") and hasattr(module, "is_torchao_available"):
+                module.is_torchao_available = lambda: False

@@ -13,7 +13,7 @@ from gemma_colab.core.catalog import CATALOG, PACKAGED, TINY, Dimensions, dimens
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.machine import GIB, Machine, dtype_name
 from gemma_colab.core.settings import LoraSettings, TrainSettings
-from gemma_colab.model.choice import starting_point
+from gemma_colab.model.choice import sees_images, starting_point
 from gemma_colab.model.memory import memory_plan
 
 HEADROOM = 0.15  # share of the GPU that a plan leaves free
@@ -156,7 +156,7 @@ def _faster(train: TrainSettings) -> Iterator[tuple[dict, str]]:
 def _batches(train: TrainSettings) -> list[tuple[int, dict]]:
     """Micro-batches that leave as many rows behind each update as there are, and the settings that they are."""
     rows = train.effective_batch
-    sizes = [n for n in range(1, min(rows, 256) + 1) if rows % n == 0 and rows // n <= 256]
+    sizes = [n for n in range(1, min(rows, 256) + 1) if rows % n == 0]
     return [(n, {"per_device_train_batch_size": n, "gradient_accumulation_steps": rows // n}) for n in sizes]
 
 
@@ -169,5 +169,5 @@ def download_gib(name: str) -> float | None:
         return 0.0
     if not (dimensions := known_dimensions(name)):
         return None
-    vision = VISION_PARAMETERS if dimensions.vocab_size > 262_144 else 0  # the multimodal ones have 64 tokens more
+    vision = VISION_PARAMETERS if sees_images(name) else 0
     return 2 * (dimensions.linear_parameters + dimensions.embedding_parameters + vision) / GIB

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -77,6 +78,8 @@ def preflight(model: str | None = None, workspace: str | Path = ".", load_in_4bi
     checks = [*_libraries(), _gpu(machine, name if model else None)]
     if machine.gpu:
         checks += _room_on_the_gpu(machine, name, load_in_4bit)
+    if choice.sees_images(name):
+        checks.append(Check("images", f"{name} {choice.TEXT_ONLY}"))
     checks += _disks(name, Path(workspace).expanduser().resolve())
     return Preflight((*checks, _model(name)))
 
@@ -128,7 +131,7 @@ def _room_on_the_gpu(machine: Machine, name: str, load_in_4bit: bool) -> Iterato
             f"{name} in {bits} bit takes {gib:.1f} GiB at least (predicted: one row of 512 tokens) of {machine.gpu_gib}: {word}"
         )
         smaller = "choose a smaller model" if load_in_4bit else "choose a smaller model, or 4 bit"
-        step = "" if word == "fits" else f"{smaller}, or a larger GPU; `gemma-colab plan` shows what fits where"
+        step = "" if word == "fits" else f"{smaller}, or a larger GPU; `gemma-colab plan {shlex.quote(name)}` shows what it takes"
         yield Check("training", found, {"fits": OK, "tight": WARN, "no": FAIL}[word], step)
 
 

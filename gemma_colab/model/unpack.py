@@ -7,7 +7,6 @@ scaled, the chat template, both stop tokens, and the `tokenizer.model` that llam
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import shutil
@@ -15,8 +14,6 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-
-import psutil
 
 from gemma_colab.core.catalog import PACKAGED
 from gemma_colab.core.errors import ModelError
@@ -60,9 +57,6 @@ def _made(name: str, make: Callable[[Path], object]) -> Path:
     cache = os.environ.get("GEMMA_COLAB_CACHE") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/gemma_colab"
     target = Path(cache).expanduser() / f"{name}.{FORMAT}"
     if not ((target / "config.json").is_file() and (target / "model.safetensors").is_file()):
-        for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
-            if not psutil.pid_exists(int(left.suffixes[-2][1:])):  # of a run that was killed
-                shutil.rmtree(left, ignore_errors=True)
         with whole(target) as part:
             part.mkdir()
             make(part)

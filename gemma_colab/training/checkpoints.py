@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 from transformers import TrainerCallback, TrainerState, TrainingArguments
+from trl import SFTTrainer
 
 from gemma_colab.core.errors import WorkspaceError
 from gemma_colab.core.machine import GIB, free_gib
@@ -56,12 +57,12 @@ def checkpoint_to_resume(folder: Path, made_with: dict, anyway: bool = False) ->
     """Find the newest whole checkpoint in `folder`. Raises `WorkspaceError` if there is none, or, unless `anyway`, if it was made with
     other data or settings, naming them."""
     if not (found := whole_checkpoints(folder)):
-        raise WorkspaceError(f"{folder} holds no whole checkpoint to resume from; start anew, with resume=False")
+        raise WorkspaceError(f"{folder} holds no whole checkpoint to resume from; start anew, with resume=False (no --resume)")
     name = found[-1].path.name
     if (others := differences(found[-1].made_with, made_with, name)) and not anyway:
         raise WorkspaceError(
             f"{name} was made with other settings or data ({'; '.join(others)}); set them back, start anew with "
-            "resume=False, or go on in spite of it with anyway=True"
+            "resume=False (no --resume), or go on in spite of it with anyway=True (--anyway)"
         )
     return found[-1]
 
@@ -100,55 +101,81 @@ def agreed(flag: bool, args: TrainingArguments) -> bool:
 
 
 class KeepCheckpoints(TrainerCallback):
-    """Saves after `minutes` without a checkpoint, marks each one that is whole, keeps the newest two and the best.
+    """Saves after `minutes` without a checkpoint, marks each one that is whole, keeps the newest two and the best. One that can't be
+    written ends no run, and never counts as the best.
 
-    folder: the Trainer's output_dir. made_with: written into each. before: seconds of training in earlier processes.
+    folder: the Trainer's output_dir. made_with: written into each. before: seconds of training in earlier processes. begin: called once,
+    when nothing is left that could refuse the run.
     """
 
-    def __init__(self, folder: Path, made_with: dict, minutes: float, before: float, say: Callable[[str], None]):
-        self.folder, self.made_with, self.minutes, self.before, self.say = folder, made_with, minutes, before, say
+    def __init__(self, folder: Path, made_with: dict, minutes: float, before: float, say: Callable, begin: Callable[[], None]):
+        self.folder, self.made_with, self.minutes, self.before = folder, made_with, minutes, before
+        self.say, self.begin = say, begin
 
     @property
     def seconds(self) -> float:
         """Of training so far, earlier processes included."""
         return self.before + time.monotonic() - self.start
 
+    def watch(self, trainer: SFTTrainer) -> None:
+        """Let the trainer save through `_save`: an error in a callback behind it would come too late."""
+        self.trainer, self.write, trainer._save_checkpoint = trainer, trainer._save_checkpoint, self._save
+
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.start = self.saved = time.monotonic()
         # The adapter and Adam's two numbers for each weight, at most in float32; a tokenizer of Gemma's size.
         self.gib = 12 * sum(p.numel() for p in model.parameters() if p.requires_grad) / GIB + 0.04
+        self._find_best(state)
         if state.is_world_process_zero:
-            self._remove_others(state)  # half of one, from a process that was killed
+            self._remove_half()  # of one, from a process that was killed
             if (there := free_gib(self.folder)) < (need := (KEPT + 2) * self.gib):
                 raise WorkspaceError(
                     f"{there:.2f} GiB are free where {self.folder} lies, and checkpoints need {need:.2f}; make room there, or take "
                     "a workspace on a larger disk"
                 )
+            self.begin()
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_save |= agreed(time.monotonic() - self.saved >= 60 * self.minutes, args)
-        if control.should_save and agreed(state.is_world_process_zero and free_gib(self.folder) < 1.2 * self.gib, args):
-            control.should_save, self.saved = False, time.monotonic()  # asks again after the same time
-            if state.is_world_process_zero:
-                self.say(
-                    f"step {state.global_step}: no room for a checkpoint of {self.gib:.2f} GiB where {self.folder} lies; "
-                    "training goes on, make room there"
-                )
 
-    def on_save(self, args, state, control, **kwargs):
-        self.saved = time.monotonic()
+    def _save(self, model: torch.nn.Module, trial: None) -> None:
+        args, state, self.saved = self.trainer.args, self.trainer.state, time.monotonic()  # asks again after the same time
+        full = agreed(state.is_world_process_zero and free_gib(self.folder) < 1.2 * self.gib, args)
+        try:
+            if full:
+                raise OSError(f"no room for a checkpoint of {self.gib:.2f} GiB")
+            self.write(model, trial)
+            self._finish(args, state)
+            self._find_best(state)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as e:  # where a disk or a quota is full each library has an error of its own; tokenizers' is a bare one
+            why = e if full else f"{type(e).__name__}: {str(e).splitlines()[0]}"
+            what = f"step {state.global_step}: no checkpoint was written where {self.folder} lies, {why}"
+            if args.world_size > 1 and not full:  # the others wait for this one
+                raise WorkspaceError(f"{what}; make room there, and go on with resume=True (--resume)") from e
+            if state.is_world_process_zero:
+                self._remove_half()
+                self.say(f"{what}; training goes on, make room there")
+            if state.best_global_step == state.global_step and self.trainer.control.should_training_stop:
+                state.best_model_checkpoint = None  # it ends here, the best is in memory, and no older one must be loaded
+            else:
+                state.best_global_step, state.best_metric = self.best
+                self._find_best(state)
+
+    def _find_best(self, state: TrainerState) -> None:
+        """Remember the best that was saved. The Trainer looks for its folder where it was then, and before the parts of a sharded model
+        are written."""
+        self.best, best = (state.best_global_step, state.best_metric), self.folder / f"checkpoint-{state.best_global_step}"
+        state.best_model_checkpoint = str(best) if best.is_dir() else None
+
+    def _finish(self, args: TrainingArguments, state: TrainerState) -> None:
         if args.world_size > 1:
             torch.distributed.barrier()  # each has written its own random state
-        # The Trainer looks for it before the parts of a sharded model are written: each process may then see something else.
-        if (best := self.folder / f"checkpoint-{state.best_global_step}").is_dir():
-            state.best_model_checkpoint = str(best)
         if not state.is_world_process_zero:
             return
-        path = self.folder / f"checkpoint-{state.global_step}"
-        # A pickle that nobody reads, the settings are in the mark; and TRL's model card, which knows nothing of the model.
-        for useless in (path / "training_args.bin", self.folder / "README.md"):
-            useless.unlink(missing_ok=True)
-        sizes = {}
+        path, sizes = self.folder / f"checkpoint-{state.global_step}", {}
+        (path / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads: the settings are in the mark
         for file in filter(Path.is_file, path.rglob("*")):
             sizes[str(file.relative_to(path))] = file.stat().st_size
             with file.open("rb") as opened:
@@ -156,9 +183,12 @@ class KeepCheckpoints(TrainerCallback):
         self.gib = sum(sizes.values()) / GIB
         mark = {"step": state.global_step, "seconds": round(self.seconds, 2), "made_with": self.made_with, "files": sizes}
         (path / MARK).write_text(json.dumps(mark, ensure_ascii=False, indent=1), encoding="utf-8")
-        self._remove_others(state)
+        for old in whole_checkpoints(self.folder)[:-KEPT]:
+            if old.step != state.best_global_step:
+                shutil.rmtree(old.path, ignore_errors=True)
+        self._remove_half()
 
-    def _remove_others(self, state: TrainerState) -> None:
-        kept = {c.path for c in whole_checkpoints(self.folder)[-KEPT:]} | {self.folder / f"checkpoint-{state.best_global_step}"}
-        for old in set(self.folder.glob("checkpoint-*")) - kept:
-            shutil.rmtree(old, ignore_errors=True)
+    def _remove_half(self) -> None:
+        for half in set(self.folder.glob("checkpoint-*")) - {whole.path for whole in whole_checkpoints(self.folder)}:
+            shutil.rmtree(half, ignore_errors=True)
+        (self.folder / "README.md").unlink(missing_ok=True)  # TRL's model card, which knows nothing of the model

@@ -13,7 +13,7 @@ from gemma_colab.core.settings import TrainSettings
 from gemma_colab.training.checkpoints import agreed
 
 SCALER_SKIPS = 12  # steps in a row that a GradScaler may skip: it starts at 65,536 and halves
-ZEROS = 3  # in a row: one batch may hold rows whose answers were cut off altogether
+ZEROS = 3  # in a row
 
 
 class StopOnNonFiniteLoss(TrainerCallback):
@@ -48,14 +48,9 @@ class StopOnNonFiniteLoss(TrainerCallback):
 def _likely_cause(what: str, args, log_history: list[dict]) -> str:
     losses = [line["loss"] for line in log_history if "loss" in line and math.isfinite(line["loss"])]
     rate = f"the learning rate {args.learning_rate:g} is too high"
-    if what.endswith("exactly 0"):
-        return (
-            "no answer token was left to learn from, because max_length cuts the answers off, or float16 overflowed; look at the "
-            "lengths in notebook 01, and load the model with load_model"
-        )
     if len(losses) > 1 and max(losses[-20:]) > 1.2 * losses[0]:
         return f"{rate}, the loss rose before; try a third of it"
-    if args.fp16:
+    if args.fp16 or what.endswith("exactly 0"):
         return "float16 overflowed; load the model with load_model, which keeps the residual stream in float32"
     return f"{rate}, or a row is broken; try a third of it, check the rows"
 
@@ -108,8 +103,8 @@ def save_memory(settings: TrainSettings, longest: int, shorter_rows: bool) -> tu
     """
     rows, batch = settings.effective_batch, settings.per_device_train_batch_size
     if batch > 1:
-        smaller = max(n for n in range(1, batch // 2 + 1) if (rows % n == 0 and rows // n <= 256) or n == 1)
-        now = settings.replace(per_device_train_batch_size=smaller, gradient_accumulation_steps=min(256, rows // smaller))
+        smaller = max(n for n in range(1, batch // 2 + 1) if rows % n == 0)
+        now = settings.replace(per_device_train_batch_size=smaller, gradient_accumulation_steps=rows // smaller)
         return now, (
             f"per_device_train_batch_size {batch} -> {smaller}, gradient_accumulation_steps "
             f"{settings.gradient_accumulation_steps} -> {now.gradient_accumulation_steps}: the same {rows} rows behind each update"
@@ -121,6 +116,6 @@ def save_memory(settings: TrainSettings, longest: int, shorter_rows: bool) -> tu
     if settings.packing or length < 64:
         return None, "choose a smaller model, a GPU with more memory, or packing=False with a smaller max_length"
     if not shorter_rows:
-        what = f"what is left is to cut rows to max_length={length} tokens: allow that with shorter_rows=True, or take a smaller model"
+        what = f"what is left is to cut rows to max_length={length} tokens: allow that with shorter_rows=True (--shorter-rows), or take a smaller model"
         return None, what
     return settings.replace(max_length=length), f"max_length -> {length}: longer rows lose their end"

@@ -23,6 +23,7 @@ from gemma_colab.core.settings import TrainSettings
 from gemma_colab.core.trainer import build_trainer, sft_config, unload_adapters
 from gemma_colab.training.checkpoints import KeepCheckpoints, checkpoint_to_resume, put_aside, whole_checkpoints
 from gemma_colab.training.guard import SCALER_SKIPS, Interrupt, StopEarly, StopOnNonFiniteLoss, save_memory
+from gemma_colab.training.kept import Lost, compare_held, fit_rows
 from gemma_colab.training.sharding import prepare_sharding
 from gemma_colab.training.short import no_bars, remember
 from gemma_colab.training.verdict import TrainingVerdict, training_verdict
@@ -35,13 +36,16 @@ if TYPE_CHECKING:
 class Run:
     """How a run ended. trainer: with the best adapter on its model. settings: as they were at the end; saving memory may have
     changed them. status: "finished", "stopped early" or "interrupted". seconds: of training, earlier parts of a resumed run
-    included. notes: what happened on the way, each a sentence."""
+    included. notes: what happened on the way, each a sentence. lost: where rows stand that were "left_out" or "cut", by split.
+    adapter_step: which the adapter is of; the best on the validation rows, unless that could not be saved."""
 
     trainer: SFTTrainer
     settings: TrainSettings
     status: str
     seconds: float
     notes: tuple[str, ...]
+    lost: Lost
+    adapter_step: int
 
     @property
     def history(self) -> pd.DataFrame:
@@ -70,6 +74,7 @@ def train(
     resume: bool = False,
     anyway: bool = False,
     shorter_rows: bool = False,
+    begin: Callable[[], None] = lambda: None,
     show: TrainerCallback | None = None,
     plan: Callable[[TrainSettings], pd.Series] | None = None,
     report_to: str = "none",
@@ -79,37 +84,51 @@ def train(
     folder: of the checkpoints. Those of an earlier run there are put aside, or with `resume` gone on from: same optimizer, schedule,
     random state and order of the rows. made_with: what else a checkpoint depends on, such as the model and a fingerprint of the
     rows; one made with other settings or data is refused, unless `anyway`. shorter_rows: rows may be cut when nothing else saves
-    memory. show: watches in place of the library's bars, such as `watch.live_view()`. plan: `memory_plan` of settings, to
-    explain what took the memory.
+    memory. begin: called when nothing is left that could refuse the run. show: watches in place of the library's bars, such as
+    `watch.live_view()`. plan: `memory_plan` of settings, to explain what took the memory.
 
     An interrupt keeps a checkpoint. When the GPU's memory runs out, the run goes on from the newest one with the next step of
-    `save_memory`. Raises `TrainingError` when the loss is no number, or nothing is left to save memory with; `WorkspaceError` when it
-    can't be resumed, or there is no room for checkpoints.
+    `save_memory`. Rows of which max_length leaves nothing to learn are left out and named, and those that lose the end of an answer.
+    Raises `TrainingError` when the loss is no number, or nothing is left to save memory with; `SettingsError` when no row is left;
+    `WorkspaceError` when it can't be resumed, or there is no room for checkpoints.
     """
     folder, notes, start, say = Path(folder), [], None, getattr(show, "say", print)
-    processes = int(os.environ.get("WORLD_SIZE", 1))
+    processes, first = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0)) == 0
 
     def now_made_with() -> dict:
         rows = settings.effective_batch * processes
         return {**(made_with or {}), "rows_per_update": rows, "train": dataclasses.asdict(settings)}
 
+    def note(sentence: str) -> None:
+        notes.append(sentence)
+        if first:
+            say(sentence)
+
+    def started() -> None:
+        if start is None and (before := put_aside(folder)):
+            notes.append(f"the checkpoints of the run before are in {before.name}")
+        begin()
+
     if resume:
         start = checkpoint_to_resume(folder, now_made_with(), anyway)
         notes.append(f"resumed from step {start.step}")
-    elif int(os.environ.get("RANK", 0)) == 0 and (before := put_aside(folder)):
-        notes.append(f"the checkpoints of the run before are in {before.name}")
     while True:
+        kept, lost = fit_rows({"train": train_dataset, "validation": eval_dataset}, tokenizer, settings, note)
+        fitting = train_dataset.select(kept["train"]), eval_dataset.select(kept["validation"])
         unload_adapters(model)
         with ExitStack() as undo:
             undo.callback(remember(model))  # whatever goes wrong in here, the model is as it was
-            args = sft_config(settings, folder, len(train_dataset), dtype, report_to=report_to)
+            args = sft_config(settings, folder, len(fitting[0]), dtype, report_to=report_to)
             args.disable_tqdm = show is not None
-            keep = KeepCheckpoints(folder, now_made_with(), settings.save_minutes, start.seconds if start else 0.0, say)
+            before = start.seconds if start else 0.0
+            keep = KeepCheckpoints(folder, now_made_with(), settings.save_minutes, before, say, started)
             broken, interrupt = StopOnNonFiniteLoss(SCALER_SKIPS if dtype == torch.float16 else 0), Interrupt(say)
             callbacks = [broken, interrupt, keep, StopEarly(settings.early_stopping_patience)]
             callbacks += [show] if show else []
             with no_bars() if show and len(train_dataset) < 2000 else nullcontext():  # so many are tokenized in a second or two
-                trainer = build_trainer(model, tokenizer, train_dataset, eval_dataset, args, peft_config, callbacks)
+                trainer = build_trainer(model, tokenizer, *fitting, args, peft_config, callbacks)
+            compare_held(trainer, len(fitting[0]))
+            keep.watch(trainer)
             prepare_sharding(trainer)
             full = ""
             try:
@@ -125,7 +144,12 @@ def train(
             if not full:
                 undo.pop_all()
                 ended = "stopped early" if state.global_step < state.max_steps else "finished"
-                return Run(trainer, settings, "interrupted" if interrupt.stopped else ended, keep.seconds, tuple(notes))
+                step = state.best_global_step if state.best_model_checkpoint else state.global_step
+                validated = {line["eval_loss"]: line["step"] for line in state.log_history[::-1] if "eval_loss" in line}
+                if validated and (best := validated[min(validated)]) != step:
+                    note(f"step {best}, the best on the validation rows, could not be saved: the adapter is that of step {step}")
+                status = "interrupted" if interrupt.stopped else ended
+                return Run(trainer, settings, status, keep.seconds, tuple(notes), lost, step)
             if plan is not None:
                 parts = plan(settings).sort_values(ascending=False)
                 largest = ", ".join(f"{name} {gib:.1f}" for name, gib in parts.head(3).items())
@@ -137,6 +161,5 @@ def train(
             if lower is None:
                 raise TrainingError(said, state.log_history)
         settings, start = lower, kept[-1] if kept else None
-        notes.append(said)
-        say(said)
+        note(said)
         del trainer  # and with it the optimizer

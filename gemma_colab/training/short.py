@@ -34,6 +34,7 @@ from gemma_colab.core.trainer import build_trainer, lora_config, sft_config
 from gemma_colab.model.lengths import token_lengths
 from gemma_colab.model.measure import model_bytes, peak_memory
 from gemma_colab.model.memory import readable
+from gemma_colab.training.kept import fit_rows
 from gemma_colab.training.records import cut_above_the_start
 from gemma_colab.training.replay import general_rows, mix_in
 
@@ -105,27 +106,31 @@ def short_run(
     max_steps: int | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     schedule: Callable[[int], float] | None = None,
+    say: Callable[[str], None] = print,
 ) -> pd.DataFrame | Any:
     """Train a fresh adapter on a model and unload it again; the model stays as it was, an adapter of an earlier run included.
 
     eval_rows: give `evals_per_epoch` validation points. dtype: what the model computes in. measure: a function of the trained
     model, called before the adapter is unloaded. general: what `settings.replay` mixes in, the sample's `general_rows` unless given.
     max_steps: updates in all, instead of the epochs of the settings. schedule: step, from 0 -> what the learning rate is multiplied
-    by, instead of the scheduler of the settings. Early stopping is left out.
+    by, instead of the scheduler of the settings. say: told which rows max_length cuts or leaves out. Early stopping is left out.
 
-    Returns what `measure` returned, without one the `history_table`: one line a step. Raises `ModelError` for a `PeftModel`.
+    Returns what `measure` returned, without one the `history_table`: one line a step. Raises `ModelError` for a `PeftModel`,
+    `SettingsError` where max_length leaves nothing to learn.
     """
     if isinstance(model, PeftModel):
         raise ModelError("the model is wrapped in a PeftModel, and needs to be given without; pass model.get_base_model()")
     if settings.replay:
         rows = mix_in(rows, general_rows() if general is None else general, settings.replay, settings.seed)
-    parts = ([{"messages": row["messages"]} for row in part or ()] for part in (rows, eval_rows))
-    train, validation = (Dataset.from_list(part) if part else None for part in parts)
+    given = {"train": rows} | ({"validation": eval_rows} if eval_rows else {})
+    kept, _ = fit_rows(given, tokenizer, settings, say)
+    parts = [Dataset.from_list([{"messages": given[s][i]["messages"]} for i in numbers]) for s, numbers in kept.items()]
+    train, validation = [*parts, None][:2]
     # peft writes into a config that it is given
     peft_config = lora_config(lora) if isinstance(lora, LoraSettings) else copy.deepcopy(lora)
     with no_bars(), tempfile.TemporaryDirectory() as folder, ExitStack() as undo:
         undo.callback(remember(model))
-        args = sft_config(settings, folder, len(rows), dtype)
+        args = sft_config(settings, folder, len(train), dtype)
         args.save_strategy, args.load_best_model_at_end, args.disable_tqdm = "no", False, True
         args.max_steps = max_steps or -1
         args.eval_strategy = args.eval_strategy if eval_rows else "no"
@@ -291,6 +296,7 @@ def trial_run(
 
     rows: those to train on. Raises `ModelError` when the GPU's memory does not suffice.
     """
+    rows = [rows[i] for i in fit_rows({"train": rows}, tokenizer, settings, print)[0]["train"]]
     lengths = token_lengths(rows, tokenizer, settings.max_length)["total"].clip(upper=settings.max_length).to_numpy()
     sequences = math.ceil(lengths.sum() / settings.max_length) if settings.packing else len(rows)
     rows_per_step = len(rows) / sequences * settings.effective_batch
@@ -298,7 +304,7 @@ def trial_run(
 
     def train(order: Sequence[int], steps: int) -> None:
         chosen = [rows[i] for i in np.resize(order, math.ceil(steps * rows_per_step))]  # from the front again where too few
-        short_run(model, tokenizer, chosen, once, lora, dtype, max_steps=steps, callbacks=[clock])
+        short_run(model, tokenizer, chosen, once, lora, dtype, max_steps=steps, callbacks=[clock], say=lambda sentence: None)
 
     try:
         with peak_memory(model_bytes(model)) as peak:

@@ -11,7 +11,7 @@ from gemma_colab.core.html import render
 from gemma_colab.core.machine import Machine, dtype_name, free_gib
 from gemma_colab.core.settings import LoraSettings, ModelSettings, Settings, TrainSettings
 from gemma_colab.core.sliders import Controls, SettingsPanel
-from gemma_colab.model.choice import pick_model, starting_point
+from gemma_colab.model.choice import TEXT_ONLY, pick_model, sees_images, starting_point
 from gemma_colab.model.lent import describe_machine
 from gemma_colab.model.memory import lora_parameters, memory_plan
 from gemma_colab.model.planner import BATCHES, GPUS, download_gib, fits, largest_batch
@@ -91,6 +91,7 @@ def model_panel(settings: ModelSettings, machine: Machine, *, lora=None, train=N
         about |= {"lines": lines, "task": f"{task(training, tokens)}, LoRA of r={adapter.r} on {adapter.target_modules}"}
         about["only"] = TINY if machine.gpu is None and weights > SMALL else ""
         about["untuned"] = name.endswith("-pt") or (known_dimensions(name) and not name.endswith("-it"))
+        about["images"] = f"{name} {TEXT_ONLY}." if sees_images(name) else ""
         about["little"] = lines[0]["little"] and s.load_in_4bit and weights > SMALL
         return HTML(render(TEMPLATE, "model", **about))
 

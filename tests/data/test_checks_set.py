@@ -4,6 +4,7 @@ import pytest
 
 from gemma_colab.core.rows import answer, to_messages
 from gemma_colab.data import checks_set
+from gemma_colab.data.cleaning import clean
 from gemma_colab.data.finding import CheckContext, Hit
 from gemma_colab.data.likeness import jaccard, shingles
 from gemma_colab.data.looking import question
@@ -48,6 +49,31 @@ def test_rows_with_other_keys_are_named():
 
 
 # ---------------------------------------------------------------------------------------------------- duplicates
+SIGNS = [
+    *(("Сколько будет {}?", a, b, "6", "4") for a, b in (("8 - 2", "8 : 2"), ("8-2", "8/2"), ("x > 5", "x < 5"), ("5!", "5"))),
+    ("Что такое {}?", "C++", "C#", "Язык программирования.", "Язык программирования."),
+    ("Что значит {} в переписке?", ":)", ":(", "Это смайлик, его пишут в конце.", "Это смайлик, его пишут в конце."),
+    ("Что показывает {} на шкале?", "-5", "+5", "Столько градусов сегодня на улице.", "Столько градусов сегодня на улице."),
+    ("{}", "?", "!", "Что?", "Что?"),
+    ("{}", "👍", "👎", "Спасибо за отзыв!", "Спасибо за отзыв!"),
+]
+
+
+@pytest.mark.parametrize(("asked", "one", "other", "first", "second"), SIGNS)
+def test_signs_that_matter_make_another_question(asked, one, other, first, second):
+    rows = [row(asked.format(one), first), row(asked.format(other), second)]
+    assert not found("exact_duplicates", rows)
+    assert not found("contradictions", rows)
+    assert clean(rows)[0] == rows  # nor is one dropped as a near twin
+    assert found("contradictions", [rows[0], row(asked.format(one), "Не знаю.")])
+
+
+def test_what_an_answer_asks_is_no_repetition():
+    rows = [row("Переведи: He left?", "Он ушёл?"), row("Переведи: He left.", "Он ушёл.")]
+    assert not found("exact_duplicates", rows)
+    assert not found("contradictions", rows)
+
+
 def test_exact_duplicates_aside_case_punctuation_and_spaces():
     rows = [row(line=5), row("Ещё вопрос"), row("где  заказ", "В пути!"), row("еще вопрос?"), row(), row(output="Уже у вас.")]
     (finding,) = found("exact_duplicates", rows)

@@ -47,6 +47,11 @@ HITS = [
     ("HTML", "`<b>` в коде, а <i>тут</i> нет", ["<i>", "</i>"]),
     ("chat markers", "Да.<end_of_turn>", ["<end_of_turn>"]),
     ("chat markers", "<|im_start|>user\nДа [/INST]", ["<|im_start|>", "[/INST]"]),
+    *(
+        ("chat markers", f"BERT ставит {token} сюда", [token])
+        for token in "<pad> <mask> <unk> <eos> <bos> <start_of_turn> <unused0> <unused6241> [multimodal] <start_of_image>".split()
+        + "<end_of_image> <image_soft_token> <|eot_id|> <|user|>".split()
+    ),
     ("merged examples", "Да.\n12. Instruction: Name a fruit.", ["12. Instruction:"]),
     ("merged examples", "Нет. 3) Вопрос: а почему?", ["3) Вопрос:"]),
     ("merged examples", "Ответ.\n### Инструкция:\nНапиши", ["### Инструкция:"]),
@@ -88,6 +93,7 @@ MISSES = [
     ("HTML", "List<i> items; std::vector<a> v;"),
     ("HTML", "AT&T; R&D; int f(T &param; &region;) ?a=1&copy=2"),
     ("HTML", "См. [ссылка](http://ya.ru) и [1](a)"),
+    ("chat markers", "< mask >, <mask id='m'>, <masks>, [modal], <pad/>, a <| b |> c, <unused>, <s>да</s>"),
     ("merged examples", "1. Яблоко\n2. Груша\n3. Пример: слива"),
     ("merged examples", "### Example\nВот пример.\n## Вопросы и ответы\n## Input devices\nМышь."),
     ("merged examples", "Инструкция: смотрите раздел 12. Вопрос в другом."),
@@ -277,6 +283,20 @@ def test_a_refrain_is_no_loop():
     verse = "".join(f"Строка номер {word}\n{line}" for word in ("раз", "два", "три", "четыре"))
     assert not hits("repetition", said(verse))
     assert hits("refrain", said(verse))
+
+
+def test_own_contacts_are_kept_and_said():
+    rows = [said("Звоните +7 495 123-45-67.", instruction=f"Вопрос {i}") for i in range(6)] + [said("Звоните +7 912 345-67-89.")]
+    context = CheckContext([to_messages(record) for record in rows])
+    run = next(one for one in CHECKS if "own contacts" in one.names)
+    others, own = run(context)
+    assert (others.check, others.severity, others.rows) == ("personal data", "W", [6])
+    assert (own.check, own.severity, own.rows) == ("own contacts", "I", [*range(6)])
+    assert own.what_to_do.startswith("+7 495 123-45-67 (6 rows): kept")
+    others, _, missing = run(context, keep=("only", "8 (912) 345-67-89", "me@shop.ru"))
+    assert others.rows == [*range(6)]
+    assert (missing.check, missing.severity) == ("own contacts", "W")
+    assert "me@shop.ru, which no row holds" in missing.what_to_do
 
 
 def test_regions_decide_which_national_phones_are_known():

@@ -1,6 +1,9 @@
 """Checks that count tokens, with the real tokenizer and template."""
 
+import copy
+
 import pytest
+from transformers import AddedToken
 
 from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.rows import to_messages
@@ -79,6 +82,29 @@ def test_a_literal_end_of_turn_does_not_hide_that_the_real_one_is_cut(tokenizer)
     assert not beginnings(fits)
     cut = counted([row(output="Сначала <end_of_turn> потом " + "ещё слово " * 60)], tokenizer, 40)
     assert [finding.rows for finding in too_long(cut)] == [[0]]
+
+
+@pytest.mark.parametrize(
+    "text", ["<pad>", "<mask>", "<unk>", "<eos>", "<start_of_turn>", "<unused0>", "[multimodal]", "<start_of_image>"]
+)
+def test_gemmas_control_tokens_block_with_or_without_a_tokenizer(tokenizer, text):
+    rows = [row(f"Вопрос {i}") for i in range(20)] + [row(output=f"BERT угадывает {text} в тексте")]
+    for more in ({}, {"tokenizer": tokenizer}):
+        (finding,) = (f for f in check_rows(rows, **more).findings if f.check == "chat markers")
+        assert (finding.severity, finding.rows) == ("E", [20])
+
+
+def test_control_tokens_of_the_very_tokenizer_are_found(tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.add_tokens([AddedToken("<think>", special=True), AddedToken("<h1>", special=False), AddedToken("a|b", special=True)])
+    rows = [SHORT, row(output="<think> да"), row(output="<h1>да</h1>"), row(output="a|b")]
+    assert [f.rows for f in check_rows(rows, tokenizer=other).findings if f.check == "chat markers"] == [[1, 3]]
+    assert not [f for f in check_rows(rows, tokenizer=tokenizer).findings if f.check == "chat markers"]
+
+
+def test_every_special_token_of_the_tokenizer_is_a_chat_marker(tokenizer):
+    for token in tokenizer.added_tokens_decoder.values():
+        assert "chat markers" in {f.check for f in check_rows([row(output=f"да {token.content} да")]).findings}
 
 
 def test_budget(tokenizer):

@@ -256,3 +256,17 @@ def test_control_characters_that_end_a_line_leave_one():
 def test_long_odd_texts_take_no_time_to_speak_of(text):
     assert len(clean([row(ASKED, text + "конец")])[0]) == 1
     check_rows([row(ASKED, text + "конец")])
+
+
+# ---------------------------------------------------------------------------------------------------- the house's own
+def test_own_contacts_stay_and_a_customers_go():
+    ours = "Напишите на help@shop.ru или позвоните: +7 495 123-45-67."
+    rows = [row(f"Вопрос {i} от anna@mail.ru", f"Ответ {i}. {ours} Ответим на anna@mail.ru.", line=i) for i in range(80)]
+    cleaned, log = clean(rows, ("mask_personal_data",))
+    assert answer(cleaned[7]) == f"Ответ 7. {ours} Ответим на [почта]."
+    assert question(cleaned[7]) == "Вопрос 7 от [почта]"
+    assert clean(cleaned, ("mask_personal_data",))[0] == cleaned
+    assert undo(cleaned, log) == rows
+    assert "anna@mail.ru" in answer(clean(rows, ("mask_personal_data",), ["anna@mail.ru"])[0][7])
+    only = answer(clean(rows, ("mask_personal_data",), ["only", "8 495 1234567"])[0][7])
+    assert only == "Ответ 7. Напишите на [почта] или позвоните: +7 495 123-45-67. Ответим на [почта]."

@@ -108,6 +108,16 @@ def test_jaccard():
     assert jaccard(a, a[:0]) == jaccard(a[:0], a[:0]) == 0
 
 
+DIFFERENT = (
+    "8 - 2|8 : 2|8-2|8:2|8 – 2|8 2|8×2|8÷2|a - b|a : b|a*b|a/b|+5|-5|T: -5|T: 5|C|C++|A|A-|1.5|15|1.5|1 5|1,5|15|10:30|10.30"
+)
+DIFFERENT += (
+    "|1,000|1.000|5!|5|n!|n|(2+3)*4|2+(3*4)|f'(x)|f(x)|f(x)|fx|[1, 2]|(1, 2)|5'|5\"|.5|5|a.b|a b|rm -rf|rm rf|!x|x|x; y|x, y"
+)
+DIFFERENT += "|:)|:(|?|!|...|?|a?|a|2:1|2-1|кот : собака|кот - собака|a == b|a != b|→|←|\\d+|\\d*"
+DIFFERENT = DIFFERENT.split("|")
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
@@ -122,6 +132,14 @@ def test_jaccard():
         ("😀", "😢", False),
         ("कि", "की", False),  # vowel signs are no letters to a regular expression
         ("100%", "100", False),
+        ("Сколько будет 8 - 2?", "сколько будет 8 – 2", True),
+        ("Что такое C++?", "что такое C++", True),
+        ("Москва — столица.", "москва - столица", True),
+        ("Hi (there), don’t go!", "hi there, don't go", True),
+        ("- пункт\n- другой", "пункт\nдругой", True),
+        ("Ответ: 5", "ответ 5.", True),
+        ("😀", "😀!", True),
+        *((one, other, False) for one, other in zip(DIFFERENT[::2], DIFFERENT[1::2], strict=True)),
     ],
 )
 def test_when_two_texts_are_the_same(one, other, same):

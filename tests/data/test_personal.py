@@ -4,7 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from gemma_colab.data.personal import KINDS, MASKS, mask, personal_data
+from gemma_colab.core.rows import to_messages
+from gemma_colab.data.personal import KINDS, MASKS, contact, mask, own_contacts, personal_data
 
 FOUND = [
     ("e-mail", "Мой адрес ivan.petrov+shop@mail.ru, жду", "ivan.petrov+shop@mail.ru"),
@@ -27,6 +28,11 @@ FOUND = [
     ("ip", "вход с 93.184.216.34 ночью", "93.184.216.34"),
     ("ip", "Мой адрес в сети 203.0.113.45, может", "203.0.113.45"),
     ("ip", "172.15.10.10", "172.15.10.10"),
+    ("ip", "server 93.184.216.34", "93.184.216.34"),  # no telephone, and "server" doesn't end in "ver."
+    ("ip", "driver 93.184.216.34", "93.184.216.34"),
+    ("phone", "Заказ: 8-912-345-67-89", "8-912-345-67-89"),  # written as one dials it
+    ("phone", "позвоните мне 9123456789", "9123456789"),
+    ("phone", "https://wa.me/79123456789", "79123456789"),
     ("key", "ключ sk-abcdefghijklmnopqrstuv1234", "sk-abcdefghijklmnopqrstuv1234"),
     ("key", "ghp_" + "a1B2" * 9, "ghp_" + "a1B2" * 9),
     ("key", "токен hf_" + "Ab1" * 11 + ".", "hf_" + "Ab1" * 11),
@@ -63,6 +69,14 @@ def test_kind_and_place(kind, text, piece):
         "DE89 3704 0044 0532 0130 01",
         "sk-learn, risk-free, hf_transfer, task-oriented, ghp_short",
         "",
+        "версия 93.184.216.34, driver version 93.184.216.34, сборка 91.23.45.67, Chrome/91.23.45.67, build 9123456789",
+        "заказ 912-345-67-89, договор № 916-123-45-67, накладная 9161234567, трек-номер 9123456789, серийный номер 9123456789",
+        'id: 9123456789, {"id": 9123456789}, user_id=9123456789, https://a.ru/item/9161234567?x=9161234567, file_9161234567.txt',
+        "$9123456789; 9123456789 руб., 9.123.456.789 EUR, 9161234567 человек, сумма 9123456789",
+        "9161234567 + 1 = 9161234568; 0.9161234567, 9161234567.89, timestamp 9161234567, 1700000000",
+        "ISBN 9-123-45678-9, 55.7558 37.6173, 550e8400-e29b-41d4-9161-234567891234, d41d8cd98f00b204e9800998ecf8427e",
+        "0.6666666666666664 and 5.4111111111111111",  # would pass for cards
+        "logo@2x.png; validate('me@example.com')",
     ],
 )
 def test_what_only_looks_like_it(text):
@@ -101,6 +115,63 @@ def test_the_text_around_is_left_alone():
         assert mask(text).startswith(before)
         assert mask(text).endswith(after)
         assert piece not in mask(text)
+
+
+@pytest.mark.parametrize("text", ["Анна, 9161234567", "население 9161234567", "return 9161234567", "ряд 916 123 45 67"])
+def test_what_may_be_a_phone_is_found_and_left_alone(text):
+    assert [kind for kind, *_ in personal_data(text)] == ["phone?"]
+    assert mask(text) == text
+
+
+def test_code_is_left_alone():
+    text = "Так: `curl 93.184.216.34`\n```\nmail('a@mail.ru')\n```\nПишите b@mail.ru"
+    assert [kind for kind, *_ in personal_data(text)] == ["ip", "e-mail", "e-mail"]
+    assert mask(text) == text.replace("b@mail.ru", "[почта]")
+
+
+# ---------------------------------------------------------------------------------------------------- the house's own
+OURS = "Пишите help@shop.ru или звоните +7 495 123-45-67."
+
+
+def asked(n, answer, question="Вопрос {}"):
+    return [to_messages({"instruction": question.format(i), "output": answer}) for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("spelling", "other"),
+    [("+7 495 123-45-67", "8 (495) 1234567"), ("Help@Shop.ru", "help@shop.ru"), ("DE89 3704 0044", "de8937040044")],
+)
+def test_two_spellings_of_a_contact(spelling, other):
+    assert contact(spelling) == contact(other) == contact(contact(spelling))
+
+
+@pytest.mark.parametrize(
+    ("rows", "own"),
+    [
+        (asked(5, OURS), {"help@shop.ru", "4951234567"}),
+        (asked(4, OURS), set()),
+        (asked(6, OURS) + asked(194, "Да.", "Другой {}"), {"help@shop.ru", "4951234567"}),
+        (asked(5, OURS) + asked(195, "Да.", "Другой {}"), set()),  # fewer than 3 %
+        (asked(3, OURS) + asked(3, "8 (495) 123 45 67", "Телефон {}?"), {"4951234567"}),
+        (asked(30, OURS, "Вопрос"), set()),  # one question
+        ([row | {"conversation": "c"} for row in asked(30, OURS)], set()),
+        (asked(30, "Напишем на anna@mail.ru.", "Мой адрес anna@mail.ru, {}"), set()),  # the customer said it
+        (asked(30, "Жду.", "Мой адрес anna@mail.ru, {}"), set()),
+        (asked(30, "Жду.", "Мой адрес anna@mail.ru, {}") + asked(6, "Напишем на anna@mail.ru."), set()),
+        (asked(30, "Ваша карта 4111 1111 1111 1111"), set()),
+        ([{"messages": [{"role": "system", "content": OURS}, *row["messages"]]} for row in asked(9, "Да.")], {"help@shop.ru", "4951234567"}),
+        ([{"messages": [{"role": "system", "content": f"Клиент: u{i % 9}@mail.ru"}, *row["messages"]]} for i, row in enumerate(asked(90, "Да."))], set()),
+        ([], set()),
+    ],
+)  # fmt: skip
+def test_what_many_answers_give_unasked_is_the_houses_own(rows, own):
+    assert own_contacts(rows) == own
+
+
+def test_what_is_named_is_kept_and_after_only_nothing_else():
+    assert own_contacts(asked(9, OURS), ["Boss@shop.ru"]) == {"help@shop.ru", "4951234567", "boss@shop.ru"}
+    assert own_contacts(asked(9, OURS), ["only", "8 495 1234567"]) == {"only", "4951234567"}
+    assert mask(OURS, keep=own_contacts([], ["only", "help@shop.ru"])) == "Пишите help@shop.ru или звоните [телефон]."
 
 
 def test_regions():

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
-from huggingface_hub import get_token
+from huggingface_hub import get_token, try_to_load_from_cache
 
-from gemma_colab.core.catalog import CATALOG, PACKAGED, SHORT, TINY, from_hub, known_dimensions, source_of
+from gemma_colab.core.catalog import CATALOG, PACKAGED, SHORT, TINY, known_dimensions
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.machine import Machine
 from gemma_colab.core.settings import LoraSettings, TrainSettings
@@ -102,9 +103,8 @@ def sees_images(name: str) -> bool:
     """Whether a Gemma 3 has a vision part, which nothing here loads or tunes. Downloads nothing: False where that can't be told."""
     if dimensions := known_dimensions(name):
         return dimensions.vocab_size > 262_144  # the multimodal ones have 64 tokens more
-    from transformers import AutoConfig  # seconds to import
-
+    file = Path(name) / "config.json" if Path(name).is_dir() else is_hub_id(name) and try_to_load_from_cache(name, "config.json")
     try:
-        return from_hub(AutoConfig, name, source_of(name), local_files_only=True).model_type == "gemma3"
-    except ModelError:
+        return json.loads(Path(file).read_text("utf-8"))["model_type"] == "gemma3"
+    except (OSError, ValueError, LookupError, TypeError):  # it is not on this machine, or no model
         return False

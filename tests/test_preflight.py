@@ -99,6 +99,15 @@ def test_a_model_that_will_not_fit_is_named_before_it_is_downloaded(name, machin
     assert look("training", name, CPU) is None  # there the first row says that a GPU is needed
 
 
+def test_that_only_the_text_part_of_a_model_is_tuned_is_said_where_it_is_chosen(tmp_path):
+    from checkpoints import save_random_multimodal
+
+    save_random_multimodal(tmp_path / "sees")
+    for name in (LARGE, str(tmp_path / "sees")):
+        assert_says(look("images", name, T4), OK, f"{name} sees images, and only its text part is tuned", "reads text only")
+    assert look("images", NAME, T4) is None
+
+
 def test_16_bit_is_judged_as_16_bit():
     assert look("training", "google/gemma-3-12b-it", T4).status == OK
     assert_says(look("training", "google/gemma-3-12b-it", T4, load_in_4bit=False), FAIL, "or 4 bit")

@@ -289,6 +289,8 @@ def test_advice_on_16_bit_where_4_bit_saves_little_and_on_untuned_models():
     assert advised == {name for name in CATALOG if "270m" in name or "1b" in name}
     untuned = {name for name, text in texts.items() if "doesn't follow instructions yet" in text}
     assert untuned == {name for name in CATALOG if not name.endswith("-it")}
+    sees = {name for name, text in texts.items() if "sees images, and only its text part is tuned here" in text}
+    assert sees == {name for name in CATALOG if any(size in name for size in ("-4b", "-12b", "-27b"))}
     plan = {"tokens": 1024, "dtype": "float16"}
     one = CATALOG["google/gemma-3-1b-it"]
     plans = [memory_plan(one, LoraSettings(), TrainSettings(), load_in_4bit=b, **plan) for b in (True, False)]

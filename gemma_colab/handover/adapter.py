@@ -73,6 +73,7 @@ def train_adapter(
     from gemma_colab.core.machine import pick_dtype
     from gemma_colab.core.trainer import lora_config
     from gemma_colab.export.adapter import save_adapter
+    from gemma_colab.training.checkpoints import whole_checkpoints
     from gemma_colab.training.records import record_run
     from gemma_colab.training.run import train
     from gemma_colab.training.sharding import whole_adapter
@@ -128,7 +129,9 @@ def train_adapter(
             save_adapter(run.trainer.model, run.trainer.processing_class, workspace, weights)
         except Exception as e:  # each library has an error of its own
             what = f"the adapter could not be written where {workspace.path} lies, {type(e).__name__}: {e}"
-            raise WorkspaceError(f"{what}; make room there, and go on with resume=True (--resume)") from e
+            whole = whole_checkpoints(workspace.path / "checkpoints")
+            then = "go on with resume=True (--resume)" if whole else "train again: there is no checkpoint to go on from"
+            raise WorkspaceError(f"{what}; make room there, and {then}") from e
         best = {"steps": state.global_step, "best_step": state.best_global_step, "best_eval_loss": state.best_metric}
         best |= {"adapter_step": run.adapter_step, "notes": run.notes} | run.lost
         left = base | {"rows": workspace.fingerprint(*SPLIT_FILES)} | ended | {"seconds": round(run.seconds, 1)} | best

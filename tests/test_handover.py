@@ -154,15 +154,18 @@ def test_an_adapter_that_cannot_be_written_ends_with_a_sentence_and_is_resumed(w
     save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
     chosen, (_, hard) = ModelSettings(model=random_gemma), resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    class Full(TrainerCallback):  # a quota is used up when the last checkpoint is written
-        def on_train_end(self, args, state, control, **kwargs):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    class Full(TrainerCallback):  # a quota is used up in the first step, or when the last checkpoint is written
+        def __init__(self, when):
+            setattr(self, when, self.fill)
+
+        def fill(self, args, state, control, **kwargs):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
 
     try:
-        with pytest.raises(
-            WorkspaceError, match=r"the adapter could not be written where .*; make room there, and go on .*--resume"
-        ):
-            train_adapter(workspace, chosen, TrainSettings(num_train_epochs=1), show=Full())
+        for when, then in (("on_step_begin", "train again: there is no checkpoint"), ("on_train_end", r"go on .*--resume")):
+            with pytest.raises(WorkspaceError, match=rf"the adapter could not be written where .*; make room there, and {then}"):
+                train_adapter(workspace, chosen, TrainSettings(num_train_epochs=1), show=Full(when))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert not workspace.has("adapter")

@@ -19,9 +19,11 @@ from gemma_colab.core.errors import WorkspaceError
 from gemma_colab.core.rows import answer
 from gemma_colab.core.settings import ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace, samples
+from gemma_colab.data.cleaning import STEPS
 from gemma_colab.data.looking import question, with_texts
+from gemma_colab.data.review import Review
 from gemma_colab.export.adapter import check_adapter
-from gemma_colab.handover.rows import ensure_rows, save_rows
+from gemma_colab.handover.rows import ensure_rows, prepare_rows, save_rows
 from gemma_colab.model.hub import explain
 
 RAW = str(samples() / "support_ru_raw.csv")
@@ -107,6 +109,21 @@ def test_prepare_cleans_splits_and_saves(tmp_path, capsys):
     assert main(["prepare", RAW, "--workspace", str(folder), "--accept", "unreadable row", "--seed", "3"]) == 1
     out = capsys.readouterr().out
     assert "cleaning_log.jsonl" in out
+    assert "I  cleaned: mojibake in 12 rows (line 11, 158, 190, 299, 303 ...): such as line 11: answer “РќРµС‚" in out
+    assert (
+        "I  cleaned: drop_exact_duplicates in 14 rows (line 117, 229, 362, 397, 411 ...): such as line 117: left out, like line 114"
+        in out
+    )
+    assert "I  not cleaned: mask_personal_data in 20 rows" in out
+    assert (
+        "such as line 13: answer “… 000 до 50 000 &#8381;, можно оформить рассрочку и…” became “… 000 до 50 000 ₽, можно" in out
+    )
+    assert sum(map(len, ensure_rows(Workspace(folder)).values())) == 621 == 643 - 8 - 14  # read, empty, exact duplicates
+    command = ["prepare", RAW, "--workspace", str(folder), "--accept", "unreadable row", "--seed", "3", "--also", *STEPS]
+    assert main(command) == 1
+    out = capsys.readouterr().out
+    assert "not cleaned" not in out
+    assert "I  cleaned: mask_personal_data in 20 rows" in out
     rows = ensure_rows(Workspace(folder))
     assert sum(map(len, rows.values())) == 618
     assert rows["train"][0].keys() >= {"messages", "line", "label"}
@@ -146,12 +163,39 @@ def test_own_contacts_are_kept_and_an_allow_list_decides(tmp_path, capsys):
     assert "help@lampa-home.example (20 rows), +7 495 123-45-67 (20 rows): kept" in out
     assert "leak" not in out  # a telephone that all answers give makes no two alike
     assert saved().count(ours) == 20
-    main([*command, "--keep", "only", "--keep", "8 (495) 123-45-67"])
+    main([*command, "--also", "mask_personal_data", "--keep", "only", "--keep", "8 (495) 123-45-67"])
     assert saved().count("Write to [e-mail] or call +7 495 123-45-67.") == 20
     main([*command, "--keep", "Me@lampa-home.example"])
     assert "--keep names Me@lampa-home.example, which no row holds" in capsys.readouterr().out
     main(["check", str(file), "--keep", "me@lampa-home.example"])
     assert "--keep names me@lampa-home.example, which no row holds" in capsys.readouterr().out
+
+
+def test_a_review_holds_whatever_steps_follow_and_what_fits_no_row_is_said(tmp_path, support_rows, capsys):
+    """A row that was dropped after one cleaning may not come back with another."""
+    records = [{"instruction": question(row), "output": f"<b>{answer(row)}</b>&nbsp;"} for row in support_rows[:60]]
+    path, folder = write(tmp_path / "a.jsonl", records), str(tmp_path / "ws")
+    report, _ = prepare_rows(path, Workspace(folder), also=["html_to_text", "entities"])
+    Review(Workspace(folder)).decide(report.rows[7], "drop", why="wrong")
+    for steps in ([], ["--also", "entities", "white_space"], ["--steps", "white_space"]):
+        assert main(["prepare", path, "--workspace", folder, *steps]) == 1  # tags are left
+        assert "I  cleaned: review in 1 row (line 8): such as line 8: left out, wrong" in capsys.readouterr().out
+        assert 8 not in [row["line"] for rows in ensure_rows(Workspace(folder)).values() for row in rows]
+    records[7]["output"] = "В пути."
+    write(tmp_path / "a.jsonl", records)
+    main(["prepare", path, "--workspace", folder])
+    assert "W  unused decision in 1 row (line 8): 1 in review.json fit no row, as its text changed" in capsys.readouterr().out
+    main(["prepare", path, "--workspace", folder, "--accept", "unused decision"])
+    assert "I  unused decision in 1 row (line 8): accepted by you (W)" in capsys.readouterr().out
+
+
+def test_rows_left_out_as_too_long_are_counted_and_named(tmp_path, support_rows, capsys):
+    records = [{"instruction": question(row), "output": answer(row)} for row in support_rows[:60]]
+    records[5]["output"] *= 9
+    path = write(tmp_path / "a.jsonl", records)
+    command = ["prepare", path, "--workspace", str(tmp_path / "ws"), "--model", "tiny-gemma3", "--max-length", "400"]
+    main([*command, "--too-long", "drop"])
+    assert "I  too long: drop in 1 row (line 6): as you asked; too_long.jsonl has them whole" in capsys.readouterr().out
 
 
 def test_it_is_installed_and_starts_without_torch(tmp_path):

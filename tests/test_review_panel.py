@@ -72,7 +72,8 @@ def test_a_contradiction_stands_side_by_side_and_every_click_is_saved_at_once(pa
     assert saved(workspace) == {}
 
     click(panel, 0, "keep")
-    assert saved(workspace) == {fingerprint(rows[0]): {"action": "keep", "why": "contradiction", "checks": ["contradiction"]}}
+    kept = {"action": "keep", "why": "contradiction", "checks": ["contradiction"], "line": rows[0]["line"]}
+    assert saved(workspace) == {fingerprint(rows[0]): kept}
     assert "1 of 2 decided" in panel.place.value
     assert "kept" in shown(panel)[0].head.value
     click(panel, 1, "drop")

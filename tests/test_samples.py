@@ -8,7 +8,7 @@ import pytest
 
 from gemma_colab.core.rows import answer
 from gemma_colab.core.workspace import samples
-from gemma_colab.data.cleaning import clean
+from gemma_colab.data.cleaning import STEPS, clean
 from gemma_colab.data.looking import question, texts
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import check_rows
@@ -44,7 +44,7 @@ def test_nothing_to_complain_about(sample):
     _, rows = sample
     report = check_rows(rows)
     assert report.verdict == "ready"
-    assert clean(rows)[0] == rows
+    assert clean(rows, STEPS)[0] == rows
     for field in (lambda row: question(row).split("\n\n")[0], lambda row: question(row).split("\n\n")[1], answer):
         assert len(set(map(field, rows))) == len(rows)
 
@@ -123,7 +123,7 @@ def test_kinds_for_a_person_are_shown(raw, planted):
 
 
 def test_cleaning_brings_the_good_rows_back(raw, support_rows):
-    cleaned, log = clean(raw[0].rows)
+    cleaned, log = clean(raw[0].rows, STEPS)
 
     def plain(row):
         return tuple(" ".join(text.split()) for text in texts(row).values())

@@ -69,7 +69,8 @@ READING = {
 }  # fmt: skip
 PREPARING = _workspace("where the rows go") | {
     "--too-long": dict(choices=("keep", "drop", "split"), default="keep", help="rows beyond --max-length; needs --model"),
-    "--steps": dict(nargs="+", metavar="STEP", help="of cleaning; without it all of them"),
+    "--steps": dict(nargs="+", metavar="STEP", help="of cleaning; by default those that mend what storage has spoilt"),
+    "--also": dict(nargs="+", metavar="STEP", default=[], help="further steps; the report names those that would change rows"),
     "--groups": dict(metavar="COLUMN", help="rows with the same value of it stay together, such as those of one customer"),
     "--validation-size": dict(type=float, default=0.1, help="default %(default)s"),
     "--test-size": dict(type=float, default=0.15, help="default %(default)s"),

@@ -4,7 +4,8 @@ A row is `{"messages": [{"role": "system" | "user" | "assistant", "content": tex
 assistant in turn, the assistant last. It has this shape from its file until TRL trains on it. An earlier answer that is not to be learned
 has Gemma's own word as its role, "model": the chat template writes both alike, TRL learns those of the assistant only. Beside the messages
 there may be `line` (where it began in its file, from 1), `item` (its number in a list on one line), `label` (a class, to stratify a split
-by), `conversation` (rows with the same value belong together) and `cut` (how many answers at its end were not to be learned).
+by), `conversation` (rows with the same value belong together), `cut` (how many answers at its end were not to be learned) and `as_read`
+(if changed since: its first fingerprint).
 """
 
 from typing import Any

@@ -132,7 +132,7 @@ def personal(context: CheckContext, regions: tuple[str, ...] = ("RU",), keep: tu
     if kept:
         counts = Counter(spelt[value] for value, _ in dict.fromkeys((contact(hit.note), hit.row) for hit in kept))
         said = ", ".join(f"{value} ({n} row{'s' * (n > 1)})" for value, n in counts.most_common())
-        advice = f"{said}: kept, as many answers give it unasked or you named it; --keep only (keep=['only']) masks it"
+        advice = f"{said}: kept, as many answers give it unasked or you named it; the step mask_personal_data masks it with --keep only (keep=['only'])"
         yield Finding("own contacts", "I", advice, kept)
     if missing := [value for key, value in {contact(value): value for value in keep}.items() if key not in {"only", *spelt}]:
         yield Finding("own contacts", "W", f"--keep names {', '.join(missing)}, which no row holds; look at the spelling")

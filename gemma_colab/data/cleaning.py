@@ -1,4 +1,7 @@
-"""Clean rows in named steps, with a log line for every change, from which each can be undone. Nothing goes without one."""
+"""Clean rows in named steps, with a log line for every change, from which each can be undone. Nothing goes without one.
+
+By default only what is certainly an artefact of storage is changed. A tag may be a left-over in one file and the lesson in another.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,10 @@ import html
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import pairwise
 
 import pandas as pd
-from bs4 import BeautifulSoup
 from ftfy import fix_encoding
 from rapidfuzz.distance import Prefix
 
@@ -22,7 +23,7 @@ from gemma_colab.data.checks_set import exact_duplicates, near_twins
 from gemma_colab.data.checks_text import CODE, MARKDOWN_IMAGE, TAG, about_markup, empty_text
 from gemma_colab.data.finding import CheckContext, Finding, Hit
 from gemma_colab.data.likeness import normalize
-from gemma_colab.data.looking import texts, with_texts
+from gemma_colab.data.looking import AS_READ, fingerprint, place, texts, with_texts
 from gemma_colab.data.personal import mask, own_contacts
 
 DROPPED = "(dropped)"
@@ -30,7 +31,24 @@ LOG_COLUMNS = ["step", "row", "line", "field", "before", "after"]
 SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u3000]")  # all kinds of them but the plain one
 GAP = re.compile(r"\S(?: {3,}|\t)\S")  # between columns
 BREAK = re.compile("[\x0b\x0c\x1c-\x1f\x85]+")  # control characters that end a line or a page
+ENCODING = re.compile(
+    r"(?i)mojibake|encod|decod|charset|unicode|ascii|utf-?\d|latin-?1|8859|(?:cp|ws-)125|кодиров|козябр|юникод|байт"
+)
+SCRIPT = re.compile(r"(?is)<(script|style|head)(?:\s[^<>]*)?>.*?(?:</\1\s*>|\Z)")
 BLOCK = re.compile(r"</?(?:br|p|div|li|tr|h[1-6]|blockquote|pre)\b", re.IGNORECASE)  # they stand on lines of their own
+
+
+def file_marks(text: str) -> str:
+    """Line ends as "\\n", and no marks of files: a byte order mark where a line begins, NUL."""
+    text = re.sub(r"\r+\n", "\n", text.replace("\0", ""))
+    return re.sub("^\ufeff+", "", text if "\n" in text else text.replace("\r", "\n"), flags=re.MULTILINE)
+
+
+def about_encoding(row: Row) -> bool:
+    """Tell whether the row is about encodings, or has all that can be mended in the right letters too: there the fault is the lesson."""
+    said, mended = ("\n".join(map(change, texts(row).values())).lower() for change in (str, fix_encoding))
+    words, right = (set(re.findall(r"\w+|[^\w\s]", text)) for text in (said, mended))
+    return right <= words or bool(ENCODING.search(said))
 
 
 def outside_code(change: Callable[[str], str], text: str) -> str:
@@ -48,16 +66,9 @@ def _without_tags(text: str) -> str:
     text = MARKDOWN_IMAGE.sub(lambda m: m[0][2 : m[0].index("]")], text)
     if not TAG.search(text):
         return text
-    ends = [0, *(end for tag in TAG.finditer(text) for end in tag.span()), len(text)]
-    pieces = [text[a:b] for a, b in pairwise(ends)]
-    # Only what is between known tags is protected: everything else that looks like one is the writer's own.
-    pieces[::2] = [piece.replace("&", "&amp;").replace("<", "&lt;") for piece in pieces[::2]]
-    pieces[1::2] = [f"\x0b{tag}\x0b" if BLOCK.match(tag) else tag for tag in pieces[1::2]]  # a break that tags make
-    soup = BeautifulSoup("".join(pieces), "html.parser")
-    for tag in soup(["script", "style", "head"]):
-        tag.decompose()
+    text = TAG.sub(lambda m: "\x0b" if BLOCK.match(m[0]) else "", SCRIPT.sub("", text))  # a line break that tags make
     # Where the writer broke the line too, it stays as it was: a blank line parts instruction and input.
-    return re.sub(r"[\n\x0b]*\x0b[\n\x0b]*", lambda m: m[0].replace("\x0b", "") or "\n", soup.get_text())
+    return re.sub(r"[\n\x0b]*\x0b[\n\x0b]*", lambda m: m[0].replace("\x0b", "") or "\n", text)
 
 
 def entities(text: str) -> str:
@@ -97,21 +108,31 @@ def white_space(text: str) -> str:
 
 
 CHANGES: dict[str, Callable[[str], str]] = {
+    "file_marks": file_marks,
     "html_to_text": html_to_text,
     "entities": entities,
-    "mojibake": fix_encoding,
+    "mojibake": lambda text: file_marks(fix_encoding(text)),  # which may bring a byte order mark to light
     "control_characters": control_characters,
     "invisible_characters": partial(checks_text.HIDDEN.sub, ""),
     "white_space": white_space,
     "fake_input": partial(checks_text.FAKE_INPUT.sub, ""),  # only in the question
     "mask_personal_data": mask,
 }
+LESSONS = {"html_to_text": about_markup, "entities": about_markup, "mojibake": about_encoding}  # rows that a step leaves alone
+
+
+def repeated_rows(context: CheckContext) -> list[Finding]:
+    """Drop a row whose turns stood earlier to the letter."""
+    first: dict[str, int] = {}
+    twins = [first.setdefault(json.dumps(row["messages"]), i) for i, row in enumerate(context.rows)]
+    return [Finding("", "W", "", [Hit(i, note=f"like {context.place(twin)}") for i, twin in enumerate(twins) if i != twin])]
 
 
 def near_duplicates(context: CheckContext) -> list[Finding]:
-    """Of two near twins that say the same, drop the later one, if the earlier is kept and the texts differ only in words added or in
-    endings. A word put for another may turn the meaning (on, off): that, like contradictions, is for a person."""
-    dropped = {}
+    """Drop a row that repeats an earlier one but for case, punctuation and spaces. Of two near twins that say the same, drop the later
+    one, if the earlier is kept and the texts differ only in words added or in endings. A word put for another may turn the meaning
+    (on, off): that, like contradictions, is for a person."""
+    dropped = {hit.row: hit for finding in exact_duplicates(context) for hit in finding.hits}
     for row, twin, similarity, says_the_same in near_twins(context):
         if says_the_same and not {row, twin} & dropped.keys() and _adds_only(context.texts[row], context.texts[twin]):
             dropped[row] = Hit(row, note=f"{similarity:.2f} like {context.place(twin)}")
@@ -125,18 +146,26 @@ def _adds_only(one: dict[str, str], other: dict[str, str]) -> bool:
 
 
 # What they hit is dropped.
-DROPS = {"drop_empty": empty_text, "drop_exact_duplicates": exact_duplicates, "drop_near_duplicates": near_duplicates}
+DROPS = {"drop_empty": empty_text, "drop_exact_duplicates": repeated_rows, "drop_near_duplicates": near_duplicates}
 STEPS = (*CHANGES, *DROPS)
+DEFAULT = ("file_marks", "mojibake", "drop_empty", "drop_exact_duplicates")
 
 
-def clean(rows: list[Row], steps: tuple[str, ...] = STEPS, keep: Iterable[str] = ()) -> tuple[list[Row], pd.DataFrame]:
+def clean(
+    rows: list[Row], steps: Sequence[str] = DEFAULT, also: Sequence[str] = (), keep: Iterable[str] = ()
+) -> tuple[list[Row], pd.DataFrame]:
     """Return new rows, and the log: step, row (number in `rows`), line, field, before, after. The rows given are not changed.
 
+    steps: by default those that mend what is certainly an artefact of storage. also: others, each in its usual place among them:
+    html_to_text, entities, control_characters, invisible_characters, white_space, fake_input (a word such as N/A at the end of a
+    question), mask_personal_data, drop_near_duplicates. What they take away may be right in your rows: look first.
     keep: e-mails, phones and the like that are yours and stay unmasked, beside those that many answers give; after "only", these alone.
+
     A dropped row has an empty `field`; `before` holds it whole, as JSON. Raises `SettingsError` for a step that doesn't exist.
     """
-    if unknown := [step for step in steps if step not in STEPS]:
+    if unknown := [step for step in (*steps, *also) if step not in STEPS]:
         raise SettingsError(f"step={unknown[0]!r} is not a cleaning step; choose from {', '.join(STEPS)}")
+    steps = [step for step in STEPS if step in (*steps, *also)] if also else steps
     kept, log = dict(enumerate(rows)), []
     masked = rows if "mask_personal_data" in steps else []
     changes = CHANGES | {"mask_personal_data": partial(mask, keep=own_contacts(masked, keep))}
@@ -149,13 +178,29 @@ def clean(rows: list[Row], steps: tuple[str, ...] = STEPS, keep: Iterable[str] =
                 log.append((step, numbers[n], row.get("line"), "", json.dumps(row, ensure_ascii=False), f"{DROPPED} {why}"))
             continue
         for i, row in kept.items():
-            if step in ("html_to_text", "entities") and about_markup(row):
+            if step in LESSONS and LESSONS[step](row):
                 continue
             fields = {"question": texts(row)["question"]} if step == "fake_input" else texts(row)
             new = {field: text for field, old in fields.items() if (text := changes[step](old)) != old}
             log += [(step, i, row.get("line"), field, fields[field], text) for field, text in new.items()]
             kept[i] = with_texts(row, new) if new else row
     return list(kept.values()), pd.DataFrame(log, columns=LOG_COLUMNS)
+
+
+def summarize(rows: list[Row], log: pd.DataFrame, done: bool = True) -> Iterator[Finding]:
+    """Yield a finding for each step of a log of these rows: how many it changed or left out, with an example. done: False if the rows
+    were left as they are, and the log says what the step would do."""
+    for step, lines in log.groupby("step", sort=False):
+        one, numbers = next(lines.itertuples()), lines["row"].unique().tolist()
+        start = max(0, Prefix.similarity(one.before, one.after) - 15) * bool(one.field)
+        before, after = (f"“{'…' * bool(start)}{t[start:][:50]}{'…' * (len(t) > start + 50)}”" for t in (one.before, one.after))
+        change = f"{one.field} {before} became {after}" if one.field else one.after.replace(DROPPED, "left out,", 1)
+        example = f"such as {place(rows[one.row], one.row)}: {change}"
+        if done:
+            yield Finding(f"cleaned: {step}", "I", example, lines=[rows[n].get("line", n) for n in numbers])
+        else:
+            how = f"left as it is; with also=[{step!r}] (on the command line: --also {step}), {example}"
+            yield Finding(f"not cleaned: {step}", "I", how, [Hit(n) for n in numbers])
 
 
 def undo(rows: list[Row], log: pd.DataFrame) -> list[Row]:
@@ -167,4 +212,4 @@ def undo(rows: list[Row], log: pd.DataFrame) -> list[Row]:
     for line in log.iloc[::-1].itertuples():
         if line.field:
             old[line.row] = with_texts(old[line.row], {line.field: line.before})
-    return old
+    return [{k: v for k, v in row.items() if k != AS_READ or v != fingerprint(row, now=True)} for row in old]

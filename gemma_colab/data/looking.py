@@ -7,6 +7,8 @@ from itertools import pairwise
 
 from gemma_colab.core.rows import Row, prompt
 
+AS_READ = "as_read"  # in a row that was changed: the fingerprint of its texts before
+
 
 def question(row: Row) -> str:
     """Return everything before the last answer as one text, with a blank line between the turns."""
@@ -25,10 +27,12 @@ def texts(row: Row) -> dict[str, str]:
 
 
 def with_texts(row: Row, new: dict[str, str]) -> Row:
-    """Return a copy of the row with these texts, by field as in `texts`; files made before version 2 say `messages[0]`, `messages[1]`."""
+    """Return a copy of the row with these texts, by field as in `texts`; files made before version 2 say `messages[0]`, `messages[1]`.
+    If that changes a text, the copy carries the fingerprint of the row as it was read."""
     fields = enumerate(zip(texts(row), row["messages"], strict=True))
     contents = [new.get(field, new.get(f"messages[{i}]", turn["content"])) for i, (field, turn) in fields]
-    return row | {"messages": [turn | {"content": text} for turn, text in zip(row["messages"], contents, strict=True)]}
+    changed = row | {"messages": [turn | {"content": text} for turn, text in zip(row["messages"], contents, strict=True)]}
+    return changed if changed == row else changed | {AS_READ: fingerprint(row)}
 
 
 def place(row: Row, number: int) -> str:
@@ -36,9 +40,11 @@ def place(row: Row, number: int) -> str:
     return next((f"{name} {row[name]}" for name in ("item", "line") if name in row), f"row {number}")
 
 
-def fingerprint(row: Row) -> str:
-    """Return sixteen digits that change when a text of the row does: by them a decision about a row finds it again."""
-    return fingerprint_of({f"messages[{i}]": turn["content"] for i, turn in enumerate(row["messages"])})
+def fingerprint(row: Row, now: bool = False) -> str:
+    """Return sixteen digits of the texts of the row as it was read, whatever was cleaned or edited since: by them a decision about a
+    row finds it again. now: of the texts as they are now."""
+    read = {f"messages[{i}]": turn["content"] for i, turn in enumerate(row["messages"])}
+    return (not now and row.get(AS_READ)) or fingerprint_of(read)
 
 
 def fingerprint_of(fields: dict[str, str]) -> str:

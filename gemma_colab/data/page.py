@@ -29,7 +29,7 @@ def report_page(report: Report, most: int) -> str:
 
 def _rows(report: Report, finding: Finding, most: int) -> list[tuple[str, str, list[tuple[str, Pieces]]]]:
     """(place, note, [(field, its text in pieces)]) of each row that is shown."""
-    if finding.lines:
+    if finding.check in ("unreadable row", "not to be learned"):
         bad = [one for one in report.aside if one["line"] in finding.lines][:most]
         return [(f"line {b['line']}", b["problem"], [(b.get("field") or "content", _short(str(b["content"])))]) for b in bad]
     rows = []

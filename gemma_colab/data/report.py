@@ -28,6 +28,7 @@ FINDINGS = {name for check in CHECKS for name in check.names} | {
     "not to be learned",
     "lengths",
     "reviewed",
+    "unused decision",
     "leak",
     "validation too small",
 }
@@ -126,7 +127,7 @@ class Report:
         for f in self.findings:
             where = f" in {n} row{'s' * (n > 1)} ({self.places(f)})" if (n := f.count) else ""
             lines.append(f"{f.severity}  {f.check}{where}: {f.what_to_do}")
-            if f.lines:
+            if f.check in ("unreadable row", "not to be learned"):
                 bad = [one.get("sentence", one["problem"]) for one in self.aside if one["line"] in f.lines]
                 lines += [f"     {sentence}" for sentence in bad[:5]] + [f"     and {len(bad) - 5} more"] * (len(bad) > 5)
         # A terminal obeys control characters, so those of a dataset are written out.

@@ -1,6 +1,6 @@
 """What only a person can decide about rows, case by case, and what was decided: keep, edit or drop.
 
-A decision is saved at once, and found again by the text of its row.
+A decision is saved at once, and found again by the text of its row as it was read, whatever steps cleaned it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import Row
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.data.cleaning import DROPPED, LOG_COLUMNS
-from gemma_colab.data.finding import CheckContext
+from gemma_colab.data.finding import CheckContext, Finding
 from gemma_colab.data.likeness import clusters
 from gemma_colab.data.looking import fingerprint, fingerprint_of, texts, with_texts
 from gemma_colab.data.report import Report
@@ -75,25 +75,45 @@ class Review:
             raise SettingsError(f"action={action!r} with new={new!r}; an edit names the fields it changes, nothing else does")
         if unknown := sorted(set(new or {}) - set(texts(row))):
             raise SettingsError(f"new={unknown[0]!r} is not a field of this row; it has {', '.join(texts(row))}")
-        decision = {"action": action, "why": why, "checks": list(checks)} | ({"new": new} if new else {})
+        before = (self.of(row) or {}).get("new", {})
+        if action != "drop" and before and with_texts(row, before) == row:  # it was edited before, and is meant as it is now
+            new = before | (new or {})
+        decision = {"action": action, "why": why, "checks": list(checks), "line": row.get("line")} | ({"new": new} if new else {})
         together = Review(self.workspace).decisions | {fingerprint(row): decision}  # a second panel may have decided since
         self.workspace.write_json(FILE, together)
         self.decisions = together
 
     def of(self, row: Row) -> dict | None:
         """Return the decision on this row, or None."""
-        one = self.decisions.get(fingerprint(row)) if self.decisions else None
-        if one or not self.decisions or len(row["messages"]) != 2:
-            return one
+        return self._found(row)[1]
+
+    def _found(self, row: Row) -> tuple[str, dict | None]:
+        """Return the key and the decision on this row; a decision of before rows knew how they were read was kept by their text."""
+        keys = [fingerprint(row), fingerprint(row, now=True)] if self.decisions else []
+        if key := next((key for key in keys if key in self.decisions), ""):
+            return key, self.decisions[key]
+        if not keys or len(row["messages"]) != 2:
+            return "", None
         # Version 1 had instruction, input and output in a row of two turns: any blank line may have parted the first two.
         asked, said = (turn["content"] for turn in row["messages"])
         for i in [len(asked), *(m.start() for m in re.finditer("\n\n", asked))]:
             old = {"instruction": asked[:i], "input": asked[i + 2 :], "output": said}
-            if one := self.decisions.get(fingerprint_of(old)):
+            if one := self.decisions.get(key := fingerprint_of(old)):
                 old |= one.get("new", {})
                 new = {"question": "\n\n".join(filter(None, (old["instruction"], old["input"]))), "answer": old["output"]}
-                return one | ({"new": new} if "new" in one else {})
-        return None
+                return key, one | ({"new": new} if "new" in one else {})
+        return "", None
+
+    def unused(self, rows: list[Row], read: list[Row]) -> list[Finding]:
+        """Return a finding of the decisions that fit none of these rows, if any. read: the rows before cleaning, which may have
+        dropped a row that you dropped too."""
+        fit, there = ({self._found(row)[0] for row in some} for some in (rows, read))
+        lost = [one for key, one in self.decisions.items() if key not in fit and (one["action"] != "drop" or key not in there)]
+        advice = (
+            f"{len(lost)} in review.json fit no row, as its text changed, it was dropped, or this is another file; look at those"
+        )
+        advice += " rows again, then accept 'unused decision', or delete review.json to forget all decisions"
+        return [Finding("unused decision", "W", advice, lines=[one["line"] for one in lost if one.get("line")])] * bool(lost)
 
     @property
     def kept(self) -> dict[str, set[str]]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import Row, Turn
-from gemma_colab.data.looking import fingerprint
+from gemma_colab.data.looking import AS_READ, fingerprint
 from gemma_colab.model.lengths import token_lengths
 
 
@@ -53,4 +53,5 @@ def _pieces(row: Row, tokenizer, max_length: int) -> list[Row]:
     for piece in pieces:
         while piece and piece[-1]["role"] != "assistant":
             piece.pop()  # an answer that is read only, and its question
+    row = {key: value for key, value in row.items() if key != AS_READ}  # a decision about one piece is not about the others
     return [row | {"messages": system + piece, "conversation": name} for piece in pieces if piece]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gemma_colab.core.errors import BlockedError, DatasetError, SettingsError
 from gemma_colab.core.rows import Row, to_messages
 from gemma_colab.core.workspace import SPLIT_FILES, SPLITS, Workspace, samples
-from gemma_colab.data.cleaning import STEPS, clean
+from gemma_colab.data.cleaning import DEFAULT, STEPS, clean, summarize
+from gemma_colab.data.finding import Finding
 from gemma_colab.data.personal import own_contacts
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import Report, check_rows
@@ -22,7 +23,8 @@ def prepare_rows(
     source: str | Path,
     workspace: Workspace,
     *,
-    steps: tuple[str, ...] = STEPS,
+    steps: Sequence[str] = DEFAULT,
+    also: Sequence[str] = (),
     accept: Iterable[str] = (),
     keep: Iterable[str] = (),
     tokenizer=None,
@@ -36,10 +38,10 @@ def prepare_rows(
 ) -> tuple[Report, str]:
     """Read, clean, apply the decisions of an earlier review, check, split and save, in one call: notebook 01 in short.
 
-    source and reading: as for `data.read_rows`; rows that can't be read are put aside, and are an error of the report. accept: findings
-    you overrule, see `data.check_rows`. keep: your own contacts, see `data.clean`. groups: a column of the file, such as the customer;
-    its rows stay on one side of the split, see `data.split_rows`. too_long: "keep" rows beyond max_length (they will be cut), or "drop" or
-    "split" them as `data.turns.fit` does.
+    source and reading: as for `data.read_rows`; rows that can't be read are put aside, and are an error of the report. steps, also, keep:
+    as for `data.clean`; the report says what each did, and the others would do. accept: findings you overrule, see `data.check_rows`.
+    groups: a column of the file, such as the customer; its rows stay on one side of the split, see `data.split_rows`. too_long: "keep"
+    rows beyond max_length (they will be cut), or "drop" or "split" them as `data.turns.fit` does.
 
     Returns the report after cleaning, and sentences on what reading left out or guessed and on the split. Writes `rows/<split>.jsonl`,
     `rows/report.json`, and what was changed or left out: `rows/cleaning_log.jsonl`, `review_log.jsonl`, `aside.jsonl`, `too_long.jsonl`.
@@ -54,16 +56,21 @@ def prepare_rows(
     split_settings = SplitSettings(validation_size=validation_size, test_size=test_size, seed=seed)
     found, review = read_rows(source, on_bad="aside", **reading), Review(workspace)
     keep = ("only", *own_contacts(found.rows, keep), *keep)  # what is the house's own is told before rows are dropped
-    rows, log = clean(found.rows, steps, keep)
-    rows, decided = review.apply(rows)
+    cleaned, log = clean(found.rows, steps, also, keep)
+    rows, decided = review.apply(cleaned)
     logs = {"cleaning_log": log.to_dict("records"), "review_log": decided.to_dict("records"), "too_long": []}
     logs["aside"] = json.loads(json.dumps(found.aside, default=str))  # a bad row may hold dates
+    changes = [*review.unused(cleaned, found.rows), *summarize(found.rows, log), *summarize(cleaned, decided)]
     if too_long != "keep":
         rows, fitted = fit(rows, tokenizer, max_length, too_long)
         logs["too_long"] = fitted.to_dict("records")
+        if lines := fitted["line"].tolist():
+            changes.append(Finding(f"too long: {too_long}", "I", "as you asked; too_long.jsonl has them whole", lines=lines))
+    for step in [step for step in STEPS if step not in (*steps, *also)]:
+        changes += summarize(rows, clean(rows, [step], keep=keep)[1], done=False)
     how = {"aside": found.aside, "accept": accept, "kept": review.kept, "personal": {"keep": keep}}
     report = check_rows(rows, tokenizer=tokenizer, max_length=max_length, **how)
-    splits, how = None, report.reason
+    report, splits, how = report.with_findings(changes, accept), None, report.reason
     if report.verdict != "blocked":
         try:
             splits, notes = split_rows(rows, validation_size=validation_size, test_size=test_size, seed=seed)

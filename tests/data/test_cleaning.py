@@ -1,17 +1,20 @@
-"""Cleaning: each step, the log of every change, and the way back."""
+"""Cleaning: what is right stays, each step, the log of every change, and the way back."""
 
 import copy
 import json
 import random
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import answer, to_messages
-from gemma_colab.data.cleaning import CHANGES, DROPPED, DROPS, LOG_COLUMNS, STEPS, clean, undo
-from gemma_colab.data.looking import question, texts
+from gemma_colab.data.cleaning import CHANGES, DEFAULT, DROPPED, DROPS, LOG_COLUMNS, STEPS, clean, summarize, undo
+from gemma_colab.data.looking import AS_READ, fingerprint, question, texts
+from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import check_rows
 
 
@@ -23,6 +26,114 @@ def chat(*contents, **more):
     return {"messages": [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]} | more
 
 
+def bare(rows):
+    """The rows without what a changed row says of how it was read."""
+    return [{key: value for key, value in r.items() if key != AS_READ} for r in rows]
+
+
+# ---------------------------------------------------------------------------------------------------- what is right stays
+RIGHT = (
+    Path(__file__).parent / "right_rows.jsonl"
+)  # code, tables, paths, formulas, poems, many scripts; marks and faults explained
+
+
+@pytest.fixture(scope="module")
+def right_rows():
+    return read_rows(RIGHT).rows
+
+
+def test_by_default_every_right_row_stays_as_it_was(right_rows):
+    records = [json.loads(line) for line in RIGHT.read_text("utf-8").splitlines()]
+    assert len(records) == len({r["instruction"] for r in records}) >= 200
+    assert right_rows == [to_messages(r) | {"line": i} for i, r in enumerate(records, 1)]
+    done, log = clean(right_rows)
+    assert log.empty
+    assert done == right_rows
+
+
+def test_so_it_does_in_a_conversation(right_rows):
+    chats = [chat(*(turn["content"] for r in right_rows[i : i + 3] for turn in r["messages"])) for i in range(0, 300, 3)]
+    system = {"role": "system", "content": right_rows[0]["messages"][1]["content"]}
+    chats += [{"messages": [system, *r["messages"]]} for r in right_rows]
+    assert clean(chats)[0] == chats
+
+
+STORED = [
+    ("file_marks", "раз\r\nдва\r\r\nтри", "раз\nдва\nтри"),
+    ("file_marks", "раз\rдва", "раз\nдва"),
+    ("file_marks", "\ufeffраз\n\ufeffдва", "раз\nдва"),
+    ("file_marks", "раз\0 два\0", "раз два"),
+    ("mojibake", "РџСЂРёРІРµС‚", "Привет"),
+    ("mojibake", "cafÃ© â€“ naÃ¯ve", "café – naïve"),
+    ("mojibake", "Ваш заказ: РµРіРѕ РІРµР·СѓС‚", "Ваш заказ: его везут"),
+]
+
+
+@pytest.mark.parametrize(("step", "before", "after"), STORED)
+def test_by_default_what_storage_has_spoilt_is_mended(step, before, after):
+    done, log = clean([row(output=before), chat(before, "да")])
+    assert bare(done) == [row(output=after), chat(after, "да")]
+    assert log["step"].tolist() == [step, step]
+
+
+def test_by_default_only_empty_rows_and_those_equal_to_the_letter_are_left_out():
+    code = "if a:\n    b()\nc()"
+    rows = [
+        row("Run?", code),
+        row("Run?", code.replace("\nc", "\n    c")),
+        row("run?", code),
+        row("Run?", code),
+        row("Run?", " "),
+    ]
+    done, log = clean(rows)
+    assert done == rows[:3]
+    assert log[["step", "row"]].values.tolist() == [["drop_empty", 4], ["drop_exact_duplicates", 3]]
+    assert clean(rows, also=["drop_near_duplicates"])[0] == rows[:1]  # but for case, punctuation and spaces
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("Why do I see cafÃ©?", "UTF-8 was read as Latin-1."),
+        ("Почему «РџСЂРёРІРµС‚»?", "Другая кодировка."),
+        ("Mend it: cafÃ© au lait", "Café au lait"),
+        ("Mend it: cafÃ©", "café"),
+        ("What failed?", "Expected: naïve\nActual: naÃ¯ve"),
+        ("Исправь: РџРѕРєР°", "Пока"),
+    ],
+)
+def test_mojibake_that_is_the_lesson_stays(asked, said):
+    assert clean([row(asked, said)])[0] == [row(asked, said)]
+
+
+def test_further_steps_are_taken_in_their_usual_place():
+    rows = [row(output="<b> </b>"), row(output="<p>Да</p>")]
+    done, log = clean(rows, also=["white_space", "html_to_text"])
+    assert [answer(r) for r in done] == ["Да"]
+    assert log["step"].tolist() == ["html_to_text", "html_to_text", "white_space", "drop_empty"]
+    with pytest.raises(SettingsError, match="step='html' is not a cleaning step"):
+        clean(rows, also=["html"])
+    assert set(DEFAULT) < set(STEPS)
+
+
+def test_a_summary_says_of_each_step_how_many_rows_with_an_example():
+    long = "Это длинный ответ о том, как всё устроено. " * 5
+    rows = [row(line=1), row(output=f"{long}a\r\nb", line=2), row("x\r\ny", "c\r\nd", line=3), row(output="", line=4)]
+    found = list(summarize(rows, clean(rows)[1]))
+    assert [(f.check, f.severity, f.count, f.lines) for f in found] == [
+        ("cleaned: file_marks", "I", 2, [2, 3]),
+        ("cleaned: drop_empty", "I", 1, [4]),
+    ]
+    assert found[0].what_to_do == "such as line 2: answer “…всё устроено. a\r\nb” became “…всё устроено. a\nb”"
+    assert found[1].what_to_do == "such as line 4: left out, nothing to learn"
+    (could,) = summarize(rows, clean(rows, ["drop_empty"])[1], done=False)
+    assert (could.check, could.rows) == ("not cleaned: drop_empty", [3])
+    assert could.what_to_do.startswith(
+        "left as it is; with also=['drop_empty'] (on the command line: --also drop_empty), such as"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- each step
 CHANGED = [
     ("html_to_text", "<p>Раз</p><p>Два &amp; <b>три</b></p>", "Раз\nДва &amp; три"),
     ("html_to_text", "строка<br>другая<br/>третья", "строка\nдругая\nтретья"),
@@ -46,7 +157,8 @@ CHANGED = [
 @pytest.mark.parametrize(("step", "before", "after"), CHANGED)
 def test_what_a_step_changes_and_logs(step, before, after):
     rows, log = clean([row(), row(output=before, line=7), chat("да", before)], (step,))
-    assert rows == [row(), row(output=after, line=7), chat("да", after)]
+    assert bare(rows) == [row(), row(output=after, line=7), chat("да", after)]
+    assert [r.get(AS_READ) for r in rows] == [None, fingerprint(row(output=before)), fingerprint(chat("да", before))]
     assert list(log.columns) == LOG_COLUMNS == ["step", "row", "line", "field", "before", "after"]
     assert log.astype(object).where(log.notna(), None).values.tolist() == [
         [step, 1, 7, "answer", before, after],
@@ -91,7 +203,7 @@ def test_fake_inputs_go_and_answers_of_that_kind_stay():
 
 
 def test_dropped_rows_are_in_the_log_whole():
-    rows = [row(), row(output=" \u200b", line=4), row("где заказ", "В пути!"), chat("\ufeff", "б")]
+    rows = [row(), row(output=" \u200b", line=4), row(), chat("\ufeff", "б")]
     done, log = clean(rows, ("drop_empty", "drop_exact_duplicates"))
     assert done == [rows[0]]
     assert log[["step", "row", "field", "after"]].values.tolist() == [
@@ -154,7 +266,7 @@ def test_rows_under_one_prompt_are_not_twins():
     prompt = "Определи тональность отзыва и ответь одним словом, позитив или негатив, без пояснений и знаков препинания. " * 3
     words = "дом река окно небо трава книга стол море город улица".split()
     rows = [row(prompt, ("позитив", "негатив")[i % 2], f"{word} мне очень нравится") for i, word in enumerate(words)]
-    assert clean(rows)[0] == [row(prompt.strip(), answer(r), question(r).removeprefix(prompt + "\n\n")) for r in rows]
+    assert clean(rows, also=["drop_near_duplicates"])[0] == rows
 
 
 def test_contradictions_are_never_dropped(support_rows):
@@ -172,9 +284,9 @@ def test_only_the_steps_asked_for_in_that_order():
     assert clean(rows, ())[0] == rows
     assert [answer(r) for r in clean(rows, ("drop_empty", "html_to_text"))[0]] == [" ", "  да  "]
     assert [answer(r) for r in clean(rows, ("html_to_text", "drop_empty"))[0]] == ["  да  "]
-    assert set(clean(rows)[1]["step"]) == {"html_to_text", "white_space", "drop_empty"}
+    assert set(clean(rows, STEPS)[1]["step"]) == {"html_to_text", "white_space", "drop_empty"}
     with pytest.raises(
-        SettingsError, match=r"step='magic' is not a cleaning step; choose from html_to_text, .*drop_near_duplicates"
+        SettingsError, match=r"step='magic' is not a cleaning step; choose from file_marks, html_to_text, .*drop_near_duplicates"
     ):
         clean(rows, ("white_space", "magic"))
     assert set(STEPS) == {*CHANGES, *DROPS}
@@ -184,7 +296,7 @@ def test_a_cleaned_set_is_clean():
     spoilt = [text for step, text, _ in CHANGED]
     rows = [row(f"Вопрос о деле: {text}", text, input="[no input]") for text in spoilt] + [row(output="")]
     mended = "HTML|empty text|fake input|mojibake|control characters|invisible characters|personal data".split("|")
-    assert not {f.check for f in check_rows(clean(rows)[0]).findings} & set(mended)
+    assert not {f.check for f in check_rows(clean(rows, STEPS)[0]).findings} & set(mended)
 
 
 # ---------------------------------------------------------------------------------------------------- the way back
@@ -227,10 +339,8 @@ def test_undo_gives_back_the_very_rows(rows, steps):
 
 def test_undo_of_a_log_that_was_saved(workspace):
     rows = [row(output="<b>да</b>", line=1), row(output=" "), chat("а&nbsp;б", "в"), row(output="<b>да</b>", line=9)]
-    done, log = clean(rows)
+    done, log = clean(rows, STEPS)
     workspace.write_jsonl("log.jsonl", log.to_dict("records"))
-    import pandas as pd
-
     assert undo(done, pd.DataFrame(workspace.read_jsonl("log.jsonl"), columns=LOG_COLUMNS)) == rows
     assert undo([], clean([])[1]) == []
 
@@ -254,7 +364,7 @@ def test_control_characters_that_end_a_line_leave_one():
     "text", ["а" + " " * 100_000 + "б", "\t" * 5_000 + "\n" * 50_000, "![" * 50_000, "x<i>" * 25_000, "я" + " " * 100_000]
 )
 def test_long_odd_texts_take_no_time_to_speak_of(text):
-    assert len(clean([row(ASKED, text + "конец")])[0]) == 1
+    assert len(clean([row(ASKED, text + "конец")], STEPS)[0]) == 1
     check_rows([row(ASKED, text + "конец")])
 
 
@@ -267,6 +377,6 @@ def test_own_contacts_stay_and_a_customers_go():
     assert question(cleaned[7]) == "Вопрос 7 от [почта]"
     assert clean(cleaned, ("mask_personal_data",))[0] == cleaned
     assert undo(cleaned, log) == rows
-    assert "anna@mail.ru" in answer(clean(rows, ("mask_personal_data",), ["anna@mail.ru"])[0][7])
-    only = answer(clean(rows, ("mask_personal_data",), ["only", "8 495 1234567"])[0][7])
+    assert "anna@mail.ru" in answer(clean(rows, ("mask_personal_data",), keep=["anna@mail.ru"])[0][7])
+    only = answer(clean(rows, ("mask_personal_data",), keep=["only", "8 495 1234567"])[0][7])
     assert only == "Ответ 7. Напишите на [почта] или позвоните: +7 495 123-45-67. Ответим на [почта]."

@@ -6,8 +6,8 @@ import pytest
 
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import answer, to_messages
-from gemma_colab.data.cleaning import DROPPED, LOG_COLUMNS, undo
-from gemma_colab.data.looking import fingerprint, fingerprint_of, with_texts
+from gemma_colab.data.cleaning import DROPPED, LOG_COLUMNS, STEPS, clean, undo
+from gemma_colab.data.looking import AS_READ, fingerprint, fingerprint_of, texts, with_texts
 from gemma_colab.data.report import check_rows
 from gemma_colab.data.review import FILE, REVIEW_CHECKS, SIDE_BY_SIDE, Review, find_cases
 
@@ -23,9 +23,14 @@ def test_a_decision_is_saved_at_once(workspace):
     assert not workspace.has(FILE)
     review.decide(ONE, "drop", why="устарело")
     on_disk = json.loads((workspace.path / FILE).read_text(encoding="utf-8"))
-    assert on_disk == {fingerprint(ONE): {"action": "drop", "why": "устарело", "checks": []}}
+    assert on_disk == {fingerprint(ONE): {"action": "drop", "why": "устарело", "checks": [], "line": 2}}
     review.decide(ONE, "keep")  # a second thought
-    assert Review(workspace).of(ONE) == {"action": "keep", "why": "", "checks": []}
+    assert Review(workspace).of(ONE) == {"action": "keep", "why": "", "checks": [], "line": 2}
+
+
+def other(row, **new):
+    """Another row of the file: texts changed there, not by cleaning."""
+    return {key: value for key, value in with_texts(row, new).items() if key != AS_READ}
 
 
 def test_decisions_are_found_again_after_a_restart_by_the_text_of_the_row(workspace):
@@ -33,10 +38,73 @@ def test_decisions_are_found_again_after_a_restart_by_the_text_of_the_row(worksp
     Review(workspace).decide(CHAT, "edit", {"answer": "Слушаю."})
     again = Review(workspace)
     assert again.of(ONE | {"line": 99, "label": "x"})["action"] == "keep"  # it may have moved
-    assert again.of(with_texts(ONE, {"answer": "Потерян."})) is None  # but not have changed
-    assert again.of(with_texts(ONE, {"question": "№1"})) is None
-    assert again.of(CHAT) == {"action": "edit", "why": "", "checks": [], "new": {"answer": "Слушаю."}}
+    assert again.of(other(ONE, answer="Потерян.")) is None  # but not have changed
+    assert again.of(other(ONE, question="№1")) is None
+    assert again.of(CHAT) == {"action": "edit", "why": "", "checks": [], "line": 4, "new": {"answer": "Слушаю."}}
     assert again.kept == {fingerprint(ONE): set()}
+
+
+READ = [
+    to_messages({"instruction": "Где  <b>заказ</b>?", "output": "В&nbsp;пути.\r\n", "line": 2}),
+    to_messages({"instruction": "Когда привезут?", "output": "<p>Завтра.</p>", "line": 3}),
+    to_messages({"instruction": "Кто там?", "output": "Почтальон.", "line": 4}),
+]
+SOME_STEPS = [(), ("white_space",), ("html_to_text", "white_space"), STEPS, ("entities", "file_marks")]
+
+
+@pytest.mark.parametrize("then", SOME_STEPS)
+@pytest.mark.parametrize("now", SOME_STEPS)
+def test_a_decision_holds_whatever_steps_clean_the_row(workspace, then, now):
+    seen, _ = clean(READ, then)
+    Review(workspace).decide(seen[0], "drop")
+    Review(workspace).decide(seen[1], "edit", {"answer": "Сегодня."})
+    Review(workspace).decide(seen[2], "keep", checks=["style"])
+    rows, _ = clean(READ, now)
+    review = Review(workspace)
+    done, log = review.apply(rows)
+    assert [answer(row) for row in done] == ["Сегодня.", "Почтальон."]
+    assert undo(done, log) == rows
+    assert review.unused(rows, READ) == []
+    assert fingerprint(rows[2]) in review.kept
+
+
+def test_what_was_edited_may_be_judged_again(workspace):
+    review = Review(workspace)
+    review.decide(ONE, "edit", {"question": "Где?"})
+    (edited,), _ = review.apply([ONE])
+    review.decide(edited, "edit", {"answer": "Едет."})
+    assert texts(review.apply([ONE])[0][0]) == {"question": "Где?", "answer": "Едет."}
+    (edited,), _ = review.apply([ONE])
+    review.decide(edited, "keep", checks=["style"])  # as it is now
+    assert texts(review.apply([ONE])[0][0]) == {"question": "Где?", "answer": "Едет."}
+    assert review.kept == {fingerprint(ONE): {"style"}}
+    review.decide(ONE, "keep")  # as it was
+    assert review.apply([ONE])[0] == [ONE]
+    review.decide(edited, "drop")
+    assert review.apply([ONE])[0] == []
+
+
+def test_decisions_that_fit_no_row_are_said(workspace):
+    review = Review(workspace)
+    assert review.unused(ROWS, ROWS) == []
+    for row, action in ((ONE, "drop"), (OTHER, "keep"), (CHAT, "drop")):
+        review.decide(row, action)
+    assert review.unused(ROWS, ROWS) == []
+    (found,) = review.unused([other(ONE, answer="Потерян."), OTHER, CHAT], ROWS[1:])
+    assert (found.check, found.severity, found.count, found.lines) == ("unused decision", "W", 1, [2])
+    assert found.what_to_do.startswith("1 in review.json fit no row, as its text changed")
+    assert review.unused([OTHER], ROWS) == []  # cleaning dropped what was to be dropped
+    assert review.unused([], ROWS)[0].lines == [3]  # but not what was to be kept
+
+
+def test_decisions_kept_by_the_text_after_cleaning_are_understood(workspace):
+    """As the review kept them before rows said how they were read."""
+    rows, _ = clean(READ, STEPS)
+    workspace.write_json(FILE, {fingerprint(rows[0], now=True): {"action": "drop", "why": "", "checks": []}})
+    assert Review(workspace).apply(rows)[0] == rows[1:]
+    (found,) = Review(workspace).unused(READ, READ)
+    assert (found.count, found.lines) == (0, [])
+    assert found.what_to_do.startswith("1 in review.json fit no row")
 
 
 def test_two_sessions_do_not_overwrite_each_other(workspace):

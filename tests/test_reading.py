@@ -623,7 +623,7 @@ def zipped(*names) -> bytes:
         ("a.csv.gz", gzip.compress(table().encode())[:60] + b"garbage" * 20, "is cut off or damaged as a gzip file"),
         ("a.parquet", b"PAR1 and no more", "can't be read: ArrowInvalid"),
         ("a.csv", b"frage\na\n", "has one column only, 'frage'"),
-        ("a.csv", b"answer,question,answer\na,b,c\n", "two columns are called 'answer'"),
+        ("a.csv", b"answer,question,answer\na,b,c\n", "its header calls two columns 'answer'"),
         ("a.csv", b"a;b\n1;2\n", "no column is known as the question and answer"),
         ("a.json", b'[{"instruction": "a", "output": "b"}] x', "Expecting value at character 39"),
         ("a.json", b'{"train": [{"a": 1}], "test": [{"a": 1}]}', "several lists of rows: 'train', 'test'"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import io
 import re
-import unicodedata
 from collections.abc import Iterator
 
 from gemma_colab.core.errors import DatasetError
@@ -82,8 +81,8 @@ def _utf16(head: bytes) -> str:
 def _guess(sample: bytes) -> str:
     """Return the one codec in which the words beyond ASCII are a language's that is written in it, well ahead of all others, or "".
 
-    Measured on sentences that its bounds were not chosen by, 37 pairs of language and encoding, 740 files of 1 to 50 rows: 524 right,
-    209 not told, 7 wrong, and those of 1 or 3 rows.
+    Measured on sentences that its bounds were not chosen by, 37 pairs of language and encoding, 740 files of 1 to 50 rows: 525 right,
+    208 not told, 7 wrong, and those of 1 or 3 rows.
     """
     from charset_normalizer import from_bytes
     from charset_normalizer.constant import FREQUENCIES
@@ -108,4 +107,4 @@ def _guess(sample: bytes) -> str:
 
 def _plain(c: str) -> bool:
     """Tell what stands in any text, whatever its language, from letters and from the frames and signs of a wrong encoding."""
-    return c < "\x80" or unicodedata.category(c)[0] == "P" or c in "€£°"
+    return c < "\x80" or c in "“”„‘’«»–—…·¿¡•€£°§©®™№"

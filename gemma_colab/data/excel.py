@@ -24,14 +24,8 @@ PIECE = re.compile(  # a text in quotes or behind \; room as wide as a sign; a c
 LCID = re.compile(r"\[\$[^\]]*-([0-9a-f]+)\]", re.IGNORECASE)
 # What a program writes where nobody chose a format; what Excel shows as the date, or date and time, of the country.
 UNCHOSEN, COUNTRY = ("yyyy-mm-dd h:mm:ss", "yyyy-mm-dd hh:mm:ss"), {"mm-dd-yy": "", "m/d/yy h:mm": " H:mm"}
-LETTERS = {
-    "y": "yy",
-    "yyy": "yyyy",
-    "ddd": "EEE",
-    "dddd": "EEEE",
-    "am/pm": "a",
-    "a/p": "a",
-}  # Excel's -> Babel's, where they differ
+# Excel's -> Babel's, where they differ.
+LETTERS = {"y": "yy", "yyy": "yyyy", "ddd": "EEE", "dddd": "EEEE", "am/pm": "a", "a/p": "a"}
 UNITS = {"h": timedelta(hours=1), "m": timedelta(minutes=1), "s": timedelta(seconds=1)}
 
 
@@ -61,7 +55,9 @@ def _rows(page: Any, formulas: Any, notes: dict[str, list[int]]) -> Iterator[tup
     language = "ru" if len(re.findall("[а-яё]", texts, re.I)) > len(re.findall("[a-z]", texts, re.I)) else "en"
     for number, (row, sources) in enumerate(chain(first, rows), 1):
         cells = [_text(cell, source, language) for cell, source in zip(row, sources, strict=True)]
-        if language == "ru" and any(cell.data_type == "n" and "," in str(text) for cell, text in zip(row, cells, strict=True)):
+        if language == "ru" and any(
+            cell.data_type == "n" and isinstance(text, str) and "," in text for cell, text in zip(row, cells, strict=True)
+        ):
             notes.setdefault("numbers are written as a Russian Excel shows them, such as 1 234,50", []).append(number)
         while cells and cells[-1] == "":
             cells.pop()
@@ -70,19 +66,22 @@ def _rows(page: Any, formulas: Any, notes: dict[str, list[int]]) -> Iterator[tup
 
 
 def _text(cell: Any, source: Any, language: str) -> str | BadRow:
-    value, code = cell.value, cell.number_format
+    from openpyxl.utils.escape import unescape
+
+    value = cell.value
     if value is None and source.data_type == "f" and cell.data_type != "str":  # "str": computed, and empty
         what = f"{str(source.value)[:40]}, a formula whose result is not in the file"
         return BadRow(what, "open the file in Excel, save it there, and try again")
     if isinstance(value, bool):
         return {"ru": ("ЛОЖЬ", "ИСТИНА")}.get(language, ("FALSE", "TRUE"))[value]
     if value is None or isinstance(value, str):
-        return value or ""
+        return unescape(value or "")  # _x000D_ is a carriage return
     try:
-        return shown_by_excel(value, code, language)
+        return shown_by_excel(value, cell.number_format, language)
     except ValueError:
         return BadRow(
-            f"{value} in the number format {code!r}, which is not known here", "choose another format, or make it a text"
+            f"{value} in the number format {cell.number_format!r}, which is not known here",
+            "choose another format, or make it a text",
         )
 
 

@@ -83,7 +83,7 @@ def _is_column(value: Any) -> bool:
 def _values(text: str, at: int, closing: str = "") -> Iterator[tuple[int, Any]]:
     """Yield (line, value) for values that stand one after another, up to a closing bracket and behind it. Behind a broken one it goes
     on at the next line that begins like it."""
-    line, written = 1 + text.count("\n", 0, at), text
+    line, written, listed_rows = 1 + text.count("\n", 0, at), text, bool(closing)
     while True:
         start = BETWEEN.match(text, at).end()
         line += text.count("\n", at, start)
@@ -91,6 +91,9 @@ def _values(text: str, at: int, closing: str = "") -> Iterator[tuple[int, Any]]:
             if not closing:
                 return
             closing, at = "", start + 1
+            continue
+        if listed_rows and not closing and text[start] == "[":  # a second list behind the first: joined files
+            closing, at = "]", start + 1
             continue
         try:
             if start == len(text):

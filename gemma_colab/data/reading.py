@@ -45,9 +45,8 @@ class Source:
 
     def __repr__(self) -> str:
         aside = f", {len(self.aside)} put aside" if self.aside else ""
-        return "\n".join(
-            [f"{self.name} ({self.details})", f"Schema: {self.schema}", f"{len(self.rows)} rows{aside}", *self.notes]
-        )
+        lines = [f"{self.name} ({self.details})", f"Schema: {self.schema}", f"{len(self.rows)} rows{aside}", *self.notes]
+        return "\n".join(lines)
 
 
 def read_rows(
@@ -124,11 +123,9 @@ def read_rows(
     forms = [f"{form} ({count} rows)" if len(said) > 1 else form for form, count in said.most_common(8)]
     ignored = list(dict.fromkeys(printable(column) for schema in schemas for column in schema.ignored))[:12]
     schema = "; or ".join(forms) + ("; ignored: " + ", ".join(ignored) if ignored else "")
-    notes = (
-        f"{said}{f': {found.unit} ' + ', '.join(map(str, at[:5])) + f' and {len(at) - 5} more' * (len(at) > 5) if at else ''}"
-        for said, at in found.notes.items()
-    )
-    return Source(rows, name, schema, ", ".join(found.details), aside, tuple(notes))
+    places = {what: ", ".join(map(str, at[:5])) + f" and {len(at) - 5} more" * (len(at) > 5) for what, at in found.notes.items()}
+    notes = tuple(what + f": {found.unit} {at}" * bool(at) for what, at in places.items())
+    return Source(rows, name, schema, ", ".join(found.details), aside, notes)
 
 
 def _sentence(place: str, bad: BadRow) -> str:

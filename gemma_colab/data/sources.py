@@ -195,13 +195,10 @@ def _open_folder(path: Path, name: str, split: str) -> Records:
     import datasets
 
     if not any((path / n).is_file() for n in ("state.json", "dataset_dict.json")):  # streaming: no copy of the data in a cache
-        where = str(path.resolve())
-        how = {"path": where}
-        if glob.has_magic(
-            where
-        ):  # `data [v2]` is a pattern to load_dataset, unless it is told the kind of file and an escaped folder
-            kinds = {"csv": "csv", "tsv": "csv", "parquet": "parquet", "arrow": "arrow", "txt": "text"}
-            how = {"path": kinds.get(files[0].suffix[1:].lower(), "json"), "data_dir": glob.escape(where)}
+        how = {"path": (where := str(path.resolve()))}
+        if glob.has_magic(where):  # `data [v2]` is a pattern, unless the kind of file is told
+            kinds = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".arrow": "arrow", ".txt": "text"}
+            how = {"path": kinds.get(files[0].suffix.lower(), "json"), "data_dir": glob.escape(where)}
         data = datasets.load_dataset(**how, split=split, streaming=True)
         return _rows_of(data, "folder of data files", split)
     data = datasets.load_from_disk(str(path.resolve()))

@@ -41,16 +41,12 @@ def table(
     if isinstance(header, BadRow):
         raise DatasetError(f"{name}, {unit} {line}, header: {header.problem}; {header.remedy}")
     columns, doubt = _named(header), ""
-    if any(column.endswith((".", "!", "?")) or len(column.split()) > 5 for column in columns) and KNOWN.isdisjoint(
-        map(normal, columns)
-    ):
+    prose = any(column.endswith((".", "!", "?")) or len(column.split()) > 5 for column in columns)
+    if prose and KNOWN.isdisjoint(map(normal, columns)):
         doubt = f"its first line reads like a text, not like names of columns; {HEADER}; of plain text, make rows of question and answer first"
     if twice := [column for column, count in Counter(columns).items() if count > 1]:
-        raise DatasetError(
-            f"{name}: {doubt}"
-            if doubt
-            else f"{name}, header: two columns are called {shown(twice[0])}; {HEADER}, or rename one of them"
-        )
+        what = f"its header calls two columns {shown(twice[0])}; {HEADER}, or rename one of them"
+        raise DatasetError(f"{name}: {doubt or what}")
 
     def record(cells: list[str | BadRow] | BadRow, columns: list[str]) -> dict[str, Any] | BadRow:
         if isinstance(cells, BadRow):
@@ -121,19 +117,20 @@ def read_csv(stream: io.TextIOBase, sample: str, name: str) -> Records:
 
 
 def find_delimiter(sample: str) -> str:
-    """Return that of comma, semicolon, tab and | which makes the best table: the largest share of rows of one width, then the widest. "" if
-    none does.
+    """Return that of comma, semicolon, tab and | which makes the best table: with a known name in its header, then the largest share of
+    rows of one width, then the widest. "" if none does.
 
     csv.Sniffer is no help: commas inside the texts of a table with semicolons mislead it.
     """
 
-    def fit(delimiter: str) -> tuple[float, int]:
-        rows = list(_csv_rows(io.StringIO(sample, newline=""), delimiter, {}))
-        widths = Counter(len(cells) for _, cells in rows if isinstance(cells, list) and len(cells) > 1)
-        return max(((count / len(rows), width) for width, count in widths.items()), default=(0, 0))
+    def fit(delimiter: str) -> tuple[bool, float, int]:
+        found = list(_csv_rows(io.StringIO(sample, newline=""), delimiter, {}))
+        rows = [cells for _, cells in found if isinstance(cells, list) and len(cells) > 1]
+        width, count = Counter(map(len, rows)).most_common(1)[0] if rows else (0, 0)
+        return any(not KNOWN.isdisjoint(map(normal, cells)) for cells in rows[:6]), count / max(len(found), 1), width
 
     best = max(DELIMITERS, key=fit)
-    return best if fit(best)[1] else ""
+    return best if fit(best)[2] else ""
 
 
 def _csv_rows(stream: io.TextIOBase, delimiter: str, notes: dict) -> Iterator[tuple[int, list[str] | BadRow]]:

@@ -107,3 +107,15 @@ def test_marks_in_the_middle_of_joined_files_are_taken_out_and_counted(tmp_path)
             assert not any("\ufeff" in question(row) for row in source.rows)
             assert source.notes == (f"a byte order mark in the middle, as of joined files, taken out: line {lines}",)
     assert [question(row) for row in read_rows(tmp_path / "a.csv").rows] == ["а", "в, г"]
+    (tmp_path / "b.json").write_text(f"[\n{row}]\n\ufeff[{row},\n{row}]")
+    assert [row["line"] for row in read_rows(tmp_path / "b.json").rows] == [2, 4, 6]  # no list of the second file is one bad row
+
+
+def test_a_mac_file_of_one_template_is_not_taken_for_windows(tmp_path):
+    """The capital letters of the one are signs of punctuation in the other, and all small ones but one are the same."""
+    text = "question\tanswer\n" + "".join(
+        f"Вопрос номер {i}: где мой заказ\tВаш заказ {i} уже в пути, ждите.\n" for i in range(60)
+    )
+    source = read(tmp_path / "a.csv", text, "mac_cyrillic")
+    assert source.details.endswith("Mac Cyrillic")
+    assert question(source.rows[5]) == "Вопрос номер 5: где мой заказ"

@@ -50,6 +50,7 @@ def read(tmp_path, cells, ask="How much?", **options):
         (4012, "000-000", "004-012", "004-012"),
         (True, "General", "ИСТИНА", "TRUE"),
         ("00042", "@", "00042", "00042"),
+        ("раз_x000D_\nдва", None, "раз\r\nдва", "раз\r\nдва"),  # how the file stores a carriage return
         (time(9, 30), "hh:mm", "09:30", "09:30"),
         (time(9, 30), "[$-F400]h:mm:ss\\ AM/PM", "9:30:00", "9:30:00 AM"),
         (timedelta(hours=36, minutes=5), "[h]:mm", "36:05", "36:05"),

@@ -84,6 +84,14 @@ def test_texts_of_several_lines_stay_whole(tmp_path, delimiter, quoting):
     assert [answer(row) for row in read_rows(put(tmp_path, "a.csv", out.getvalue())).rows] == TEXTS
 
 
+def test_the_delimiter_is_the_one_that_gives_the_header_known_names(tmp_path):
+    rows = "".join(f"Где мой заказ {i}?;Он в пути, ждите.\n" for i in range(9))
+    text = f"question;answer\n{rows.rstrip()}question;answer\n{rows}"  # joined without a line break: every row has one comma
+    source = read_rows(put(tmp_path, "a.csv", text), on_bad="aside")
+    assert source.details.startswith("CSV, delimiter ';'")
+    assert (len(source.rows), [bad["line"] for bad in source.aside]) == (17, [10])
+
+
 # --- joined files
 
 

@@ -220,8 +220,6 @@ def test_rows_too_long_are_dropped_only_when_asked(good, tmp_path, capsys):
     assert len(dropped) > 50
     assert all(one["tokens"] > 200 and one["done"] == "dropped" for one in dropped)
     assert sum(map(len, ensure_rows(Workspace(tmp_path / "ws")).values())) == 514 - len(dropped)
-    assert main(["prepare", good, "--workspace", str(tmp_path / "ws"), "--too-long", "drop"]) == 4
-    assert "tokenizer" in capsys.readouterr().err
 
 
 def test_each_unreadable_row_is_explained(capsys):
@@ -435,14 +433,51 @@ def test_every_command_that_is_printed_can_be_pasted(tmp_path, capsys, monkeypat
         assert main([*command, "--workspace", str(odd)]) == 4
         printed.append(capsys.readouterr().err)
     printed += ["; ".join(explain(str(odd), torch.OutOfMemoryError("full")))]
-    (odd / "adapter").mkdir()
+    (odd / "adapter").mkdir(parents=True)
+    (odd / "training.json").write_text("{}")
     with pytest.raises(WorkspaceError) as caught:
         check_adapter(odd / "adapter")
     printed.append(str(caught.value))
     monkeypatch.setattr("gemma_colab.export.export_workspace", lambda *args, **options: {"ollama": {"MiB": 1.0}})
+    assert main(["evaluate", "--workspace", str(odd)]) == 4
+    printed.append(capsys.readouterr().err)
     assert main(["export", "--workspace", str(odd), "--to", "ollama"]) == 0
     printed.append(capsys.readouterr().out)
     for text in printed:
         command = re.search(r"(?:gemma-colab|cd) .*", text)[0]
         words = shlex.split(command.split("`")[0].rstrip(")"))
         assert str(odd) in words or f"{odd}/ollama" in words, command
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (
+            ["export", "--workspace", "w", "--to", "adapter", "--outtype", "f16"],
+            "--outtype is for --to gguf, not for --to adapter",
+        ),
+        (["export", "--workspace", "w", "--to", "merged", "--repo", "me/x"], "--repo is for --to hub"),
+        (["export", "--workspace", "w", "--to", "ollama", "--form", "merged"], "--form is for --to hub"),
+        (["export", "--workspace", "w", "--to", "gguf", "--public"], "--public is for --to hub"),
+        (["export", "--workspace", "w", "--to", "gguf", "--exist-ok"], "--exist-ok is for --to hub"),
+        (["export", "--workspace", "w", "--to", "adapter", "--whole"], "--whole is for --to merged, ollama, gguf or hub"),
+        (["export", "--workspace", "w", "--to", "gguf", "--system", "Be brief."], "--system is for --to ollama"),
+        (["prepare", "x.csv", "--workspace", "w", "--map", "output=a", "--map", "output=b"], "--map names something twice"),
+        (["prepare", "x.csv", "--workspace", ""], "--workspace '' must be the name of a folder"),
+        (["check", "x.csv", "--max-length", "-5"], "argument --max-length: '-5' must be a whole number from 16"),
+        (["prepare", "x.csv", "--workspace", "w", "--too-long", "drop"], "--too-long drop needs --model"),
+    ],
+)
+def test_a_flag_that_would_change_nothing_is_refused(wrong, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(wrong)
+    assert caught.value.code == 4
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["train"], ["evaluate"], ["export", "--to", "merged"]])
+def test_a_mistyped_workspace_is_said_and_not_made(command, tmp_path, capsys):
+    missing = tmp_path / "typo"
+    assert main([*command, "--workspace", str(missing)]) == 4
+    assert f"there is no folder {missing}; check the name" in capsys.readouterr().err
+    assert not missing.exists()

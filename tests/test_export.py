@@ -984,7 +984,8 @@ def test_what_a_gguf_file_needs_is_checked_before_the_merge(work, tmp_path, monk
         patched.setenv("LLAMA_CPP", str(tmp_path))
         said("has no convert_hf_to_gguf.py", "gguf")
     said("take other quotes", "ollama", "--system", '"""')
-    said("is for Ollama only", "gguf", "--system", "Be brief.")
+    with pytest.raises(SettingsError, match="is for Ollama only"):
+        export_workspace(work, "gguf", system="Be brief.")
 
 
 @pytest.mark.plain_peft
@@ -1006,7 +1007,7 @@ torch.save(model(input_ids=torch.arange(10, 60)[None]).logits.detach(), sys.argv
 
 def test_wrong_input_of_the_command(work, workspace, capsys):
     for folder, to, options, words in (
-        (workspace, "merged", [], "run notebook 04_train first"),
+        (workspace, "merged", [], "training.json is missing"),
         (work, "hub", [], "--repo"),
         (work, "merged", ["--rows", -1], "rows=-1 must be 0 or more"),
     ):

@@ -309,3 +309,10 @@ def test_the_real_machine_is_checked_in_seconds_and_no_token_is_shown(hub, monke
         assert EXPIRED not in text
     for check in result.checks:
         assert_says(check, check.status)
+
+
+def test_a_workspace_that_is_a_file_is_not_ready(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    for there in (tmp_path / "notes.txt", tmp_path / "notes.txt" / "work"):
+        (found,) = (check for check in preflight("tiny-gemma3", there).checks if check.what == "disk, workspace")
+        assert (found.status, found.next_step) == ("fail", "name a folder as the workspace")

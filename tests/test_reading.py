@@ -700,6 +700,15 @@ def test_a_big_file_is_read_in_a_stream(tmp_path, kind):
         assert len(read_rows(path, limit=2).rows) == 2  # the rest is not looked at
 
 
+@pytest.mark.parametrize(
+    ("option", "words"), [({"sheet": 2}, "sheet=2 is for an Excel file"), ({"split": "test"}, "split='test' is for a dataset")]
+)
+def test_an_option_that_would_change_nothing_is_refused(tmp_path, option, words):
+    path = put(tmp_path, "mine.jsonl", lines(RECORDS[0]))
+    with pytest.raises(SettingsError, match=f"{words}, and mine.jsonl is none; leave it out"):
+        read_rows(path, **option)
+
+
 # --- datasets
 
 

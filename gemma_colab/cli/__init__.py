@@ -65,7 +65,7 @@ READING = {
     "--accept": dict(action="append", default=[], metavar="FINDING", help="overrule a finding, by its name"),
     "--keep": dict(action="append", default=[], metavar="CONTACT", help="an e-mail or phone of yours; after `--keep only`, no others stay"),
     "--model": dict(metavar="NAME", help="count tokens with this model's tokenizer (tiny-gemma3, a name, a folder)"),
-    "--max-length": dict(type=int, default=1024, metavar="TOKENS", help="of a row in training (default %(default)s)"),
+    "--max-length": dict(type=_from(16), default=1024, metavar="TOKENS", help="of a row in training (default %(default)s)"),
 }  # fmt: skip
 PREPARING = _workspace("where the rows go") | {
     "--too-long": dict(choices=("keep", "drop", "split"), default="keep", help="rows beyond --max-length; needs --model"),
@@ -119,6 +119,9 @@ EXPORT = _workspace("where train, or notebook 04, left the adapter") | {
     "--exist-ok": FLAG | dict(help="write a new version into a repository of the Hub that is there"),
     "--system": dict(metavar="TEXT", help="for ollama: said to the model before the first question"),
 }  # fmt: skip
+# What can be exported -> options that change nothing elsewhere.
+ONLY_FOR = {"gguf": "--outtype", "hub": "--repo --form --public --exist-ok", "ollama": "--system"}
+ONLY_FOR |= {"merged, ollama, gguf or hub": "--whole"}
 COMMANDS = {  # name -> what runs it, what can be said to it, its help
     "check": (commands.check, READING, "report what is wrong with a dataset; changes nothing"),
     "prepare": (commands.prepare, READING | PREPARING, "clean, split and save it in a workspace"),
@@ -138,14 +141,32 @@ class _Parser(argparse.ArgumentParser):
 
 def _parsed(argv: list[str] | None) -> argparse.Namespace:
     parser = _Parser(prog="gemma-colab", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parsers = parser.add_subparsers(dest="command", required=True)
+    parsers, actions = parser.add_subparsers(dest="command", required=True), {}
     for name, (run, options, what) in COMMANDS.items():
         command = parsers.add_parser(name, help=what)
         command.set_defaults(run=run)
         for option, how in options.items():
-            command.add_argument(option, **how)
+            actions.setdefault(name, {})[option] = command.add_argument(option, **how)
         command.add_argument("--json", action="store_true", help="the result as JSON; everything else goes to the error output")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if wrong := _without_effect(args, actions[args.command]):
+        parsers.choices[args.command].error(wrong)
+    return args
+
+
+def _without_effect(args: argparse.Namespace, actions: dict[str, argparse.Action]) -> str:
+    """Say what would change nothing, if there is anything."""
+    if not getattr(args, "workspace", ".").strip():  # of an unset variable, say; for Python it is the folder one stands in
+        return f"--workspace {args.workspace!r} must be the name of a folder"
+    if len(dict(pairs := getattr(args, "map", []))) < len(pairs):
+        return "--map names something twice; say it once, and join two columns before"
+    if getattr(args, "too_long", "keep") != "keep" and not args.model:
+        return f"--too-long {args.too_long} needs --model, whose tokens are counted"
+    for forms, options in ONLY_FOR.items() if args.command == "export" else ():
+        for option in options.split():
+            if args.to not in forms and getattr(args, actions[option].dest) != actions[option].default:
+                return f"{option} is for --to {forms}, not for --to {args.to}; leave it out"
+    return ""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,6 +10,7 @@ import shlex
 import sys
 import warnings
 from argparse import Namespace
+from pathlib import Path
 
 import pandas as pd
 
@@ -39,12 +40,13 @@ def _given(args: Namespace, *names: str) -> dict:
 
 def _workspace_with(args: Namespace, **needed: str):
     """Open the workspace. needed: a file in it -> the command that makes it; raises `GemmaColabError` where one is missing."""
-    workspace = open_workspace(args.workspace)
+    make, where = "make it with gemma-colab {} --workspace " + shlex.quote(args.workspace), Path(args.workspace).expanduser()
+    if not where.is_dir():  # a typo makes no folder
+        raise GemmaColabError(f"there is no folder {where}; check the name, or {make.format('prepare FILE')}")
+    workspace = open_workspace(where)
     for name, command in needed.items():
         if not workspace.has(name):
-            raise GemmaColabError(
-                f"{name} is missing in {workspace.path}; make it with gemma-colab {command} --workspace {shlex.quote(args.workspace)}"
-            )
+            raise GemmaColabError(f"{name} is missing in {workspace.path}; {make.format(command)}")
     return workspace
 
 
@@ -190,7 +192,7 @@ def evaluate(args: Namespace) -> Result:
 
 
 def export(args: Namespace) -> Result:
-    workspace = open_workspace(args.workspace)
+    workspace = _workspace_with(args, **{"training.json": "train"})
     quiet_libraries()
     from gemma_colab.export import export_workspace
 

@@ -80,6 +80,9 @@ def read_rows(
     rows, schemas, aside, lines, marks, explained = [], [], [], Counter(), set(), {}
     with contextlib.ExitStack() as stack, plain_words(name):
         found = open_source(source, name, stack, sheet, split, limit)
+        if (sheet != 0 and found.details[0] != "Excel") or (split != "train" and os.path.isfile(source)):
+            what = f"split={shown(split)} is for a dataset" if split != "train" else f"sheet={shown(sheet)} is for an Excel file"
+            raise SettingsError(f"{what}, and {name} is none; leave it out")
         if found.header not in ("", HEADER) and not mapping:
             raise DatasetError(f"{name}: {found.header}")
         ahead = [*islice(records := iter(found.records), min(limit or 200, 200))]  # to see what the columns hold

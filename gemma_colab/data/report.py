@@ -179,7 +179,7 @@ def check_rows(
     for check in tqdm(possible, desc="checks", disable=len(rows) < 2000, leave=False):
         findings += check(context, **thresholds.get(check.__name__, {}))
     if tokenizer is None and rows:
-        advice = f"not counted, so nothing is said about max_length={max_length}: give the tokenizer of your model"
+        advice = f"not counted, so nothing is said about max_length={max_length}: give the tokenizer of your model (on the command line: --model)"
         findings.append(Finding("lengths", "I", advice))
     return Report(rows, [], max_length, lengths, aside).with_findings(_without_kept(findings, rows, kept or {}), accept)
 

@@ -80,8 +80,7 @@ def memorization(
     `answer_losses`; they add the mean loss of either, and to the test's line its distance from the training loss with a 95 % interval
     (low, high), in nats per token.
     """
-    lines, among = {}, references | ({"train": known} if known else {})
-    own = own_wording([text for texts in among.values() for text in texts])
+    lines, own = {}, own_wording(sum(map(list, (references | ({"train": known} if known else {})).values()), []))
     for split, said in answers.items():
         equal = exact_match(said, references[split])
         pairs = [(words(mine), words(theirs)) for mine, theirs in zip(said, references[split], strict=True)]

@@ -142,6 +142,9 @@ def _disks(name: str, work: Path) -> Iterator[Check]:
     found, lacks = f"{free:.1f} GiB free in {cache}; {name}: {wants}", need and need + 0.5 - free
     step = f"make room for {lacks:.1f} GiB there, set HF_HOME to a folder on a larger disk and restart, or take a smaller model"
     yield Check("disk, model", found, FAIL, step) if lacks > 0 else Check("disk, model", found)
+    if not existing(work).is_dir():
+        yield Check("disk, workspace", f"{existing(work)} is a file", FAIL, "name a folder as the workspace")
+        return
     left = free_gib(work) - (need if existing(work).stat().st_dev == existing(cache).stat().st_dev else 0)
     found = f"{left:.1f} GiB left in {work}"
     step = "make room for 1 GiB there, or name a workspace on another disk"  # an adapter with checkpoints, rows and reports

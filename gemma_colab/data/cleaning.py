@@ -190,17 +190,16 @@ def clean(
 def summarize(rows: list[Row], log: pd.DataFrame, done: bool = True) -> Iterator[Finding]:
     """Yield a finding for each step of a log of these rows: how many it changed or left out, with an example. done: False if the rows
     were left as they are, and the log says what the step would do."""
-    for step, lines in log.groupby("step", sort=False):
-        one, numbers = next(lines.itertuples()), lines["row"].unique().tolist()
+    for step, some in log.groupby("step", sort=False):
+        one, numbers = next(some.itertuples()), some["row"].unique().tolist()
         start = max(0, Prefix.similarity(one.before, one.after) - 15) * bool(one.field)
         before, after = (f"“{'…' * bool(start)}{t[start:][:50]}{'…' * (len(t) > start + 50)}”" for t in (one.before, one.after))
         change = f"{one.field} {before} became {after}" if one.field else one.after.replace(DROPPED, "left out,", 1)
         example = f"such as {place(rows[one.row], one.row)}: {change}"
-        if done:
-            yield Finding(f"cleaned: {step}", "I", example, lines=[rows[n].get("line", n) for n in numbers])
-        else:
-            how = f"left as it is; with also=[{step!r}] (on the command line: --also {step}), {example}"
-            yield Finding(f"not cleaned: {step}", "I", how, [Hit(n) for n in numbers])
+        how = f"left as it is; with also=[{step!r}] (on the command line: --also {step}), {example}"
+        lines = [place(rows[n], n) if "item" in rows[n] else rows[n].get("line", n) for n in numbers]
+        left = Finding(f"not cleaned: {step}", "I", how, [Hit(n) for n in numbers])
+        yield Finding(f"cleaned: {step}", "I", example, lines=lines) if done else left
 
 
 def undo(rows: list[Row], log: pd.DataFrame) -> list[Row]:

@@ -32,13 +32,13 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found. severity: "E" blocks training, "W" warns, "I" informs. lines: of rows that could not be read."""
+    """What one check found. severity: "E" blocks training, "W" warns, "I" informs. lines: of rows that are not in the report."""
 
     check: str
     severity: str
     what_to_do: str
     hits: list[Hit] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
+    lines: list[int | str] = field(default_factory=list)
 
     @cached_property
     def rows(self) -> list[int]:

@@ -92,7 +92,8 @@ class Report:
 
     def places(self, finding: Finding, most: int = 5) -> str:
         """Where the first few rows are: "line 3, 5, 8 ...", or items of a list that stands on one line."""
-        rows = [f"line {line}" for line in finding.lines[:most]] or [place(self.rows[row], row) for row in finding.rows[:most]]
+        rows = [line if isinstance(line, str) else f"line {line}" for line in finding.lines[:most]]
+        rows = rows or [place(self.rows[row], row) for row in finding.rows[:most]]
         if len({text.split()[0] for text in rows}) == 1:
             rows[1:] = [text.split()[1] for text in rows[1:]]
         return ", ".join(rows) + " ..." * (finding.count > most)

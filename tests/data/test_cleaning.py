@@ -380,3 +380,13 @@ def test_own_contacts_stay_and_a_customers_go():
     assert "anna@mail.ru" in answer(clean(rows, ("mask_personal_data",), keep=["anna@mail.ru"])[0][7])
     only = answer(clean(rows, ("mask_personal_data",), keep=["only", "8 495 1234567"])[0][7])
     assert only == "Ответ 7. Напишите на [почта] или позвоните: +7 495 123-45-67. Ответим на [почта]."
+
+
+def test_a_summary_names_items_of_a_list_that_stands_on_one_line(tmp_path):
+    records = [
+        {"instruction": f"Что такое {word}?", "output": "" if word == "дом" else "Слово."} for word in ("лес", "дом", "мир")
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    rows = read_rows(tmp_path / "a.json").rows
+    (found,) = summarize(rows, clean(rows)[1])
+    assert check_rows(rows).places(found) == "item 2"

@@ -370,6 +370,12 @@ def test_a_model_from_a_folder_goes_all_the_way_from_any_folder(trainable, rando
     assert run("export", "--to", "merged", "--rows", "1") == 0
 
 
+def test_16_bit_needs_no_model_beside_it(trainable, random_gemma, capsys):
+    assert train(trainable, "--16bit") <= 1
+    assert f"{random_gemma} in 16 bit" in capsys.readouterr().out
+    assert trainable.read_json("training.json")["load_in_4bit"] is ModelSettings.load(trainable).load_in_4bit is False
+
+
 def test_train_warns_of_a_run_that_did_not_learn(trainable, capsys):
     assert train(trainable, "--set=learning_rate=1e-6") == 1
     out = capsys.readouterr().out

@@ -10,6 +10,7 @@ import io
 import json
 import pickle
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from gemma_colab.core.rows import answer, to_messages
 from gemma_colab.data import sources
 from gemma_colab.data.looking import question, texts
 from gemma_colab.data.reading import read_rows
-from gemma_colab.data.schema import shown
+from gemma_colab.data.schema import say_mapping, shown
 from gemma_colab.data.sources import text_kind
 from gemma_colab.data.tables import find_delimiter
 
@@ -707,6 +708,19 @@ def test_an_option_that_would_change_nothing_is_refused(tmp_path, option, words)
     path = put(tmp_path, "mine.jsonl", lines(RECORDS[0]))
     with pytest.raises(SettingsError, match=f"{words}, and mine.jsonl is none; leave it out"):
         read_rows(path, **option)
+
+
+@pytest.mark.parametrize("column", ["Ответ", "the answer", """It's the "final" answer, $HOME""", "a\\b's"])
+def test_a_mapping_that_is_told_can_be_pasted(column):
+    said = say_mapping({"instruction": "Тема письма", "output": column})
+    assert shlex.split(said.partition("command line: ")[2][:-1]) == [
+        "--map",
+        "instruction=Тема письма",
+        "--map",
+        f"output={column}",
+    ]
+    assert "command line" not in say_mapping({"output": column + "\n"})
+    assert ast.literal_eval(said.partition("=")[2].partition(" (on the")[0])["output"] == column
 
 
 # --- datasets

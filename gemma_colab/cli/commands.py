@@ -143,8 +143,8 @@ def train(args: Namespace) -> Result:
         "processes": processes, "adapter": str(adapter), "adapter_step": run.adapter_step, **run.lost,
     }  # fmt: skip
     said = [*run.notes, f"{run.status} after {state.global_step} steps, {run.seconds:.0f} s", str(run.verdict)]
-    go_on = f"; go on with gemma-colab train --workspace {shlex.quote(args.workspace)} --resume"
-    said.append(f"the adapter is in {adapter}" + go_on * stopped)
+    go_on = f"; go on with gemma-colab train --workspace {shlex.quote(args.workspace)} --resume" * stopped
+    said.append(f"the adapter is in {adapter}{go_on}")
     # accelerate knows success and failure only: a warning would look like a crash.
     lost = any(places for splits in run.lost.values() for places in splits.values())
     warns = (run.verdict.word in WARNING_VERDICTS or lost) and processes == 1

@@ -198,7 +198,8 @@ def say_mapping(mapping: dict[str, str]) -> str:
     """Return how a mapping is given in Python and on the command line."""
     python = ", ".join(f'"{ours}": {theirs!r}' for ours, theirs in mapping.items())
     line = shlex.join(word for ours, theirs in mapping.items() for word in ("--map", f"{ours}={theirs}"))
-    return f"mapping={{{python}}} (on the command line: {shown(line, 200)[1:-1]})"
+    # A name that can't be printed can't be pasted either.
+    return f"mapping={{{python}}}" + f" (on the command line: {line})" * (line.isprintable() and len(line) <= 200)
 
 
 # --- from a record to a row

@@ -143,8 +143,7 @@ def _disks(name: str, work: Path) -> Iterator[Check]:
     step = f"make room for {lacks:.1f} GiB there, set HF_HOME to a folder on a larger disk and restart, or take a smaller model"
     yield Check("disk, model", found, FAIL, step) if lacks > 0 else Check("disk, model", found)
     if not existing(work).is_dir():
-        yield Check("disk, workspace", f"{existing(work)} is a file", FAIL, "name a folder as the workspace")
-        return
+        return (yield Check("disk, workspace", f"{existing(work)} is a file", FAIL, "name a folder as the workspace"))
     left = free_gib(work) - (need if existing(work).stat().st_dev == existing(cache).stat().st_dev else 0)
     found = f"{left:.1f} GiB left in {work}"
     step = "make room for 1 GiB there, or name a workspace on another disk"  # an adapter with checkpoints, rows and reports

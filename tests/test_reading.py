@@ -349,7 +349,7 @@ def test_a_recognized_label_that_is_none_does_not_cost_the_row(tmp_path):
         ({"question": "a", "b": 5}, "field 'output': no column is known as the answer; the columns are 'question', 'b'"),
         ({"a": 1, "b": 2}, "the columns are 'a', 'b'; a row needs a question and an answer; name their columns"),
         ({"text": "### Вопрос: a"}, "a row needs a question and an answer"),
-        ({"Где мой заказ?": "Как?", "Он в пути.": "Так."}, "put one above it with the columns' names, such as instruction,output"),
+        ({"Где мой заказ?": "Как?", "Он в пути.": "Так."}, "write the columns' names above it, such as question,answer"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference data; to learn the chosen answers say"),
         ({"dialog_id": "1", "role": "user", "text": "Где мой заказ?"}, "one message a row, and 'role' says whose; join those of each 'dialog_id'"),
         ({"id": "1", "who": "user", "when": "2026-01-01 10:00", "said": "Где мой заказ?"}, "one message a row, and 'who' says whose"),

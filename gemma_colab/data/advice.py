@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from gemma_colab.core.errors import DatasetError
-from gemma_colab.data.schema import NAMES, RATINGS, ROLES, listed, named, normal, say_mapping, shown
+from gemma_colab.data.schema import HEADER, NAMES, RATINGS, ROLES, listed, named, normal, say_mapping, shown
 
 ROW = '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}'
 FORMS = {  # what gives a form away, an id or a column of lists -> what it is; what to do
@@ -56,7 +56,7 @@ def explain(problem: str, record: dict[str, Any], others: list[tuple[int, Any]])
         how = f"join those of each {key} to one row {ROW}, as docs/recipes.md does"
         return f"one message a row, and {shown(speakers[0])} says whose", how
     if any(SENTENCE.search(c) and SEVERAL_WORDS.search(c) for c in record):
-        return problem, "the first line looks like a row; put one above it with the columns' names, such as instruction,output"
+        return problem, HEADER
     known = found["output"]
     said = known if len(known) == 1 else [c for c in known or answers if c in answers and c not in asked]
     if not asked:  # of two texts the last is taken for the answer
@@ -65,9 +65,8 @@ def explain(problem: str, record: dict[str, Any], others: list[tuple[int, Any]])
     if len(said) == 1 and mapping and len(asked) < 3:
         told, asked = say_mapping(mapping | {"output": said[0]}), mapping.values()
         return problem, f"if {listed(asked)} holds the question and {shown(said[0])} the answer, say {told}"
-    how = 'mapping={"instruction": ..., "output": ...} (on the command line: --map instruction=COLUMN --map output=COLUMN)'
-    how = f"name their columns, with {how}, or in a first line such as instruction,input,output"
-    return problem, f"a row needs a question and an answer; {how}"
+    how = 'mapping={"instruction": ..., "output": ...} (in a terminal: --map instruction=COLUMN --map output=COLUMN)'
+    return problem, f"a row needs a question and an answer; name their columns, with {how}; {HEADER}"
 
 
 def _most(pattern: re.Pattern, texts: list[str]) -> bool:

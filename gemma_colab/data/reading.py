@@ -24,7 +24,6 @@ from gemma_colab.core.rows import Row
 from gemma_colab.data.advice import explain, refuse_ratings
 from gemma_colab.data.schema import BadRow, NotLearned, UnknownSchema, check_mapping, listed, normal, printable, shown, to_row
 from gemma_colab.data.sources import open_source, plain_words
-from gemma_colab.data.tables import HEADER
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def read_rows(
         if (sheet != 0 and found.details[0] != "Excel") or (split != "train" and os.path.isfile(source)):
             what = f"split={shown(split)} is for a dataset" if split != "train" else f"sheet={shown(sheet)} is for an Excel file"
             raise SettingsError(f"{what}, and {name} is none; leave it out")
-        if found.header not in ("", HEADER) and not mapping:
+        if found.header and not mapping:
             raise DatasetError(f"{name}: {found.header}")
         ahead = [*islice(records := iter(found.records), min(limit or 200, 200))]  # to see what the columns hold
         for item, (line, record) in enumerate(chain(ahead, records), 1):
@@ -98,7 +97,6 @@ def read_rows(
                     key = bad.problem, *record
                     explained[key] = bad.problem, bad.remedy = explained.get(key) or explain(bad.problem, record, ahead)
                 if found.table and isinstance(bad, UnknownSchema) and not rows:  # no other row has other columns
-                    bad.remedy = f"{found.header}; otherwise {bad.remedy}" if found.header and not mapping else bad.remedy
                     raise DatasetError(_sentence(name, bad)) from bad
                 place = f"{name}, {found.unit} {line}" + f", item {item}" * (lines[line] > 1)
                 sentence = _sentence(place, bad)

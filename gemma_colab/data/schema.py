@@ -35,6 +35,7 @@ NAMES = {
     "summary": "summary, highlights, резюме, краткое содержание",  # where there is no other answer
 }
 NAMES = {ours: names.split(", ") for ours, names in NAMES.items()}
+HEADER = "if the first line is a row, write the columns' names above it, such as question,answer"
 PARTS = ("instruction", "input", "output")
 EXTRAS = ("system", "label", "conversation")
 MAPPABLE = (*PARTS, "messages", *EXTRAS)
@@ -83,7 +84,7 @@ class Records:
     details: list[str]  # "CSV", "delimiter ';'", "UTF-8"
     unit: str = "line"  # what the number counts: lines of a text file, rows of a table
     table: bool = False  # all records have the same columns, and None and NaN are empty cells
-    header: str = ""  # what to do if the names of the columns are none, or why they seem to be none
+    header: str = ""  # why the names of the columns seem to be none, and what to do
     notes: dict[str, list[int]] = field(default_factory=dict)  # what was left out or taken for something -> the lines it is about
 
 

@@ -13,10 +13,9 @@ from typing import Any
 
 from gemma_colab.core.errors import DatasetError
 from gemma_colab.data.encodings import unmarked
-from gemma_colab.data.schema import NAMES, BadRow, Records, UnknownSchema, normal, recognize, shown
+from gemma_colab.data.schema import HEADER, NAMES, BadRow, Records, UnknownSchema, normal, recognize, shown
 
 DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
-HEADER = "if the first line is a row already, write the names of the columns above it, such as question,answer"
 KNOWN = {name for names in NAMES.values() for name in names}
 # What spreadsheets show for a fault, in any language: #REF!, #ЗНАЧ!, #¿NOMBRE?, #N/A, #Н/Д; and a column that is too narrow.
 ERROR_WORD = re.compile(
@@ -67,7 +66,7 @@ def table(
 
     details += [f"header in {unit} {line}, under a title"] * bool(above)
     titles = [cells for _, cells in first[:above]]
-    return Records(records(columns), details, unit, table=True, notes=notes, header=doubt or HEADER)
+    return Records(records(columns), details, unit, table=True, notes=notes, header=doubt)
 
 
 def _named(header: list[str]) -> list[str]:

@@ -35,7 +35,7 @@ NAMES = {
     "summary": "summary, highlights, резюме, краткое содержание",  # where there is no other answer
 }
 NAMES = {ours: names.split(", ") for ours, names in NAMES.items()}
-HEADER = "if the first line is a row, write the columns' names above it, such as question,answer"
+HEADER = "if line 1 is a row, write the columns' names above it, such as question,answer"
 PARTS = ("instruction", "input", "output")
 EXTRAS = ("system", "label", "conversation")
 MAPPABLE = (*PARTS, "messages", *EXTRAS)

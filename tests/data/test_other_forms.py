@@ -367,7 +367,7 @@ def test_a_first_row_in_place_of_names_is_not_mapped(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("\n".join(f'"{asked}","{said}"' for asked, said in zip(ASKED, SAID, strict=True)))
     message = refusal(path)
-    assert "if the first line is a row, write the columns' names above it, such as question,answer" in message
+    assert "if line 1 is a row, write the columns' names above it, such as question,answer" in message
     assert "--map" not in message
 
 

@@ -171,9 +171,9 @@ def test_a_databases_null_is_an_empty_cell_and_said(tmp_path):
 
 def test_a_file_without_a_header_is_told_to_write_one(tmp_path):
     message = refusal(put(tmp_path, "a.csv", "привет,здравствуйте\nпока,до свидания\nкак дела,хорошо\n"))
-    assert "if the first line is a row, write the columns' names above it, such as question,answer" in message
+    assert "if line 1 is a row, write the columns' names above it, such as question,answer" in message
     message = refusal(put(tmp_path, "a.csv", "Где мой заказ?,Он уже в пути.\nКак вернуть товар?,Напишите нам.\n"))
-    assert "reads like a text, not like names of columns; if the first line is a row, write the columns' names" in message
+    assert "reads like a text, not like names of columns; if line 1 is a row, write the columns' names" in message
     assert "mapping=" not in message  # a row's texts are no names
 
 

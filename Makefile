@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A process of one thread for each core, at most 4 for the memory they take. Files stay whole, since their tests share what is slow to make.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo demo-270m test test-all test-colab lab lint outputs screenshots links wheel colab-check tiny-model clean
+.PHONY: demo demo-270m test test-all fuzz test-colab lab lint outputs screenshots links wheel colab-check tiny-model clean
 
 demo: .venv/installed                  ## run all notebooks on the tiny Gemma 3, leave the reports in runs/demo
 	$(BIN)/python tools/run_notebooks.py --workspace runs/demo --model tiny-gemma3
@@ -17,6 +17,9 @@ test: .venv/installed-dev              ## run the tests
 
 test-all: .venv/installed-verify       ## run the long ones too
 	LLAMA_CPP=$(CURDIR)/.venv/llama.cpp OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE)
+
+fuzz: .venv/installed-dev              ## ten thousand strange files are read, cleaned and split (five minutes)
+	FUZZ=10000 OMP_NUM_THREADS=1 $(BIN)/pytest tests/data/test_whole_way.py
 
 test-colab:                            ## install, all notebooks and tests on a twin of Colab's machine (root on Debian; 15 GB)
 	tools/colab_twin.sh

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -80,14 +81,8 @@ def an_index_is_planned_once(monkeypatch):
     monkeypatch.setattr(lsh, "_optimal_param", functools.cache(lsh._optimal_param))
 
 
-@settings(max_examples=100, **SETTINGS)
+@settings(max_examples=int(os.environ.get("FUZZ", 100)), **SETTINGS)
 @INPUTS
 def test_any_file_goes_the_whole_way(records, form, codec, twice, seed):
-    whole_way(records, form, codec, twice, seed)
-
-
-@pytest.mark.long
-@settings(max_examples=10_000, **SETTINGS)
-@INPUTS
-def test_ten_thousand_files_go_the_whole_way(records, form, codec, twice, seed):
+    """A hundred here; `make fuzz` tries ten thousand."""
     whole_way(records, form, codec, twice, seed)

@@ -30,7 +30,7 @@ DONE = "demo.json"  # also the mark by which a run knows a folder as an earlier 
 OWN = {
     DONE,
     *"""adapter blocked checkpoints checkpoints-before evaluation export.json gguf history lora_settings.json loss_curve.png merged
-model_settings.json notebooks ollama quickstart report.html review review.json rows settings_for.json ship_settings.json
+model_settings.json notebooks ollama plain quickstart report.html review review.json rows settings_for.json ship_settings.json
 split_settings.json summary.json train_settings.json training.json workspace.json""".split(),
 }
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))

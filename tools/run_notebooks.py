@@ -29,7 +29,7 @@ DONE = "demo.json"  # also the mark by which a run knows a folder as an earlier 
 # All that a run leaves, by its first name: nothing else is ever deleted.
 OWN = {
     DONE,
-    *"""adapter blocked checkpoints checkpoints-before evaluation export.json gguf history lora_settings.json loss_curve.png merged
+    *"""adapter blocked cache checkpoints checkpoints-before evaluation export.json gguf history lora_settings.json loss_curve.png merged
 model_settings.json notebooks ollama plain quickstart report.html review review.json rows settings_for.json ship_settings.json
 split_settings.json summary.json train_settings.json training.json workspace.json""".split(),
 }

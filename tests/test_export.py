@@ -38,6 +38,7 @@ from gemma_colab.handover.adapter import train_adapter
 from gemma_colab.handover.assess import load_tuned
 from gemma_colab.handover.export import CLOSE, behind, card_facts
 from gemma_colab.model.hub import TOKEN
+from gemma_colab.model.libraries import pass_over_old_torchao
 
 TINY = samples() / "tiny-gemma3"
 PLANTED = "hf_" + 17 * "Zz"
@@ -46,6 +47,7 @@ PLANTED = "hf_" + 17 * "Zz"
 def adapt(model, seed=0, std=0.02, **settings):
     """The model with an adapter that changes something: a fresh one changes nothing. At std=0.2 the tiny Gemma 3 answers otherwise."""
     torch.manual_seed(seed)
+    pass_over_old_torchao()  # as `load_model` does: Colab's is too old for peft, and some models here come in plainly
     config = settings.pop("config", None) or lora_config(LoraSettings(**{"r": 4, "lora_alpha": 8} | settings))
     adapted = get_peft_model(model, config)
     for name, parameter in adapted.named_parameters():

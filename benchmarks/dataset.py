@@ -21,8 +21,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from gemma_colab.core.rows import texts, to_messages
+from gemma_colab.core.rows import to_messages
 from gemma_colab.core.workspace import samples
+from gemma_colab.data.looking import texts
 
 SIZES = (1_000, 10_000, 52_000)
 TWINS = 0.05  # share of rows that are an earlier row with some words changed

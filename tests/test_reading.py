@@ -15,12 +15,12 @@ import subprocess
 import sys
 import tempfile
 import tracemalloc
-import zipfile
 from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from files import put, refusal, zipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,12 +63,6 @@ def no_network():
         yield
 
 
-def put(folder: Path, name: str, content) -> Path:
-    path = folder / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
 def lines(*records) -> str:
     return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
 
@@ -95,13 +89,6 @@ def plain(path, **options):
 
 def pairs(source):
     return [(row["line"], question(row), answer(row)) for row in source.rows]
-
-
-def refusal(source, **options) -> str:
-    with pytest.raises(DatasetError) as caught:
-        read_rows(source, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # --- formats and encodings
@@ -592,14 +579,6 @@ def test_errors_and_dates_of_excel(tmp_path):
 
 
 # --- refusals
-
-
-def zipped(*names) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        for name in names:
-            archive.writestr(name, "a,b\n1,2\n")
-    return out.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -4,32 +4,18 @@ import csv
 import gzip
 import io
 import json
-import zipfile
 
 import pandas as pd
 import pytest
+from files import put, refusal, zipped
 
-from gemma_colab.core.errors import DatasetError
 from gemma_colab.core.rows import answer
 from gemma_colab.data.looking import question
 from gemma_colab.data.reading import read_rows
 
 
-def put(folder, name, content):
-    path = folder / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
 def pairs(source):
     return [(row["line"], question(row), answer(row)) for row in source.rows]
-
-
-def refusal(source, **options):
-    with pytest.raises(DatasetError) as caught:
-        read_rows(source, **options)
-    return str(caught.value)
 
 
 # --- stray quotation marks
@@ -189,14 +175,6 @@ def test_plain_text_is_called_so(tmp_path, text):
     message = refusal(put(tmp_path, "a.txt", text))
     assert "of plain text, make rows of question and answer first" in message
     assert "mapping=" not in message
-
-
-def zipped(*names):
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        for name in names:
-            archive.writestr(name, "a,b\n1,2\n")
-    return out.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -40,3 +40,8 @@ def prompt(row: Row) -> list[Turn]:
 def answer(row: Row) -> str:
     """Return the last answer: what the model should say."""
     return row["messages"][-1]["content"]
+
+
+def place(row: Row, number: int) -> str:
+    """Say where to look for a row: "line 17", or "item 17" of a list that stands on one line; else its number, as given."""
+    return next((f"{name} {row[name]}" for name in ("item", "line") if row.get(name) is not None), f"row {number}")

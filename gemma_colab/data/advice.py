@@ -44,9 +44,8 @@ def explain(problem: str, record: dict[str, Any], others: list[tuple[int, Any]])
     mapping = dict(zip(("instruction", "input"), asked, strict=False))
     if "chosen" in names and (asked or "chosen" in nested):
         told = say_mapping(mapping | {"output" if asked else "messages": names["chosen"]})
-        return "preference data", f"to learn the chosen answers say {told}" + ', or {"messages": "chosen"} of whole chats' * bool(
-            asked
-        )
+        told += ', or {"messages": "chosen"} of whole chats' * bool(asked)
+        return "preference data", f"to learn the chosen answers say {told}"
     if sum(bool(RIVALS.fullmatch(name)) for name in names) > 1:
         return "preference data", 'write each question with its better answer as one row {"instruction": ..., "output": ...}'
     speakers = [c for name, c in names.items() if name in SPEAKERS and SAID & names.keys() - {name} and c not in texts]

@@ -185,7 +185,7 @@ def check_pattern(name: str, pattern: re.Pattern, advice: str, severity: str = "
 
 # Gemma's own become the real tokens, wherever they stand; the others show that a template was applied already.
 CHAT_MARKERS = (
-    r"</?(?:bos|eos|start_of_turn|end_of_turn)>|<(?:pad|unk|mask|unused\d{1,4}|start_of_image|end_of_image|image_soft_token)>"
+    r"</?(?:bos|eos|start_of_turn|end_of_turn)>|<(?:pad|unk|mask|unused\d{1,4}|image_soft_token|(?:start|end)_of_image)>"
 )
 CHAT_MARKERS += r"|\[multimodal\]|<\|[a-z_]{3,30}\|>|\[/?INST\]"
 MARKER = r"(?:instruction|input|question|user|инструкция|вопрос|клиент|задание)"

@@ -17,13 +17,13 @@ from ftfy import fix_encoding
 from rapidfuzz.distance import Prefix
 
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.rows import Row
+from gemma_colab.core.rows import Row, place
 from gemma_colab.data import checks_text
 from gemma_colab.data.checks_set import exact_duplicates, near_twins
 from gemma_colab.data.checks_text import CODE, MARKDOWN_IMAGE, TAG, about_markup, empty_text
 from gemma_colab.data.finding import CheckContext, Finding, Hit
 from gemma_colab.data.likeness import normalize
-from gemma_colab.data.looking import AS_READ, fingerprint, place, texts, with_texts
+from gemma_colab.data.looking import AS_READ, fingerprint, texts, with_texts
 from gemma_colab.data.personal import mask, own_contacts
 
 DROPPED = "(dropped)"
@@ -178,10 +178,10 @@ def clean(
                 log.append((step, numbers[n], row.get("line"), "", json.dumps(row, ensure_ascii=False), f"{DROPPED} {why}"))
             continue
         for i, row in kept.items():
-            if step in LESSONS and LESSONS[step](row):
-                continue
             fields = {"question": texts(row)["question"]} if step == "fake_input" else texts(row)
             new = {field: text for field, old in fields.items() if (text := changes[step](old)) != old}
+            if new and step in LESSONS and LESSONS[step](row):
+                continue
             log += [(step, i, row.get("line"), field, fields[field], text) for field, text in new.items()]
             kept[i] = with_texts(row, new) if new else row
     return list(kept.values()), pd.DataFrame(log, columns=LOG_COLUMNS)

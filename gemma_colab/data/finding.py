@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from gemma_colab.core.rows import Row, answer, prompt
+from gemma_colab.core.rows import Row, answer, place, prompt
 from gemma_colab.data.likeness import near_pairs, sameness, shingles
-from gemma_colab.data.looking import place, question, texts
+from gemma_colab.data.looking import question, texts
 
 
 class Hit(NamedTuple):
@@ -88,8 +88,6 @@ class CheckContext:
     def __post_init__(self):
         self.texts = [texts(row) for row in self.rows]
         self.answers = [answer(row) for row in self.rows]
-        self.same_questions = [sameness(question(row)) for row in self.rows]
-        self.same_answers = [sameness(text) for text in self.answers]
 
     def place(self, row: int) -> str:
         return place(self.rows[row], row)
@@ -97,6 +95,14 @@ class CheckContext:
     def fields(self) -> Iterator[tuple[int, str, str]]:
         """Yield (number of the row, field, text) for every turn of every row."""
         return ((row, name, text) for row, fields in enumerate(self.texts) for name, text in fields.items())
+
+    @cached_property
+    def same_questions(self) -> list[str]:
+        return [sameness(question(row)) for row in self.rows]
+
+    @cached_property
+    def same_answers(self) -> list[str]:
+        return [sameness(text) for text in self.answers]
 
     @cached_property
     def own_questions(self) -> list[str]:

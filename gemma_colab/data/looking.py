@@ -35,11 +35,6 @@ def with_texts(row: Row, new: dict[str, str]) -> Row:
     return changed if changed == row else changed | {AS_READ: fingerprint(row)}
 
 
-def place(row: Row, number: int) -> str:
-    """Say where to look for a row: "line 17", or "item 17" of a list that stands on one line; else its number, from 0."""
-    return next((f"{name} {row[name]}" for name in ("item", "line") if name in row), f"row {number}")
-
-
 def fingerprint(row: Row, now: bool = False) -> str:
     """Return sixteen digits of the texts of the row as it was read, whatever was cleaned or edited since: by them a decision about a
     row finds it again. now: of the texts as they are now."""

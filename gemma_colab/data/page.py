@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from gemma_colab.core.html import ENVIRONMENT
-from gemma_colab.core.rows import answer
+from gemma_colab.core.rows import answer, place
 from gemma_colab.data.finding import Finding
-from gemma_colab.data.looking import pieces, place, question, texts
+from gemma_colab.data.looking import pieces, question, texts
 from gemma_colab.data.report import Report
 
 VERDICT_COLORS = {"ready": "#2e7d32", "fix first": "#b26a00", "blocked": "#c62828"}

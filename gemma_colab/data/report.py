@@ -12,20 +12,23 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from gemma_colab.core.errors import SettingsError
-from gemma_colab.core.rows import Row, answer
+from gemma_colab.core.rows import Row, answer, place
 from gemma_colab.data import checks_set, checks_text, checks_tokens  # noqa: F401  they register their checks
 from gemma_colab.data.finding import CHECKS, CheckContext, Finding
-from gemma_colab.data.looking import fingerprint, place
+from gemma_colab.data.looking import fingerprint
 from gemma_colab.model.lengths import token_lengths
 
 if TYPE_CHECKING:
     from IPython.display import HTML
     from transformers import PreTrainedTokenizerBase
 
+ASIDE = {  # findings of rows that reading put aside: could not read, and those that the file wants out
+    "unreadable row": ("E", "mend them in the file, or accept 'unreadable row' to go on without them"),
+    "not to be learned": ("W", "left out, as the file says; look, and accept 'not to be learned'"),
+}
 # Every name a finding may have: those of the checks, and what is found beside them.
 FINDINGS = {name for check in CHECKS for name in check.names} | {
-    "unreadable row",
-    "not to be learned",
+    *ASIDE,
     "lengths",
     "reviewed",
     "unused decision",
@@ -128,9 +131,10 @@ class Report:
         for f in self.findings:
             where = f" in {n} row{'s' * (n > 1)} ({self.places(f)})" if (n := f.count) else ""
             lines.append(f"{f.severity}  {f.check}{where}: {f.what_to_do}")
-            if f.check in ("unreadable row", "not to be learned"):
-                bad = [one.get("sentence", one["problem"]) for one in self.aside if one["line"] in f.lines]
-                lines += [f"     {sentence}" for sentence in bad[:5]] + [f"     and {len(bad) - 5} more"] * (len(bad) > 5)
+            bad = _put_aside(self.aside, f.check)
+            lines += [f"     {one.get('sentence', one['problem'])}" for one in bad[:5]] + [f"     and {len(bad) - 5} more"] * (
+                len(bad) > 5
+            )
         # A terminal obeys control characters, so those of a dataset are written out.
         return "\n".join("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines)
 
@@ -170,12 +174,9 @@ def check_rows(
     lengths = token_lengths(rows, tokenizer, max_length) if tokenizer is not None and rows else None
     context = CheckContext(rows, max_length, num_train_epochs, near, lengths, tokenizer)
     findings, aside = [], list(aside)
-    for name, severity, advice in (
-        ("unreadable row", "E", "mend them in the file, or accept 'unreadable row' to go on without them"),
-        ("not to be learned", "W", "left out, as the file says; look, and accept 'not to be learned'"),
-    ):
-        if some := [bad["line"] for bad in aside if ("marked" in bad) == (severity == "W")]:
-            findings.append(Finding(name, severity, advice, lines=some))
+    for name, (severity, advice) in ASIDE.items():
+        if lines := [bad["line"] for bad in _put_aside(aside, name)]:
+            findings.append(Finding(name, severity, advice, lines=lines))
     possible = [check for check in CHECKS if lengths is not None or not check.counts_tokens] if rows else [checks_set.too_few]
     for check in tqdm(possible, desc="checks", disable=len(rows) < 2000, leave=False):
         findings += check(context, **thresholds.get(check.__name__, {}))
@@ -183,6 +184,11 @@ def check_rows(
         advice = f"not counted, so nothing is said about max_length={max_length}: give the tokenizer of your model (on the command line: --model)"
         findings.append(Finding("lengths", "I", advice))
     return Report(rows, [], max_length, lengths, aside).with_findings(_without_kept(findings, rows, kept or {}), accept)
+
+
+def _put_aside(aside: list[dict], check: str) -> list[dict]:
+    """Return the rows that were put aside for this finding; for one that is not in `ASIDE` none."""
+    return [bad for bad in aside if check == ("not to be learned" if "marked" in bad else "unreadable row")]
 
 
 def _without_kept(findings: list[Finding], rows: list[Row], kept: dict[str, set[str]]) -> list[Finding]:

@@ -109,10 +109,8 @@ class Review:
         dropped a row that you dropped too."""
         fit, there = ({self._found(row)[0] for row in some} for some in (rows, read))
         lost = [one for key, one in self.decisions.items() if key not in fit and (one["action"] != "drop" or key not in there)]
-        advice = (
-            f"{len(lost)} in review.json fit no row, as its text changed, it was dropped, or this is another file; look at those"
-        )
-        advice += " rows again, then accept 'unused decision', or delete review.json to forget all decisions"
+        advice = f"{len(lost)} in review.json fit no row, as its text changed, it was dropped, or this is another file; look at"
+        advice += " those rows again, then accept 'unused decision', or delete review.json to forget all decisions"
         return [Finding("unused decision", "W", advice, lines=[one["line"] for one in lost if one.get("line")])] * bool(lost)
 
     @property

@@ -44,9 +44,7 @@ def name_for_whole_model(folder: Path) -> None:
 
     Its layers become a pattern that finds them in both classes. Their last names alone would find those of the vision part too.
     """
-    weights = {
-        TEXT.sub("base_model.model.model.language_model.", name): tensor for name, tensor in load_file(folder / WEIGHTS).items()
-    }
+    weights = {TEXT.sub("base_model.model.model.language_model.", k): v for k, v in load_file(folder / WEIGHTS).items()}
     blocks, kinds = defaultdict(set), defaultdict(set)
     for name in weights:
         if found := re.search(r"\.layers\.(\d+)\.(.+)\.lora_", name):
@@ -64,10 +62,8 @@ def load_adapter(model: PreTrainedModel, workspace: Workspace) -> PeftModel:
     """Put the saved adapter on a base model. Raises `WorkspaceError` if there is none, or if not every weight of it finds its place."""
     path = workspace.need("adapter")
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "error", ".*missing adapter keys"
-            )  # peft only warns, and leaves them as if nothing was trained
+        with warnings.catch_warnings():  # of missing keys peft only warns, and leaves them as if nothing was trained
+            warnings.filterwarnings("error", ".*missing adapter keys")
             tuned = PeftModel.from_pretrained(model, path)
         with safe_open(path / WEIGHTS, framework="pt") as file:
             more = len(file.keys()) - len(get_peft_model_state_dict(tuned, save_embedding_layers=False))

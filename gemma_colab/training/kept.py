@@ -10,6 +10,7 @@ from trl import SFTTrainer
 
 from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.errors import SettingsError, TrainingError
+from gemma_colab.core.rows import place
 from gemma_colab.core.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def fit_rows(
             kept[split] += [i] * learned
             # More than the line break behind an answer.
             if not learned or tokenizer.decode([label for label in labels[limit:] if label != -100]).strip():
-                lost["cut" if learned else "left_out"][split].append(_place(row, i))
+                general = row.get("line", 0) is None  # of replay: it stands in no file of yours
+                lost["cut" if learned else "left_out"][split].append("a general row" if general else place(row, i + 1))
                 longest = max(longest, len(labels))
         remedy = f"max_length={longest} would keep all, if the memory suffices; or " * (longest <= 131_072) + "shorten them"
         if not kept[split]:
@@ -57,9 +59,3 @@ def compare_held(trainer: SFTTrainer, given: int) -> None:
     count = sum(map(len, held["seq_lengths"])) if trainer.args.packing else len(held)
     if count != given:
         raise TrainingError(f"TRL holds {count} training rows and was given {given}; take the version of trl in constraints.txt")
-
-
-def _place(row: dict, number: int) -> str:
-    """Where a row stands in its file; a general row, of replay, has no line, and rows without a file count from 1."""
-    name = next((name for name in ("item", "line") if row.get(name) is not None), None)
-    return f"{name} {row[name]}" if name else "a general row" if "line" in row else f"row {number + 1}"

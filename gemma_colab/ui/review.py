@@ -9,10 +9,10 @@ import ipywidgets as widgets
 
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.html import render
-from gemma_colab.core.rows import Row, answer
+from gemma_colab.core.rows import Row, answer, place
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.data.finding import Hit
-from gemma_colab.data.looking import fingerprint, pieces, place, texts
+from gemma_colab.data.looking import fingerprint, pieces, texts
 from gemma_colab.data.report import FINDINGS, Report
 from gemma_colab.data.review import REVIEW_CHECKS, Case, Review, find_cases
 from gemma_colab.ui.common import Pages, button, text_area

@@ -42,10 +42,15 @@ SPACED = re.compile(r"\d{1,3}(?:[ .]\d{3})+|.*\D\d(?:\D.*)?")  # 9 876 543 210, 
 DIALED = re.compile(r"\+\d|[78]?[ .-]?\(|[78][ .-]\d{3}[ .-]")
 CALL = re.compile(r"(?i)\bтел\b|телефон|\bмоб|звон|whats|viber|смс|sms|phone|\bcall|mobile|связ|(?:мой|на|по) номер\w{0,3}\W*$")
 CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
+GAP = r"(?:\\[nr]|[\s>|\"'#,*])"  # between the lines of a key: they may be indented, quoted, or escaped as in JSON
 KEY = re.compile(
     r"\b(?:sk-[\w-]{20,}|gh[pousr]_\w{30,}|hf_\w{30,}|AKIA[0-9A-Z]{16}|AIza[\w-]{35}|xox[abprs]-[\w-]{10,}|glpat-[\w-]{20,})"
     r"|\b\w+://[^\s:/@]+:[^\s/@]+(?=@)"  # a password in an address
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    # A private key up to its end; where that was cut off, its headers and what is left of its lines.
+    r"|-{4,5} ?BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)? ?-{4,5}"
+    r"(?:(?s:(?!- ?BEGIN ).)*?-{4,5} ?END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?(?: ?-{4,5})?"
+    rf"|(?:{GAP}++(?:Proc-Type|DEK-Info|Version|Comment|Charset|Hash): [^\n\\]*+)*+(?:{GAP}++[A-Za-z0-9+/=]{{16,}}+)*+"
+    r"(?:[ \t]*+(?:\r?\n|\\n)[ \t>]*+[A-Za-z0-9+/=]++(?=[ \t]*+(?:[\r\n\\\"'`]|\Z)))?+)"
 )
 
 
@@ -91,9 +96,10 @@ def personal_data(text: str, regions: tuple[str, ...] = ("RU",)) -> list[tuple[s
     if re.search(r"\d(?:\D{0,3}\d){8}", text):  # the matcher is slow; most texts have no nine digits together
         phones = [match for region in regions for match in phonenumbers.PhoneNumberMatcher(text, region)]
         matches += [(kind, match.start, match.end) for match in phones if (kind := _phone(match, text))]
-    found = []
+    found, taken = [], bytearray(len(text))
     for kind, start, end in matches:
-        if not any(start < its_end and its_start < end for _, its_start, its_end in found):
+        if taken.find(1, start, end) < 0:
+            taken[start:end] = b"\1" * (end - start)
             found.append((kind, start, end))
     return sorted(found, key=lambda one: one[1])
 
@@ -137,9 +143,11 @@ def own_contacts(rows: list[Row], keep: Iterable[str] = (), regions: tuple[str, 
 
 
 def mask(text: str, regions: tuple[str, ...] = ("RU",), keep: Collection[str] = ()) -> str:
-    """The text with a word in brackets for each find, but in code, for what may be no phone, and for `keep` (as `contact` writes it)."""
+    """The text with a word in brackets for each find, but not for what may be no phone, for `keep` (as `contact` writes it), and in code
+    for keys alone."""
     russian, code = bool(re.search("[а-яё]", text.lower())), [match.span() for match in CODE.finditer(text)]
     for kind, start, end in reversed(personal_data(text, regions)):
-        if kind in KINDS and contact(text[start:end]) not in keep and not any(a <= start < b for a, b in code):
+        secret = kind == "key" and "://" not in text[start:end]  # also in code
+        if kind in KINDS and contact(text[start:end]) not in keep and (secret or not any(a <= start < b for a, b in code)):
             text = text[:start] + KINDS[kind][0 if russian else 1] + text[end:]
     return text

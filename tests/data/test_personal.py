@@ -37,7 +37,7 @@ FOUND = [
     ("key", "ghp_" + "a1B2" * 9, "ghp_" + "a1B2" * 9),
     ("key", "токен hf_" + "Ab1" * 11 + ".", "hf_" + "Ab1" * 11),
     ("key", "AKIAIOSFODNN7EXAMPLE", "AKIAIOSFODNN7EXAMPLE"),
-    ("key", "-----BEGIN RSA PRIVATE KEY-----\nMII", "-----BEGIN RSA PRIVATE KEY-----"),
+    ("key", "-----BEGIN RSA PRIVATE KEY-----\nMII", "-----BEGIN RSA PRIVATE KEY-----\nMII"),
 ]
 
 
@@ -172,6 +172,65 @@ def test_what_is_named_is_kept_and_after_only_nothing_else():
     assert own_contacts(asked(9, OURS), ["Boss@shop.ru"]) == {"help@shop.ru", "4951234567", "boss@shop.ru"}
     assert own_contacts(asked(9, OURS), ["only", "8 495 1234567"]) == {"only", "4951234567"}
     assert mask(OURS, keep=own_contacts([], ["only", "help@shop.ru"])) == "Пишите help@shop.ru или звоните [телефон]."
+
+
+# ---------------------------------------------------------------------------------------------------- private keys
+LINES = [("MIIEpAIBAAKCAQEA" + "aB3+/"[i % 5] * 48) for i in range(12)] + ["qRs="]
+HEADERS = ["Proc-Type: 4,ENCRYPTED", "DEK-Info: AES-128-CBC,0A1B2C", ""]
+
+
+def pem(kind="RSA ", headers=(), end=True):
+    return [f"-----BEGIN {kind}PRIVATE KEY-----", *headers, *LINES, *([f"-----END {kind}PRIVATE KEY-----"] if end else [])]
+
+
+WRITTEN = {
+    "as it is": "\n".join(pem()),
+    "of another kind": "\n".join(pem("OPENSSH ")),
+    "without a kind": "\r\n".join(pem("")),
+    "of PGP": "\n".join(pem()).replace("RSA PRIVATE KEY", "PGP PRIVATE KEY BLOCK"),
+    "with headers": "\n".join(pem(headers=HEADERS)),
+    "escaped": "\\n".join(pem()),
+    "on one line": " ".join(pem()),
+    "indented": "\n    ".join(pem()),
+    "quoted": "\n> ".join(pem()),
+    "in strings": '\\n"\n"'.join(pem()),
+    "cut off": "\n".join(pem(headers=HEADERS, end=False)),
+    "cut off, escaped": "\\n".join(pem(end=False)),
+    "cut off, quoted": "\n> ".join(pem(end=False)),
+    "cut off in a line": "\n".join(pem(end=False))[:-90],
+    "cut off in its end": "\n".join(pem())[:-12],
+}
+
+
+@pytest.mark.parametrize("written", WRITTEN.values(), ids=WRITTEN)
+@pytest.mark.parametrize(
+    ("before", "after"), [("Вот: ", "\n\nПочему не входит?"), ("```\n", "\n```\nHelp me"), ('{"key": "', '"}')]
+)
+def test_a_private_key_goes_whole(written, before, after):
+    masked = mask(before + written + after)
+    assert not any(line[:8] in masked for line in LINES)
+    word = "[ключ]" if "Почему" in after else "[key]"
+    assert masked.startswith(before + word)
+    assert masked.endswith(after.removeprefix('"'))
+
+
+def test_what_stands_behind_a_private_key_stays():
+    assert mask("-----BEGIN PRIVATE KEY-----\nis how it begins") == "[key]\nis how it begins"
+    assert mask("\n".join([*pem(end=False), "", "Is it right?"])) == "[key]\n\nIs it right?"
+    assert mask("\n".join([*pem(), *pem(end=False), *pem()])) == "[key]\n[key]\n[key]"
+    public = "\n".join(pem()).replace("PRIVATE", "PUBLIC")
+    assert mask(public) == public
+
+
+BEGIN = "-----BEGIN PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    "part", [BEGIN, "-", "-----BEGIN " + "A " * 30, "\nabc ", "\n", "> \\n", "A" * 16 + "\n", "\nVersion: a"]
+)
+def test_a_long_text_that_begins_like_a_private_key_is_no_work_to_speak_of(part):
+    text = part * (400_000 // len(part))  # what grows with its square would never end
+    assert personal_data(BEGIN + text + "!")[0][:2] == ("key", 0)
 
 
 def test_regions():

@@ -92,7 +92,7 @@ def measure(path: str, with_tokens: bool) -> None:
     if with_tokens:
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(samples() / "tiny-gemma3")
+        tokenizer = AutoTokenizer.from_pretrained(samples() / "tiny-gemma3", trust_remote_code=False)
     marks = [time.perf_counter()]
     rows = read_rows(path).rows
     marks.append(time.perf_counter())

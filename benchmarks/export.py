@@ -69,7 +69,7 @@ def plain(folder: Path, size: str) -> dict:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.bfloat16, trust_remote_code=False)
     PeftModel.from_pretrained(model, folder / "adapter").merge_and_unload().save_pretrained(folder / "plain")
     return {}
 
@@ -80,7 +80,8 @@ def farthest(folder: Path, size: str) -> dict:
     from transformers import AutoModelForCausalLM
 
     ours, theirs = (
-        AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.bfloat16).state_dict() for name in ("streamed", "plain")
+        AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.bfloat16, trust_remote_code=False).state_dict()
+        for name in ("streamed", "plain")
     )
     assert ours.keys() == theirs.keys()
     share = max(((ours[n].float() - theirs[n].float()).norm() / theirs[n].float().norm()).item() for n in ours)

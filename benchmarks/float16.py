@@ -49,7 +49,9 @@ RECIPES = {"none": lambda model: None, "ours": keep_residual_in_float32, "rescal
 
 def load(folder: str, dtype, recipe: str, four_bit: bool):
     config = quantization_config(dtype) if four_bit else None
-    model = Gemma3ForCausalLM.from_pretrained(folder, dtype=dtype, quantization_config=config, device_map={"": DEVICE})
+    model = Gemma3ForCausalLM.from_pretrained(
+        folder, dtype=dtype, quantization_config=config, device_map={"": DEVICE}, trust_remote_code=False
+    )
     keep_cpu_weights_unpacked(model)
     RECIPES[recipe](model)
     return model

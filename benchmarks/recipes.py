@@ -66,6 +66,7 @@ def load_plain(name: str) -> PreTrainedModel:
     four_bit = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
     return AutoModelForCausalLM.from_pretrained(
         name,
+        trust_remote_code=False,
         quantization_config=BitsAndBytesConfig(**four_bit, bnb_4bit_compute_dtype=DTYPE),
         dtype=DTYPE,
         attn_implementation="sdpa",

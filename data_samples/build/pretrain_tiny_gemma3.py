@@ -42,7 +42,9 @@ def build_tokenizer(out: Path, rng: random.Random, vocab_size: int):
     )  # fmt: skip
     corpus.unlink()
     (out / "tokenizer.vocab").unlink()
-    tokenizer = GemmaTokenizer.from_pretrained(out, extra_special_tokens=["<start_of_turn>", "<end_of_turn>"])
+    tokenizer = GemmaTokenizer.from_pretrained(
+        out, trust_remote_code=False, extra_special_tokens=["<start_of_turn>", "<end_of_turn>"]
+    )
     bos = processors.TemplateProcessing(single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", 2)])
     tokenizer.backend_tokenizer.post_processor = bos  # Gemma's tokenizer puts <bos> in front by itself
     tokenizer.model_max_length = 1024
@@ -52,7 +54,7 @@ def build_tokenizer(out: Path, rng: random.Random, vocab_size: int):
     for machine_specific in ("vocab_file", "is_local", "local_files_only"):
         config.pop(machine_specific, None)
     (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    return AutoTokenizer.from_pretrained(out)
+    return AutoTokenizer.from_pretrained(out, trust_remote_code=False)
 
 
 def build_model(vocab_size: int, hidden_size: int, num_hidden_layers: int) -> Gemma3ForCausalLM:
@@ -151,7 +153,11 @@ def main():
             print(point, flush=True)
     model.to(torch.bfloat16).save_pretrained(part)  # like Gemma's own checkpoints; half the bytes
     by_kind = accuracy(
-        Gemma3ForCausalLM.from_pretrained(part, dtype=torch.float32), tokenizer, a.test_questions, seed=2, by_kind=True
+        Gemma3ForCausalLM.from_pretrained(part, dtype=torch.float32, trust_remote_code=False),
+        tokenizer,
+        a.test_questions,
+        seed=2,
+        by_kind=True,
     )
     record = {
         "parameters": parameters, "steps": a.steps, "tokens": a.steps * ROW * ROWS, "seed": a.seed, "threads": torch.get_num_threads(),

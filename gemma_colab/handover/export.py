@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.chat import load_tokenizer, tokenize_row
@@ -25,6 +25,7 @@ from gemma_colab.core.workspace import Workspace, sweep
 from gemma_colab.evaluation import answer_losses, generate_answers
 from gemma_colab.export.adapter import check_adapter, load_adapter, name_for_whole_model, of_text_part
 from gemma_colab.export.card import model_card
+from gemma_colab.export.checkpoint import config_of
 from gemma_colab.export.gguf import OUTTYPES, can_run, check_gguf, ready_converter, write_gguf
 from gemma_colab.export.hub import check_push, push
 from gemma_colab.export.merged import merge
@@ -144,7 +145,7 @@ def write_card(workspace: Workspace, form: str) -> None:
     """Write README.md and `loss_curve.png` into the folder of the "adapter" or the "merged" model."""
     with workspace.writing(f"{form}/loss_curve.png") as part:
         save_curve(history_table(workspace.read_json("training.json")["log_history"]), part, dpi=120)
-    dtype = str(AutoConfig.from_pretrained(workspace.path / form).dtype).removeprefix("torch.") if form == "merged" else ""
+    dtype = str(config_of(str(workspace.path / form)).dtype).removeprefix("torch.") if form == "merged" else ""
     workspace.write_text(f"{form}/README.md", str(model_card(form, card_facts(workspace), dtype)))
 
 
@@ -174,7 +175,7 @@ def _if_it_fits(workspace: Workspace, rows: int, dtype: torch.dtype, compare: Ca
         return {"not_compared": "there are no test rows to compare on"}
     _free_gpu()
     merged, gpu = workspace.path / "merged", torch.cuda.is_available()
-    wider = dtype.itemsize / AutoConfig.from_pretrained(merged).dtype.itemsize  # float32 takes twice what is stored in 16 bit
+    wider = dtype.itemsize / config_of(str(merged)).dtype.itemsize  # float32 takes twice what is stored in 16 bit
     need = mib(merged) / 1024 * wider * 1.1 + 0.5
     free = (torch.cuda.mem_get_info()[0] if gpu else psutil.virtual_memory().available) / GIB
     if need >= free:
@@ -272,8 +273,8 @@ def behind(model, tokenizer, prompt: list[dict[str, str]], expected: str, answer
 def _plain(folder: Path, dtype: torch.dtype) -> tuple:
     """Load model and tokenizer as anybody loads them."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device)
-    return model.eval(), AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device, trust_remote_code=False)
+    return model.eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def _free_gpu() -> None:

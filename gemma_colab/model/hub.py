@@ -17,6 +17,7 @@ AGAIN = "check the network (Kaggle: Session options -> Internet) and run this ag
 # By name, because huggingface_hub 1 stands on httpx and 2 on httpx2; the last three are messages, the latter two of hf_xet.
 LOST = "Connect(?:ion)?Error|NetworkError|ProxyError|ProtocolError|Timeout|LocalEntryNotFoundError|OfflineModeIsEnabled|Consistency check failed|CAS Client Error|CAS service error"
 FAILURES = {  # pattern in an error's `trace` -> what it means, and the next step; the first that is found counts
+    "trust_remote_code": ("{name} brings code of its own, which nothing here runs", "take a plain Gemma 3 checkpoint, without auto_map in its files"),
     "No space left on device|Disk quota exceeded": ("{name} can't be saved: no space is left in {cache}", ROOM),
     "OutOfMemoryError": ("{name} does not fit into the GPU's memory", "restart; `gemma-colab plan {quoted}` shows what to change"),
     "HTTP 401 with a token|'ascii' codec": ("the Hugging Face Hub refused your token: it is mistyped, deleted or expired", ACCESS),

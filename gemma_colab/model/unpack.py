@@ -100,7 +100,7 @@ def unpack_gguf(file: Path, folder: Path) -> Path:
             short = f"{file.name} takes {readable(need)} when it is unpacked, and {readable(free)} is free in {folder.parent}"
             raise ModelError(f"{short}; make room there, or set GEMMA_COLAB_CACHE to a folder on a larger disk")
         options = {"gguf_file": file.name, "dtype": torch.bfloat16, "output_loading_info": True}
-        read, found = AutoModelForCausalLM.from_pretrained(file.parent, **options)
+        read, found = AutoModelForCausalLM.from_pretrained(file.parent, trust_remote_code=False, **options)
         tokenizer, pieces = gemma_tokenizer(fields), sentencepiece_model(fields)
     except ModelError:
         raise

@@ -1,0 +1,86 @@
+"""A checkpoint may bring Python of its own (`auto_map`). Nothing here runs it, and nobody is asked whether it may run."""
+
+import ast
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from test_house import code_of
+
+from gemma_colab.core.catalog import dimensions_of
+from gemma_colab.core.chat import load_tokenizer
+from gemma_colab.core.errors import ModelError
+from gemma_colab.core.loading import load_model
+from gemma_colab.export.checkpoint import check_merged, config_of
+
+FOLDERS = ("gemma_colab", "notebooks", "tools", "benchmarks", "data_samples")
+BY_NAME = {"from_pretrained", "from_config", "pipeline", "load_dataset", "load_dataset_builder"}
+NO_CODE = {  # a call that has no such argument -> why
+    "PeftModel.from_pretrained": "gets a loaded model, and reads tensors for it",
+    "LoraConfig.from_pretrained": "reads numbers and names",
+    "datasets.load_dataset": "has run no code of a dataset since version 4",
+    "load_dataset": "the same, imported by its name",
+}
+
+
+def calls():
+    """(where, call) of all that load something by its name."""
+    files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".ipynb")]
+    codes = [(path, code) for path in files for code in code_of(path)]
+    codes += [(ROOT / page, block) for page in ("README.md", "docs/recipes.md") for block in python_in(ROOT / page)]
+    for path, code in codes:
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in BY_NAME:
+                yield f"{path.relative_to(ROOT)}: {ast.unparse(node)[:100]}", node
+
+
+def python_in(page: Path) -> list[str]:
+    return [block.split("```")[0] for block in page.read_text(encoding="utf-8").split("```python\n")[1:]]
+
+
+def test_every_call_that_loads_by_name_says_that_no_code_runs():
+    found = list(calls())
+    assert len(found) > 20
+    for where, call in found:
+        said = [ast.unparse(keyword.value) for keyword in call.keywords if keyword.arg == "trust_remote_code"]
+        assert said == ["False"] or (not said and ast.unparse(call.func) in NO_CODE), where
+
+
+@pytest.fixture(params=["gemma3_text", "somebodys"])
+def planted(request, random_gemma, tmp_path, monkeypatch):
+    """A checkpoint with code of its own in config, model and tokenizer, a learner who says yes, and the file that the code would write."""
+    folder, mark = shutil.copytree(random_gemma, tmp_path / "planted"), tmp_path / "it ran"
+    (folder / "own.py").write_text(
+        f"open({str(mark)!r}, 'w')\n"
+        "from transformers import GemmaTokenizer, Gemma3ForCausalLM, Gemma3TextConfig\n"
+        f"class OwnConfig(Gemma3TextConfig):\n    model_type = {request.param!r}\n"
+        "class Own(Gemma3ForCausalLM):\n    config_class = OwnConfig\n"
+        "class OwnTokenizer(GemmaTokenizer):\n    pass\n"
+    )
+    model = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"}
+    for name, own in (("config", model), ("tokenizer_config", {"AutoTokenizer": ["own.OwnTokenizer", None]})):
+        file = folder / f"{name}.json"
+        said = json.loads(file.read_text()) | {"auto_map": own}
+        said |= {"model_type": request.param} if name == "config" else {"tokenizer_class": "OwnTokenizer"}
+        file.write_text(json.dumps(said))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    return folder, mark, request.param
+
+
+@pytest.mark.parametrize("load", [load_tokenizer, config_of, check_merged, dimensions_of, lambda name: load_model(name, None)])
+def test_code_that_comes_with_a_checkpoint_never_runs(planted, load, capsys):
+    folder, mark, kind = planted
+    if kind == "somebodys":
+        with pytest.raises(ModelError, match="brings code of its own, which nothing here runs; take a plain Gemma 3") as said:
+            load(str(folder))
+        assert "\n" not in str(said.value)
+    else:
+        load(str(folder))  # Gemma 3 is loaded by the library's own classes
+    assert not mark.exists()
+    assert "[y/N]" not in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache, partial
 from html.entities import html5
 from itertools import pairwise
 
@@ -14,8 +15,8 @@ from ftfy.badness import BADNESS_RE
 from gemma_colab.core.rows import Row, answer
 from gemma_colab.data.finding import CheckContext, Finding, Hit, check
 from gemma_colab.data.likeness import normalize
-from gemma_colab.data.looking import question
-from gemma_colab.data.personal import CODE, contact, own_contacts, personal_data
+from gemma_colab.data.looking import BESIDE, beside, question
+from gemma_colab.data.personal import CODE, contact, own_contacts, personal_data, wide
 
 TAGS = "a|abbr|b|blockquote|body|br|button|center|code|div|em|font|form|h[1-6]|head|hr|html|i|iframe|img|input|label|li|link|meta|nobr"
 TAGS += (
@@ -119,14 +120,19 @@ def control_characters(context: CheckContext) -> Iterator[Hit]:
 
 @check("personal data", "own contacts")
 def personal(context: CheckContext, regions: tuple[str, ...] = ("RU",), keep: tuple[str, ...] = ()) -> Iterator[Finding]:
-    """Personal data, and apart from it what is the house's own, or in `keep` (see `personal.own_contacts`)."""
+    """Personal data in all that is written of a row, and apart from it what is the house's own, or in `keep` (see
+    `personal.own_contacts`)."""
     own, others, kept = own_contacts(context.rows, keep, regions), [], []
-    for row, field, text in context.fields():
-        for kind, *span in personal_data(text, regions):
+    around, look = cache(partial(wide, regions=regions)), partial(personal_data, regions=regions)  # a label comes again and again
+    besides = [(i, field, str(value)) for i, row in enumerate(context.rows) for field, value in beside(row).items()]
+    for row, field, text in (*context.fields(), *besides):
+        for kind, *span in around(text) if field.startswith(BESIDE) else look(text):
             it = text[slice(*span)]
             (kept if contact(it) in own else others).append(Hit(row, field, *span, it if contact(it) in own else kind))
     if others:
         advice = "mask it: a model may repeat to anybody what it was trained on; code, and what may be no phone, is left to you"
+        where = sorted({hit.field.removeprefix(BESIDE) for hit in others if hit.field.startswith(BESIDE)})
+        advice += f"; beside the texts it stands in {', '.join(where[:5])}{' ...' * (len(where) > 5)}" * bool(where)
         yield Finding("personal data", "W", advice, others)
     spelt = {contact(hit.note): hit.note for hit in kept}
     if kept:

@@ -23,8 +23,8 @@ from gemma_colab.data.checks_set import exact_duplicates, near_twins
 from gemma_colab.data.checks_text import CODE, MARKDOWN_IMAGE, TAG, about_markup, empty_text
 from gemma_colab.data.finding import CheckContext, Finding, Hit
 from gemma_colab.data.likeness import normalize
-from gemma_colab.data.looking import AS_READ, fingerprint, texts, with_texts
-from gemma_colab.data.personal import mask, own_contacts
+from gemma_colab.data.looking import AS_READ, BESIDE, beside, fingerprint, texts, with_beside, with_texts
+from gemma_colab.data.personal import mask, numbered, own_contacts
 
 DROPPED = "(dropped)"
 LOG_COLUMNS = ["step", "row", "line", "field", "before", "after"]
@@ -158,7 +158,8 @@ def clean(
 
     steps: by default those that mend what is certainly an artefact of storage. also: others, each in its usual place among them:
     html_to_text, entities, control_characters, invisible_characters, white_space, fake_input (a word such as N/A at the end of a
-    question), mask_personal_data, drop_near_duplicates. What they take away may be right in your rows: look first.
+    question), mask_personal_data (also in labels and the like, where equal ones get the same number), drop_near_duplicates. What they
+    take away may be right in your rows: look first.
     keep: e-mails, phones and the like that are yours and stay unmasked, beside those that many answers give; after "only", these alone.
 
     A dropped row has an empty `field`; `before` holds it whole, as JSON. Raises `SettingsError` for a step that doesn't exist.
@@ -167,8 +168,8 @@ def clean(
         raise SettingsError(f"step={unknown[0]!r} is not a cleaning step; choose from {', '.join(STEPS)}")
     steps = [step for step in STEPS if step in (*steps, *also)] if also else steps
     kept, log = dict(enumerate(rows)), []
-    masked = rows if "mask_personal_data" in steps else []
-    changes = CHANGES | {"mask_personal_data": partial(mask, keep=own_contacts(masked, keep))}
+    own = own_contacts(rows if "mask_personal_data" in steps else [], keep)
+    changes, number = CHANGES | {"mask_personal_data": partial(mask, keep=own)}, numbered(keep=own)
     for step in steps:
         if step in DROPS:
             numbers = list(kept)
@@ -182,8 +183,12 @@ def clean(
             new = {field: text for field, old in fields.items() if (text := changes[step](old)) != old}
             if new and step in LESSONS and LESSONS[step](row):
                 continue
-            log += [(step, i, row.get("line"), field, fields[field], text) for field, text in new.items()]
             kept[i] = with_texts(row, new) if new else row
+            if step == "mask_personal_data":  # it stands beside the texts, too
+                fields |= (names := beside(row))
+                new |= (others := {name: text for name, old in names.items() if (text := number(old)) != old})
+                kept[i] = with_beside(kept[i], others) if others else kept[i]
+            log += [(step, i, row.get("line"), field, fields[field], text) for field, text in new.items()]
     return list(kept.values()), pd.DataFrame(log, columns=LOG_COLUMNS)
 
 
@@ -192,8 +197,9 @@ def summarize(rows: list[Row], log: pd.DataFrame, done: bool = True) -> Iterator
     were left as they are, and the log says what the step would do."""
     for step, some in log.groupby("step", sort=False):
         one, numbers = next(some.itertuples()), some["row"].unique().tolist()
-        start = max(0, Prefix.similarity(one.before, one.after) - 15) * bool(one.field)
-        before, after = (f"“{'…' * bool(start)}{t[start:][:50]}{'…' * (len(t) > start + 50)}”" for t in (one.before, one.after))
+        before, after = str(one.before), one.after
+        start = max(0, Prefix.similarity(before, after) - 15) * bool(one.field)
+        before, after = (f"“{'…' * bool(start)}{t[start:][:50]}{'…' * (len(t) > start + 50)}”" for t in (before, after))
         change = f"{one.field} {before} became {after}" if one.field else one.after.replace(DROPPED, "left out,", 1)
         example = f"such as {place(rows[one.row], one.row)}: {change}"
         how = f"left as it is; with also=[{step!r}] (on the command line: --also {step}), {example}"
@@ -210,5 +216,6 @@ def undo(rows: list[Row], log: pd.DataFrame) -> list[Row]:
     old = [dropped[i] if i in dropped else next(left) for i in range(len(rows) + len(dropped))]
     for line in log.iloc[::-1].itertuples():
         if line.field:
-            old[line.row] = with_texts(old[line.row], {line.field: line.before})
+            change = with_beside if line.field.startswith(BESIDE) else with_texts
+            old[line.row] = change(old[line.row], {line.field: line.before})
     return [{k: v for k, v in row.items() if k != AS_READ or v != fingerprint(row, now=True)} for row in old]

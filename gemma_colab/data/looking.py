@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 from gemma_colab.core.rows import Row, prompt
 
 AS_READ = "as_read"  # in a row that was changed: the fingerprint of its texts before
+BESIDE = "beside: "  # begins the name of a field that is none of the texts
+OURS = ("line", "item", "cut", AS_READ)  # what reading and cleaning put beside the texts
 
 
 def question(row: Row) -> str:
@@ -33,6 +37,33 @@ def with_texts(row: Row, new: dict[str, str]) -> Row:
     contents = [new.get(field, new.get(f"messages[{i}]", turn["content"])) for i, (field, turn) in fields]
     changed = row | {"messages": [turn | {"content": text} for turn, text in zip(row["messages"], contents, strict=True)]}
     return changed if changed == row else changed | {AS_READ: fingerprint(row)}
+
+
+def beside(row: Row) -> dict[str, Any]:
+    """Return the strings and whole numbers that a row holds beside its texts, by field: "beside: label", "beside: messages.0.name"."""
+    found: dict[str, Any] = {}
+    _beside(row, lambda field, value: found.setdefault(field, value))
+    return found
+
+
+def with_beside(row: Row, new: dict[str, Any]) -> Row:
+    """Return a copy of the row with these values, by field as in `beside`."""
+    return _beside(row, lambda field, value: new.get(field, value))
+
+
+def _beside(row: Row, change: Callable[[str, Any], Any]) -> Row:
+    def walk(value: Any, place: str) -> Any:
+        if isinstance(value, dict):
+            return {key: walk(some, f"{place}.{key}") for key, some in value.items()}
+        if isinstance(value, list):
+            return [walk(some, f"{place}.{i}") for i, some in enumerate(value)]
+        return change(BESIDE + place, value) if isinstance(value, str) or type(value) is int else value
+
+    def turn(i: int, of: dict) -> dict:
+        return {key: said if key in ("role", "content") else walk(said, f"messages.{i}.{key}") for key, said in of.items()}
+
+    turns = [turn(i, of) for i, of in enumerate(row["messages"])]
+    return {key: turns if key == "messages" else some if key in OURS else walk(some, key) for key, some in row.items()}
 
 
 def fingerprint(row: Row, now: bool = False) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from gemma_colab.core.html import ENVIRONMENT
 from gemma_colab.core.rows import answer, place
 from gemma_colab.data.finding import Finding
-from gemma_colab.data.looking import pieces, question, texts
+from gemma_colab.data.looking import beside, pieces, question, texts
 from gemma_colab.data.report import Report
 
 VERDICT_COLORS = {"ready": "#2e7d32", "fix first": "#b26a00", "blocked": "#c62828"}
@@ -36,7 +36,7 @@ def _rows(report: Report, finding: Finding, most: int) -> list[tuple[str, str, l
     for number in finding.rows[:most]:
         row, hits = report.rows[number], [hit for hit in finding.hits if hit.row == number]
         marked = []
-        for field, text in texts(row).items():
+        for field, text in (texts(row) | {name: str(value) for name, value in beside(row).items()}).items():
             if spans := [(hit.start, hit.end) for hit in hits if hit.field == field and hit.end]:
                 marked.append((field, _marked(text, spans)))
         whole = [("question", _short(question(row))), ("answer", _short(answer(row)))]

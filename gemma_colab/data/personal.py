@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 import phonenumbers
 from stdnum import iban, luhn
@@ -41,6 +42,7 @@ SPACED = re.compile(r"\d{1,3}(?:[ .]\d{3})+|.*\D\d(?:\D.*)?")  # 9 876 543 210, 
 # A number as one dials it, and what is said beside one that may be another.
 DIALED = re.compile(r"\+\d|[78]?[ .-]?\(|[78][ .-]\d{3}[ .-]")
 CALL = re.compile(r"(?i)\bтел\b|телефон|\bмоб|звон|whats|viber|смс|sms|phone|\bcall|mobile|связ|(?:мой|на|по) номер\w{0,3}\W*$")
+IN_A_NAME = re.compile(r"(?<!\d)[78]\d{10}(?!\d)")  # user_79123456789
 CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
 GAP = r"(?:\\[nr]|[\s>|\"'#,*])"  # between the lines of a key: they may be indented, quoted, or escaped as in JSON
 KEY = re.compile(
@@ -104,6 +106,15 @@ def personal_data(text: str, regions: tuple[str, ...] = ("RU",)) -> list[tuple[s
     return sorted(found, key=lambda one: one[1])
 
 
+def wide(text: str, regions: tuple[str, ...] = ("RU",)) -> list[tuple[str, int, int]]:
+    """Like `personal_data`, for what is no prose: a phone within a name counts, and an escaped line end is none of its letters."""
+    text = re.sub(r"\\[nrt]", "  ", text)
+    found = personal_data(text, regions)
+    inside = ((kind, *match.span()) for match in IN_A_NAME.finditer(text) for kind, *_ in personal_data(match[0], regions))
+    more = [one for one in inside if not any(one[1] < end and start < one[2] for _, start, end in found)]
+    return sorted([*found, *more], key=lambda one: one[1])
+
+
 def _phone(match: phonenumbers.PhoneNumberMatch, text: str) -> str:
     """Say "phone" or "phone?", or nothing of a hotline (8-800), an IP address, an order, a sum."""
     raw, before, after = match.raw_string, text[: match.start][-40:], text[match.end :][:20]
@@ -151,3 +162,18 @@ def mask(text: str, regions: tuple[str, ...] = ("RU",), keep: Collection[str] = 
         if kind in KINDS and contact(text[start:end]) not in keep and (secret or not any(a <= start < b for a, b in code)):
             text = text[:start] + KINDS[kind][0 if russian else 1] + text[end:]
     return text
+
+
+def numbered(regions: tuple[str, ...] = ("RU",), keep: Collection[str] = ()) -> Callable[[Any], Any]:
+    """Return what masks a value beside the texts, such as the name of a conversation: equal finds get the same number, others another,
+    so that rows are grouped as before. (A checksum of a phone would give it away to whoever tries all phones.)"""
+    numbers: dict[str, int] = {}
+
+    def change(value: Any) -> Any:
+        text = str(value)
+        for kind, start, end in reversed(wide(text, regions)):
+            if contact(it := text[start:end]) not in keep:
+                text = f"{text[:start]}{KINDS[kind.rstrip('?')][1][:-1]} {numbers.setdefault(it, len(numbers) + 1)}]{text[end:]}"
+        return value if text == str(value) else text
+
+    return change

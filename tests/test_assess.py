@@ -96,6 +96,15 @@ def test_another_adapters_answers_are_its_own(tuned):
     assert before["base"] == after["base"] == after["few-shot"] == "tiny-gemma3 True float32"
 
 
+def test_another_precisions_answers_are_its_own(tuned):
+    model, made_by = torch.nn.Linear(1, 1), []
+    for load_in_4bit in (True, False):
+        ModelSettings(model="tiny-gemma3", load_in_4bit=load_in_4bit).save(tuned)
+        for model.dtype in (torch.float32, torch.bfloat16):
+            made_by += [kept_answers(tuned, name, model)["made_by"] for name in ("base", "tuned")]
+    assert len(set(made_by)) == len(made_by)
+
+
 def test_fields_of_json_answers_are_measured_and_bars_on_others_are_ignored(workspace, tokenizer, capsys):
     rows = [to_messages(row) for row in read_sample("tickets_ru")[:38]]
     tuned_workspace(workspace, rows, tokenizer)

@@ -9,6 +9,7 @@ from datasets import Dataset
 from peft import get_peft_model
 from steps import load_4bit
 
+from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import answer, prompt, to_messages
 from gemma_colab.core.settings import LoraSettings
@@ -103,13 +104,21 @@ def test_all_candidates_are_one_model_and_get_the_same_rows(tokenizer):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
     rows, options = PROBE[:3], {"train_rows": GENERAL, "max_new_tokens": 12}
+    tokens = [tokenize_row(row, tokenizer)["labels"] for row in rows]
+    options["max_length"] = (
+        max(map(len, tokens)) - 2
+    )  # the longest loses its end, and no row more of it where examples stand before it
     found = evaluate(model, tokenizer, rows, candidates=("tuned", "base"), **options)
     assert list(found.answers) == ["base", "tuned"]
     plain = evaluate(load_4bit("tiny-gemma3", torch.float32), tokenizer, rows, **options)  # no adapter: no tuned
     assert list(plain.answers) == ["base", "few-shot"]
+    left = [sum(label != -100 for label in labels[: options["max_length"]]) for labels in tokens]
+    assert all(left)
+    assert left != [sum(label != -100 for label in labels) for labels in tokens]
+    for tables in (found.answers, plain.answers):
+        assert all(table["loss_tokens"].tolist() == left for table in tables.values())
     assert plain.answers["base"]["answer"].equals(found.answers["base"]["answer"])
     assert not plain.answers["base"]["answer"].equals(found.answers["tuned"]["answer"])
-    assert (found.answers["base"]["loss_tokens"] == found.answers["tuned"]["loss_tokens"]).all()
     assert plain.compare("base")["metric"].iloc[-1] == "loss on right answers"
     with pytest.raises(SettingsError, match=r"candidates names \['best'\], and there are base, few-shot, tuned"):
         evaluate(model, tokenizer, rows, candidates=("best",))

@@ -63,6 +63,12 @@ def test_a_file_of_broken_lines_only_is_unreadable(tmp_path, capsys):
     assert "a.jsonl" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["check", "prepare"])
+def test_no_more_rows_are_read_than_asked(good, tmp_path, capsys, command):
+    main([command, good, "--limit", "30", "--json", *["--workspace", str(tmp_path / "ws")] * (command == "prepare")])
+    assert json.loads(capsys.readouterr().out)["counts"]["rows"] == 30
+
+
 def test_an_accepted_finding_no_longer_counts(good, tmp_path, capsys):
     rows = read(good)
     twice = write(tmp_path / "twice.jsonl", [*rows, rows[5]])

@@ -48,6 +48,13 @@ def test_answer_loss_is_the_cross_entropy_of_the_answer_tokens(random_gemma, tok
         assert loss / tokens == pytest.approx(reference.item(), rel=1e-4)
         assert tokens == sum(label != -100 for label in row["labels"])
     assert mean_loss(ours) == pytest.approx(ours["loss"].sum() / ours["tokens"].sum())
+    rows = [tokenize_row(chat, tokenizer) for chat in chats]
+    limit = len(rows[0]["input_ids"]) - 5
+    for row, (loss, tokens) in zip(rows, answer_losses(model, tokenizer, chats, max_length=limit).to_numpy(), strict=True):
+        ids, labels = (torch.tensor([values[:limit]]) for values in row.values())
+        assert tokens == (labels != -100).sum()
+        with torch.no_grad():
+            assert loss == pytest.approx(model(input_ids=ids, labels=labels).loss.item() * tokens if tokens else 0.0, rel=1e-4)
 
 
 def test_answer_loss_sees_the_adapter_and_its_absence(random_gemma, tokenizer, support_rows):

@@ -5,6 +5,7 @@ import re
 
 import pandas as pd
 import pytest
+from markupsafe import escape
 
 from gemma_colab.core.rows import answer, to_messages
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
@@ -55,6 +56,10 @@ def failed(base=None, **tuned):
     return pd.DataFrame({"base": WELL | (base or {}), "tuned": WELL | tuned}).T
 
 
+def recited(train, test=0.0):
+    return pd.DataFrame([[train, train], [test, test]], ["train", "test"], HEART)
+
+
 @pytest.mark.parametrize(
     ("evidence", "ship", "says"),
     [
@@ -73,7 +78,10 @@ def failed(base=None, **tuned):
         ({"review": {"sentence": "Tuned won 28 of 30.", "verdict": "better"}}, "yes", "Tuned won 28 of 30."),
         ({"review": {"sentence": "Tuned lost.", "verdict": "worse"}}, "no", "Tuned lost."),
         ({"review": {"sentence": "Tuned won 28 of 30.", "verdict": "better"}, "alike": 0.1}, "yes", "token F1 0.10"),
-        ({"memorized": pd.DataFrame([[0.6, 0.6], [0, 0]], ["train", "test"], HEART)}, "not yet", "60% of its training answers"),
+        ({"memorized": recited(0.6)}, "not yet", "60% of its training answers"),
+        ({"memorized": recited(0.2)}, "not yet", "it recites training answers"),
+        ({"memorized": recited(0.19)}, "ask a reader", "19% of its training answers"),
+        ({"memorized": recited(0.6, test=0.41)}, "ask a reader", "41% of the test's"),
     ],
 )
 def test_other_evidence_can_speak_against_shipping(evidence, ship, says):
@@ -205,6 +213,32 @@ def test_summary_and_report_say_the_same(evaluated):
         assert text in page, text
     for one in summary["tuned_against_base"]:
         assert f"{one['low']:+.3f} to {one['high']:+.3f}" in page
+
+
+def test_every_text_of_the_summary_is_escaped(evaluated):
+    """Whatever a name, a value or a sentence may come from: a metric's name, a model's folder, a file of settings."""
+    workspace, evidence = evaluated
+    assess(workspace, **evidence)
+    summary, planted = workspace.read_json("summary.json"), []
+    chosen = {"verdict": ("word", "ship"), "memorisation": ("part",), "loss": (), "health": ()}
+
+    def evil(value, kept=()):
+        """The same summary with a tag for each text that is no key the page looks up."""
+        if isinstance(value, dict):
+            return {key: inner if key in kept else evil(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [evil(inner) for inner in value]
+        if isinstance(value, str) and value not in ("higher", "lower", "yes", "no", "perhaps", "too few rows", "no number"):
+            planted.append(f"<img src={len(planted)}>{value}")
+            return planted[-1]
+        return value
+
+    summary = {key: evil(value, chosen.get(key, ())) for key, value in summary.items() if key not in ("review", "sorted_by")}
+    workspace.write_json("summary.json", summary | {"review": None})
+    page = write_report(workspace).read_text()
+    assert "<img" not in page
+    hidden = [text for text in planted if str(escape(text)) not in page]
+    assert hidden == []
 
 
 def test_report_shows_the_curve_and_the_exports_if_they_are_there(evaluated):

@@ -91,7 +91,6 @@ def test_answers_of_another_model_or_with_other_settings_are_not_taken(tiny, tok
     options = {"max_new_tokens": 24, "save": path, "made_by": "tiny"}
     generate(tiny, tokenizer, PROMPTS[:1], **options)
     generate(tiny, tokenizer, PROMPTS[:1], **options | change)
-    assert len(path.read_text().split()) > 0
     assert len([line for line in path.read_text().split("\n") if line]) == 2
 
 

@@ -31,7 +31,7 @@ from gemma_colab.training.records import list_runs
 def test_rows_are_made_from_the_sample_once_and_said_aloud(workspace, capsys):
     rows = ensure_rows(workspace)
     assert "Notebook 01 has not run" in capsys.readouterr().out
-    assert {len(rows["train"]), len(rows["validation"]), len(rows["test"])} == {386, 51, 77}
+    assert {name: len(some) for name, some in rows.items()} == {"train": 386, "validation": 51, "test": 77}
     assert ensure_rows(workspace) == rows
     assert capsys.readouterr().out == ""
 

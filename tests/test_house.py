@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -311,6 +312,32 @@ def test_files_that_a_page_names_are_there(page):
         (ROOT / page).read_text(encoding="utf-8"),
     )
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+SKIPPING = """
+import pytest
+
+@pytest.mark.skipif(True, reason="needs Chromium")
+def test_a(): pass
+def test_b(): pytest.skip("needs Go")
+def test_c(): pytest.importorskip("no_such_module")
+@pytest.fixture
+def llama(): pytest.skip("needs llama.cpp")
+def test_d(llama): pass
+@pytest.mark.xfail
+def test_e(): assert False
+"""
+
+
+def test_where_nothing_is_missing_a_skipped_test_has_failed(tmp_path):
+    (tmp_path / "test_skipping.py").write_text(SKIPPING)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "conftest", tmp_path / "test_skipping.py"]
+    where = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "NO_SKIPS": "1"}}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **where)
+    assert " 2 failed, 1 xfailed, 2 errors in " in done.stdout
+    for missing in ("needs Chromium", "needs Go", "no_such_module", "needs llama.cpp"):
+        assert missing in done.stdout
+    assert "\nexport NO_SKIPS=1 " in (ROOT / ".ci" / "run").read_text()
 
 
 def test_every_make_target_is_declared_and_described():

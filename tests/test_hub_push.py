@@ -115,6 +115,7 @@ def push_them_all(adapter: Path, merged: Path, home: Path) -> dict:
         told["public, but is private"]["private"] = hub.repos["learner/first"].private
         os.environ["HF_TOKEN"] = WRITER
         command = ["export", "--workspace", str(adapter.parent), "--to", "hub", "--form", "merged", "--repo"]
+        told["command, made public"] = main([*command, "seen", "--public"]), hub.repos["learner/seen"].private
         told["command"] = [main([*command, "cli"]), main([*command, "cli"]), main([*command, "cli", "--exist-ok"])]
         told["command, public"] = main([*command, "cli", "--exist-ok", "--public"])
         told["command made"] = hub.repos["learner/cli"].private and sorted(files("learner/cli"))
@@ -300,6 +301,7 @@ def test_a_broken_upload_leaves_nothing_and_goes_through_the_second_time(told):
 def test_the_command_pushes_and_refuses_the_same_name_twice(told, output, place):
     assert told["command"] == [0, 4, 0]
     assert told["command, public"] == 0
+    assert told["command, made public"] == [0, False]
     assert WEIGHTS in told["command made"]
     assert re.search(r"pushed the merged to http://127.0.0.1:\d+/learner/cli", output)
     assert "learner/cli exists already" in output

@@ -64,6 +64,10 @@ def test_repeating():
     assert repeating("Отс have have have have")
     assert repeating("да и нет да и нет да и нет")
     assert not repeating("Это очень, очень хороший вопрос, и ответ на него простой.")
+    for length in range(1, 7):
+        phrase = "раз два три четыре пять шесть".split()[:length]
+        assert not repeating(" ".join([*phrase * 2, *phrase[:-1]]))
+        assert repeating(f"Ответ: {' '.join(phrase * 3)}, конец")
     assert repeating(" ".join(["раз два три"] * 2 + ["и раз два три", "о раз два три"] * 4))
 
 

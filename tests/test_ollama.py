@@ -8,13 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jinja2
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.workspace import samples
-from gemma_colab.export.ollama import TEMPLATE, write_ollama
+from gemma_colab.export.ollama import write_ollama
 
 
 @pytest.fixture
@@ -34,9 +35,10 @@ def commands(folder) -> dict:
 
 def test_the_folder_holds_the_weights_and_a_modelfile(merged, tmp_path):
     out = write_ollama(merged, tmp_path / "ollama", system="Ты продавец.\n\nОтвечай кратко.")
-    assert commands(out) == {
+    said = commands(out)
+    assert said.pop("TEMPLATE")  # what it makes of a conversation is tested below
+    assert said == {
         "FROM": ".",
-        "TEMPLATE": TEMPLATE,
         "PARAMETER stop": ["<end_of_turn>", "<eos>"],
         "PARAMETER temperature": "1.0",
         "PARAMETER top_k": "64",
@@ -172,6 +174,46 @@ CHATS = [
     turns("Hi", "Hello!", "Two\n\nlines, {{ braces }}"),
     turns("a", "b", "c", "d", "e", system="Be brief."),
 ]
+
+
+# Go's words for a template, as far as ours needs them, in Jinja's: $name is kept.name, .Name of a message is turn.Name.
+WORDS = {
+    r"range \.(\w+)": r"{% for turn in \1 %}",
+    r'(?:else )?if eq \.(\w+) "(\w+)"': r'{% if turn.\1 == "\2" %}',
+    r"if \$(\w+)": r"{% if kept.\1 %}",
+    r"\$(\w+) := \.(\w+)": r"{% set kept.\1 = \2 %}",
+    r'\$(\w+) = "(\w*)"': r'{% set kept.\1 = "\2" %}',
+    r"\$(\w+)": r"{{ kept.\1 }}",
+    r"\.(\w+)": r"{{ turn.\1 }}",
+}
+
+
+def in_jinja(template: str) -> str:
+    """A template of Go's language in Jinja's. Where it has a word beyond these, so must the test."""
+    opened = []
+
+    def translated(match):
+        trim, word = match.groups()
+        if word == "end":
+            said = "{% end" + opened.pop() + " %}"
+        else:
+            said = next(re.sub(f"^{go}$", jinja, word) for go, jinja in WORDS.items() if re.fullmatch(go, word))
+        if word.startswith("else "):
+            said = said.replace("if", "elif", 1)
+        elif word.startswith(("range", "if")):
+            opened.append("for" if word.startswith("range") else "if")
+        return said.replace("{%", "{%-", 1) if trim else said
+
+    return "{% set kept = namespace() %}" + re.sub(r"\{\{(-?) ?(.*?) \}\}", translated, template)
+
+
+def test_the_template_makes_of_a_conversation_what_transformers_makes(merged, tmp_path, tokenizer):
+    template = in_jinja(commands(write_ollama(merged, tmp_path / "ollama"))["TEMPLATE"])
+    for chat in CHATS:
+        system = "".join(turn["content"] for turn in chat if turn["role"] == "system")
+        turns = [{"Role": turn["role"], "Content": turn["content"]} for turn in chat]
+        made = jinja2.Template(template, keep_trailing_newline=True).render(System=system, Messages=turns)
+        assert "<bos>" + made == tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
 
 
 @pytest.mark.long

@@ -13,6 +13,7 @@ from datasets import Dataset
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from steps import load_4bit, plain_losses
+from test_short_runs import fields
 from transformers import TrainerCallback
 
 from gemma_colab.core.errors import TrainingError, WorkspaceError
@@ -194,6 +195,16 @@ def test_a_second_interrupt_stops_at_once(go, folder):
         go(at={5: lambda model: (interrupt(model), interrupt(model))})
     assert steps(folder) == [3]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_that_is_told_to_end_leaves_a_checkpoint_too(go, folder):
+    """SIGTERM: so a machine of a cluster, or `kill`, ends a program."""
+    before = signal.signal(signal.SIGTERM, lambda *args: pytest.fail("nobody has taken SIGTERM"))
+    try:
+        run = go(SETTINGS.replace(num_train_epochs=1), at={2: lambda model: os.kill(os.getpid(), signal.SIGTERM)})
+    finally:
+        assert signal.signal(signal.SIGTERM, before) is not before
+    assert (run.status, steps(folder)) == ("interrupted", [2])
 
 
 def test_other_settings_or_data_are_refused_by_name_unless_told_otherwise(go):
@@ -425,10 +436,13 @@ def nan(model):
             p.data.fill_(float("nan"))
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_before(go, folder):
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_before(go, folder, random_gemma):
+    model = load_4bit(random_gemma, torch.float32)
+    whole = dict(fields(model))
     said = r"the loss is no number since step 8; likely cause: .*; the checkpoint of step 6"
     with pytest.raises(TrainingError, match=said) as e:
-        go(at={7: nan})
+        go(at={7: nan}, model=model)
+    assert dict(fields(model)) == whole  # no adapter, no checkpointing: it can be trained again
     assert [line["step"] for line in e.value.log_history if "loss" in line][-1] == 8
     for checkpoint in whole_checkpoints(folder):
         assert all(t.isfinite().all() for t in load_file(checkpoint.path / "adapter_model.safetensors").values())

@@ -138,6 +138,15 @@ def test_what_is_clear_only_without_the_correction_is_called_so():
     assert many.iloc[0]["clear"] == "perhaps"
 
 
+def test_mcnemars_p_is_corrected_for_several_measures_too():
+    """A fair coin does so in 3.1 % of cases: enough for one measure, too often for two, though the interval still leaves out zero."""
+    scores = [0.0] * 30, [1.0] * 6 + [0.0] * 24
+    alone, one_of_two = (compare({f"{n}": scores for n in range(many)}).iloc[0] for many in (1, 2))
+    assert alone["p"] == one_of_two["p"] == 2 / 2**6
+    assert paired_proportions(*scores, level=1 - 0.05 / 2)[1] > 0
+    assert (alone["clear"], one_of_two["clear"]) == ("yes", "perhaps")
+
+
 def test_a_loss_that_is_no_number_is_worse_and_a_row_without_tokens_has_none():
     table = compare({"loss": ([3.0] * 12, [float("nan")] * 12)}, weights={"loss": [1] * 12})
     assert table.iloc[0]["clear"] == "no number"

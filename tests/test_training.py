@@ -1,6 +1,7 @@
 """A real SFTTrainer on a small real Gemma 3."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -159,6 +160,14 @@ def test_sft_config_follows_the_settings(tmp_path):
     settings = TrainSettings(num_train_epochs=3, evals_per_epoch=2, lr_scheduler_type="cosine", max_length=77)
     args = sft_config(settings, tmp_path, rows=100, dtype=torch.float32)
     assert type(args) is SFTConfig
+    others = settings.replace(weight_decay=0.25, max_grad_norm=0.5, learning_rate=3e-3, seed=7, packing=True, warmup_steps=9)
+    others = others.replace(
+        optim="adamw_8bit", neftune_noise_alpha=4.0, gradient_checkpointing=False, gradient_accumulation_steps=5
+    )
+    made = sft_config(others, tmp_path, rows=100, dtype=torch.float32)
+    for name, value in dataclasses.asdict(others).items():
+        if name not in ("evals_per_epoch", "early_stopping_patience", "save_minutes", "replay", "last_answer_only"):  # our own
+            assert getattr(made, name) == value, name
     assert args.eval_steps == args.save_steps == 7  # twice in 13 steps
     assert (args.max_length, args.lr_scheduler_type) == (77, "cosine")
     assert args.report_to in ([], ["none"], "none")

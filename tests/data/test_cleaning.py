@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -113,6 +114,10 @@ def test_further_steps_are_taken_in_their_usual_place():
     assert log["step"].tolist() == ["html_to_text", "html_to_text", "white_space", "drop_empty"]
     with pytest.raises(SettingsError, match="step='html' is not a cleaning step"):
         clean(rows, also=["html"])
+    hidden = ["anna&#64;mail.ru", "+7&nbsp;912&nbsp;345-67-89", "an<b>na@mail.ru</b>", "anna\u200b@mail.ru", "anna\\u0040mail.ru"]
+    for text in hidden:  # a contact shows when the steps before have run
+        done, _ = clean([row(output=f"Пишите: {text}")], also=STEPS)
+        assert re.fullmatch(r"Пишите: \[(почта|телефон)\]", answer(done[0])), text
     assert set(DEFAULT) < set(STEPS)
 
 

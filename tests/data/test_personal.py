@@ -47,6 +47,8 @@ FOUND = [
     ("key", "токен hf_" + "Ab1" * 11 + ".", "hf_" + "Ab1" * 11),
     ("key", "AKIAIOSFODNN7EXAMPLE", "AKIAIOSFODNN7EXAMPLE"),
     ("key", "-----BEGIN RSA PRIVATE KEY-----\nMII", "-----BEGIN RSA PRIVATE KEY-----\nMII"),
+    ("key", "база postgres://shop:S3cret.pw@db.firm.ru/orders", "postgres://shop:S3cret.pw"),
+    ("key", "see https://anna:hunter2@firm.example:8080/x", "https://anna:hunter2"),
 ]
 
 
@@ -85,6 +87,7 @@ def test_kind_and_place(kind, text, piece):
         "9161234567 + 1 = 9161234568; 0.9161234567, 9161234567.89, timestamp 9161234567, 1700000000",
         "ISBN 9-123-45678-9, 55.7558 37.6173, 550e8400-e29b-41d4-9161-234567891234, d41d8cd98f00b204e9800998ecf8427e",
         "0.6666666666666664 and 5.4111111111111111",  # would pass for cards
+        "https://firm.example:8080/@anna, http://localhost:8888/lab, 10:00-22:00@office",
         "logo@2x.png; validate('me@example.com')",
     ],
 )

@@ -153,6 +153,9 @@ def bare(tmp_path, monkeypatch):
     return tmp_path
 
 
+HALF = "import sys; open(sys.argv[sys.argv.index('--outfile') + 1], 'w').write('half a model'); "
+
+
 def put(folder, text="") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / SCRIPT
@@ -161,20 +164,38 @@ def put(folder, text="") -> Path:
     return script
 
 
-def test_the_converter_is_found_where_people_keep_it(bare, monkeypatch):
-    assert find_converter() is None
-    last = put(gguf.CACHE.expanduser())
-    assert find_converter() == last
-    for folder in ("home/llama.cpp", "here/llama.cpp", "bin"):  # each comes before the one above it
-        assert find_converter() == last
-        last = put(bare / folder)
-        assert find_converter() == last
+def test_only_a_converter_that_was_named_or_fetched_here_is_run(bare, monkeypatch):
+    for folder in ("home/llama.cpp", "here/llama.cpp", "bin", "here"):  # what merely lies there
+        put(bare / folder)
+        assert find_converter() is None
+    fetched = put(gguf.CACHE.expanduser())
+    assert find_converter() == fetched
     named = put(bare / "named")
     monkeypatch.setenv("LLAMA_CPP", str(bare / "named"))
     assert find_converter() == named
     monkeypatch.setenv("LLAMA_CPP", str(bare))
     with pytest.raises(WorkspaceError, match=r"LLAMA_CPP='.*' has no convert_hf_to_gguf.py; name llama.cpp's sources"):
         find_converter()
+
+
+def test_a_folder_of_something_else_is_no_place_for_a_converter(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(WorkspaceError, match=r"holds 'thesis.txt', which would be lost; name a new folder"):
+        gguf.fetch_converter(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("planted", ["json.py", "numpy.py", "pip.py"])
+def test_nothing_in_the_current_folder_is_run(bare, monkeypatch, planted):
+    (bare / "here" / planted).write_text(f"open({str(bare / 'ran')!r}, 'w')")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    if planted != "pip.py":
+        put(gguf.CACHE.expanduser(), HALF + "import numpy")
+        write_gguf(MERGED, bare / "tiny.gguf")
+    else:
+        with pytest.raises(WorkspaceError, match="No matching distribution"):
+            gguf.fetch_converter()
+    assert not (bare / "ran").exists()
 
 
 def test_without_a_network_the_converter_can_not_be_fetched(bare, monkeypatch):
@@ -211,7 +232,6 @@ def test_a_converter_of_another_checksum_is_not_taken(bare, monkeypatch):
 
 
 # --------------------------------------------------------------------------------------------- what is refused
-HALF = "import sys; open(sys.argv[sys.argv.index('--outfile') + 1], 'w').write('half a model'); "
 
 
 @pytest.mark.parametrize(
@@ -231,7 +251,7 @@ HALF = "import sys; open(sys.argv[sys.argv.index('--outfile') + 1], 'w').write('
     ],
 )
 def test_a_converter_that_fails_leaves_nothing_behind_and_an_older_file_alone(bare, script, error, said):
-    put(bare / "home" / "llama.cpp", script)
+    put(gguf.CACHE.expanduser(), script)
     (bare / "out").mkdir()
     (bare / "out" / "tiny.gguf").write_text("older")
     with pytest.raises(error, match=said):
@@ -242,7 +262,7 @@ def test_a_converter_that_fails_leaves_nothing_behind_and_an_older_file_alone(ba
 
 def test_an_interrupted_converter_is_stopped_and_leaves_nothing_behind(bare):
     put(
-        bare / "home" / "llama.cpp",
+        gguf.CACHE.expanduser(),
         f"import os, pathlib, time; pathlib.Path({str(bare / 'pid')!r}).write_text(str(os.getpid())); time.sleep(99)",
     )
 
@@ -315,7 +335,7 @@ def test_wrong_settings_a_full_disk_and_a_missing_library_are_named_at_once(tmp_
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that not even root may write to")
 def test_a_folder_that_can_not_be_written_is_named(bare, monkeypatch):
-    put(bare / "home" / "llama.cpp")
+    put(gguf.CACHE.expanduser())
     monkeypatch.setattr(gguf, "free_gib", lambda _: 100.0)
     with pytest.raises(WorkspaceError, match=r"/proc/self/tiny.gguf can't be written \(.*\); name a folder you may write to"):
         write_gguf(MERGED, "/proc/self/tiny.gguf")

@@ -85,8 +85,12 @@ def test_a_system_text_that_ollama_would_read_differently_is_refused(merged, tmp
 def test_no_other_files_are_overwritten(merged, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(SettingsError, match="holds other files, which would be lost; name a new folder"):
+    with pytest.raises(SettingsError, match=r"holds 'thesis.txt', which would be lost; name a new folder"):
         write_ollama(merged, tmp_path / "mine")
+    write_ollama(merged, tmp_path / "ours")
+    (tmp_path / "ours" / ".git").mkdir()
+    with pytest.raises(SettingsError, match=r"holds '.git', which would be lost; name a new folder"):
+        write_ollama(merged, tmp_path / "ours")
     for out in (merged, tmp_path, merged / "ollama"):
         with pytest.raises(SettingsError, match="lie in one another"):
             write_ollama(merged, out)

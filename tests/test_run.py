@@ -114,7 +114,7 @@ def test_a_run_leaves_the_newest_two_and_the_best_whole(go, folder):
     assert run.status == "finished"
     best = min(losses(run, "eval_loss"), key=losses(run, "eval_loss").get)
     assert set(steps(folder)) == {9, 12, best}
-    assert {p.name for p in folder.iterdir()} == {f"checkpoint-{step}" for step in steps(folder)}
+    assert {p.name for p in folder.iterdir()} == {module.OURS, *(f"checkpoint-{step}" for step in steps(folder))}
     newest = whole_checkpoints(folder)[-1]
     assert (newest.made_with["rows"], newest.made_with["train"]["learning_rate"]) == ("abc", 5e-3)
     files = {p.name for p in newest.path.iterdir()}
@@ -251,6 +251,43 @@ def test_a_new_run_puts_the_old_one_aside(go, folder):
     assert put_aside(folder.parent / "rest") is None
 
 
+def made(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("mine")
+
+
+@pytest.mark.parametrize("name", ["thesis.docx", ".git/config", "checkpoint-3/adapter_model.safetensors", "README.md"])
+@pytest.mark.parametrize("place", ["checkpoints", "checkpoints-before"])
+def test_a_folder_of_something_else_is_refused_and_stays(go, folder, place, name):
+    made(folder.with_name(place), name)
+    with pytest.raises(WorkspaceError, match=rf"{place}' holds '{name.partition('/')[0]}', which no run .*; name a new folder"):
+        go()
+    assert (folder.with_name(place) / name).read_text() == "mine"
+    assert len(list(folder.parent.rglob("*"))) == 2 + name.count("/")
+
+
+def test_only_checkpoints_are_moved_or_deleted(go, folder):
+    before, mine = folder.with_name("checkpoints-before"), ["README.md", "notes/a.txt", "checkpoint-best/a", ".git/config"]
+    go(at={1: interrupt})
+    made(folder, *mine)
+    for _ in range(2):
+        go(at={1: interrupt})
+    assert all((folder / name).read_text() == "mine" for name in mine)
+    made(before, *mine)
+    go(at={1: interrupt})
+    assert all((place / name).read_text() == "mine" for place in (folder, before) for name in mine)
+    assert steps(folder) == steps(before) == [1]
+
+
+def test_checkpoints_of_a_version_that_left_no_sign_are_ours(go, folder):
+    go(at={1: interrupt})
+    (folder / module.OURS).unlink()
+    go(at={2: interrupt})
+    assert steps(folder) == [2]
+    assert steps(folder.with_name("checkpoints-before")) == [1]
+
+
 def test_a_checkpoint_is_written_after_so_many_minutes(go, folder, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
@@ -286,13 +323,13 @@ def test_a_checkpoint_that_cannot_be_written_ends_no_run_and_leaves_nothing(go, 
     assert run.status == "finished"
     assert list(losses(run)) == list(range(1, 13))
     assert steps(folder) == [3, 12]
-    assert {path.name for path in folder.iterdir()} == {"checkpoint-3", "checkpoint-12"}
+    assert {path.name for path in folder.iterdir()} == {module.OURS, "checkpoint-3", "checkpoint-12"}
     said = [line for line in capsys.readouterr().out.splitlines() if "no checkpoint was written where" in line]
     assert [line.split(":")[0] for line in said] == ["step 6", "step 9"]
     assert all("Error: " in line and line.endswith("training goes on, make room there") for line in said)
 
 
-@pytest.mark.parametrize("write", ["save_model", "_save_optimizer_and_scheduler", "_save_rng_state", "create_model_card"])
+@pytest.mark.parametrize("write", ["save_model", "_save_optimizer_and_scheduler", "_save_rng_state"])
 def test_wherever_writing_breaks_off_no_half_checkpoint_is_left(go, folder, monkeypatch, write):
     from trl import SFTTrainer
 
@@ -305,7 +342,7 @@ def test_wherever_writing_breaks_off_no_half_checkpoint_is_left(go, folder, monk
     monkeypatch.setattr(SFTTrainer, write, broken)
     run = go(SETTINGS.replace(num_train_epochs=1))
     assert run.status == "finished"
-    assert [*folder.iterdir()] == []
+    assert [path.name for path in folder.iterdir()] == [module.OURS]
     assert run.adapter_step == 6
 
 

@@ -137,13 +137,13 @@ def main() -> int:
     if not args.only and workspace.exists() and any(workspace.iterdir()):
         ws = Workspace(workspace)
         strange = sorted(path.name for path in workspace.iterdir() if path.name not in OWN)
-        if strange or not ws.has(DONE):
+        before = None if strange or not ws.has(DONE) else ws.read_json(DONE)
+        if not isinstance(before, dict) or not {"model", "complete", "done", "seconds"} <= before.keys():
             print(
                 f"--workspace {workspace} holds {strange[0] if strange else 'files'} of no earlier run; name a new folder",
                 file=sys.stderr,
             )
             return 2
-        before = ws.read_json(DONE)
         if seconds := _still_good(before, args.model):
             done, peak = {name: before["done"][name] for name in seconds}, before["peak_memory_gib"]
             print(f"going on with the run that was cut off; done: {', '.join(seconds)}")

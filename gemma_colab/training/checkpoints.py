@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from gemma_colab.core.machine import GIB, free_gib
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 
 MARK = "whole.json"
+OURS = "made_by_gemma_colab.txt"  # the sign by which a folder of checkpoints is known; without it nothing in there is moved or deleted
 KEPT = 2  # the newest ones; and the best
 # What may change between a checkpoint and the run that goes on from it: the same rows stand behind each update.
 MAY_DIFFER = {"per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing"}
@@ -43,7 +45,7 @@ class Checkpoint(NamedTuple):
 def whole_checkpoints(folder: Path) -> list[Checkpoint]:
     """Find those in `folder` whose every file is there in its full size, oldest first."""
     found = []
-    for path in folder.glob("checkpoint-*"):
+    for path in numbered(folder):
         try:
             mark = json.loads((path / MARK).read_text(encoding="utf-8"))
             if all((path / name).stat().st_size == size for name, size in mark["files"].items()):
@@ -82,13 +84,39 @@ def differences(then: dict, now: dict, file: str) -> list[str]:
     return lines
 
 
+def numbered(folder: Path) -> list[Path]:
+    """List what is named like a checkpoint, whole or not: nothing else in a folder is ever moved or deleted."""
+    return [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+
+
+def check_ours(folder: Path) -> None:
+    """Raise `WorkspaceError` where the folder holds something that no run of this project wrote, such as plain TRL's checkpoints."""
+    strange = [path.name for path in folder.glob("*")]
+    if strange and not (folder / OURS).is_file() and not any((path / MARK).is_file() for path in numbered(folder)):
+        remedy = "name a new folder for the checkpoints, or move this one away"
+        raise WorkspaceError(f"folder={str(folder)!r} holds {min(strange)!r}, which no run of this project wrote; {remedy}")
+
+
+def aside_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}-before")
+
+
+def claim(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / OURS).write_text("Training moves and deletes the checkpoints in this folder, and nothing else.\n", encoding="utf-8")
+
+
 def put_aside(folder: Path) -> Path | None:
-    """Make room for a new run. What an older one left is kept as `<folder>-before` (one generation); where, or None."""
-    before = folder.with_name(f"{folder.name}-before")
+    """Make room for a new run. What an older one left is kept in `<folder>-before` (one generation); where, or None."""
     if not whole_checkpoints(folder):  # half ones are removed when training begins
         return None
-    shutil.rmtree(before, ignore_errors=True)
-    return folder.rename(before)
+    before = aside_of(folder)
+    for old in numbered(before):
+        shutil.rmtree(old, ignore_errors=True)
+    claim(before)
+    for path in numbered(folder):
+        path.rename(before / path.name)
+    return before
 
 
 def agreed(flag: bool, args: TrainingArguments) -> bool:
@@ -120,6 +148,7 @@ class KeepCheckpoints(TrainerCallback):
     def watch(self, trainer: SFTTrainer) -> None:
         """Let the trainer save through `_save`: an error in a callback behind it would come too late."""
         self.trainer, self.write, trainer._save_checkpoint = trainer, trainer._save_checkpoint, self._save
+        trainer.create_model_card = lambda **_: None  # TRL's knows nothing of the model, and would replace a README.md
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.start = self.saved = time.monotonic()
@@ -134,6 +163,7 @@ class KeepCheckpoints(TrainerCallback):
                     "a workspace on a larger disk"
                 )
             self.begin()
+            claim(self.folder)
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_save |= agreed(time.monotonic() - self.saved >= 60 * self.minutes, args)
@@ -189,6 +219,5 @@ class KeepCheckpoints(TrainerCallback):
         self._remove_half()
 
     def _remove_half(self) -> None:
-        for half in set(self.folder.glob("checkpoint-*")) - {whole.path for whole in whole_checkpoints(self.folder)}:
+        for half in set(numbered(self.folder)) - {whole.path for whole in whole_checkpoints(self.folder)}:
             shutil.rmtree(half, ignore_errors=True)
-        (self.folder / "README.md").unlink(missing_ok=True)  # TRL's model card, which knows nothing of the model

@@ -21,7 +21,14 @@ from gemma_colab.core.curve import history_table, loss_curve
 from gemma_colab.core.errors import TrainingError
 from gemma_colab.core.settings import TrainSettings
 from gemma_colab.core.trainer import build_trainer, sft_config, unload_adapters
-from gemma_colab.training.checkpoints import KeepCheckpoints, checkpoint_to_resume, put_aside, whole_checkpoints
+from gemma_colab.training.checkpoints import (
+    KeepCheckpoints,
+    aside_of,
+    check_ours,
+    checkpoint_to_resume,
+    put_aside,
+    whole_checkpoints,
+)
 from gemma_colab.training.guard import SCALER_SKIPS, Interrupt, StopEarly, StopOnNonFiniteLoss, save_memory
 from gemma_colab.training.kept import Lost, compare_held, fit_rows
 from gemma_colab.training.sharding import prepare_sharding
@@ -90,7 +97,7 @@ def train(
     An interrupt keeps a checkpoint. When the GPU's memory runs out, the run goes on from the newest one with the next step of
     `save_memory`. Rows of which max_length leaves nothing to learn are left out and named, and those that lose the end of an answer.
     Raises `TrainingError` when the loss is no number, or nothing is left to save memory with; `SettingsError` when no row is left;
-    `WorkspaceError` when it can't be resumed, or there is no room for checkpoints.
+    `WorkspaceError` when it can't be resumed, there is no room for checkpoints, or the folder is somebody else's.
     """
     folder, notes, start, say = Path(folder), [], None, getattr(show, "say", print)
     processes, first = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0)) == 0
@@ -109,6 +116,8 @@ def train(
             notes.append(f"the checkpoints of the run before are in {before.name}")
         begin()
 
+    for place in (folder, aside_of(folder)):
+        check_ours(place)
     if resume:
         start = checkpoint_to_resume(folder, now_made_with(), anyway)
         notes.append(f"resumed from step {start.step}")

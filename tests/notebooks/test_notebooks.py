@@ -171,12 +171,22 @@ def test_the_pace_of_notebook_03_and_the_preset_that_was_saved_are_on_the_panel_
 
 @pytest.mark.parametrize(
     "there",
-    ["thesis.txt", "notebooks/thesis.ipynb", "notebooks/a.ipynb .git/HEAD", "demo.json thesis.txt", "demo.json .git/HEAD"],
+    [
+        "thesis.txt",
+        "notebooks/thesis.ipynb",
+        "notebooks/a.ipynb .git/HEAD",
+        "demo.json thesis.txt",
+        "demo.json .git/HEAD",
+        "demo.json",
+    ],
 )
 def test_the_runner_never_empties_a_strangers_folder(there, tmp_path):
+    mark = {"model": None, "complete": True, "done": {}} | (
+        {"seconds": {}} if " " in there else {}
+    )  # alone, some other demo.json
     for name in there.split():
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text('{"model": null, "complete": true, "done": {}}')
+        (tmp_path / name).write_text(json.dumps(mark))
     before = sorted(tmp_path.rglob("*"))
     command = [sys.executable, ROOT / "tools" / "run_notebooks.py", "--workspace", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

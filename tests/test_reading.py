@@ -17,6 +17,7 @@ import tempfile
 import tracemalloc
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -745,10 +746,15 @@ def test_a_dataset_of_the_hub(monkeypatch):
         return datasets.Dataset.from_list(RECORDS)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    files = {"test": ["hf://datasets/owner/name@1/test.csv"]}
+    config = SimpleNamespace(data_files=files)
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_: SimpleNamespace(config=config))
     assert plain("owner/name:ru", split="test") == OURS
     assert asked == {"path": "owner/name", "name": "ru", "split": "test", "streaming": False}
     assert len(read_rows("owner/name", limit=2).rows) == 2
     assert asked["streaming"]
+    files["test"].append("/home/me/secret.csv")  # as its README.md may say
+    assert "takes its rows from '/home/me/secret.csv', which is not in it" in refusal("owner/name")
 
 
 def hub_errors():
@@ -776,7 +782,7 @@ def test_failures_of_the_hub_in_plain_words(monkeypatch, number):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(datasets, "load_dataset", fail)
+    monkeypatch.setattr(datasets, "load_dataset_builder", fail)
     assert words in refusal("owner/name")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import locale
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import ROUND_HALF_UP, Decimal, localcontext
 from itertools import chain, islice
@@ -26,11 +26,13 @@ LCID = re.compile(r"\[\$[^\]]*-([0-9a-f]+)\]", re.IGNORECASE)
 UNCHOSEN, COUNTRY = ("yyyy-mm-dd h:mm:ss", "yyyy-mm-dd hh:mm:ss"), {"mm-dd-yy": "", "m/d/yy h:mm": " H:mm"}
 # Excel's -> Babel's, where they differ.
 LETTERS = {"y": "yy", "yyy": "yyyy", "ddd": "EEE", "dddd": "EEEE", "am/pm": "a", "a/p": "a"}
+LAST = 2**20  # the last row that Excel knows
 UNITS = {"h": timedelta(hours=1), "m": timedelta(minutes=1), "s": timedelta(seconds=1)}
 
 
-def read_excel(stream: io.BufferedIOBase, sheet: str | int, name: str) -> Records:
-    """Read one sheet of an .xlsx file; a number becomes its text, an empty cell ""."""
+def read_excel(stream: io.BufferedIOBase, sheet: str | int, name: str, fits: Callable[[float], None]) -> Records:
+    """Read one sheet of an .xlsx file; a number becomes its text, an empty cell "". fits: raises `DatasetError` for more bytes than the
+    file has room for."""
     import openpyxl
 
     books = [openpyxl.load_workbook(stream, read_only=True, data_only=computed) for computed in (True, False)]
@@ -41,19 +43,23 @@ def read_excel(stream: io.BufferedIOBase, sheet: str | int, name: str) -> Record
         raise DatasetError(f"{name} has no sheet {sheet!r}; it has {there}; name one as sheet= (on the command line: --sheet)")
     others = f" (other sheets: {listed(other for other in pages if other != title)})" * (len(pages) > 1)
     remedy, notes = "name each column in the header row, or delete the cells that stand beyond it", {}
-    rows = _rows(pages[title], books[1][title], notes)
+    rows = _rows(pages[title], books[1][title], notes, fits)
     return table(rows, f"{name}, sheet {title!r}", ["Excel", f"sheet {title!r}{others}"], "row", remedy, notes)
 
 
-def _rows(page: Any, formulas: Any, notes: dict[str, list[int]]) -> Iterator[tuple[int, list[str | BadRow]]]:
+def _rows(
+    page: Any, formulas: Any, notes: dict[str, list[int]], fits: Callable[[float], None]
+) -> Iterator[tuple[int, list[str | BadRow]]]:
     """Yield (number, texts) of each row that has any, without the empty cells at its end."""
     page.reset_dimensions()  # other programs write wrong ones
     formulas.reset_dimensions()
-    rows = zip(page.iter_rows(), formulas.iter_rows(), strict=True)
+    rows = zip(page.iter_rows(max_row=LAST), formulas.iter_rows(max_row=LAST), strict=True)
     first = list(islice(rows, 200))
     texts = "".join(cell.value for row, _ in first[1:] for cell in row if isinstance(cell.value, str))
     language = "ru" if len(re.findall("[а-яё]", texts, re.I)) > len(re.findall("[a-z]", texts, re.I)) else "en"
+    seen = 0
     for number, (row, sources) in enumerate(chain(first, rows), 1):
+        fits(seen := seen + 8 * len(row))  # a cell in the last column makes thousands of empty ones
         cells = [_text(cell, source, language) for cell, source in zip(row, sources, strict=True)]
         if language == "ru" and any(
             cell.data_type == "n" and isinstance(text, str) and "," in text for cell, text in zip(row, cells, strict=True)

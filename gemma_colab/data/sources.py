@@ -14,7 +14,10 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +27,16 @@ from gemma_colab.core.errors import DatasetError, GemmaColabError
 from gemma_colab.data.encodings import CHUNK, SPOKEN, encoding_of, readable
 from gemma_colab.data.excel import read_excel
 from gemma_colab.data.json_files import BETWEEN, read_json
-from gemma_colab.data.schema import Records, listed, printable, shown
-from gemma_colab.data.tables import checked, read_csv, read_parquet
+from gemma_colab.data.schema import BadRow, Records, listed, printable, shown
+from gemma_colab.data.tables import checked, read_csv, read_parquet, unpacked
 
 JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 DATA_FILES = (*JSON_LINES, ".json", ".csv", ".tsv", ".txt", ".xlsx", ".parquet", ".arrow", ".gz")
+KINDS = dict.fromkeys((*JSON_LINES, ".json"), "json") | {".csv": "csv", ".tsv": "csv", ".txt": "text"}
+SAVED = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves
+KINDS |= {".parquet": "parquet", ".arrow": "arrow"}  # what a folder's files are to `datasets`
+# A small file may unpack to more than the memory holds. This is for those that people made: texts become 2 to 20 times smaller.
+TIMES, ROOM = 50, 64 * 2**20
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")  # owner/name, or owner/name:configuration
 SAVE_AS = "save the rows as .jsonl, .json, .csv, .xlsx or .parquet and try again"
 FOREIGN = {  # how a file begins, in small letters -> what it is; what to do
@@ -66,7 +74,8 @@ def open_source(
 ) -> Records:
     """Open a source. name: what stands for it in messages. stack: closes what is opened. Raises `DatasetError`."""
     found = _open(source, name, stack, sheet, split, limit)
-    found.records = _counted(checked(found.records, found.notes) if found.table else found.records, name)
+    found.records = checked(found.records, found.notes) if found.table else found.records
+    found.records = _counted(found.records, name, _room([Path(source)]) if os.path.exists(source) else None)
     return found
 
 
@@ -75,7 +84,7 @@ def _open(source: str | Path, name: str, stack: contextlib.ExitStack, sheet: str
     if os.path.isfile(path):  # os.path, which has no errors for names that no file can have
         return _open_file(path, name, sheet, stack)
     if os.path.isdir(path):
-        return _open_folder(path, name, split)
+        return _open_saved(path, name, split) if any((path / n).is_file() for n in SAVED) else _open_folder(path, name, split)
     if os.path.lexists(path):
         raise DatasetError(f"{name} is a broken link or a device, not a file; give the data file itself")
     if ADDRESS.match(str(source)):
@@ -84,6 +93,8 @@ def _open(source: str | Path, name: str, stack: contextlib.ExitStack, sheet: str
         import datasets
 
         repository, _, configuration = source.partition(":")  # streamed when only a few rows are wanted, else kept in its cache
+        files = datasets.load_dataset_builder(repository, configuration or None).config.data_files or {}
+        _stay_inside(name, [file for some in files.values() for file in some if not file.startswith("hf://")])
         data = datasets.load_dataset(repository, configuration or None, split=split, streaming=limit is not None)
         return _rows_of(data, "Hugging Face dataset", split)
     there = sorted(p.name for p in path.absolute().parent.glob("*"))
@@ -123,10 +134,48 @@ def plain_words(name: str):
 # --- files
 
 
+class _Gzip(gzip.GzipFile):
+    """Unpacks no more than `room` bytes. Raises `DatasetError`."""
+
+    def __init__(self, fileobj: io.BufferedIOBase, name: str, room: int):
+        super().__init__(fileobj=fileobj)
+        self.called, self.room = name, room
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self._bounded(super().read(self.room + 1 if size is None or size < 0 else size))
+
+    def read1(self, size: int = -1) -> bytes:
+        return self._bounded(super().read1(size))
+
+    def _bounded(self, got: bytes) -> bytes:
+        _fits(self.called, self.tell(), self.room)
+        return got
+
+
+def _room(files: Iterable[str | Path]) -> int:
+    """Return how many bytes files may unpack to, those of folders included."""
+    every = chain(*([path, *path.glob("*"), *path.glob("*/*")] for path in map(Path, files)))
+    return max(ROOM, TIMES * sum(path.stat().st_size for path in every if path.is_file()))
+
+
+def _fits(name: str, size: float, room: float | None) -> None:
+    """Raise `DatasetError` where more comes out of a packed file than its room."""
+    if room is not None and size > room:
+        what = f"{name} unpacks to more than {room / 2**20:,.0f} MiB, and to more than {TIMES} times its own size"
+        raise DatasetError(f"{what}; unpack it yourself, look at what is in it, and save the rows as .jsonl or .csv")
+
+
+def _size(value: Any) -> int:
+    """Return about how many bytes of memory a record takes, at least."""
+    value = value.content if isinstance(value, BadRow) else value
+    value = [*value.values()] if isinstance(value, dict) else value
+    return 8 + (len(value) if isinstance(value, (str, bytes)) else sum(map(_size, value)) if isinstance(value, list) else 0)
+
+
 def _open_file(path: Path, name: str, sheet: str | int, stack: contextlib.ExitStack) -> Records:
     content = stack.enter_context(path.open("rb", CHUNK))
     packed = content.peek(2)[:2] == b"\x1f\x8b"
-    content = stack.enter_context(gzip.GzipFile(fileobj=content) if packed else content)
+    content = stack.enter_context(_Gzip(content, name, _room([path])) if packed else content)
     head = content.read(CHUNK)
     if not head:
         raise DatasetError(f"{name} is empty (0 bytes); check the download or the export that made it")
@@ -135,7 +184,8 @@ def _open_file(path: Path, name: str, sheet: str | int, stack: contextlib.ExitSt
     if head[:4] in (b"PAR1", b"PK\x03\x04"):
         content.seek(0)
         content = io.BytesIO(content.read()) if packed else content  # both are read from their end, where gzip can't jump to
-        found = read_parquet(content) if head[:4] == b"PAR1" else _open_zip(content, sheet, name)
+        fits = partial(_fits, name, room=_room([path]))
+        found = read_parquet(content, fits) if head[:4] == b"PAR1" else _open_zip(content, sheet, name, fits)
     else:
         codec = encoding_of(content, head, name, SAVE_AS)
         content.seek(0)
@@ -151,24 +201,28 @@ def _open_file(path: Path, name: str, sheet: str | int, stack: contextlib.ExitSt
     return found
 
 
-def _open_zip(content: io.BufferedIOBase, sheet: str | int, name: str) -> Records:
+def _open_zip(content: io.BufferedIOBase, sheet: str | int, name: str, fits: Callable[[float], None]) -> Records:
     """Open an .xlsx file, and tell other programs' files, which are zip archives as well, from it."""
-    names = zipfile.ZipFile(content).namelist()
+    files = zipfile.ZipFile(content).infolist()
+    fits(sum(file.file_size for file in files))  # zipfile reads no more of a file than is said here
+    names = [file.filename for file in files]
     if what := next((what for start, what in PACKED.items() if any(n.startswith(start) for n in names)), ""):
         raise DatasetError(
             f"{name} is {what}; open it in its program and save it as .xlsx or .csv (or copy its table into Excel), and try again"
         )
     if "[Content_Types].xml" not in names:
         raise DatasetError(f"{name} is a zip archive, not an .xlsx workbook; unpack it, and give the data file in it")
-    return read_excel(content, sheet, name)
+    return read_excel(content, sheet, name, fits)
 
 
-def _counted(records: Iterable, name: str) -> Iterator:
-    """Yield the records under a bar that is shown after two seconds. (Iterating over the bar itself would show it as failed, perhaps cells
+def _counted(records: Iterable, name: str, room: int | None) -> Iterator:
+    """Yield the records, as long as there is room (a text that is stored once may stand in each), under a bar that is shown after two seconds. (Iterating over the bar itself would show it as failed, perhaps cells
     later, when somebody stops early.)"""
     with tqdm(desc=name, unit=" rows", leave=False, delay=2) as bar:
-        for record in records:
-            yield record
+        size = 0
+        for line, record in records:
+            _fits(name, size := size + _size(record), room)
+            yield line, record
             bar.update()
 
 
@@ -186,21 +240,58 @@ def text_kind(sample: str, suffix: str) -> str:
     return "lines" if second.startswith(("{", "[")) or (second and first[0] == "{") else "json"
 
 
+def _stay_inside(name: str, files: Iterable[str | Path], folder: Path | None = None) -> None:
+    """Raise `DatasetError` for a file outside the folder that is read: what somebody gave you must not take in what is yours."""
+    if outside := [file for file in files if folder is None or not Path(file).resolve().is_relative_to(folder)]:
+        what = f"{name} takes its rows from {shown(str(outside[0]), 300)}, which is not in it"
+        raise DatasetError(f"{what}; if that is meant, give that file itself")
+
+
+def _inside(path: Path) -> Path:
+    """Return what the files of a folder may be links into: the folder, or, of a snapshot in the cache of the Hub, the whole of it."""
+    path = path.resolve()
+    return path.parents[1] if path.parent.name == "snapshots" else path
+
+
 def _open_folder(path: Path, name: str, split: str) -> Records:
-    """Open a folder saved by `save_to_disk`, or one of data files, as `datasets` reads it."""
+    """Open a folder of data files: those of the commonest kind, in the splits that `datasets` sees in their names. What a README.md or
+    a program in it says of others is not asked."""
     # two levels, as datasets are laid out: not the whole disk for someone who gave "/"
     files = [p for depth in ("*", "*/*") for p in path.glob(depth) if p.suffix.lower() in DATA_FILES and p.is_file()]
     if not files:
         raise DatasetError(f"{name} is a folder without data files; give a file (.jsonl, .json, .csv, .xlsx, .parquet)")
     import datasets
+    from datasets.data_files import DataFilesDict, get_data_patterns
 
-    if not any((path / n).is_file() for n in ("state.json", "dataset_dict.json")):  # streaming: no copy of the data in a cache
-        how = {"path": (where := str(path.resolve()))}
-        if glob.has_magic(where):  # `data [v2]` is a pattern, unless the kind of file is told
-            kinds = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".arrow": "arrow", ".txt": "text"}
-            how = {"path": kinds.get(files[0].suffix.lower(), "json"), "data_dir": glob.escape(where)}
-        data = datasets.load_dataset(**how, split=split, streaming=True)
-        return _rows_of(data, "folder of data files", split)
+    def kind_of(file: str | Path) -> str:
+        return KINDS.get(Path(str(file).lower().removesuffix(".gz")).suffix, "")
+
+    where = glob.escape(str(path.resolve()))  # `data [v2]` is a pattern
+    found = DataFilesDict.from_patterns(get_data_patterns(where), base_path=where)
+    kinds = Counter(filter(None, map(kind_of, chain(*found.values()))))
+    if not kinds:
+        raise DatasetError(f"{name} holds files of a kind that a folder is not read from, {shown(files[0].name)}; give that file")
+    kind = kinds.most_common(1)[0][0]
+    splits = {part: some for part in found if (some := [file for file in found[part] if kind_of(file) == kind])}
+    _stay_inside(name, chain(*splits.values()), _inside(path))
+    if kind == "parquet":
+        import pyarrow.parquet as pq
+
+        _fits(name, sum(unpacked(pq.read_metadata(file)) for file in chain(*splits.values())), _room(chain(*splits.values())))
+    told = {part: [*map(glob.escape, some)] for part, some in splits.items()}
+    data = datasets.load_dataset(kind, data_files=told, split=split, streaming=True)  # no copy of the data in a cache
+    return _rows_of(data, "folder of data files", split)
+
+
+def _open_saved(path: Path, name: str, split: str) -> Records:
+    """Open a folder saved by `save_to_disk`, whose files name others."""
+    import datasets
+
+    for state in (*path.glob(SAVED[0]), *path.glob(f"*/{SAVED[0]}")):
+        named = json.loads(state.read_text(encoding="utf-8"))["_data_files"]
+        _stay_inside(name, [state.parent / file["filename"] for file in named], _inside(path))
+    for parts in path.glob(SAVED[1]):
+        _stay_inside(name, [path / part for part in json.loads(parts.read_text(encoding="utf-8"))["splits"]], _inside(path))
     data = datasets.load_from_disk(str(path.resolve()))
     if isinstance(data, dict) and split not in data:
         raise DatasetError(

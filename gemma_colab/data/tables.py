@@ -7,7 +7,7 @@ import io
 import re
 import sys
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from typing import Any
 
@@ -172,8 +172,16 @@ def _swallowed(lines: list[str], delimiter: str, width: int) -> bool:
     return all(len(row) == width and all(cell and cell == cell.strip() for cell in row) for row in rows)
 
 
-def read_parquet(stream: io.BufferedIOBase) -> Records:
+def read_parquet(stream: io.BufferedIOBase, fits: Callable[[float], None]) -> Records:
+    """fits: raises `DatasetError` for more bytes than the file has room for."""
     import pyarrow.parquet as pq
 
-    batches = pq.ParquetFile(stream, pre_buffer=False).iter_batches(batch_size=256)  # pre_buffer would hold all of it
+    file = pq.ParquetFile(stream, pre_buffer=False)  # pre_buffer would hold all of it
+    fits(unpacked(file.metadata))
+    batches = file.iter_batches(batch_size=32)  # a text that is stored once may stand in each row
     return Records(enumerate((record for batch in batches for record in batch.to_pylist()), 1), ["Parquet"], "row", table=True)
+
+
+def unpacked(metadata: Any) -> int:
+    """Return how many bytes a Parquet file says that it unpacks to."""
+    return sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))

@@ -1,0 +1,182 @@
+"""What others give: a folder reads nothing outside itself, and a small file unpacks to no more than it may."""
+
+import contextlib
+import gzip
+import json
+import re
+import zipfile
+
+import datasets
+import openpyxl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gemma_colab.core.errors import DatasetError
+from gemma_colab.data import sources
+from gemma_colab.data.reading import read_rows
+
+ROW = {"question": "Where is my order?", "answer": "It is on its way."}
+SECRET = {"question": "PIN?", "answer": "1234"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "secret.jsonl").write_text(json.dumps(SECRET))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl").write_text(json.dumps(ROW))
+    return tmp_path / "set"
+
+
+def answers(path, **how) -> list[str]:
+    return [row["messages"][-1]["content"] for row in read_rows(path, **how).rows]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "../secret.jsonl",
+        "{there}/secret.jsonl",
+        "../*.jsonl",
+        "../**",
+        "file://{there}/secret.jsonl",
+        "hf://datasets/a/b/c.jsonl",
+        "http://127.0.0.1:9/a",
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_readme_of_a_folder_brings_in_no_other_file(folder, place, split):
+    place = place.format(there=folder.parent)
+    written = f"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: {split}\n    path: {place!r}\n---\n"
+    (folder / "README.md").write_text(written)
+    (folder / "set.py").write_text("raise SystemExit('a program in the folder ran')")
+    assert answers(folder) == [ROW["answer"]]
+
+
+def test_a_link_out_of_the_folder_is_refused(folder):
+    (folder / "train-2.jsonl").symlink_to(folder.parent / "secret.jsonl")
+    with pytest.raises(
+        DatasetError, match=r"set takes its rows from '.*train-2.jsonl', which is not in it; .* give that file itself"
+    ):
+        read_rows(folder)
+    (folder / "train-2.jsonl").unlink()
+    (folder / "data").symlink_to(folder.parent)
+    with contextlib.suppress(DatasetError):
+        assert answers(folder) == [ROW["answer"]]
+
+
+def test_a_snapshot_in_the_cache_of_the_hub_links_to_its_blobs(tmp_path):
+    (snapshot := tmp_path / "datasets--a--b" / "snapshots" / "1").mkdir(parents=True)
+    (tmp_path / "datasets--a--b" / "blobs").mkdir()
+    (tmp_path / "datasets--a--b" / "blobs" / "f00").write_text(json.dumps(ROW))
+    (snapshot / "train.jsonl").symlink_to("../../blobs/f00")
+    assert answers(snapshot) == [ROW["answer"]]
+
+
+def test_a_saved_dataset_names_no_file_outside_itself(tmp_path):
+    datasets.Dataset.from_list([SECRET]).save_to_disk(tmp_path / "mine")
+    datasets.DatasetDict({"train": datasets.Dataset.from_list([ROW])}).save_to_disk(tmp_path / "set")
+    assert answers(tmp_path / "set") == [ROW["answer"]]
+    parts, state = tmp_path / "set" / "dataset_dict.json", tmp_path / "set" / "train" / "state.json"
+    parts.write_text('{"splits": ["../mine", "train"]}')
+    with pytest.raises(DatasetError, match=r"from '.*mine', which is not in it"):
+        read_rows(tmp_path / "set", split="../mine")
+    parts.write_text('{"splits": ["train"]}')
+    file = next((tmp_path / "mine").glob("*.arrow"))
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"_data_files": [{"filename": f"../../mine/{file.name}"}]}))
+    with pytest.raises(DatasetError, match=r"from '.*arrow', which is not in it"):
+        read_rows(tmp_path / "set")
+
+
+# --- unpacked
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Room for a mebibyte. Beyond it, no more than a chunk is unpacked: the counter of what zlib gave says so."""
+    monkeypatch.setattr(sources, "ROOM", 2**20)
+    monkeypatch.setattr(sources, "TIMES", 2)
+
+
+def packed(path, text: bytes):
+    path.write_bytes(gzip.compress(text))
+    return path
+
+
+def parquet(path, rows: int, text: str, **how):
+    pq.write_table(pa.table({"question": ["a"] * rows, "answer": [text] * rows}), path, **how)
+    return path
+
+
+def workbook(path, sheet: str):
+    """A workbook whose one sheet is this XML."""
+    book = openpyxl.Workbook()
+    book.active.append(["question", "answer"])
+    book.save(path)
+    with zipfile.ZipFile(path) as old:
+        files = {name: old.read(name) for name in old.namelist()}
+    start, end = re.split(rb"<row.*</row>", files["xl/worksheets/sheet1.xml"])
+    head = b'<row r="1"><c t="inlineStr"><is><t>question</t></is></c><c t="inlineStr"><is><t>answer</t></is></c></row>'
+    files["xl/worksheets/sheet1.xml"] = start + head + sheet.encode() + end
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, content in files.items():
+            new.writestr(name, content)
+    return path
+
+
+LINE = json.dumps(ROW).encode() + b"\n"
+BOMBS = {
+    "a.jsonl.gz": lambda path: packed(path, LINE * 40_000),
+    "a.json.gz": lambda path: packed(path, b"[" + b",".join([LINE] * 40_000) + b"]"),
+    "a.csv.gz": lambda path: packed(path, b"question,answer\n" + b"a,b\n" * 500_000),
+    "one_line.jsonl.gz": lambda path: packed(path, b'{"question": "' + b"a" * 3_000_000 + b'", "answer": "b"}'),
+    "a.parquet": lambda path: parquet(path, 40, "ab" * 40_000, use_dictionary=False, compression="zstd"),
+    "once.parquet": lambda path: parquet(path, 400, "ab" * 4000),  # stored once, and in every row
+    "nothing.parquet": lambda path: parquet(path, 200_000, ""),
+    "a.parquet.gz": lambda path: packed(
+        path, parquet(path, 40, "ab" * 40_000, use_dictionary=False, compression="none").read_bytes()
+    ),
+    "long.xlsx": lambda path: workbook(path, f'<row r="2"><c t="inlineStr"><is><t>{"a" * 3_000_000}</t></is></c></row>'),
+    "wide.xlsx": lambda path: workbook(path, "".join(f'<row r="{n}"><c r="XFD{n}"/></row>' for n in range(2, 300))),
+    "a.xlsx.gz": lambda path: packed(path, workbook(path, "").read_bytes() + b"\0" * 3_000_000),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path, small, name):
+    path = BOMBS[name](tmp_path / name)
+    with pytest.raises(DatasetError, match=rf"{re.escape(name)} unpacks to more than 1 MiB, and .*; unpack it yourself, look at"):
+        read_rows(path, on_bad="aside")
+
+
+def test_a_row_far_below_makes_no_empty_rows_without_end(tmp_path):
+    row = '<row r="999999999999"><c t="inlineStr"><is><t>a</t></is></c></row>'
+    with pytest.raises(DatasetError, match="has no rows"):
+        read_rows(workbook(tmp_path / "far.xlsx", row))
+
+
+def test_no_more_is_unpacked_than_has_room(tmp_path, small, monkeypatch):
+    taken = []
+    fits = sources._fits
+    monkeypatch.setattr(sources, "_fits", lambda name, size, room: (taken.append(size), fits(name, size, room)))
+    with pytest.raises(DatasetError, match="unpacks to more than"):
+        read_rows(packed(tmp_path / "a.jsonl.gz", LINE * 400_000))
+    assert max(taken) <= 2**20 + sources.CHUNK
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.parquet"])
+def test_what_has_room_is_read_whole_and_a_few_rows_of_what_has_not(tmp_path, small, name):
+    path = tmp_path / name
+    if name.endswith("gz"):
+        packed(path, LINE * 4000)
+    else:
+        parquet(path, 4000, "It is on its way.")
+    assert len(answers(path)) == 4000
+    if name.endswith("parquet"):
+        assert len(answers(parquet(path, 4000, "ab" * 4000), limit=3)) == 3
+
+
+def test_a_folder_is_bounded_too(tmp_path, small):
+    parquet(tmp_path / "train.parquet", 40, "ab" * 40_000, use_dictionary=False, compression="zstd")
+    with pytest.raises(DatasetError, match="unpacks to more than 1 MiB"):
+        read_rows(tmp_path)

@@ -235,7 +235,7 @@ def lines(folder: Path) -> dict[str, int]:
 def test_the_core_can_be_read_in_an_hour_and_the_package_is_no_larger_than_it_must_be():
     core = lines(PACKAGE / "core")
     assert max(core.values()) <= 200, max(core, key=core.get)
-    assert sum(core.values()) <= 12_300
+    assert sum(core.values()) <= 1300
     # It shrinks: 9,000 is the goal. What was reached may not be lost again.
     assert sum(lines(PACKAGE).values()) <= 12_300
 

@@ -69,7 +69,7 @@ def check(args: Namespace) -> Result:
 
 def prepare(args: Namespace) -> Result:
     workspace = open_workspace(args.workspace)
-    options = _given(args, "also", "accept", "keep", "too_long", "validation_size", "test_size", "seed", "groups")
+    options = _given(args, "also", "accept", "keep", "too_long", "validation_size", "test_size", "seed", "groups", "originals")
     options |= {"steps": tuple(args.steps)} if args.steps else {}
     try:
         report, how = data.prepare_rows(args.file, workspace, **options, **_counting(args), **_reading(args))

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,7 @@ VERSION = 2  # of what the files mean: 1 had rows as prompt and completion; docs
 SPLITS = ("train", "validation", "test")
 SPLIT_FILES = [f"rows/{split}.jsonl" for split in SPLITS]
 ADAPTER_FILES = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
+private = partial(os.open, mode=0o600)  # opens files for their owner alone, from the first byte: they hold what customers wrote
 # Which notebook writes what; used to say what is missing.
 MADE_IN = dict.fromkeys(SPLIT_FILES, "01_dataset_prep") | {"model_settings.json": "02_load_model"}
 MADE_IN |= dict.fromkeys(("lora_settings.json", "train_settings.json"), "03_lora")
@@ -68,8 +70,8 @@ class Workspace:
             yield part
 
     def write_text(self, name: str, text: str) -> Path:
-        with self.writing(name) as part:
-            part.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character, as JSON escapes it
+        with self.writing(name) as part, open(part, "w", encoding="utf-8", errors="backslashreplace", opener=private) as f:
+            f.write(text)  # half a character is written as JSON escapes it
         return self.path / name
 
     def write_json(self, name: str, value) -> Path:
@@ -80,8 +82,7 @@ class Workspace:
 
     def fingerprint(self, *names: str) -> str:
         """Return a short checksum (SHA-256, 16 digits) of some files: equal exactly when all of them are."""
-        digests = (hashlib.sha256(self.need(name).read_bytes()).digest() for name in names)
-        return hashlib.sha256(b"".join(digests)).hexdigest()[:16]
+        return hashlib.sha256(b"".join(hashlib.sha256(self.need(name).read_bytes()).digest() for name in names)).hexdigest()[:16]
 
     def read_json(self, name: str, parse=json.loads):
         path = self.need(name)

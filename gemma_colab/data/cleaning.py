@@ -24,7 +24,7 @@ from gemma_colab.data.checks_text import CODE, MARKDOWN_IMAGE, TAG, about_markup
 from gemma_colab.data.finding import CheckContext, Finding, Hit
 from gemma_colab.data.likeness import normalize
 from gemma_colab.data.looking import AS_READ, BESIDE, beside, fingerprint, texts, with_beside, with_texts
-from gemma_colab.data.personal import mask, numbered, own_contacts
+from gemma_colab.data.personal import mask, numbered, own_contacts, redact
 
 DROPPED = "(dropped)"
 LOG_COLUMNS = ["step", "row", "line", "field", "before", "after"]
@@ -197,10 +197,15 @@ def summarize(rows: list[Row], log: pd.DataFrame, done: bool = True) -> Iterator
     were left as they are, and the log says what the step would do."""
     for step, some in log.groupby("step", sort=False):
         one, numbers = next(some.itertuples()), some["row"].unique().tolist()
-        before, after = str(one.before), one.after
-        start = max(0, Prefix.similarity(before, after) - 15) * bool(one.field)
-        before, after = (f"“{'…' * bool(start)}{t[start:][:50]}{'…' * (len(t) > start + 50)}”" for t in (before, after))
-        change = f"{one.field} {before} became {after}" if one.field else one.after.replace(DROPPED, "left out,", 1)
+        before, after = redact(str(one.before)), redact(one.after)  # what is said of a file may be passed on
+        pair = (before, after) if before != after else (str(one.before), after)  # that it was masked is the change
+        start = max(0, Prefix.similarity(*pair) - 15) * bool(one.field)
+        shown = [f"“{'…' * bool(start)}{t[start:][:50]}{'…' * (len(t) > start + 50)}”" for t in dict.fromkeys((before, after))]
+        change = (
+            f"{' '.join([one.field, *shown[:-1]])} became {shown[-1]}"
+            if one.field
+            else one.after.replace(DROPPED, "left out,", 1)
+        )
         example = f"such as {place(rows[one.row], one.row)}: {change}"
         how = f"left as it is; with also=[{step!r}] (on the command line: --also {step}), {example}"
         lines = [place(rows[n], n) if "item" in rows[n] else rows[n].get("line", n) for n in numbers]
@@ -209,7 +214,11 @@ def summarize(rows: list[Row], log: pd.DataFrame, done: bool = True) -> Iterator
 
 
 def undo(rows: list[Row], log: pd.DataFrame) -> list[Row]:
-    """Return the rows as they were before `clean` gave these rows and this log."""
+    """Return the rows as they were before `clean` gave these rows and this log. Raises `SettingsError` for a log that lacks what was
+    masked."""
+    if "redacted" in log and (n := int(log["redacted"].eq(True).sum())):
+        what = f"personal data are masked in {n} line{'s' * (n > 1)} of this log, and can't be brought back from it"
+        raise SettingsError(f"{what}; read unmasked_cleaning_log.jsonl, which originals=True (--originals) writes")
     gone = log[(log["field"] == "") & log["after"].str.startswith(DROPPED)]
     dropped = {line.row: json.loads(line.before) for line in gone.itertuples()}
     left = iter(rows)

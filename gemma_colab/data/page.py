@@ -1,4 +1,5 @@
-"""The dataset report as a page in a notebook: verdict, counts, lengths, findings that open to their rows. All text is escaped."""
+"""The dataset report as a page in a notebook: verdict, counts, lengths, findings that open to their rows. All text is escaped, and
+personal data are masked, as a notebook is saved with what it shows."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from gemma_colab.core.html import ENVIRONMENT
 from gemma_colab.core.rows import answer, place
 from gemma_colab.data.finding import Finding
 from gemma_colab.data.looking import beside, pieces, question, texts
+from gemma_colab.data.personal import hidden, redact
 from gemma_colab.data.report import Report
 
 VERDICT_COLORS = {"ready": "#2e7d32", "fix first": "#b26a00", "blocked": "#c62828"}
@@ -31,7 +33,9 @@ def _rows(report: Report, finding: Finding, most: int) -> list[tuple[str, str, l
     """(place, note, [(field, its text in pieces)]) of each row that is shown."""
     if finding.check in ("unreadable row", "not to be learned"):
         bad = [one for one in report.aside if one["line"] in finding.lines][:most]
-        return [(f"line {b['line']}", b["problem"], [(b.get("field") or "content", _short(str(b["content"])))]) for b in bad]
+        return [
+            (f"line {b['line']}", redact(b["problem"]), [(b.get("field") or "content", _short(str(b["content"])))]) for b in bad
+        ]
     rows = []
     for number in finding.rows[:most]:
         row, hits = report.rows[number], [hit for hit in finding.hits if hit.row == number]
@@ -41,7 +45,7 @@ def _rows(report: Report, finding: Finding, most: int) -> list[tuple[str, str, l
                 marked.append((field, _marked(text, spans)))
         whole = [("question", _short(question(row))), ("answer", _short(answer(row)))]
         note = "; ".join(dict.fromkeys(hit.note for hit in hits if hit.note))
-        rows.append((place(row, number), note, marked or whole))
+        rows.append((place(row, number), redact(note), marked or whole))
     return rows
 
 
@@ -50,14 +54,20 @@ def _marked(text: str, spans: list[tuple[int, int]]) -> Pieces:
     start, stop = 0, len(text)
     if len(text) > 500:
         start, stop = max(0, min(spans)[0] - CONTEXT), min(len(text), min(spans)[1] + 4 * CONTEXT)
-    shown = []
-    for piece, marked in pieces(text, spans, start, stop):
-        seen = (c if c.isprintable() and c != "\xad" else f"U+{ord(c):04X}" for c in piece[:200])
-        shown.append(("".join(seen) if marked else piece, marked))
+    masks = [one for one in hidden(text) if one[1] < stop and start < one[2]]
+    start, stop = min([start, *(a for _, a, _ in masks)]), max([stop, *(b for *_, b in masks)])  # never half of one
+    shown, at = [], start
+    for word, a, b in [*masks, ("", stop, stop)]:
+        for piece, marked in pieces(text, spans, at, a):
+            seen = (c if c.isprintable() and c != "\xad" else f"U+{ord(c):04X}" for c in piece[:200])
+            shown.append(("".join(seen) if marked else piece, marked))
+        shown.append((word, any(s < b and a < e for s, e in spans)))
+        at = b
     return [("…" * (start > 0), False), *shown, ("…" * (stop < len(text)), False)]
 
 
 def _short(text: str, most: int = 300) -> Pieces:
+    text = redact(text)
     return [(text[:most] + "…" * (len(text) > most), False)] if text.strip() else [("(empty)", True)]
 
 

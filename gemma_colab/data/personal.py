@@ -35,7 +35,7 @@ NUMBERED += r"|clause|гост\w*|rfc)|§|(?<!wa\.m)[a-z]/)\s*$"
 ORDERED = re.compile(
     rf"{NUMBERED}|(?:№|#|(?:\b|_)(?:заказ\w*|отправлени\w*|накладн\w*|договор\w*|сч[её]т\w*|карт\w*|трек\w*|код\w*|артикул\w*|арт\."
     r"|серийн\w*|числ\w*|сумм\w*|order|ticket|invoice|tracking|serial|sku|id|code|timestamp|is[bs]n)(?:\W{1,3}(?:number|номер\w*|no|№|с))*:?"
-    r"|\b(?:огрн\w*|инн|кпп)\b(?:\W+\w+){0,2})\W{0,3}$|(?<!wa\.me)[\w/=?&#@]$|[a-z]-$|\d[.,]$|[$€₽=+*×<>]\s*$|\s/\s*$"
+    r"|\b(?:огрн\w*|инн|кпп)\b(?:\W+\w+){0,2})[^\w?!]{0,3}$|(?<!wa\.me)[\w/=?&#@]\Z|[a-z]-\Z|\d[.,]\Z|[$€₽=+*×<>]\s*$|\s/\s*$"
 )
 COUNTED = re.compile(r"(?i)[.,/]\d|[\w%]|\.[a-z]|\s*(?:[₽$€+*×÷^=<>]|руб|чел|байт|byte|лет\b|шт|тыс|млн|eur|usd|rub)")
 SPACED = re.compile(r"\d{1,3}(?:[ .]\d{3})+|.*\D\d(?:\D.*)?")  # 9 876 543 210, 9-123-45678-9
@@ -177,3 +177,21 @@ def numbered(regions: tuple[str, ...] = ("RU",), keep: Collection[str] = ()) -> 
         return value if text == str(value) else text
 
     return change
+
+
+def hidden(text: str) -> list[tuple[str, int, int]]:
+    """(word in brackets, start, end) of all that may be personal data in a text, also in code."""
+    language = 0 if re.search("[а-яё]", text.lower()) else 1
+    return [(KINDS[kind.rstrip("?")][language], start, end) for kind, start, end in wide(text)]
+
+
+def redact(value: Any) -> Any:
+    """The same value for a log or a screen: in every text and number within, a word in brackets for all that may be personal data."""
+    if isinstance(value, dict):
+        return {key: redact(some) for key, some in value.items()}
+    if isinstance(value, list):
+        return [redact(some) for some in value]
+    if isinstance(value, str):
+        for word, start, end in reversed(hidden(value)):
+            value = value[:start] + word + value[end:]
+    return redact(str(value)) if type(value) is int and hidden(str(value)) else value

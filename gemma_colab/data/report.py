@@ -16,6 +16,7 @@ from gemma_colab.core.rows import Row, answer, place
 from gemma_colab.data import checks_set, checks_text, checks_tokens  # noqa: F401  they register their checks
 from gemma_colab.data.finding import CHECKS, CheckContext, Finding
 from gemma_colab.data.looking import fingerprint
+from gemma_colab.data.personal import redact
 from gemma_colab.model.lengths import token_lengths
 
 if TYPE_CHECKING:
@@ -132,9 +133,9 @@ class Report:
             where = f" in {n} row{'s' * (n > 1)} ({self.places(f)})" if (n := f.count) else ""
             lines.append(f"{f.severity}  {f.check}{where}: {f.what_to_do}")
             bad = _put_aside(self.aside, f.check)
-            lines += [f"     {one.get('sentence', one['problem'])}" for one in bad[:5]] + [f"     and {len(bad) - 5} more"] * (
-                len(bad) > 5
-            )
+            lines += [f"     {redact(one.get('sentence', one['problem']))}" for one in bad[:5]] + [
+                f"     and {len(bad) - 5} more"
+            ] * (len(bad) > 5)
         # A terminal obeys control characters, so those of a dataset are written out.
         return "\n".join("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines)
 

@@ -19,7 +19,7 @@ from scipy.stats import binomtest
 
 from gemma_colab.core.errors import DatasetError, SettingsError, WorkspaceError
 from gemma_colab.core.settings import check_number
-from gemma_colab.core.workspace import Workspace
+from gemma_colab.core.workspace import Workspace, private
 
 CHOICES = ("left", "right", "same", "both bad")
 RUBRIC = ("correct", "tone", "format")
@@ -151,7 +151,7 @@ class BlindReview:
         with (
             self.workspace.writing(self.file) as part,
             # utf-8-sig: the mark at the start tells Excel that it is UTF-8. Half a character is written as JSON escapes it.
-            part.open("w", encoding="utf-8-sig", errors="backslashreplace", newline="") as f,
+            open(part, "w", encoding="utf-8-sig", errors="backslashreplace", newline="", opener=private) as f,
         ):
             table = csv.DictWriter(f, CSV_COLUMNS)
             table.writeheader()

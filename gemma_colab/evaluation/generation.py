@@ -17,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from gemma_colab.core.chat import stop_token_ids
 from gemma_colab.core.errors import ModelError
+from gemma_colab.core.workspace import private
 
 GREEDY = {"do_sample": False}  # to measure: everybody gets the same answers
 SAMPLING = {"do_sample": True, "temperature": 1.0, "top_k": 64, "top_p": 0.95}  # to chat: what Google recommends for Gemma 3
@@ -71,7 +72,9 @@ def generate(
                 lines.append(json.dumps({"key": keys[i]} | known[keys[i]], ensure_ascii=False))
             if save:
                 save.parent.mkdir(parents=True, exist_ok=True)
-                with save.open("a", encoding="utf-8") as f:  # a new line first: the last one may have been cut off
+                with open(
+                    save, "a", encoding="utf-8", opener=private
+                ) as f:  # a new line first: the last one may have been cut off
                     f.write("".join("\n" + line for line in lines))
             bar.update(len(rows))
     finally:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from gemma_colab.core.errors import BlockedError, DatasetError, SettingsError
 from gemma_colab.core.rows import Row, to_messages
@@ -12,7 +16,7 @@ from gemma_colab.core.workspace import SPLIT_FILES, SPLITS, Workspace, samples
 from gemma_colab.data.cleaning import DEFAULT, STEPS, clean, summarize
 from gemma_colab.data.finding import Finding
 from gemma_colab.data.looking import AS_READ
-from gemma_colab.data.personal import own_contacts
+from gemma_colab.data.personal import own_contacts, redact
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import Report, check_rows
 from gemma_colab.data.review import Review
@@ -32,6 +36,7 @@ def prepare_rows(
     max_length: int = 1024,
     too_long: str = "keep",
     groups: str | None = None,
+    originals: bool = False,
     validation_size: float = 0.1,
     test_size: float = 0.15,
     seed: int = 0,
@@ -45,7 +50,8 @@ def prepare_rows(
     rows beyond max_length (they will be cut), or "drop" or "split" them as `data.turns.fit` does.
 
     Returns the report after cleaning, and sentences on what reading left out or guessed and on the split. Writes `rows/<split>.jsonl`,
-    `rows/report.json`, and what was changed or left out: `rows/cleaning_log.jsonl`, `review_log.jsonl`, `aside.jsonl`, `too_long.jsonl`.
+    `rows/report.json`, and what was changed or left out: `rows/cleaning_log.jsonl`, `review_log.jsonl`, `aside.jsonl`, `too_long.jsonl`,
+    with personal data masked; originals: also as they were, `rows/unmasked_cleaning_log.jsonl` and so on, which `undo` needs.
     Raises `DatasetError` when the file can't be read, and `BlockedError` when the report is blocked or the rows can't be split: no rows
     are written, the rest goes to `blocked/`.
     """
@@ -59,12 +65,12 @@ def prepare_rows(
     keep = ("only", *own_contacts(found.rows, keep), *keep)  # what is the house's own is told before rows are dropped
     cleaned, log = clean(found.rows, steps, also, keep)
     rows, decided = review.apply(cleaned)
-    logs = {"cleaning_log": log.to_dict("records"), "review_log": decided.to_dict("records"), "too_long": []}
+    logs = {"cleaning_log": log, "review_log": decided, "too_long": []}
     logs["aside"] = json.loads(json.dumps(found.aside, default=str))  # a bad row may hold dates
     changes = [*review.unused(cleaned, found.rows), *summarize(found.rows, log), *summarize(cleaned, decided)]
     if too_long != "keep":
         rows, fitted = fit(rows, tokenizer, max_length, too_long)
-        logs["too_long"] = fitted.to_dict("records")
+        logs["too_long"] = fitted
         if lines := fitted["line"].tolist():
             changes.append(Finding(f"too long: {too_long}", "I", "as you asked; too_long.jsonl has them whole", lines=lines))
     for step in [step for step in STEPS if step not in (*steps, *also)]:
@@ -80,20 +86,52 @@ def prepare_rows(
             how = str(e)
     folder = "rows" if splits else "blocked"  # never a report of one file beside the rows of another
     workspace.write_json(f"{folder}/report.json", report.to_dict())
-    for name, lines in logs.items():
-        workspace.write_jsonl(f"{folder}/{name}.jsonl", lines)
+    kept = _save_logs(logs, workspace, folder, originals)
     if not splits:
         remedy = f"mend that, or accept a finding by its name; {workspace.path / folder} lists what was put aside and changed"
         raise BlockedError(f"{found.name}: {how}; {remedy}", report)
     save_rows(splits, workspace)
     split_settings.save(workspace)
-    return report, how
+    return report, "\n".join(filter(None, (how, kept)))
 
 
-def save_rows(splits: dict[str, list[Row]], workspace: Workspace) -> None:
-    """Write `rows/<split>.jsonl`: rows as TRL reads them, with the line of your file that each came from."""
+def save_rows(splits: dict[str, list[Row]], workspace: Workspace, originals: bool = False, **logs: pd.DataFrame) -> None:
+    """Write `rows/<split>.jsonl`: rows as TRL reads them, with the line of your file that each came from. logs: those of `clean` and of
+    the review, such as cleaning_log=log, for `rows/cleaning_log.jsonl`; originals: as in `prepare_rows`."""
+    if kept := _save_logs(logs, workspace, "rows", originals):
+        print(kept)
     for split, rows in splits.items():  # the checksum of a masked text would give the phone away to whoever tries all phones
         workspace.write_jsonl(f"rows/{split}.jsonl", [{key: row[key] for key in row if key != AS_READ} for row in rows])
+
+
+def _save_logs(logs: dict[str, Any], workspace: Workspace, folder: str, originals: bool) -> str:
+    """Write the logs with personal data masked, and say where there were any; originals: also as they were."""
+    masked = 0
+    for name, log in logs.items():
+        lines = log.to_dict("records") if isinstance(log, pd.DataFrame) else log
+        workspace.write_jsonl(f"{folder}/{name}.jsonl", redacted := [_redacted(line) for line in lines])
+        masked += sum("redacted" in line for line in redacted)
+        if originals:
+            lines = [{"unmasked": "personal data as the file had them"} | line for line in lines]
+            workspace.write_jsonl(f"{folder}/unmasked_{name}.jsonl", lines)
+        else:  # those of an earlier file
+            (workspace.path / folder / f"unmasked_{name}.jsonl").unlink(missing_ok=True)
+    if originals:
+        return (
+            f"unmasked_*.jsonl in {folder}/ hold personal data as the file had them; undo needs them, delete them when you don't"
+        )
+    what = f"personal data are masked in {masked} line{'s' * (masked > 1)} of the logs in {folder}/"
+    return f"{what}; originals=True (--originals) also keeps them unmasked, which undo needs" if masked else ""
+
+
+def _redacted(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of a log as it is saved."""
+    new = redact(line)
+    with suppress(ValueError, TypeError, KeyError):  # a row that was left out stands there as JSON
+        row = json.loads(line["before"])
+        shown = {key: redact(row[key]) for key in row if key != AS_READ}
+        new["before"] = json.dumps(shown, ensure_ascii=False) if row != row | shown else line["before"]
+    return new if new == line else new | {"redacted": True}
 
 
 def ensure_rows(workspace: Workspace) -> dict[str, list[Row]]:

@@ -12,6 +12,7 @@ from IPython.display import HTML
 
 from gemma_colab.core.html import render
 from gemma_colab.data.looking import pieces
+from gemma_colab.data.personal import redact
 from gemma_colab.ui.common import Panel, button
 
 GREEN, RED, GREY = "#2e9d4e", "#d64545", "#8a8f98"
@@ -20,9 +21,10 @@ ORDERS = ("worst", "random", "best", "as they come")
 TEMPLATE = "ui/evidence"
 
 
-def text_table(table: pd.DataFrame) -> HTML:
-    """Show a table whose long texts wrap and are left-aligned. Whatever the cells hold is shown, never run."""
-    rows = [[[(cell, False)] for cell in row] for row in table.itertuples(index=False)]
+def text_table(table: pd.DataFrame, masked: bool = True) -> HTML:
+    """Show a table whose long texts wrap and are left-aligned. Whatever the cells hold is shown, never run. masked: not personal data,
+    as a notebook is saved with what it shows."""
+    rows = [[[(redact(cell) if masked else cell, False)] for cell in row] for row in table.itertuples(index=False)]
     return HTML(render(TEMPLATE, "grid", list(table.columns), rows, "texts", "max-width:36em"))
 
 

@@ -42,6 +42,8 @@ FOUND = [
     ("phone", "Заказ: 8-912-345-67-89", "8-912-345-67-89"),  # written as one dials it
     ("phone", "позвоните мне 9123456789", "9123456789"),
     ("phone", "https://wa.me/79123456789", "79123456789"),
+    ("phone", "Где мой заказ? 89161234567", "89161234567"),  # that was another sentence
+    ("phone", "Имя: Иван\n89161234567\nСпасибо", "89161234567"),  # on a line of its own
     ("key", "ключ sk-abcdefghijklmnopqrstuv1234", "sk-abcdefghijklmnopqrstuv1234"),
     ("key", "ghp_" + "a1B2" * 9, "ghp_" + "a1B2" * 9),
     ("key", "токен hf_" + "Ab1" * 11 + ".", "hf_" + "Ab1" * 11),

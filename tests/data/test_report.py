@@ -251,9 +251,9 @@ def test_a_notebook_shows_a_report_as_a_page(good, tokenizer):
 
 
 def test_long_texts_are_cut_around_the_place(good):
-    text = "слово " * 400 + "a@example.com" + " слово" * 400
+    text = "слово " * 400 + "<br>" + " слово" * 400
     page = check_rows([*good[:20], with_texts(good[30], {"answer": text})]).page().data
-    assert "<mark>a@example.com</mark>" in page
+    assert "<mark>&lt;br&gt;</mark>" in page
     assert "characters in an answer" in page
     assert len(page) < 60_000
     assert page.count("слово слово слово") < 200

@@ -1,0 +1,128 @@
+"""What a push sends and refuses, against a Hub on this machine, in this process: the quick half of test_hub_push."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from fake_hub import READER, WRITER, FakeHub, Repo
+from huggingface_hub import constants
+from huggingface_hub.utils import close_session
+from safetensors.torch import save_file
+
+from gemma_colab.core.errors import ModelError, WorkspaceError
+from gemma_colab.export.hub import check_push, push
+
+CARD = "---\nlibrary_name: peft\n---\nLoad it from path/or/id/of/this/adapter, and again from path/or/id/of/this/adapter."
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with FakeHub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", WRITER)
+        close_session()
+        yield hub
+        close_session()
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """A whole adapter, as small as can be, on a base in a folder of this machine, and what a Mac leaves beside it."""
+    folder = tmp_path / "work" / "adapter"
+    folder.mkdir(parents=True)
+    save_file({"lora_A.weight": torch.zeros(1, 1)}, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": "/home/anna/my-gemma"})
+    )
+    (folder / "README.md").write_text(CARD)
+    (folder / ".DS_Store").write_text("not for the Hub")
+    return folder
+
+
+def test_a_new_repository_is_private_and_holds_the_adapter_and_nothing_of_this_machine(hub, adapter, capsys):
+    assert check_push("first") == ("learner/first", True, None)
+    assert hub.repos == {}
+    assert push(adapter, "first") == f"{hub.url}/learner/first"
+    repo = hub.repos["learner/first"]
+    sent = {path.name: path.read_bytes() for path in repo.folder.iterdir()}
+    assert set(sent) == {".gitattributes", "README.md", "adapter_config.json", "adapter_model.safetensors"}
+    assert sent["adapter_model.safetensors"] == (adapter / "adapter_model.safetensors").read_bytes()
+    assert json.loads(sent["adapter_config.json"]) == {"peft_type": "LORA", "base_model_name_or_path": "my-gemma"}
+    assert sent["README.md"].decode() == CARD.replace("path/or/id/of/this/adapter", "learner/first")
+    assert (repo.private, repo.messages) == (True, ["adapter of gemma_colab"])
+    assert capsys.readouterr().out == "0.0 MiB to learner/first, private\n"
+
+
+def test_a_new_version_takes_the_old_files_away_and_leaves_the_repository_as_private_as_it_is(hub, adapter, tmp_path, capsys):
+    (tmp_path / "there").mkdir()
+    for name in (".gitattributes", "old.safetensors", "README.md"):
+        (tmp_path / "there" / name).write_text("old")
+    repo = hub.repos["shop/model"] = Repo(tmp_path / "there", private=True)
+    with pytest.raises(ModelError, match=r"shop/model exists already, with 2 files; take another name, or .*exist_ok=True"):
+        push(adapter, "shop/model", private=False)
+    assert repo.messages == []
+    push(adapter, "shop/model", private=False, exist_ok=True, message="the second")
+    there = {path.name for path in repo.folder.iterdir()}
+    assert there == {".gitattributes", "README.md", "adapter_config.json", "adapter_model.safetensors"}
+    assert (repo.private, repo.messages) == (True, ["the second"])
+    assert capsys.readouterr().out.endswith("MiB to shop/model, private, as it is already\n")
+    assert check_push("shop/model", exist_ok=True) == ("shop/model", True, there)
+    repo.private = False
+    assert check_push("shop/model", private=False, exist_ok=True) == ("shop/model", False, there)
+    with pytest.raises(
+        ModelError, match=r"shop/model is public, and this would be seen by everybody; .*private=False \(--public\)"
+    ):
+        check_push("shop/model", exist_ok=True)
+
+
+def test_a_repository_that_was_made_and_never_filled_is_filled(hub, adapter, tmp_path):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / ".gitattributes").write_text("")
+    hub.repos["learner/made"] = Repo(tmp_path / "made", private=True)
+    push(adapter, "made")
+    assert (tmp_path / "made" / "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("plant", "error", "said"),
+    [
+        (lambda a: (a / "README.md").unlink(), WorkspaceError, r"has no README.md, the card; gemma-colab export .* --to adapter"),
+        (lambda a: (a / "README.md").write_text(READER), WorkspaceError, r"README.md holds what looks like a token; take it out"),
+        (lambda a: (a / "tokenizer.json").symlink_to("/etc/hostname"), WorkspaceError, r"is a link to /etc/hostname, outside the folder"),
+        (lambda a: (a / "adapter_config.json").write_text("{}"), WorkspaceError, r"is not a whole LoRA adapter"),
+        (lambda a: (a / "adapter_config.json").unlink(), Exception, r"config"),
+    ],
+)  # fmt: skip
+def test_what_is_not_whole_or_not_for_others_is_refused_before_the_hub_is_asked(hub, adapter, plant, error, said):
+    plant(adapter)
+    with pytest.raises(error, match=said):
+        push(adapter, "first")
+    assert hub.log == []
+
+
+@pytest.mark.parametrize(
+    ("token", "name", "said"),
+    [
+        (READER, "first", r"your token, from HF_TOKEN in the environment, may only read; make a token of the type 'write'"),
+        ("hf_" + 17 * "Zz", "first", r"refused your token, from HF_TOKEN in the environment: mistyped, deleted or expired; make"),
+        (WRITER, "google/mine", r"your token, from HF_TOKEN in the environment, has no right to write to google/mine; make"),
+        (WRITER, "a b", r"^a b can't be pushed: HFValidationError: .*; if the next try fails too, report it with this sentence$"),
+    ],
+)
+def test_a_refusal_names_the_cause_and_the_next_step_and_no_token(hub, adapter, token, name, said, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(ModelError, match=said) as caught:
+        push(adapter, name)
+    assert token not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert hub.repos == {}
+
+
+def test_an_error_that_repeats_the_token_does_not_reach_the_reader(hub, adapter, monkeypatch):
+    monkeypatch.setattr("gemma_colab.export.hub.validate_repo_id", lambda name: Path(f"/nowhere/{WRITER}").read_text())
+    with pytest.raises(ModelError, match=r"first can't be pushed: FileNotFoundError: .*\*\*\*") as caught:
+        check_push("first")
+    assert WRITER not in str(caught.value)

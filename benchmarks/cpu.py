@@ -17,10 +17,10 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl.trainer import utils as trl_utils
 
+from gemma_colab import describe_machine, pick_dtype
 from gemma_colab.core import trainer as our_trainer
 from gemma_colab.core.catalog import PACKAGED, dimensions_of
 from gemma_colab.core.loading import load_model, load_tokenizer
-from gemma_colab.core.machine import describe_machine, pick_dtype
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.trainer import lora_config
 from gemma_colab.core.workspace import read_sample

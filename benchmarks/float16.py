@@ -22,10 +22,10 @@ from peft import get_peft_model
 from steps import emulate_fp16
 from transformers import Gemma3ForCausalLM
 
+from gemma_colab import describe_machine
 from gemma_colab.core.chat import load_tokenizer
 from gemma_colab.core.float16 import keep_residual_in_float32
 from gemma_colab.core.loading import keep_cpu_weights_unpacked, quantization_config
-from gemma_colab.core.machine import describe_machine
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.trainer import build_trainer, lora_config, sft_config
 from gemma_colab.model.libraries import quiet_libraries, stack_versions

@@ -23,9 +23,9 @@ from datasets import disable_progress_bars
 from steps import training_peak
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
+from gemma_colab import describe_machine
 from gemma_colab.core.catalog import CATALOG, Dimensions
 from gemma_colab.core.loading import load_model, quantization_config
-from gemma_colab.core.machine import describe_machine
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.workspace import samples
 from gemma_colab.model.libraries import quiet_libraries, stack_versions

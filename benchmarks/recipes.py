@@ -14,10 +14,10 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
+from gemma_colab import describe_machine, pick_dtype
 from gemma_colab.core.catalog import TINY
 from gemma_colab.core.chat import load_tokenizer
 from gemma_colab.core.loading import load_model, quantization_config
-from gemma_colab.core.machine import describe_machine, pick_dtype
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.trainer import build_trainer, lora_config, sft_config
 from gemma_colab.training.run import train as train_with_everything

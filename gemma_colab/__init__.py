@@ -9,7 +9,7 @@ from gemma_colab.core.door import door, plugs
 __version__ = "0.1.0"
 
 plugs |= {"unpacked": "gemma_colab.model.unpack", "explain": "gemma_colab.model.hub"}
-plugs |= {"pass_over_old_torchao": "gemma_colab.model.libraries"}
+plugs |= {"no_secret": "gemma_colab.model.hub", "pass_over_old_torchao": "gemma_colab.model.libraries"}
 __all__, __getattr__, __dir__ = door(
     __name__,
     {

@@ -9,12 +9,13 @@ import sys
 
 import pytest
 
+from gemma_colab import describe_machine
 from gemma_colab.core import catalog
 from gemma_colab.core import workspace as workspace_module
 from gemma_colab.core.catalog import CATALOG, dimensions_of
 from gemma_colab.core.chat import load_tokenizer, stop_token_ids, tokenize_row
 from gemma_colab.core.errors import GemmaColabError, ModelError, SettingsError, WorkspaceError
-from gemma_colab.core.machine import Machine, describe_machine, pick_dtype
+from gemma_colab.core.machine import Machine, pick_dtype
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace, open_workspace, whole

@@ -15,9 +15,8 @@ from matplotlib import pyplot as plt
 from steps import load_4bit
 from transformers import TrainerCallback
 
-from gemma_colab.core import live
 from gemma_colab.core.curve import history_table, loss_curve, save_curve
-from gemma_colab.core.live import PAUSE, LiveCurve, LiveView, clock
+from gemma_colab.core.live import PAUSE, LiveView, clock
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.trainer import build_trainer, lora_config, sft_config
@@ -188,8 +187,8 @@ def test_a_notebook_gets_one_line_and_one_figure_that_change_in_place(monkeypatc
             self.shown.append(shown)
             calls.append((self.number, type(shown).__name__))
 
-    monkeypatch.setattr(live, "display", Handle)
-    view = LiveCurve(training_verdict)
+    monkeypatch.setattr(watch, "display", Handle)
+    view = watch.LiveCurve(training_verdict)
     fake = Fake(view, steps=4, eval_every=2).run(4)
     fake.send("on_train_end")
     fake.send("on_train_begin")  # goes on after the memory ran out
@@ -201,7 +200,7 @@ def test_a_notebook_gets_one_line_and_one_figure_that_change_in_place(monkeypatc
 
 def test_the_line_says_it_all_and_escapes():
     shown = []
-    view = LiveCurve(training_verdict)
+    view = watch.LiveCurve(training_verdict)
     view.shown = [SimpleNamespace(update=lambda page: shown.append(page.data))]
     facts, *more = facts_of()
     view.line([*facts, "validating <3>"], *more)
@@ -242,7 +241,7 @@ def test_a_terminal_gets_a_line_that_moves_and_a_file_few_lines(monkeypatch):
 def test_the_view_suits_the_place(monkeypatch):
     assert isinstance(live_view(), TextProgress)
     monkeypatch.setattr(watch, "get_ipython", lambda: type("Shell", (), {"kernel": 1})())
-    assert isinstance(live_view(), LiveCurve)
+    assert isinstance(live_view(), watch.LiveCurve)
     assert live_view(training_verdict).verdict is training_verdict
 
 

@@ -138,7 +138,7 @@ COMMANDS = {  # name -> what runs it, what can be said to it, its help
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(USAGE, f"{self.prog}: {message}\n")  # argparse would say 2, which means "blocked" here
+        self.exit(USAGE, f"{self.prog}: {GemmaColabError(message)}\n")  # argparse would say 2, which means "blocked" here
 
 
 def _parsed(argv: list[str] | None) -> argparse.Namespace:
@@ -181,16 +181,16 @@ def main(argv: list[str] | None = None) -> int:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if not first else sys.stderr if args.json else sys.stdout):
             status, found, said = args.run(args)
         if first:
-            print(json.dumps(found, ensure_ascii=False, indent=1) if args.json else said)
+            GemmaColabError.say(json.dumps(found, ensure_ascii=False, indent=1) if args.json else said)
         return status
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as e:
-        print(f"{e.strerror or e}: {e.filename or ''}", file=sys.stderr)
+        GemmaColabError.say(f"{e.strerror or e}: {e.filename or ''}", file=sys.stderr)
         return USAGE
     except GemmaColabError as e:
         if not first:  # with the first that ends, accelerate ends all: one that is still there met something of its own
             time.sleep(5)
-        print(f"{type(e).__name__}: {e}", file=sys.stderr)
+        GemmaColabError.say(f"{type(e).__name__}: {e}", file=sys.stderr)
         return e.status

@@ -74,7 +74,7 @@ def prepare(args: Namespace) -> Result:
     try:
         report, how = data.prepare_rows(args.file, workspace, **options, **_counting(args), **_reading(args))
     except BlockedError as e:
-        print(e, file=sys.stderr)
+        GemmaColabError.say(e, file=sys.stderr)
         return EXIT_CODES["blocked"], e.report.to_dict(), str(e.report)  # also where the rows are ready, and only can't be split
     said = f"{report}\n\n{how}\nsaved in {workspace.path / 'rows'}, with cleaning_log.jsonl: every change, before and after"
     return EXIT_CODES[report.verdict], report.to_dict() | {"split": how}, said
@@ -129,7 +129,7 @@ def train(args: Namespace) -> Result:
     chosen, why = model.choose_model(workspace, machine, **_given(args, "model", "load_in_4bit", "anyway"), save=False)
     settings = _settings(args, workspace, chosen, machine)
     bits = "4" if chosen.load_in_4bit else "16"
-    print(f"{chosen.model} in {bits} bit ({why})" + (f", {processes} processes" if processes > 1 else ""))
+    GemmaColabError.say(f"{chosen.model} in {bits} bit ({why})" + (f", {processes} processes" if processes > 1 else ""))
     how = _given(args, "resume", "anyway", "shorter_rows", "report_to")
     run = training.train_adapter(workspace, chosen, settings, **how)
     if torch.distributed.is_available() and torch.distributed.is_initialized():

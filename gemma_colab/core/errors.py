@@ -1,10 +1,41 @@
-"""The errors a beginner may meet. Each message names the thing, its value, the limit, and the remedy."""
+"""The errors a beginner may meet. Each message names the thing, its value, the limit, and the remedy.
+
+What a message repeats may be a key that was put in the wrong place, or come from somebody else's file: see `plain`.
+"""
+
+import re
+
+# Keys of OpenAI and others, GitHub, Hugging Face, AWS, Google, Slack and GitLab, by how they begin.
+KEYS = r"\b(?:sk-[\w-]{20,}|(?:gh[pousr]|github_pat)_\w{30,}|hf_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16}|AIza[\w-]{35}|xox[abprs]-[\w-]{10,}"
+KEYS += r"|glpat-[\w-]{20,})"
+# And a key as it is sent, or stands in an address (which `Path` gives one slash): before the host, or behind the question mark.
+SECRET = re.compile(
+    rf"{KEYS}|Bearer [^'\" ]+|(?:(?<=://)|(?<=\w:/)(?!/))[^\s/@'\"]+(?=@)"
+    r"|(?i:(?P<kept>[?&][\w-]*(?:key|token|secret|sig|signature|password)=|\bapi_?key=['\"]?)[^\s&'\"]+)"
+)
+# What a terminal obeys, or what turns the order of letters round.
+CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def plain(text: object) -> str:
+    """The text as it may be shown anywhere: *** for what may be a secret, and control characters written out, as \\u001b."""
+    text = SECRET.sub(lambda found: f"{found['kept'] or ''}***", str(text))
+    return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def say(text: object, **how) -> None:
+    """Print, as `plain` writes it: all that this package prints goes through here. how: as for `print`."""
+    print(plain(text), **how)
 
 
 class GemmaColabError(Exception):
     """Base of all errors of this package. A notebook shows its one sentence instead of a traceback, the command line exits with `status`."""
 
     status = 4
+    say = staticmethod(say)
+
+    def __init__(self, message: str = ""):
+        super().__init__(plain(message))
 
     def _render_traceback_(self):  # IPython's hook for exceptions that explain themselves
         return [f"{type(self).__name__}: {self}"]

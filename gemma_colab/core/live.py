@@ -1,9 +1,5 @@
-"""Watch a run in a notebook: a line and a figure that change in place, for at most 2 % of the time.
+"""Watch a run, for at most 2 % of the time; `training.watch` shows what is seen, in a notebook or a terminal."""
 
-Only `display` and its updates are used, which Colab, JupyterLab and VS Code share; no widget.
-"""
-
-import io
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,16 +7,13 @@ from datetime import timedelta
 import pandas as pd
 import psutil
 import torch
-from IPython.display import HTML, Image, display
 from transformers import TrainerCallback
 
-from gemma_colab.core.curve import history_table, save_curve
-from gemma_colab.core.html import LIGHTS, render
+from gemma_colab.core.curve import history_table
 from gemma_colab.core.machine import GIB
 
 PAUSE = 0.5  # seconds: nothing is shown more often than this
 FACTOR = 100  # times as long as showing took, until it is shown again: at most 1 % of the time, for a line and a figure each
-LIGHT_OF = dict(learning="fits", settled="fits", finished="fits", overfitting="tight", unstable="no") | {"not learning": "tight"}
 
 
 class LiveView(TrainerCallback):
@@ -81,31 +74,6 @@ class LiveView(TrainerCallback):
             said.append(f"about {clock(seconds / steps * (state.max_steps - state.global_step))} left")
         memory = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else psutil.Process().memory_info().rss
         return [*said, f"{memory / GIB:.1f} GiB"]
-
-
-class LiveCurve(LiveView):
-    """For notebooks: facts and verdict in a line, and below it the curve."""
-
-    views = ("line", "draw")
-    shown = None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:  # a run that goes on after the memory ran out keeps its place
-            self.shown = self.shown or [display(HTML(""), display_id=True) for _ in self.views]
-        super().on_train_begin(args, state, control)
-
-    def line(self, facts: list[str], history: pd.DataFrame, percent: float, done: bool) -> None:
-        verdict = self.verdict and self.verdict(history, finished=done)
-        color = LIGHTS.get(LIGHT_OF.get(verdict.word), "#888") if verdict else ""
-        self.shown[0].update(HTML(render("core/panel", "run", percent, facts, verdict, color)))
-
-    def draw(self, facts: list[str], history: pd.DataFrame, percent: float, done: bool) -> None:
-        png = io.BytesIO()
-        save_curve(history, png, dpi=144 if done else 80)
-        if len(history):  # before, it only loads the fonts
-            # Of one size in the page, however many dots it has: nothing below it jumps. IPython 7, Colab's, takes `alt` only so.
-            how = {"format": "png", "width": 700, "height": 400, "metadata": {"alt": "losses: " + ", ".join(facts)}}
-            self.shown[1].update(Image(png.getvalue(), **how))
 
 
 def clock(seconds: float) -> str:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import psutil
 
 if TYPE_CHECKING:
     import torch
@@ -51,28 +48,6 @@ def free_gib(path: str | Path) -> float:
 
 def on_kaggle() -> bool:
     return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
-
-
-def describe_machine(path: str = ".") -> Machine:
-    """Describe this machine; `disk_gib` is what is free where `path` lies. On Kaggle, `model.lent.describe_machine` comes first."""
-    import torch
-
-    gpu = torch.cuda.is_available()
-    free, total = torch.cuda.mem_get_info() if gpu else (None, 0)
-    cpu = Path("/proc/cpuinfo")  # of Linux; elsewhere nobody has measured whether bfloat16 would be faster
-    flags = cpu.read_text(encoding="utf-8", errors="replace") if cpu.exists() else ""
-    return Machine(
-        colab="google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ,  # in a cell, or in a command
-        gpu=torch.cuda.get_device_name() if gpu else None,
-        capability=torch.cuda.get_device_capability() if gpu else None,
-        gpu_gib=round(total / GIB, 2),
-        ram_gib=round(psutil.virtual_memory().total / GIB, 1),
-        disk_gib=round(free_gib(path), 1),
-        cores=os.cpu_count() or 1,
-        gpu_free_gib=round(free / GIB, 2) if gpu else None,
-        gpus=torch.cuda.device_count(),
-        cpu_bf16="avx512_bf16" in flags or "amx_bf16" in flags,
-    )
 
 
 def dtype_name(machine: Machine, dimensions: Dimensions | None = None) -> tuple[str, str]:

@@ -21,6 +21,7 @@ def to_messages(record: dict) -> Row:
     understood too (workspaces made before version 2 hold it), and a row is returned as it is.
     """
     if "messages" in record:
+        "".join(turn["role"] + turn["content"] for turn in record["messages"])  # raises where one is no text
         return record
     parts = ("instruction", "input", "output", "system", "prompt", "completion")
     extras = {key: value for key, value in record.items() if key not in parts}

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.errors import SettingsError, say
 from gemma_colab.core.workspace import Workspace
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -50,6 +50,8 @@ class Settings:
                 check_number(f.name, value, *limits, f.default, whole=f.type == "int")
             elif (choices := f.metadata.get("choices")) and value not in choices:
                 raise SettingsError(f"{f.name}={value!r} must be one of {', '.join(choices)}; try {f.name}={f.default!r}")
+            elif isinstance(f.default, str) and not isinstance(value, str):
+                raise SettingsError(f"{f.name}={value!r} must be a text; try {f.name}={f.default!r}")
             elif isinstance(f.default, bool) and not isinstance(value, bool):
                 raise SettingsError(f"{f.name}={value!r} must be True or False; try {f.name}={bool(value)}")
 
@@ -69,7 +71,7 @@ class Settings:
             raise SettingsError(f"{file} holds no settings; delete it and save them again")
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(saved) - known):
-            print(f"{file} has settings that this version doesn't know, and they are left out: {', '.join(unknown)}.")
+            say(f"{file} has settings that this version doesn't know, and they are left out: {', '.join(unknown)}.")
         return cls(**cls.of_then | {name: saved[name] for name in known & set(saved)})
 
     def replace(self, **changes):

@@ -26,6 +26,16 @@ MADE_IN = dict.fromkeys(SPLIT_FILES, "01_dataset_prep") | {"model_settings.json"
 MADE_IN |= dict.fromkeys(("lora_settings.json", "train_settings.json"), "03_lora")
 MADE_IN |= dict.fromkeys(("training.json", "adapter"), "04_train") | dict.fromkeys(("summary.json", "merged"), "05_evaluate")
 
+# What a file must hold, so that its readers find what they look for: field -> type; None where it may be missing.
+FIELDS = {
+    "workspace.json": {"version": int},
+    "training.json": {"model": str, "log_history": list},
+    "summary.json": {"training": dict | None, "verdict": dict, "review": dict | None},
+    "settings_for.json": {"correction": dict | None, "seconds_per_step": int | float | None},
+    "ship_settings.json": {"bars": dict},
+    "export.json": {"merged": dict | None, "hub": dict | None},
+}
+
 
 class Workspace:
     """A folder with a few named files, `path`; it is made if it isn't there. Raises `WorkspaceError` for one of a newer version."""
@@ -85,16 +95,26 @@ class Workspace:
         return hashlib.sha256(b"".join(hashlib.sha256(self.need(name).read_bytes()).digest() for name in names)).hexdigest()[:16]
 
     def read_json(self, name: str, parse=json.loads):
+        """Read an object with `FIELDS`, or what `parse` makes of the text. Raises `WorkspaceError` for what was not written here."""
         path = self.need(name)
         try:
-            return parse(path.read_text(encoding="utf-8"))
-        except ValueError as e:
+            found = parse(path.read_text(encoding="utf-8"))
+            if parse is json.loads and not isinstance(found, dict):
+                raise ValueError(f"it holds {type(found).__name__}, not named fields")
+            for field, kind in FIELDS.get(name, {}).items():
+                if not isinstance(found.get(field), kind):
+                    raise ValueError(f"{field}={str(found.get(field))[:40]!r}")
+            return found
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
             remedy = f"delete it and run notebook {MADE_IN.get(name, 'that makes it')} again"
-            raise WorkspaceError(f"{path} is not valid JSON ({e}); {remedy}") from None
+            what = "valid JSON" if isinstance(e, json.JSONDecodeError) else "what gemma_colab writes there"
+            why = f"it lacks {e}" if isinstance(e, KeyError) else e
+            raise WorkspaceError(f"{path} is not {what} ({why}); {remedy}") from None
 
-    def read_jsonl(self, name: str) -> list[dict]:
+    def read_jsonl(self, name: str, each=dict) -> list[dict]:
+        """Read an object from each line. each: makes something of it, such as `to_messages`."""
         # split("\n"), not splitlines(): a text in it may hold U+2028
-        return self.read_json(name, lambda text: [json.loads(line) for line in text.split("\n") if line.strip()])
+        return self.read_json(name, lambda text: [each(json.loads(line)) for line in text.split("\n") if line.strip()])
 
 
 @contextmanager

@@ -59,12 +59,22 @@ def find_cases(rows: list[Row], report: Report, checks: Iterable[str] = REVIEW_C
     return [Case(part, list(dict.fromkeys(check for row in part for check, _ in said.get(row, [])))) for part in parts], said
 
 
+def _decisions(text: str) -> dict[str, dict]:
+    """Parse `review.json`; raises where a decision lacks a part, or a text in it is none."""
+    found = json.loads(text)
+    for one in found.values():
+        "".join([one["why"], *one["checks"], *one.get("new", {}).values()])
+        if one["action"] not in ACTIONS:
+            raise ValueError(f"action={one['action']!r}")
+    return found
+
+
 class Review:
     """Decisions about rows, in `review.json` of the workspace. An interrupted review goes on where it stopped."""
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
-        self.decisions: dict[str, dict] = workspace.read_json(FILE) if workspace.has(FILE) else {}
+        self.decisions: dict[str, dict] = workspace.read_json(FILE, _decisions) if workspace.has(FILE) else {}
 
     def decide(self, row: Row, action: str, new: dict[str, str] | None = None, why: str = "", checks: Iterable[str] = ()) -> None:
         """Save a decision about this row. new: field -> text, for "edit". why: for the log. checks: the findings it is about;

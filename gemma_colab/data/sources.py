@@ -92,6 +92,9 @@ def _open(source: str | Path, name: str, stack: contextlib.ExitStack, sheet: str
     if isinstance(source, str) and HUB_ID.fullmatch(source) and path.suffix.lower() not in DATA_FILES:
         import datasets
 
+        from gemma_colab.model.hub import no_secret
+
+        no_secret("source", source)
         repository, _, configuration = source.partition(":")  # streamed when only a few rows are wanted, else kept in its cache
         files = datasets.load_dataset_builder(repository, configuration or None).config.data_files or {}
         _stay_inside(name, [file for some in files.values() for file in some if not file.startswith("hf://")])

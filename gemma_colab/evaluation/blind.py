@@ -116,7 +116,7 @@ class BlindReview:
             return
         anew = "move both files away to begin anew"
         saved = self.workspace.read_json(self.mapping_file) if self.workspace.has(self.mapping_file) else {}
-        if saved.get("answers") != self._set:
+        if saved.get("answers") != self._set or not isinstance(saved.get("rows"), int) or not {"seed", "opened"} <= saved.keys():
             raise WorkspaceError(
                 f"{self.mapping_file}, which tells who is left in {self.file}, is missing or of other answers; {anew}"
             )

@@ -127,7 +127,7 @@ def _read(path: Path) -> dict[str, dict]:
     for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
         try:
             saved = json.loads(line)
-            known[saved.pop("key")] = saved
-        except (ValueError, KeyError, AttributeError):
+            known[saved["key"]] = {"answer": "" + saved["answer"], "tokens": saved["tokens"], "finished": saved["finished"]}
+        except (ValueError, KeyError, TypeError):
             continue
     return known

@@ -82,7 +82,7 @@ def check_adapter(folder: Path) -> None:
         kind = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["peft_type"]
         with safe_open(folder / WEIGHTS, framework="pt"):
             pass
-    except (OSError, ValueError, KeyError, SafetensorError) as e:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
         kind = f"{type(e).__name__}: {e}"[:200]
     if kind != "LORA":
         again = f"save it again (notebook 04, or gemma-colab train --workspace {shlex.quote(str(folder.parent))})"

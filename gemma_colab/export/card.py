@@ -10,8 +10,8 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from gemma_colab.core.catalog import SHORT, TINY
+from gemma_colab.core.errors import plain as masked
 from gemma_colab.model.choice import is_hub_id, shown_name
-from gemma_colab.model.hub import TOKEN
 
 TEMPLATE = Path(__file__).parent / "templates" / "card.jinja"
 PATH = re.compile(r"(?<![\w.:/])(?:~|[A-Za-z]:)?[\\/](?:[^\s\\/|`'\",;:<>()]+[\\/])+([^\s\\/|`'\",;:<>()]*)")
@@ -63,7 +63,7 @@ def model_card(form: str, run: dict, dtype: str = "bfloat16") -> ModelCard:
 
 def plain(value: object) -> str:
     """Return one line that is only text in Markdown and HTML: no marks, no links, no token, and of a path its last part."""
-    text = TOKEN.sub("***", PATH.sub(r"\1", " ".join(str(value).split())))
+    text = masked(PATH.sub(r"\1", " ".join(str(value).split())))
     return MARKS.sub(r"\\\1", html.escape(text, quote=False)).replace("://", r":\/\/").replace("www.", r"www\.")
 
 

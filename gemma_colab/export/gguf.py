@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
+from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError, say
 from gemma_colab.core.machine import GIB, free_gib
 from gemma_colab.core.workspace import whole
 from gemma_colab.export.checkpoint import check_merged, with_added_tokens
@@ -81,7 +81,7 @@ def write_gguf(merged: str | Path, out: str | Path, *, outtype: str = "f16") -> 
     usual = ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(len(kinds))]
     sliding = None if kinds == usual else [kind == "sliding_attention" for kind in kinds]
     script = ready_converter()
-    print(f"{out.name} takes {need}; llama.cpp's converter is writing it")
+    say(f"{out.name} takes {need}; llama.cpp's converter is writing it")
     try:
         with whole(out) as part, tempfile.TemporaryDirectory() as links:
             part.touch()  # where nothing can be written, that shows at once
@@ -165,7 +165,7 @@ def fetch_converter(into: str | Path = CACHE) -> Path:
     into = Path(into).expanduser().absolute()
     if strange := [path.name for path in into.glob("*") if path.name not in {part.split("/")[0] for part in PARTS}]:
         raise WorkspaceError(f"into={str(into)!r} holds {min(strange)!r}, which would be lost; name a new folder")
-    print(f"Fetching llama.cpp's converter, 77 MB, from the source package of {SOURCE} into {into}.")
+    say(f"Fetching llama.cpp's converter, 77 MB, from the source package of {SOURCE} into {into}.")
     with whole(into) as part, tempfile.TemporaryDirectory() as folder:
         wanted = Path(folder) / "wanted.txt"
         wanted.write_text(f"{SOURCE} --hash=sha256:{SHA256}\n")

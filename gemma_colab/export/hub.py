@@ -16,12 +16,12 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from gemma_colab.core.errors import ModelError, WorkspaceError
+from gemma_colab.core.errors import SECRET, ModelError, WorkspaceError, say
 from gemma_colab.export.adapter import SETTINGS, check_adapter
 from gemma_colab.export.checkpoint import check_merged
 from gemma_colab.export.record import mib
 from gemma_colab.model.choice import shown_name
-from gemma_colab.model.hub import LOST, SITE, STORE, TOKEN, trace
+from gemma_colab.model.hub import LOST, SITE, STORE, no_secret, trace
 from gemma_colab.model.preflight import token_source
 
 EMPTY = {".gitattributes"}  # what a repository holds that was made and never filled
@@ -58,7 +58,7 @@ def push(folder: str | Path, repo_id: str, *, private: bool = True, exist_ok: bo
     with _explained(repo_id):
         if old is None:
             api.create_repo(repo_id, private=private)
-        print(f"{mib(folder):,.1f} MiB to {repo_id}, {'private' if is_private else 'public'}{as_it_is}")
+        say(f"{mib(folder):,.1f} MiB to {repo_id}, {'private' if is_private else 'public'}{as_it_is}")
         api.create_commit(repo_id, operations, commit_message=message or f"{folder.name} of gemma_colab")
     return f"{api.endpoint}/{repo_id}"
 
@@ -69,6 +69,7 @@ def check_push(repo_id: str, *, private: bool = True, exist_ok: bool = False) ->
     Returns the whole name, whether it will be private (a repository that is there stays what it is), and the files there now;
     None where it is not there yet.
     """
+    no_secret("repo_id (--repo)", repo_id)
     with _explained(repo_id):
         validate_repo_id(repo_id)
         api = HfApi()
@@ -110,13 +111,13 @@ def _files(folder: Path) -> dict[str, str | bytes]:
         if not path.resolve().is_relative_to(folder.resolve()):
             outside = f"{path} is a link to {path.resolve()}, outside the folder"
             raise WorkspaceError(f"{outside}; copy that file here, or delete the link")
-        if path.suffix not in NO_TEXT and TOKEN.search(path.read_text(encoding="utf-8", errors="replace")):
+        if path.suffix not in NO_TEXT and SECRET.search(path.read_text(encoding="utf-8", errors="replace")):
             raise WorkspaceError(f"{path} holds what looks like a token; take it out, and delete it at {SITE}/settings/tokens")
         files[name.as_posix()] = str(path)
     files[CARD] = (folder / CARD).read_bytes()
     if is_adapter:
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        settings["base_model_name_or_path"] = shown_name(settings["base_model_name_or_path"] or "")
+        settings["base_model_name_or_path"] = shown_name(str(settings.get("base_model_name_or_path") or ""))
         files[SETTINGS] = (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
     return files
 
@@ -132,5 +133,4 @@ def _explained(repo_id: str):
         text, error = trace(e), f"{type(e).__name__}: {e}".splitlines()[0]
         unknown = "{repo} can't be pushed: {error}; if the next try fails too, report it with this sentence"
         sentence = next((said for pattern, said in FAILURES.items() if re.search(pattern, text)), unknown)
-        sentence = sentence.format(repo=repo_id, token=token_source(), error=error)
-        raise ModelError(TOKEN.sub("***", sentence)) from None
+        raise ModelError(sentence.format(repo=repo_id, token=token_source(), error=error)) from None

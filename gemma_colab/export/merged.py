@@ -25,7 +25,7 @@ from transformers import Gemma3ForCausalLM, GenerationConfig, PretrainedConfig
 
 from gemma_colab.core.catalog import source_of
 from gemma_colab.core.chat import load_tokenizer, stop_token_ids
-from gemma_colab.core.errors import ModelError, WorkspaceError
+from gemma_colab.core.errors import ModelError, WorkspaceError, say
 from gemma_colab.core.machine import GIB, free_gib
 from gemma_colab.export.adapter import WEIGHTS, check_adapter
 from gemma_colab.export.checkpoint import SAMPLING, Stored, base_folder, config_of, stored_tensors, text_name, with_added_tokens
@@ -80,7 +80,7 @@ def merge(
         raise ModelError(f"{needs}, and {readable(free)} of memory is free; {remedy}")
     if (free := free_gib(out)) < disk:
         raise ModelError(f"{needs}, and {readable(free)} is free in {out.parent}; {room}")
-    print(needs)
+    say(needs)
     try:
         _save_the_rest(base, folder, config, out)  # first: what is wrong with small files shows at once
         _give_back_memory()

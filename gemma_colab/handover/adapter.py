@@ -11,7 +11,7 @@ import pandas as pd
 
 from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.curve import history_table
-from gemma_colab.core.errors import TrainingError, WorkspaceError
+from gemma_colab.core.errors import TrainingError, WorkspaceError, say
 from gemma_colab.core.settings import ModelSettings, TrainSettings
 from gemma_colab.core.workspace import SPLIT_FILES, Workspace
 from gemma_colab.handover.rows import ensure_rows
@@ -30,7 +30,7 @@ def ensure_adapter(workspace: Workspace, chosen: ModelSettings) -> dict:
     some of which might now be in the test.
     """
     if not (workspace.has("adapter") and workspace.has("training.json")):
-        print("Notebook 04 has not run in this workspace: training an adapter from the starting point.")
+        say("Notebook 04 has not run in this workspace: training an adapter from the starting point.")
         train_adapter(workspace, chosen)
     record = workspace.read_json("training.json")
     trained = ModelSettings(model=record["model"], load_in_4bit=record.get("load_in_4bit", True))
@@ -40,7 +40,7 @@ def ensure_adapter(workspace: Workspace, chosen: ModelSettings) -> dict:
             f"the adapter in {workspace.path} was trained on {its}, not on {ours}; choose {its} in notebook 02, or run notebook "
             "04_train again"
         )
-    if record["rows"] != workspace.fingerprint(*SPLIT_FILES):
+    if record.get("rows") != workspace.fingerprint(*SPLIT_FILES):
         raise WorkspaceError(
             f"the adapter in {workspace.path} was trained on other rows than those now in rows/; run notebook 04_train again"
         )
@@ -91,7 +91,7 @@ def train_adapter(
         settings = TrainSettings.load(workspace) if resume else saved.train
     first_process = int(os.environ.get("RANK", 0)) == 0  # the one that writes; with `accelerate launch` there are several
     if sees_images(chosen.model):
-        print(f"{shown_name(chosen.model)} {TEXT_ONLY}.")
+        say(f"{shown_name(chosen.model)} {TEXT_ONLY}.")
     base = {"model": chosen.model, "load_in_4bit": chosen.load_in_4bit}
     made_with = base | {"lora": dataclasses.asdict(saved.lora)}
     made_with["rows"] = workspace.fingerprint(*SPLIT_FILES, *[REPLAY_ROWS] * bool(settings.replay and workspace.has(REPLAY_ROWS)))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from gemma_colab.core.catalog import dimensions_of
-from gemma_colab.core.errors import GemmaColabError
+from gemma_colab.core.errors import GemmaColabError, say
 from gemma_colab.core.machine import dtype_name, pick_dtype
 from gemma_colab.core.rows import answer, prompt
 from gemma_colab.core.settings import LoraSettings, TrainSettings
@@ -57,7 +57,7 @@ def load_tuned(workspace: Workspace, *, anyway: bool = False) -> tuple[PeftModel
     chosen, why = choose_model(workspace, machine, anyway=anyway)
     ensure_adapter(workspace, chosen)
     dtype, why_dtype = pick_dtype(machine, dimensions_of(chosen.model))
-    print(f"{chosen.model}, because {why}; {dtype}, because {why_dtype}")
+    say(f"{chosen.model}, because {why}; {dtype}, because {why_dtype}")
     base = load_model(chosen.model, dtype, quantization_config(dtype) if chosen.load_in_4bit else None)
     return load_adapter(base, workspace).eval(), load_tokenizer(chosen.model)
 
@@ -136,7 +136,7 @@ def assess(
         constant = {"answer": same} | scores.mean().dropna().to_dict()
     if bars is not None:
         if unknown := sorted(bars.keys() - evaluation.metrics.keys()):
-            print(f"Left out are bars on what these rows don't have: {', '.join(unknown)}.")
+            say(f"Left out are bars on what these rows don't have: {', '.join(unknown)}.")
         workspace.write_json(BARS, {"bars": {name: bar for name, bar in bars.items() if name in evaluation.metrics}})
     about = {"dtype": dtype_name(machine, dimensions_of(chosen.model))[0], "machine": machine.gpu or "a CPU"}
     about |= {"seed": 0}  # of the bootstrap and of the solved examples
@@ -173,7 +173,7 @@ def _found(workspace: Workspace, evaluation: Evaluation, losses: dict, general: 
     try:
         review = BlindReview(table, workspace).summary()
     except GemmaColabError as e:  # its files were spoilt
-        print(f"The blind review is left out: {e}")
+        say(f"The blind review is left out: {e}")
     train = TrainSettings.load(workspace) if workspace.has(TrainSettings.file) else TrainSettings()
     said = verdict(
         against["base"],

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.chat import load_tokenizer, tokenize_row
 from gemma_colab.core.curve import history_table, save_curve
-from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.errors import SettingsError, say
 from gemma_colab.core.loading import load_model, quantization_config
 from gemma_colab.core.machine import GIB, pick_dtype
 from gemma_colab.core.rows import Row, prompt, to_messages
@@ -100,7 +100,7 @@ def export_workspace(
     if of_text_part(adapter):
         blind = to == "gguf" or ((form if to == "hub" else to) != "adapter" and exported(workspace)["merged"]["text_only"])
         more = f", and only that is written: {to} sees none any more (--to merged --whole keeps the vision part)" if blind else ""
-        print(f"{shown_name(base)} sees images; only its text part was tuned{more}.")
+        say(f"{shown_name(base)} sees images; only its text part was tuned{more}.")
     if to == "adapter":
         write_card(workspace, "adapter")
         record(workspace, adapter=entry(workspace, "adapter"))
@@ -153,7 +153,7 @@ def card_facts(workspace: Workspace) -> dict:
     """Return what a card tells, as `summary.json` holds it; no evaluation is in it where notebook 05 has not run since."""
     made, summary = exported(workspace), _evaluation(workspace)
     if workspace.has(SUMMARY) and not summary:
-        print(f"{SUMMARY} is of another training run: the card goes without an evaluation until notebook 05 runs again.")
+        say(f"{SUMMARY} is of another training run: the card goes without an evaluation until notebook 05 runs again.")
     facts = run_facts(workspace) | {name: value for name, value in summary.items() if value is not None}
     facts |= {"text_part": of_text_part(workspace.path / "adapter"), "text_only": made.get("merged", {}).get("text_only")}
     return facts | {"export": made.get("parity", []), "export_sentence": made.get("sentence")}
@@ -170,7 +170,7 @@ def _evaluation(workspace: Workspace) -> dict:
 # --------------------------------------------------------------------------------------------- the comparison
 def _if_it_fits(workspace: Workspace, rows: int, dtype: torch.dtype, compare: Callable[[list[Row]], dict]) -> dict:
     """Return what `compare` found on test rows; {"not_compared": why} if there are none, or the merged model is too large to run here."""
-    asked = [to_messages(row) for row in workspace.read_jsonl(TEST)[:rows]] if workspace.has(TEST) else []
+    asked = workspace.read_jsonl(TEST, to_messages)[:rows] if workspace.has(TEST) else []
     if not asked:
         return {"not_compared": "there are no test rows to compare on"}
     _free_gpu()

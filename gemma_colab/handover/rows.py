@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from gemma_colab.core.errors import BlockedError, DatasetError, SettingsError
+from gemma_colab.core.errors import BlockedError, DatasetError, SettingsError, say
 from gemma_colab.core.rows import Row, to_messages
 from gemma_colab.core.workspace import SPLIT_FILES, SPLITS, Workspace, samples
 from gemma_colab.data.cleaning import DEFAULT, STEPS, clean, summarize
@@ -137,6 +137,6 @@ def _redacted(line: dict[str, Any]) -> dict[str, Any]:
 def ensure_rows(workspace: Workspace) -> dict[str, list[Row]]:
     """Return {"train", "validation", "test"} -> rows, as notebook 01 saved them; made of `support_ru.jsonl` if it didn't run."""
     if not any(map(workspace.has, SPLIT_FILES)):  # where one is there, the others must be too: never overwrite somebody's rows
-        print("Notebook 01 has not run in this workspace: making the rows from the sample support_ru.jsonl.")
+        say("Notebook 01 has not run in this workspace: making the rows from the sample support_ru.jsonl.")
         prepare_rows(samples() / "support_ru.jsonl", workspace)
-    return {split: [to_messages(row) for row in workspace.read_jsonl(f"rows/{split}.jsonl")] for split in SPLITS}
+    return {split: workspace.read_jsonl(f"rows/{split}.jsonl", to_messages) for split in SPLITS}

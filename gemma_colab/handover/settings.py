@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gemma_colab.core.catalog import Dimensions, dimensions_of, known_dimensions
-from gemma_colab.core.errors import ModelError, SettingsError
+from gemma_colab.core.errors import ModelError, SettingsError, say
 from gemma_colab.core.machine import Machine, dtype_name
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import SPLIT_FILES, Workspace
@@ -34,7 +34,7 @@ def choose_model(
     """
     saved = ModelSettings.load(workspace) if workspace.has(ModelSettings.file) else None
     if saved is None and model is None:
-        print("No model was chosen in this workspace yet: taking the one that suits this machine.")
+        say("No model was chosen in this workspace yet: taking the one that suits this machine.")
     chosen, why = saved, "it is the choice saved in this workspace"
     if model or saved is None:
         name, why = pick_model(model or "auto", machine)
@@ -106,11 +106,11 @@ def settings_for(
     if workspace.has(LoraSettings.file) and "model" not in others:
         lora = LoraSettings.load(workspace)
     else:
-        print(f"No settings for LoRA on {chosen.model} in this workspace yet: taking the starting point.")
+        say(f"No settings for LoRA on {chosen.model} in this workspace yet: taking the starting point.")
     train = TrainSettings.load(workspace) if workspace.has(TrainSettings.file) and not others else start
     if train is start:
         if saved:
-            print("The settings saved here were made for another model, GPU or other rows: planning anew.")
+            say("The settings saved here were made for another model, GPU or other rows: planning anew.")
         if machine.gpu and lengths is not None:
             how = {"dtype": dtype_name(machine, dimensions)[0], "load_in_4bit": chosen.load_in_4bit} | correction
             fixed = ["packing", "load_in_4bit", "r"]  # the first is the learner's, the others were chosen already

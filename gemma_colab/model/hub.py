@@ -8,8 +8,9 @@ import shlex
 from huggingface_hub import constants, get_token, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
+from gemma_colab.core.errors import SECRET, SettingsError, plain
+
 SITE = "https://huggingface.co"
-TOKEN = re.compile(r"hf_\w{20,}|Bearer [^'\" ]+")
 STORE = "store it as HF_TOKEN (Colab: a secret, the key icon on the left; Kaggle: Add-ons -> Secrets; elsewhere `hf auth login`) and restart"
 ACCESS = f"accept its license at {SITE}/{{name}}, make a token of the type 'read' at {SITE}/settings/tokens, and {STORE}; or use {{instead}}"
 ROOM = "make room there (`hf cache ls` lists what it holds), or set HF_HOME to a folder on a larger disk and restart"
@@ -38,6 +39,13 @@ def without_account(name: str) -> str | None:
     return f"unsloth/{name.split('/')[1]}" if re.match(r"google/gemma-3-\d", name) else None
 
 
+def no_secret(what: str, name: str) -> None:
+    """Raise `SettingsError` where a key was given in place of a name: names are asked for elsewhere, and shown."""
+    if SECRET.search(name):
+        cause = "looks like a key or a password, so it was neither shown nor sent"
+        raise SettingsError(f"{what} {cause}; give a name, and make a new key if others may have seen this one")
+
+
 def explain(name: str, error: BaseException) -> tuple[str, str]:
     """Return why a model can't be loaded, and the next step ("" if none is known). Neither holds a token."""
     text, copy = trace(error), f"{without_account(name)!r}, a copy, or " if without_account(name) else ""
@@ -51,7 +59,7 @@ def explain(name: str, error: BaseException) -> tuple[str, str]:
     for pattern, sentences in FAILURES.items():
         if match := re.search(pattern, text):
             return tuple(sentence.format(*match.groups(), **fields) for sentence in sentences)
-    return f"{name} can't be loaded: {TOKEN.sub('***', f'{type(error).__name__}: {error}'.splitlines()[0])}", ""
+    return f"{name} can't be loaded: {plain(f'{type(error).__name__}: {error}'.splitlines()[0])}", ""
 
 
 def trace(error: BaseException | None) -> str:

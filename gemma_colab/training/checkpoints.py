@@ -49,8 +49,15 @@ def whole_checkpoints(folder: Path) -> list[Checkpoint]:
         try:
             mark = json.loads((path / MARK).read_text(encoding="utf-8"))
             if all((path / name).stat().st_size == size for name, size in mark["files"].items()):
-                found.append(Checkpoint(mark["step"], path, mark["made_with"], mark["seconds"]))
-        except (OSError, ValueError):  # a file is missing, or the mark itself was cut
+                found.append(Checkpoint(int(mark["step"]), path, dict(mark["made_with"]), float(mark["seconds"])))
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ):  # a file is missing, or the mark was spoilt
             continue
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 

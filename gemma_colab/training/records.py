@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from gemma_colab.core.curve import HISTORY_COLUMNS, new_axes
-from gemma_colab.core.errors import SettingsError, WorkspaceError
+from gemma_colab.core.errors import SettingsError, WorkspaceError, plain, say
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.model.choice import shown_name
-from gemma_colab.model.hub import TOKEN
 from gemma_colab.model.libraries import stack_versions
 from gemma_colab.training.verdict import training_verdict
 
@@ -74,7 +73,7 @@ def record_run(
 def _masked(text: str) -> str:
     """The text with no token and no home folder in it."""
     home = str(Path.home())
-    return TOKEN.sub("[token]", text.replace(home, "~") if len(home) > 1 else text)
+    return plain(text.replace(home, "~") if len(home) > 1 else text)
 
 
 def list_runs(workspace: Workspace) -> list[dict]:
@@ -86,7 +85,7 @@ def list_runs(workspace: Workspace) -> list[dict]:
             run_history({name: run[name] for name in NEEDED})
             runs.append(run)
         except (WorkspaceError, OSError, LookupError, TypeError, ValueError):
-            print(f"{RECORDS}/{path.name} is no readable record of a run and is left out; delete it")
+            say(f"{RECORDS}/{path.name} is no readable record of a run and is left out; delete it")
     return runs
 
 

@@ -15,7 +15,7 @@ REPLAY_ROWS = "rows/replay.jsonl"  # your own general rows, `{"messages": [...]}
 def general_rows(workspace: Workspace | None = None) -> list[dict]:
     """Read the general rows to mix in: `REPLAY_ROWS` of the workspace if it is there, else `general_rows.jsonl` of the samples."""
     own = workspace is not None and workspace.has(REPLAY_ROWS)
-    rows = map(to_messages, workspace.read_jsonl(REPLAY_ROWS) if own else read_sample("general_rows"))
+    rows = workspace.read_jsonl(REPLAY_ROWS, to_messages) if own else map(to_messages, read_sample("general_rows"))
     return [{"messages": row["messages"], "line": None} for row in rows]  # a line would be taken for one of your own file
 
 

@@ -1,13 +1,46 @@
 """Watch a run where it is: with a figure in a notebook, with one line in a terminal."""
 
+import io
 import shutil
 import sys
 from collections.abc import Callable
 
 import pandas as pd
 from IPython import get_ipython
+from IPython.display import HTML, Image, display
 
-from gemma_colab.core.live import LiveCurve, LiveView
+from gemma_colab.core.curve import save_curve
+from gemma_colab.core.errors import plain, say
+from gemma_colab.core.html import LIGHTS, render
+from gemma_colab.core.live import LiveView
+
+LIGHT_OF = dict(learning="fits", settled="fits", finished="fits", overfitting="tight", unstable="no") | {"not learning": "tight"}
+
+
+class LiveCurve(LiveView):
+    """For notebooks: facts and verdict in a line, and below it the curve, which change in place. Only `display` and its updates are
+    used, which Colab, JupyterLab and VS Code share; no widget."""
+
+    views = ("line", "draw")
+    shown = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:  # a run that goes on after the memory ran out keeps its place
+            self.shown = self.shown or [display(HTML(""), display_id=True) for _ in self.views]
+        super().on_train_begin(args, state, control)
+
+    def line(self, facts: list[str], history: pd.DataFrame, percent: float, done: bool) -> None:
+        verdict = self.verdict and self.verdict(history, finished=done)
+        color = LIGHTS.get(LIGHT_OF.get(verdict.word), "#888") if verdict else ""
+        self.shown[0].update(HTML(render("core/panel", "run", percent, facts, verdict, color)))
+
+    def draw(self, facts: list[str], history: pd.DataFrame, percent: float, done: bool) -> None:
+        png = io.BytesIO()
+        save_curve(history, png, dpi=144 if done else 80)
+        if len(history):  # before, it only loads the fonts
+            # Of one size in the page, however many dots it has: nothing below it jumps. IPython 7, Colab's, takes `alt` only so.
+            how = {"format": "png", "width": 700, "height": 400, "metadata": {"alt": "losses: " + ", ".join(facts)}}
+            self.shown[1].update(Image(png.getvalue(), **how))
 
 
 class TextProgress(LiveView):
@@ -20,13 +53,13 @@ class TextProgress(LiveView):
         line = " · ".join(filter(None, [*facts, verdict]))
         if sys.stderr.isatty():
             line = line[: shutil.get_terminal_size().columns - 1]  # a longer one would go on in the next row, and stay there
-            print(f"\r\x1b[K{line}", end=f"\n{verdict}\n" if done else "", file=sys.stderr, flush=True)
+            print(f"\r\x1b[K{plain(line)}", end=f"\n{verdict}\n" if done else "", file=sys.stderr, flush=True)
         elif done or self.clock() - self.last >= 10:
             self.last = self.clock()
-            print(line, file=sys.stderr, flush=True)
+            say(line, file=sys.stderr, flush=True)
 
     def say(self, sentence: str) -> None:
-        print("\n" * sys.stderr.isatty() + sentence, file=sys.stderr, flush=True)
+        say("\n" * sys.stderr.isatty() + sentence, file=sys.stderr, flush=True)
 
 
 def live_view(verdict: Callable | None = None) -> LiveView:

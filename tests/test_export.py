@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3ForCondi
 
 from gemma_colab.cli import main
 from gemma_colab.core.chat import tokenize_row
-from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
+from gemma_colab.core.errors import SECRET, ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.loading import load_model, load_tokenizer
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LINEAR, LoraSettings, ModelSettings, TrainSettings
@@ -37,7 +37,6 @@ from gemma_colab.handover import export as steps
 from gemma_colab.handover.adapter import train_adapter
 from gemma_colab.handover.assess import load_tuned
 from gemma_colab.handover.export import CLOSE, behind, card_facts
-from gemma_colab.model.hub import TOKEN
 from gemma_colab.model.libraries import pass_over_old_torchao
 
 TINY = samples() / "tiny-gemma3"
@@ -647,7 +646,7 @@ def test_every_text_is_only_text(text):
         assert not re.search(r"(?<!\\)\]\((?!loss_curve\.png)", prose)
         assert "http://e" not in prose
         assert "\n# heading" not in card
-        assert not TOKEN.search(card)
+        assert not SECRET.search(card)
         assert not re.search(r"/home/|Users|secret|/own/", card)
         assert "49" not in prose.replace("0.49", "")
         for line in prose.splitlines():  # no cell breaks out of its table

@@ -78,8 +78,10 @@ def test_settings_come_back_exactly(workspace, settings):
 
 def test_a_settings_file_that_holds_none_is_refused(workspace):
     workspace.write_json(LoraSettings.file, [])
-    with pytest.raises(SettingsError, match="holds no settings; delete it"):
+    with pytest.raises(WorkspaceError, match=r"it holds list, not named fields\); delete it and run notebook 03_lora again"):
         LoraSettings.load(workspace)
+    with pytest.raises(SettingsError, match=r"whole\.json holds no settings; delete it"):
+        LoraSettings.from_dict([], "whole.json")
 
 
 def test_a_settings_file_of_another_version_means_what_it_meant(workspace, capsys):

@@ -37,10 +37,11 @@ def test_rows_are_made_from_the_sample_once_and_said_aloud(workspace, capsys):
 
 
 def test_somebodys_rows_are_never_overwritten(workspace):
-    workspace.write_jsonl("rows/train.jsonl", [{"messages": "mine"}])
+    mine = [{"messages": [{"role": "user", "content": "mine"}]}]
+    workspace.write_jsonl("rows/train.jsonl", mine)
     with pytest.raises(WorkspaceError, match=r"rows/validation.jsonl is missing"):
         ensure_rows(workspace)
-    assert workspace.read_jsonl("rows/train.jsonl")[0]["messages"] == "mine"
+    assert workspace.read_jsonl("rows/train.jsonl") == mine
 
 
 def test_a_blocked_dataset_leaves_the_rows_alone_and_says_why(workspace, support_rows, tmp_path):

@@ -99,7 +99,7 @@ def save_rows(splits: dict[str, list[Row]], workspace: Workspace, originals: boo
     """Write `rows/<split>.jsonl`: rows as TRL reads them, with the line of your file that each came from. logs: those of `clean` and of
     the review, such as cleaning_log=log, for `rows/cleaning_log.jsonl`; originals: as in `prepare_rows`."""
     if kept := _save_logs(logs, workspace, "rows", originals):
-        print(kept)
+        say(kept)
     for split, rows in splits.items():  # the checksum of a masked text would give the phone away to whoever tries all phones
         workspace.write_jsonl(f"rows/{split}.jsonl", [{key: row[key] for key in row if key != AS_READ} for row in rows])
 

@@ -8,8 +8,8 @@ from gemma_colab.core.door import door, plugs
 
 __version__ = "0.1.0"
 
-plugs |= {"unpacked": "gemma_colab.model.unpack", "explain": "gemma_colab.model.hub"}
-plugs |= {"no_secret": "gemma_colab.model.hub", "pass_over_old_torchao": "gemma_colab.model.libraries"}
+plugs |= {"unpacked": "gemma_colab.model.unpack", "pass_over_old_torchao": "gemma_colab.model.libraries"}
+plugs |= dict.fromkeys(("explain", "before_asking"), "gemma_colab.model.hub")
 __all__, __getattr__, __dir__ = door(
     __name__,
     {

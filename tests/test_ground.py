@@ -84,6 +84,30 @@ def test_a_settings_file_that_holds_none_is_refused(workspace):
         LoraSettings.from_dict([], "whole.json")
 
 
+def test_before_the_hub_is_asked_for_what_may_be_a_folders_name_it_is_said_once(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clients" / "petrov").mkdir(parents=True)
+    said = []
+
+    class Asked:
+        @staticmethod
+        def from_pretrained(source, **_):
+            said.append(capsys.readouterr().out)
+
+    for name in (
+        "clients/ivanov",
+        "clients/ivanov",
+        "clients/petrov",
+        "google/gemma-3-1b-it",
+        "unsloth/gemma-3-1b-it",
+        str(tmp_path),
+    ):
+        catalog.from_hub(Asked, name, name)
+    assert said[0] == "There is no folder clients/ivanov here, so the Hugging Face Hub is asked for a model of that name.\n"
+    assert not any(said[1:])
+    assert os.environ["DISABLE_SAFETENSORS_CONVERSION"]
+
+
 def test_a_settings_file_of_another_version_means_what_it_meant(workspace, capsys):
     workspace.write_json(LoraSettings.file, {"rank": 8, "r": 4})
     assert LoraSettings.load(workspace) == LoraSettings(r=4)

@@ -642,7 +642,7 @@ def test_what_is_not_there(tmp_path):
         (tmp_path / "bare", "is a folder without data files"),
         (tmp_path / "link.csv", "is a broken link"),
         ("a\0b", "is not there"),
-        ("owner/name-that-is-not-here", "no connection to the Hugging Face Hub"),
+        ("hf://datasets/owner/name-that-is-not-here", "no connection to the Hugging Face Hub"),
     ):
         assert words in refusal(source)
 
@@ -749,19 +749,38 @@ def test_a_dataset_of_the_hub(monkeypatch):
     files = {"test": ["hf://datasets/owner/name@1/test.csv"]}
     config = SimpleNamespace(data_files=files)
     monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_: SimpleNamespace(config=config))
-    assert plain("owner/name:ru", split="test") == OURS
+    assert plain("hf://datasets/owner/name:ru", split="test") == OURS
     assert asked == {"path": "owner/name", "name": "ru", "split": "test", "streaming": False}
-    assert len(read_rows("owner/name", limit=2).rows) == 2
+    assert len(read_rows("hf://datasets/owner/name", limit=2).rows) == 2
     assert asked["streaming"]
     files["test"].append("/home/me/secret.csv")  # as its README.md may say
-    assert "takes its rows from '/home/me/secret.csv', which is not in it" in refusal("owner/name")
+    assert "takes its rows from '/home/me/secret.csv', which is not in it" in refusal("hf://datasets/owner/name")
+
+
+@pytest.mark.parametrize("name", ["clients/ivanov", "clients", "clients/ivanov:2026", "./clients/ivanov", "clients/2026/ivanov"])
+def test_a_missing_path_is_not_asked_of_the_hub(monkeypatch, tmp_path, name):
+    import datasets
+    import huggingface_hub
+
+    asked = []
+    for module in (datasets, huggingface_hub):
+        for function in ("load_dataset", "load_dataset_builder", "dataset_info", "hf_hub_download"):
+            monkeypatch.setattr(module, function, lambda *given, **_: asked.append(given), raising=False)
+    monkeypatch.setattr("socket.socket.connect", lambda *given: asked.append(given))
+    monkeypatch.chdir(tmp_path)
+    said = refusal(name)
+    assert f"{name} is not there" in said
+    assert said.endswith(f"; a dataset of the Hugging Face Hub is written hf://datasets/{name}") == (name.count("/") < 2)
+    assert not asked
+    with pytest.raises(DatasetError, match="is not there"):
+        read_rows(Path(name))
 
 
 def hub_errors():
     from datasets.exceptions import DatasetNotFoundError
 
     return [
-        (DatasetNotFoundError("Dataset 'x' doesn't exist."), "neither a file here nor a dataset on the Hugging Face Hub"),
+        (DatasetNotFoundError("Dataset 'x' doesn't exist."), "is no dataset on the Hugging Face Hub"),
         (DatasetNotFoundError("Dataset 'x' is a gated dataset on the Hub."), "accept its terms"),
         (
             ValueError("Config name is missing.\nPlease pick one among the available configs: ['en', 'ru']"),
@@ -783,7 +802,7 @@ def test_failures_of_the_hub_in_plain_words(monkeypatch, number):
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset_builder", fail)
-    assert words in refusal("owner/name")
+    assert words in refusal("hf://datasets/owner/name")
 
 
 def test_the_import_is_light():

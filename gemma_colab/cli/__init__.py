@@ -57,7 +57,7 @@ def _workspace(left_by: str) -> dict:
 
 FLAG = {"action": "store_true"}
 READING = {
-    "file": dict(help="JSONL, JSON, CSV, TSV, Excel, Parquet, any of these gzipped, or a Hugging Face dataset id"),
+    "file": dict(help="JSONL, JSON, CSV, TSV, Excel, Parquet, any of these gzipped, or hf://datasets/OWNER/NAME of Hugging Face"),
     "--map": dict(action="append", type=_pair, default=[], metavar="NAME=COLUMN", help="such as output=Ответ"),
     "--sheet": dict(type=lambda text: int(text) if text.isdecimal() else text, default=0, help="of Excel: name, or number from 0"),
     "--split": dict(default="train", help="of a Hugging Face dataset"),

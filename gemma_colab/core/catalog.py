@@ -1,7 +1,6 @@
 """The Gemma 3 family: names, dimensions, and where each is loaded from."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,9 +93,7 @@ def dimensions_of(name: str) -> Dimensions:
 
 def from_hub(cls, name: str, source: str, **options):
     """Return `cls.from_pretrained(source, **options)`, which runs no code of the source. Raises `ModelError` with the remedy."""
-    # Else transformers has pickle weights converted by a public service, which opens a pull request at that model.
-    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    plugged("no_secret")("model", name)
+    plugged("before_asking")(name, source)
     try:
         return cls.from_pretrained(source, trust_remote_code=False, **options)
     except Exception as e:  # five libraries may raise here

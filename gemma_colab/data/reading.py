@@ -2,7 +2,7 @@
 
     read_rows("support.csv")                                                    # columns recognized by their names
     read_rows("export.xlsx", mapping={"instruction": "Тема", "output": "Ответ"})  # or told
-    read_rows("owner/name", split="train", limit=1000)                          # from the Hugging Face Hub
+    read_rows("hf://datasets/owner/name", split="train", limit=1000)            # from the Hugging Face Hub
     read_rows("support.jsonl", on_bad="aside")                                  # leave bad rows out, and list them
 
 `sources.py` opens a source, `json_files.py` and `tables.py` make records of it, `schema.py` makes rows of records, `advice.py`
@@ -59,7 +59,8 @@ def read_rows(
 ) -> Source:
     """Read all rows of a file, a folder that is a dataset, or a dataset of the Hugging Face Hub. Nothing given is changed.
 
-    source: a path (JSONL, JSON, CSV, Excel, Parquet, also gzipped), or "owner/name", or "owner/name:configuration".
+    source: a path (JSONL, JSON, CSV, Excel, Parquet, also gzipped), or "hf://datasets/owner/name", or "hf://datasets/owner/name:configuration": the Hub
+        is not asked for a name without that, which may be a path.
     mapping: our name (instruction, input, output, system, messages, label, conversation) -> the column there, where the
         columns are not recognized by their names.
     on_bad: "raise" stops at the first bad row; "aside" leaves bad rows out and lists them.
@@ -68,7 +69,9 @@ def read_rows(
     Raises `DatasetError` that names file, line and field; `SettingsError` for arguments that can't be meant.
     """
     if not isinstance(source, (str, Path)) or not str(source).strip():
-        raise SettingsError(f"source={shown(source)} is to be a path, or the name of a dataset such as 'owner/name'")
+        raise SettingsError(
+            f"source={shown(source)} is to be a path, or the name of a dataset such as 'hf://datasets/owner/name'"
+        )
     if on_bad not in ("raise", "aside"):
         raise SettingsError(f"on_bad={shown(on_bad)} is to be 'raise' (stop at the first bad row) or 'aside' (leave them out)")
     if limit is not None and limit < 1:

@@ -37,6 +37,7 @@ SAVED = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves
 KINDS |= {".parquet": "parquet", ".arrow": "arrow"}  # what a folder's files are to `datasets`
 # A small file may unpack to more than the memory holds. This is for those that people made: texts become 2 to 20 times smaller.
 TIMES, ROOM = 50, 64 * 2**20
+HUB = "hf://datasets/"  # as huggingface_hub and datasets spell it; a name alone may be a path, such as clients/ivanov, and is nobody's business
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")  # owner/name, or owner/name:configuration
 SAVE_AS = "save the rows as .jsonl, .json, .csv, .xlsx or .parquet and try again"
 FOREIGN = {  # how a file begins, in small letters -> what it is; what to do
@@ -62,9 +63,9 @@ FAILURES = {  # found in the names and texts of the errors of gzip, openpyxl, Ar
     "EOFError|BadGzipFile|while decompressing": "is cut off or damaged as a gzip file; download or compress it again",
     r"\bgated\b|GatedRepoError": "asks you to accept its terms first: open its page on huggingface.co, accept, and give a token as HF_TOKEN",
     r"(?:splits?: |one of )\[([^\]]*)\]": "has no such split; it has {0}; name one with split= (on the command line: --split)",
-    r"(?s:(?:Config name is missing|BuilderConfig).*?)\[([^\]]*)\]": "has several configurations: {0}; name one as 'owner/name:configuration'",
-    "DatasetNotFoundError|RepositoryNotFoundError": "is neither a file here nor a dataset on the Hugging Face Hub that you may see; check its name and HF_TOKEN",
-    "OfflineModeIsEnabled|LocalEntryNotFoundError|Connect(?:ion)?Error|TimeoutException": "is no file here, and there is no connection to the Hugging Face Hub; check the name and the network",
+    r"(?s:(?:Config name is missing|BuilderConfig).*?)\[([^\]]*)\]": "has several configurations: {0}; name one as 'hf://datasets/owner/name:configuration'",
+    "DatasetNotFoundError|RepositoryNotFoundError": "is no dataset on the Hugging Face Hub that you may see; check its name and HF_TOKEN",
+    "OfflineModeIsEnabled|LocalEntryNotFoundError|Connect(?:ion)?Error|TimeoutException": "can't be had: there is no connection to the Hugging Face Hub; check the network",
     "scripts are no longer supported": "is a dataset with a loading script, which may run any code; look for a Parquet version",
 }
 
@@ -87,15 +88,17 @@ def _open(source: str | Path, name: str, stack: contextlib.ExitStack, sheet: str
         return _open_saved(path, name, split) if any((path / n).is_file() for n in SAVED) else _open_folder(path, name, split)
     if os.path.lexists(path):
         raise DatasetError(f"{name} is a broken link or a device, not a file; give the data file itself")
-    if ADDRESS.match(str(source)):
-        raise DatasetError(f"{name} is a web address, and rows are read from files; {_download(str(source))}")
-    if isinstance(source, str) and HUB_ID.fullmatch(source) and path.suffix.lower() not in DATA_FILES:
-        import datasets
-
+    hub_id = str(source).removeprefix(HUB) if HUB_ID.fullmatch(str(source).removeprefix(HUB)) else ""
+    if hub_id:
         from gemma_colab.model.hub import no_secret
 
-        no_secret("source", source)
-        repository, _, configuration = source.partition(":")  # streamed when only a few rows are wanted, else kept in its cache
+        no_secret("source", hub_id)
+    if ADDRESS.match(str(source)) and hub_id in ("", str(source)):
+        raise DatasetError(f"{name} is a web address, and rows are read from files; {_download(str(source))}")
+    if hub_id not in ("", str(source)):
+        import datasets
+
+        repository, _, configuration = hub_id.partition(":")  # streamed when only a few rows are wanted, else kept in its cache
         files = datasets.load_dataset_builder(repository, configuration or None).config.data_files or {}
         _stay_inside(name, [file for some in files.values() for file in some if not file.startswith("hf://")])
         data = datasets.load_dataset(repository, configuration or None, split=split, streaming=limit is not None)
@@ -103,13 +106,16 @@ def _open(source: str | Path, name: str, stack: contextlib.ExitStack, sheet: str
     there = sorted(p.name for p in path.absolute().parent.glob("*"))
     near = difflib.get_close_matches(path.name, there, 3) or [n for n in there if Path(n).suffix.lower() in DATA_FILES][:8]
     hint = f"in its folder: {', '.join(map(printable, near))}" if near else "check the name and the folder, or upload it first"
-    raise DatasetError(f"{name} is not there; {hint}")
+    meant = isinstance(source, str) and hub_id and path.suffix.lower() not in DATA_FILES
+    raise DatasetError(
+        f"{name} is not there; {hint}" + f"; a dataset of the Hugging Face Hub is written {HUB}{hub_id}" * bool(meant)
+    )
 
 
 def _download(address: str) -> str:
     """Return what to do instead of giving a web address."""
     if hit := re.search(r"huggingface\.co/datasets/([\w.-]+/[\w.-]+)", address):
-        return f"give the dataset by its name: {hit[1]}"
+        return f"give the dataset by its name: {HUB}{hit[1]}"
     if "docs.google.com" in address:
         return "in Google Sheets choose File > Download > .xlsx (or .csv), upload that file, and give its name"
     return "download it first, and give the name of the file that you then have"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+from functools import cache
 
 from huggingface_hub import constants, get_token, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
+from gemma_colab.core.catalog import known_dimensions
 from gemma_colab.core.errors import SECRET, SettingsError, plain
 
 SITE = "https://huggingface.co"
@@ -32,6 +35,18 @@ FAILURES = {  # pattern in an error's `trace` -> what it means, and the next ste
     # transformers says so too when the connection was lost behind the config
     "file named model.safetensors": ("{name} has no weights as safetensors, or the connection broke", "run this again, or choose a checkpoint that has: other formats can run code when they are opened"),
 }  # fmt: skip
+
+
+def before_asking(name: str, source: str) -> None:
+    """Say, once for each name, that the Hub is asked for a model, where the name may be a path: its words leave this machine."""
+    no_secret("model", name)
+    # Else transformers has pickle weights converted by a public service, which opens a pull request at that model.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    if known_dimensions(name) is None and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source) and not os.path.exists(source):
+        _say(f"There is no folder {name} here, so the Hugging Face Hub is asked for a model of that name.")
+
+
+_say = cache(print)
 
 
 def without_account(name: str) -> str | None:

@@ -18,7 +18,7 @@ from gemma_colab.core import machine as local
 from gemma_colab.core.catalog import PACKAGED, TINY, known_dimensions
 from gemma_colab.core.machine import Machine, existing, free_gib
 from gemma_colab.model import choice
-from gemma_colab.model.hub import explain
+from gemma_colab.model.hub import before_asking, explain
 from gemma_colab.model.lent import describe_machine, driver_gpus
 from gemma_colab.model.libraries import STACK, stack_versions
 from gemma_colab.model.planner import download_gib, fits, smallest_peak
@@ -167,6 +167,7 @@ def _model(name: str) -> Check:
         return Check("model", f"{name} is on this machine: no token, no license, no network needed")
     if (size := download_gib(name)) and cached_gib(name) > 0.98 * size:
         return Check("model", f"{name} is downloaded already and works without the Hub")
+    before_asking(name, name)
     token = f" (token: {source})" if (source := token_source()) else ""
     try:  # the head of a file, which is refused like the file; unlike `auth_check` it takes a timeout
         config = f"{constants.ENDPOINT}/{name}/resolve/main/config.json"

@@ -227,7 +227,7 @@ def test_the_home_folder_and_odd_names_of_folders(tmp_path, monkeypatch):
         ("www.example.com/rows.csv", "download it first"),
         ("https://docs.google.com/spreadsheets/d/1a2b/edit#gid=0", "in Google Sheets choose File > Download"),
         ("docs.google.com/spreadsheets/d/1a2b", "in Google Sheets choose File > Download"),
-        ("https://huggingface.co/datasets/owner/name/tree/main", "give the dataset by its name: owner/name"),
+        ("https://huggingface.co/datasets/owner/name/tree/main", "give the dataset by its name: hf://datasets/owner/name"),
         ("s3://bucket/rows.jsonl", "download it first"),
     ],
 )

@@ -1,6 +1,7 @@
 """What a push sends and refuses, against a Hub on this machine, in this process: the quick half of test_hub_push."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,17 @@ import torch
 from fake_hub import READER, WRITER, FakeHub, Repo
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
+from peft import get_peft_model
 from safetensors.torch import save_file
 
+from gemma_colab.core.chat import load_tokenizer
 from gemma_colab.core.errors import ModelError, WorkspaceError
-from gemma_colab.export.hub import check_push, push
+from gemma_colab.core.loading import load_model
+from gemma_colab.core.settings import LoraSettings
+from gemma_colab.core.trainer import lora_config
+from gemma_colab.core.workspace import Workspace
+from gemma_colab.export import merge, push, save_adapter, write_ollama
+from gemma_colab.export.hub import _files, check_push
 
 CARD = "---\nlibrary_name: peft\n---\nLoad it from path/or/id/of/this/adapter, and again from path/or/id/of/this/adapter."
 
@@ -53,7 +61,8 @@ def test_a_new_repository_is_private_and_holds_the_adapter_and_nothing_of_this_m
     assert json.loads(sent["adapter_config.json"]) == {"peft_type": "LORA", "base_model_name_or_path": "my-gemma"}
     assert sent["README.md"].decode() == CARD.replace("path/or/id/of/this/adapter", "learner/first")
     assert (repo.private, repo.messages) == (True, ["adapter of gemma_colab"])
-    assert capsys.readouterr().out == "0.0 MiB to learner/first, private\n"
+    names = "README.md, adapter_config.json, adapter_model.safetensors"
+    assert capsys.readouterr().out == f"what is sent: {names}\n0.0 MiB to learner/first, private\n"
 
 
 def test_a_new_version_takes_the_old_files_away_and_leaves_the_repository_as_private_as_it_is(hub, adapter, tmp_path, capsys):
@@ -126,3 +135,102 @@ def test_an_error_that_repeats_the_token_does_not_reach_the_reader(hub, adapter,
     with pytest.raises(ModelError, match=r"first can't be pushed: FileNotFoundError: .*\*\*\*") as caught:
         check_push("first")
     assert WRITER not in str(caught.value)
+
+
+# --------------------------------------------------------------------------------------------- what belongs to a model
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "rows.csv", "optimizer.pt", "training_args.bin", "own.py", "rows/train.jsonl", "config.json"]
+)
+def test_what_is_no_part_of_the_model_is_refused_by_its_name_and_sent_only_by_its_name(hub, adapter, name):
+    (adapter / name).parent.mkdir(exist_ok=True)
+    (adapter / name).write_text("{}")
+    said = rf"{name} is no part of the model; move it out of this folder, or, .*also=\['{name}'\] \(--also {name}\)"
+    with pytest.raises(WorkspaceError, match=said):
+        push(adapter, "first")
+    with pytest.raises(WorkspaceError, match=said):
+        push(adapter, "first", also=["*"])
+    assert hub.log == []
+    push(adapter, "first", also=[name])
+    assert (hub.repos["learner/first"].folder / name).is_file()
+
+
+@pytest.mark.parametrize("name", ["README.md", "adapter_config.json", "tokenizer_config.json", "chat_template.jinja"])
+def test_personal_data_in_a_text_are_named_and_sent_only_by_the_name_of_the_file(hub, adapter, name):
+    text = json.loads((adapter / name).read_text()) if name == "adapter_config.json" else {}
+    mine = "Write to anna.petrova@shop-example.ru or +7 916 123-45-67."
+    (adapter / name).write_text(json.dumps(text | {"note": mine}))
+    with pytest.raises(
+        WorkspaceError, match=rf"{name} holds what looks like personal data \(e-mail, phone\); take it out, or, .*--also"
+    ):
+        push(adapter, "first")
+    assert hub.log == []
+    push(adapter, "first", also=[name])
+    assert mine in (hub.repos["learner/first"].folder / name).read_text()
+
+
+def test_a_key_is_sent_by_no_name(hub, adapter):
+    for key in ("sk-proj-" + "x9_" * 10, "https://me:pass-word1@example.org/v1", READER):
+        (adapter / "notes.txt").write_text(f"with {key}")
+        with pytest.raises(WorkspaceError, match=r"notes\.txt holds what looks like a token"):
+            push(adapter, "first", also=["notes.txt"])
+    assert hub.log == []
+
+
+def test_the_names_are_shown_before_anything_is_sent(hub, adapter, capsys, monkeypatch):
+    monkeypatch.setattr("gemma_colab.export.hub.HfApi.create_repo", lambda *args, **how: 1 / 0)
+    with pytest.raises(ModelError):
+        push(adapter, "first")
+    assert "what is sent: README.md, adapter_config.json, adapter_model.safetensors\n" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def exported(random_gemma, tmp_path_factory):
+    """An adapter and a merged model, as export writes them."""
+    workspace = Workspace(tmp_path_factory.mktemp("exported"))
+    model = get_peft_model(load_model(random_gemma, torch.float32), lora_config(LoraSettings(r=2)))
+    adapter = save_adapter(model, load_tokenizer(random_gemma), workspace)
+    merge(random_gemma, adapter, workspace.path / "merged", max_shard_bytes=100_000)
+    return workspace.path
+
+
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+def test_all_that_export_writes_belongs_to_the_model(exported, form):
+    folder = exported / form
+    (folder / "README.md").write_text(CARD)
+    (folder / "loss_curve.png").write_text("")
+    assert set(_files(folder, (), lambda text: ())) == {path.name for path in folder.iterdir()}
+    assert len(list(folder.glob("*.safetensors"))) == 1 if form == "adapter" else len(list(folder.glob("*.safetensors"))) >= 2
+
+
+# --------------------------------------------------------------------------------------------- links
+@pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer_config.json", "config.json"])
+def test_a_base_with_a_link_out_of_it_takes_nothing_along(exported, random_gemma, tmp_path, name):
+    base, secret = shutil.copytree(random_gemma, tmp_path / "base"), tmp_path / "token"
+    secret.write_text((base / name).read_text() if name.endswith(".json") else "somebody's token")
+    (base / name).unlink(missing_ok=True)
+    (base / name).symlink_to(secret)
+    for taken in (
+        lambda: merge(str(base), exported / "adapter", tmp_path / "out"),
+        lambda: write_ollama(base, tmp_path / "out"),
+        lambda: load_tokenizer(str(base)),
+    ):
+        with pytest.raises(ModelError, match=rf"{name} is a link to {secret}, outside the folder; copy that file here"):
+            taken()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_in_the_cache_of_the_hub_is_all_links_and_weights_may_lie_on_another_disk(exported, random_gemma, tmp_path):
+    """There each file of a snapshot leads to ../../blobs."""
+    blobs, snapshot = tmp_path / "models--me--own" / "blobs", tmp_path / "models--me--own" / "snapshots" / "0123abc"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, path in enumerate(sorted(Path(random_gemma).iterdir())):
+        shutil.copy(path, blobs / str(number))
+        (snapshot / path.name).symlink_to(Path("..") / ".." / "blobs" / str(number))
+    merge(str(snapshot), exported / "adapter", tmp_path / "out")
+    base = shutil.copytree(random_gemma, tmp_path / "base")
+    (base / "model.safetensors").rename(tmp_path / "elsewhere.safetensors")
+    (base / "model.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+    merge(str(base), exported / "adapter", tmp_path / "out2")
+    one, two = ((tmp_path / out / "model.safetensors").read_bytes() for out in ("out", "out2"))
+    assert one == two

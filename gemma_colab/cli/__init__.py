@@ -119,10 +119,11 @@ EXPORT = _workspace("where train, or notebook 04, left the adapter") | {
     "--form": dict(choices=("adapter", "merged"), default="adapter", help="what goes to the Hub (default %(default)s)"),
     "--public": dict(dest="private", action="store_false", help="everybody may see it on the Hub; else only you may"),
     "--exist-ok": FLAG | dict(help="write a new version into a repository of the Hub that is there"),
+    "--also": dict(action="append", default=[], metavar="FILE", help="send this one to the Hub too, or in spite of personal data in it"),
     "--system": dict(metavar="TEXT", help="for ollama: said to the model before the first question"),
 }  # fmt: skip
 # What can be exported -> options that change nothing elsewhere.
-ONLY_FOR = {"gguf": "--outtype", "hub": "--repo --form --public --exist-ok", "ollama": "--system"}
+ONLY_FOR = {"gguf": "--outtype", "hub": "--repo --form --public --exist-ok --also", "ollama": "--system"}
 ONLY_FOR |= {"merged, ollama, gguf or hub": "--whole"}
 COMMANDS = {  # name -> what runs it, what can be said to it, its help
     "check": (commands.check, READING, "report what is wrong with a dataset; changes nothing"),

@@ -196,7 +196,7 @@ def export(args: Namespace) -> Result:
     quiet_libraries()
     from gemma_colab.export import export_workspace
 
-    how = _given(args, "rows", "text_only", "outtype", "repo_id", "form", "private", "exist_ok", "system")
+    how = _given(args, "rows", "text_only", "outtype", "repo_id", "form", "private", "exist_ok", "system", "also")
     found = export_workspace(workspace, args.to, **how)
     about, folder = found if args.to == "merged" else found[args.to], workspace.path / args.to
     if args.to == "hub":

@@ -14,7 +14,7 @@ from transformers import AutoConfig, Gemma3ForCausalLM, PretrainedConfig
 
 from gemma_colab.core.catalog import from_hub, refuse_other_models, source_of
 from gemma_colab.core.errors import ModelError
-from gemma_colab.model.hub import explain
+from gemma_colab.model.hub import explain, refuse_links
 
 FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
@@ -84,9 +84,11 @@ def base_folder(base: str) -> Path:
     if Path(source).is_dir():
         return Path(source)
     try:
-        return Path(snapshot_download(source, allow_patterns=FILES, local_files_only=is_offline_mode()))
+        folder = Path(snapshot_download(source, allow_patterns=FILES, local_files_only=is_offline_mode()))
     except Exception as e:  # several libraries may raise here
         raise ModelError("; ".join(filter(None, explain(base, e)))) from None
+    refuse_links(folder)
+    return folder
 
 
 def check_merged(merged: str | Path, llama_cpp: bool = True) -> tuple[PretrainedConfig, dict[str, Stored]]:

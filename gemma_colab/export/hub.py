@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Callable, Collection
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -17,8 +19,9 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from gemma_colab.core.errors import SECRET, ModelError, WorkspaceError, say
-from gemma_colab.export.adapter import SETTINGS, check_adapter
+from gemma_colab.export.adapter import SETTINGS, WEIGHTS, check_adapter
 from gemma_colab.export.checkpoint import check_merged
+from gemma_colab.export.merged import VISION_FILES
 from gemma_colab.export.record import mib
 from gemma_colab.model.choice import shown_name
 from gemma_colab.model.hub import LOST, SITE, STORE, no_secret, trace
@@ -27,7 +30,14 @@ from gemma_colab.model.preflight import token_source
 EMPTY = {".gitattributes"}  # what a repository holds that was made and never filled
 CARD = "README.md"
 PLACE = re.compile(r"path/or/id/of/this/(?:adapter|model)")  # in the code of the card
-NO_TEXT = (".safetensors", ".gguf", ".png", ".model")  # all others are searched for tokens
+# What belongs to each form: all that export writes there, and tokenizers of older versions. Nothing else is sent unless it is named.
+BELONGS = {"adapter": [SETTINGS, WEIGHTS], "merged": ["config.json", "generation_config.json", "model*.safetensors"]}
+BELONGS["merged"] += ["model.safetensors.index.json", *VISION_FILES]
+ALWAYS = [CARD, "loss_curve.png", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja"]
+ALWAYS += ["special_tokens_map.json", "added_tokens.json"]
+NO_TEXT = (".safetensors", ".gguf", ".png", ".model")  # all others are searched for keys
+# Words and sizes, in which anything can be found.
+NUMBERS = ("tokenizer.json", "added_tokens.json", "model.safetensors.index.json")
 WRITE = f"make a token of the type 'write' at {SITE}/settings/tokens, and {STORE}"
 FAILURES = {  # pattern in an error's `trace` -> what it means, and the next step; the first that is found counts
     "LocalTokenNotFound": f"there is no token here, and the Hugging Face Hub needs one to write; {WRITE}",
@@ -39,26 +49,37 @@ FAILURES = {  # pattern in an error's `trace` -> what it means, and the next ste
 }
 
 
-def push(folder: str | Path, repo_id: str, *, private: bool = True, exist_ok: bool = False, message: str | None = None) -> str:
+def push(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = True,
+    exist_ok: bool = False,
+    message: str | None = None,
+    also: Collection[str] = (),
+    look: Callable[[str], Collection[str]] = lambda text: (),
+) -> str:
     """Upload an adapter or a merged model, with its card, as one commit; return its address.
 
     repo_id: "owner/name", or a name alone for your own account. private: only you, or your organization, can see it. exist_ok:
     write a new version into a repository that is there already: its files become those of the folder, older versions stay in its
-    history, and it stays as private as it is. message: of the commit.
+    history, and it stays as private as it is. message: of the commit. also: names of further files that go too, and of texts that may
+    hold personal data. look: says which kinds of personal data a text holds.
     Raises `WorkspaceError` or `ModelError` if the folder is not whole, and `ModelError` for a name that can't be, a missing or weak
     token, a repository that is there, or no network. A commit is there as a whole or not at all; should the upload break, run it again.
     """
     folder, api = Path(folder), HfApi()
-    files = _files(folder)
+    files = _files(folder, also, look)
     repo_id, is_private, old = check_push(repo_id, private=private, exist_ok=exist_ok)
     files[CARD] = PLACE.sub(lambda _: repo_id, files[CARD].decode(errors="replace")).encode()
     operations = [CommitOperationAdd(file, content) for file, content in files.items()]
     operations += [CommitOperationDelete(file) for file in sorted((old or set()) - files.keys() - EMPTY)]
     as_it_is = "" if is_private == private else ", as it is already"
+    say(f"what is sent: {', '.join(files)}")
+    say(f"{mib(folder):,.1f} MiB to {repo_id}, {'private' if is_private else 'public'}{as_it_is}")
     with _explained(repo_id):
         if old is None:
             api.create_repo(repo_id, private=private)
-        say(f"{mib(folder):,.1f} MiB to {repo_id}, {'private' if is_private else 'public'}{as_it_is}")
         api.create_commit(repo_id, operations, commit_message=message or f"{folder.name} of gemma_colab")
     return f"{api.endpoint}/{repo_id}"
 
@@ -91,8 +112,9 @@ def check_push(repo_id: str, *, private: bool = True, exist_ok: bool = False) ->
     return repo_id, bool(there.private), old
 
 
-def _files(folder: Path) -> dict[str, str | bytes]:
-    """Map name to path or content of each file. Raises `WorkspaceError` if they are no whole model, or one is a link or holds a token."""
+def _files(folder: Path, also: Collection[str], look: Callable[[str], Collection[str]]) -> dict[str, str | bytes]:
+    """Map name to path or content of each file. Raises `WorkspaceError` if they are no whole model, or one does not belong to it, is a
+    link, or holds a key or personal data."""
     is_adapter = (folder / SETTINGS).is_file()
     if is_adapter:
         check_adapter(folder)
@@ -103,7 +125,7 @@ def _files(folder: Path) -> dict[str, str | bytes]:
         raise WorkspaceError(
             f"{folder} has no {CARD}, the card; gemma-colab export --workspace {shlex.quote(str(folder.parent))} --to {form} writes it"
         )
-    files = {}
+    files, belongs = {}, [*ALWAYS, *BELONGS["adapter" if is_adapter else "merged"]]
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder)
         if any(part.startswith(".") for part in name.parts):
@@ -111,9 +133,19 @@ def _files(folder: Path) -> dict[str, str | bytes]:
         if not path.resolve().is_relative_to(folder.resolve()):
             outside = f"{path} is a link to {path.resolve()}, outside the folder"
             raise WorkspaceError(f"{outside}; copy that file here, or delete the link")
-        if path.suffix not in NO_TEXT and SECRET.search(path.read_text(encoding="utf-8", errors="replace")):
+        text = "" if path.suffix in NO_TEXT else path.read_text(encoding="utf-8", errors="replace")
+        if SECRET.search(text):
             raise WorkspaceError(f"{path} holds what looks like a token; take it out, and delete it at {SITE}/settings/tokens")
-        files[name.as_posix()] = str(path)
+        if (named := name.as_posix()) not in also:
+            send = f"name it in also=[{named!r}] (--also {shlex.quote(named)})"
+            if not any(fnmatch(named, one) for one in belongs):
+                raise WorkspaceError(
+                    f"{path} is no part of the model; move it out of this folder, or, if it is to be sent, {send}"
+                )
+            if named not in NUMBERS and (found := look(text)):
+                what = f"{path} holds what looks like personal data ({', '.join(found)})"
+                raise WorkspaceError(f"{what}; take it out, or, if it may be seen, {send}")
+        files[named] = str(path)
     files[CARD] = (folder / CARD).read_bytes()
     if is_adapter:
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))

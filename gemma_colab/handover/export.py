@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pandas as pd
@@ -22,12 +22,14 @@ from gemma_colab.core.loading import load_model, quantization_config
 from gemma_colab.core.machine import GIB, pick_dtype
 from gemma_colab.core.rows import Row, prompt, to_messages
 from gemma_colab.core.workspace import Workspace, sweep
+from gemma_colab.data.personal import personal_data
 from gemma_colab.evaluation import answer_losses, generate_answers
+from gemma_colab.export import hub
 from gemma_colab.export.adapter import check_adapter, load_adapter, name_for_whole_model, of_text_part
 from gemma_colab.export.card import model_card
 from gemma_colab.export.checkpoint import config_of
 from gemma_colab.export.gguf import OUTTYPES, can_run, check_gguf, ready_converter, write_gguf
-from gemma_colab.export.hub import check_push, push
+from gemma_colab.export.hub import check_push
 from gemma_colab.export.merged import merge
 from gemma_colab.export.ollama import modelfile, write_ollama
 from gemma_colab.export.record import entry, exported, mib, record
@@ -60,6 +62,7 @@ def export_workspace(
     private: bool = True,
     exist_ok: bool = False,
     system: str | None = None,
+    also: Collection[str] = (),
 ) -> dict:
     """Write one form of what was trained in this workspace; return what `export.json` then holds (see `exported`).
 
@@ -67,7 +70,7 @@ def export_workspace(
     comparison), "ollama", "gguf" (both made from `merged/`, which is made first if it isn't there for today's adapter), or "hub",
     which pushes `form`, "adapter" or "merged", to `repo_id` as `push` does. text_only: as for `merge`; left out, a `merged/` that is
     used stays what it is, and one that is made is text only. outtype: of the GGUF file, see `write_gguf`. system: for "ollama", a
-    text before the first question. Where notebook 05 left `summary.json` and `report.html` of this adapter, they are told too.
+    text before the first question. also: for "hub", see `push`. Where notebook 05 left `summary.json` and `report.html` of this adapter, they are told too.
     Raises errors of this package before the work starts, wherever that is possible.
     """
     for name, value, known in (("to", to, FORMS), ("form", form, FORMS[:2]), ("outtype", outtype, OUTTYPES)):
@@ -118,7 +121,7 @@ def export_workspace(
         record(workspace, gguf=made | _compare_gguf(workspace, path, rows, max_new_tokens))
     elif to == "hub":
         write_card(workspace, form)  # notebook 05 may have run since the last one was written
-        url = push(workspace.path / form, repo_id, private=private, exist_ok=exist_ok)
+        url = push(workspace.path / form, repo_id, private=private, exist_ok=exist_ok, also=also)
         record(workspace, hub={"repo": url, "form": form, "private": is_private})
     made = exported(workspace)
     if summary := _evaluation(workspace):
@@ -126,6 +129,21 @@ def export_workspace(
         if workspace.has("report.html") and workspace.has("evaluation/rows.jsonl"):
             write_report(workspace)
     return made
+
+
+def push(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = True,
+    exist_ok: bool = False,
+    message: str | None = None,
+    also: Collection[str] = (),
+) -> str:
+    """Upload an adapter or a merged model, with its card, as one commit; return its address. See `export.hub.push`, which is told here
+    which texts hold personal data: such a one is refused, unless `also` names it."""
+    how = {"private": private, "exist_ok": exist_ok, "message": message, "also": also}
+    return hub.push(folder, repo_id, look=lambda text: sorted({kind for kind, *_ in personal_data(text)} - {"phone?"}), **how)
 
 
 def _need_merged(workspace: Workspace, to: str, text_only: bool | None) -> None:

@@ -6,12 +6,13 @@ import os
 import re
 import shlex
 from functools import cache
+from pathlib import Path
 
 from huggingface_hub import constants, get_token, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 from gemma_colab.core.catalog import known_dimensions
-from gemma_colab.core.errors import SECRET, SettingsError, plain
+from gemma_colab.core.errors import SECRET, ModelError, SettingsError, plain, say
 
 SITE = "https://huggingface.co"
 STORE = "store it as HF_TOKEN (Colab: a secret, the key icon on the left; Kaggle: Add-ons -> Secrets; elsewhere `hf auth login`) and restart"
@@ -38,15 +39,20 @@ FAILURES = {  # pattern in an error's `trace` -> what it means, and the next ste
 
 
 def before_asking(name: str, source: str) -> None:
-    """Say, once for each name, that the Hub is asked for a model, where the name may be a path: its words leave this machine."""
+    """Say, once for each name, that the Hub is asked for a model, where the name may be a path: its words leave this machine.
+
+    Raises an error for a name that is a key, and for a folder with a link out of it: what lies there would be taken along.
+    """
     no_secret("model", name)
+    if os.path.isdir(source):
+        refuse_links(Path(source))
     # Else transformers has pickle weights converted by a public service, which opens a pull request at that model.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     if known_dimensions(name) is None and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source) and not os.path.exists(source):
         _say(f"There is no folder {name} here, so the Hugging Face Hub is asked for a model of that name.")
 
 
-_say = cache(print)
+_say = cache(say)
 
 
 def without_account(name: str) -> str | None:
@@ -59,6 +65,17 @@ def no_secret(what: str, name: str) -> None:
     if SECRET.search(name):
         cause = "looks like a key or a password, so it was neither shown nor sent"
         raise SettingsError(f"{what} {cause}; give a name, and make a new key if others may have seen this one")
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise `ModelError` for a file that is a link out of the folder; from the Hub's cache to its blobs it may lead. Weights may lie
+    on another disk: whatever is read as such can be nothing else."""
+    home = folder.resolve()
+    homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
+    for path in sorted(folder.iterdir()):
+        if path.suffix != ".safetensors" and not any(path.resolve().is_relative_to(one) for one in homes):
+            outside = f"{path} is a link to {path.resolve()}, outside the folder"
+            raise ModelError(f"{outside}; copy that file here if it belongs to the model, or delete the link")
 
 
 def explain(name: str, error: BaseException) -> tuple[str, str]:

@@ -70,8 +70,8 @@ def export_workspace(
     comparison), "ollama", "gguf" (both made from `merged/`, which is made first if it isn't there for today's adapter), or "hub",
     which pushes `form`, "adapter" or "merged", to `repo_id` as `push` does. text_only: as for `merge`; left out, a `merged/` that is
     used stays what it is, and one that is made is text only. outtype: of the GGUF file, see `write_gguf`. system: for "ollama", a
-    text before the first question. also: for "hub", see `push`. Where notebook 05 left `summary.json` and `report.html` of this adapter, they are told too.
-    Raises errors of this package before the work starts, wherever that is possible.
+    text before the first question. also: for "hub", see `push`. Where notebook 05 left `summary.json` and `report.html` of this
+    adapter, they are told too. Raises errors of this package before the work starts, wherever that is possible.
     """
     for name, value, known in (("to", to, FORMS), ("form", form, FORMS[:2]), ("outtype", outtype, OUTTYPES)):
         if value not in known:

@@ -30,7 +30,7 @@ MADE_IN |= dict.fromkeys(("training.json", "adapter"), "04_train") | dict.fromke
 FIELDS = {
     "workspace.json": {"version": int},
     "training.json": {"model": str, "log_history": list},
-    "summary.json": {"training": dict | None, "verdict": dict, "review": dict | None},
+    "summary.json": {"training": dict | None, "verdict": dict | None, "review": dict | None},
     "settings_for.json": {"correction": dict | None, "seconds_per_step": int | float | None},
     "ship_settings.json": {"bars": dict},
     "export.json": {"merged": dict | None, "hub": dict | None},

@@ -19,8 +19,8 @@ test: .venv/installed-dev              ## run the tests
 test-all: .venv/installed-verify       ## run the long ones too
 	LLAMA_CPP=$(CURDIR)/.venv/llama.cpp OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE)
 
-fuzz: .venv/installed-dev              ## ten thousand strange files are read, cleaned and split (five minutes)
-	FUZZ=10000 OMP_NUM_THREADS=1 $(BIN)/pytest tests/data/test_whole_way.py
+fuzz: .venv/installed-dev              ## ten thousand strange files are read, cleaned and split; texts that might take for ever
+	FUZZ=10000 OMP_NUM_THREADS=1 $(BIN)/pytest tests/data/test_whole_way.py tests/data/test_work.py
 
 test-colab:                            ## install, all notebooks and tests on a twin of Colab's machine (root on Debian; 15 GB)
 	tools/colab_twin.sh

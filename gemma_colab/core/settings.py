@@ -15,6 +15,8 @@ ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 # The linear layers of one block, named from the block on.
 LINEAR = [f"self_attn.{name}" for name in ATTENTION] + ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
 NOT_LINEAR = "model.norm lm_head model.embed_tokens model.layers.0.self_attn model.layers.0.self_attn.q_norm".split()
+# Of regular expressions what can't take for ever, whoever wrote it: names, lists of names, `.*` and `\d+`; twice, and four lists.
+PLAIN = re.compile(r"(?:\.[*+]?|\\[.d]\+?|[\w|]|\[[\d-]+\]\+?|\((?:\?:)?(?:[\w|.-]|\\[.d]\+?|\[[\d-]+\])+\))++")
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
 # Two numbers a trained weight in 32 bit; in 8 bit; in 8 bit, and moved to the CPU's memory when the GPU's runs out.
 OPTIMIZERS = ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
@@ -105,6 +107,10 @@ class LoraSettings(Settings):
         if self.target_modules in ("all-linear", "attention"):
             return
         remedy = 'try "all-linear", "attention", or r".*\\.(q_proj|v_proj)"'
+        told = str(self.target_modules)
+        if not PLAIN.fullmatch(told) or sum(map(told.count, "*+")) > 2 or told.count("(") > 4 or len(told) > 300:
+            what = r"be made of names, lists such as (q_proj|v_proj), .* and \d+, at most two of these and four lists"
+            raise SettingsError(f"target_modules={repr(self.target_modules)[:300]} must {what}; {remedy}")
         try:
             fits = re.compile(self.target_modules).fullmatch  # as peft does it; a list would not survive being frozen
         except (re.error, TypeError) as e:

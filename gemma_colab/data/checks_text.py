@@ -26,11 +26,11 @@ TAGS += (
 # is closed later: List<i> is Java.
 TAG = re.compile(
     r"(?is)(?<=\w)<(?P<letter>[abisu])>(?=.{0,500}?</(?P=letter)\s*>)|(?<!\w)<(?:[abisu])>"
-    rf"|(?!<[abisu]>)</?(?:{TAGS})(?:\s+[\w:-]+\s*=[^<>]*)?\s*/?>"
+    rf"|(?!<[abisu]>)</?(?:{TAGS})(?:\s+[\w:-]+\s*=[^<>]*|\s*/?)>"
 )
 # What cleaning takes out: joiners stay where they build an emoji or an Indic or Persian word.
 HIDDEN = re.compile(
-    "[\ufeff\u200b\u2060\u00ad]+|(?<![^\\sA-Za-zА-яЁё0-9.,:;!?])[\u200c\u200d]+|[\u200c\u200d]+(?![^\\sA-Za-zА-яЁё0-9.,:;!?])"
+    "[\ufeff\u200b\u2060\u00ad]+|(?<![^\\sA-Za-zА-яЁё0-9.,:;!?])[\u200c\u200d]+|(?<![\u200c\u200d])[\u200c\u200d]++(?![^\\sA-Za-zА-яЁё0-9.,:;!?])"
 )
 ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}\d{0,2}|#\d{2,7}|#x[0-9a-fA-F]{2,6});")
 MARKDOWN_IMAGE = re.compile(r"!\[[^\[\]\n]{0,300}\]\(\s*(?:https?:|data:)?[^()\s]{0,2000}\)")
@@ -43,10 +43,8 @@ FAKE_INPUT = re.compile(
 FAKE_ANSWER = re.compile(r"\s*(?:n/a|[\[<(]\W*(?:no[ _-]?(?:output|answer|text)|нет ответа|none|empty)\W*[\]>)])\s*", re.I)
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]+")
 # Escapes are junk, but not in a string of a program: print("a\nb").
-ESCAPE = re.compile(
-    r"\"(?:[^\"\\\n]|\\.)*\"|(?<!\w)'(?:[^'\\\n]|\\.)*'"
-    r"|(?P<escape>\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|\\[nrt](?![a-z ])|(?<! )\\[nrt](?= )|\\[\"/])"
-)
+QUOTED = {quote: re.compile(rf"(?:[^{quote}\\\n]|\\.)*+") for quote in "\"'"}
+ESCAPE = re.compile(r"\"|(?<!\w)'|(?P<escape>\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|\\[nrt](?![a-z ])|(?<! )\\[nrt](?= )|\\[\"/])")
 # Rows that are about markup: there a tag is the lesson, not a left-over.
 ABOUT_MARKUP = re.compile(
     r"(?i)\b(?:x?html?5?|xml|svg|css|jsx|react components?|vue|jinja2?|markup|markdown|entit(?:y|ies)|tags?|тег(?:а|и|е|ов|ом|ами|у)?"
@@ -63,6 +61,22 @@ def about_markup(row: Row) -> bool:
 def is_entity(text: str) -> bool:
     """Tell `&nbsp;` and `&#160;` from `&param;`, a reference in C++."""
     return text[1] == "#" or text[1:] in html5
+
+
+def escapes(text: str) -> Iterator[re.Match]:
+    """Yield the escapes outside of strings, in time that grows as the text does: what follows a quote that is never closed is looked
+    through once."""
+    at, unclosed = 0, dict.fromkeys(QUOTED, 0)  # up to where no such quote is closed
+    while match := ESCAPE.search(text, at):
+        at, sign = match.end(), match[0]
+        if match["escape"]:
+            yield match
+        elif at > unclosed[sign]:
+            end = QUOTED[sign].match(text, at).end()
+            if text[end : end + 1] == sign:
+                at = end + 1
+            else:
+                unclosed[sign] = end
 
 
 def visible(text: str) -> str:
@@ -114,8 +128,8 @@ def mojibake(context: CheckContext) -> Iterator[Hit]:
 @check("control characters", advice="remove them, or the model will write them")
 def control_characters(context: CheckContext) -> Iterator[Hit]:
     for row, field, text in context.fields():
-        escapes = [m for m in ESCAPE.finditer(code_blanked(text)) if m["escape"]] if "\\" in text else []
-        yield from (Hit(row, field, *match.span()) for match in [*CONTROL.finditer(text), *escapes])
+        written = escapes(code_blanked(text)) if "\\" in text else ()
+        yield from (Hit(row, field, *match.span()) for match in [*CONTROL.finditer(text), *written])
 
 
 @check("personal data", "own contacts")

@@ -40,7 +40,7 @@ BLOCK = re.compile(r"</?(?:br|p|div|li|tr|h[1-6]|blockquote|pre)\b", re.IGNORECA
 
 def file_marks(text: str) -> str:
     """Line ends as "\\n", and no marks of files: a byte order mark where a line begins, NUL."""
-    text = re.sub(r"\r+\n", "\n", text.replace("\0", ""))
+    text = re.sub(r"(?<!\r)\r+\n", "\n", text.replace("\0", ""))
     return re.sub("^\ufeff+", "", text if "\n" in text else text.replace("\r", "\n"), flags=re.MULTILINE)
 
 
@@ -68,7 +68,7 @@ def _without_tags(text: str) -> str:
         return text
     text = TAG.sub(lambda m: "\x0b" if BLOCK.match(m[0]) else "", SCRIPT.sub("", text))  # a line break that tags make
     # Where the writer broke the line too, it stays as it was: a blank line parts instruction and input.
-    return re.sub(r"[\n\x0b]*\x0b[\n\x0b]*", lambda m: m[0].replace("\x0b", "") or "\n", text)
+    return re.sub(r"[\n\x0b]+", lambda m: m[0].replace("\x0b", "") or "\n", text)
 
 
 def entities(text: str) -> str:
@@ -82,13 +82,20 @@ def control_characters(text: str) -> str:
     """Control characters away; escapes written out as text become what they stand for."""
 
     def unescape(match: re.Match) -> str:
-        escape = match["escape"] or ""
+        escape = match["escape"]
         if escape[1:2] in ("u", "x"):
             char = chr(int(escape[2:], 16))
             return escape if "\ud800" <= char <= "\udfff" else char
-        return {"n": "\n", "r": "\n", "t": " "}.get(escape[1:], escape[1:]) if escape else match[0]
+        return {"n": "\n", "r": "\n", "t": " "}.get(escape[1:], escape[1:])
 
-    return outside_code(lambda part: checks_text.CONTROL.sub("", BREAK.sub("\n", checks_text.ESCAPE.sub(unescape, part))), text)
+    def unescaped(part: str) -> str:
+        pieces, at = [], 0
+        for match in checks_text.escapes(part):
+            pieces += [part[at : match.start()], unescape(match)]
+            at = match.end()
+        return "".join([*pieces, part[at:]])
+
+    return outside_code(lambda part: checks_text.CONTROL.sub("", BREAK.sub("\n", unescaped(part))), text)
 
 
 def white_space(text: str) -> str:

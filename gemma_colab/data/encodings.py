@@ -29,7 +29,7 @@ PAGES = {  # languages -> what systems of their countries wrote
 SPOKEN = {codec: languages.split() for languages, pages in PAGES.items() for codec in pages.split()}
 READABLE = {"koi8_": "KOI8-{}", "cp8": "code page 8{} (DOS)", "cp": "Windows-{}", "mac_": "Mac {}", "iso": "ISO {}"}
 CONTROL = bytes(c for c in range(32) if c not in b"\t\n\v\f\r\x1b") + b"\x7f"
-WORD = re.compile(rb"[\x40-\x7f]*[\x80-\xff][\x40-\xff]*")  # with a byte beyond ASCII
+WORD = re.compile(rb"(?<![\x40-\x7f])[\x40-\x7f]*+[\x80-\xff][\x40-\xff]*+")  # with a byte beyond ASCII
 
 
 def encoding_of(content: io.BufferedIOBase, head: bytes, name: str, save_as: str) -> str:

@@ -26,7 +26,7 @@ LCID = re.compile(r"\[\$[^\]]*-([0-9a-f]+)\]", re.IGNORECASE)
 UNCHOSEN, COUNTRY = ("yyyy-mm-dd h:mm:ss", "yyyy-mm-dd hh:mm:ss"), {"mm-dd-yy": "", "m/d/yy h:mm": " H:mm"}
 # Excel's -> Babel's, where they differ.
 LETTERS = {"y": "yy", "yyy": "yyyy", "ddd": "EEE", "dddd": "EEEE", "am/pm": "a", "a/p": "a"}
-LAST = 2**20  # the last row that Excel knows
+LAST, LONGEST = 2**20, 255  # the last row that Excel knows; signs of a number format
 UNITS = {"h": timedelta(hours=1), "m": timedelta(minutes=1), "s": timedelta(seconds=1)}
 
 
@@ -95,6 +95,8 @@ def shown_by_excel(value: float | date | time | timedelta, code: str, language: 
     """Return what a cell shows for a number format, in a language ("en", "ru") where the format names none. Raises `ValueError`."""
     from babel import Locale
 
+    if len(code) > LONGEST:
+        raise ValueError(code)
     country = int(chosen[1], 16) if (chosen := LCID.search(code)) else 0
     where = Locale.parse(locale.windows_locale.get(country & 0xFFFF, language))
     sections = SECTION.findall("General" if code == "@" else code)

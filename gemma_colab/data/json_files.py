@@ -15,8 +15,8 @@ from gemma_colab.data.schema import BadRow, Records, listed, shown
 
 DECODER = json.JSONDecoder()
 COMMENT = r"//[^\n]*|#[^\n]*|/\*(?s:.*?)\*/"
-BETWEEN = re.compile(rf"(?:[ \t\n\r,]|{COMMENT})*")
-LOOSE = re.compile(rf'("(?:[^"\\\n]|\\.)*")|{COMMENT}|,(?=(?:\s|{COMMENT})*[\]}}])')
+BETWEEN = re.compile(rf"(?:[ \t\n\r,]|{COMMENT}|/\*(?s:.*))*")  # a comment that is never closed goes on to the end
+LOOSE = re.compile(rf'("(?:[^"\\\n]|\\.)*+"?)|{COMMENT}|,(?=(?:\s|{COMMENT})*+[\]}}])')
 
 
 def read_json(stream: io.TextIOBase, kind: str, name: str) -> Records:
@@ -44,7 +44,10 @@ def _lines(stream: io.TextIOBase, notes: dict[str, list[int]]) -> Iterator[tuple
 
 def _without_comments(text: str) -> str:
     """Return a text of the same length, with blanks for comments and for commas before a closing bracket."""
-    return LOOSE.sub(lambda found: found[1] or re.sub(r"[^\n]", " ", found[0]), text)
+    end = text.rfind("*/") + 1  # behind it no comment is closed, and none must be looked for again and again
+    text = text[:end] + text[end:].replace("/*", "/\ue000")
+    text = LOOSE.sub(lambda found: found[1] or re.sub(r"[^\n]", " ", found[0]), text)
+    return text[:end] + text[end:].replace("/\ue000", "/*")
 
 
 def _document(text: str, name: str, details: list[str]) -> Iterator[tuple[int, Any]]:
@@ -83,7 +86,7 @@ def _is_column(value: Any) -> bool:
 def _values(text: str, at: int, closing: str = "") -> Iterator[tuple[int, Any]]:
     """Yield (line, value) for values that stand one after another, up to a closing bracket and behind it. Behind a broken one it goes
     on at the next line that begins like it."""
-    line, written, listed_rows = 1 + text.count("\n", 0, at), text, bool(closing)
+    line, written, listed_rows, plain = 1 + text.count("\n", 0, at), text, bool(closing), None
     while True:
         start = BETWEEN.match(text, at).end()
         line += text.count("\n", at, start)
@@ -100,7 +103,8 @@ def _values(text: str, at: int, closing: str = "") -> Iterator[tuple[int, Any]]:
                 raise BadRow("the list breaks off: its ] is missing", "check the file's end, or download it again")
             value, at = _parsed(DECODER.raw_decode, text, start)
         except BadRow as bad:
-            if text is written and (plain := _without_comments(written)) != written:
+            plain = plain or _without_comments(written)
+            if text is written and plain != written:
                 text, at = plain, start
                 continue
             indent = text[text.rfind("\n", 0, start) + 1 : start]

@@ -15,7 +15,9 @@ from gemma_colab.core.rows import Row
 from gemma_colab.data.looking import question
 
 # Not numpy@1.26, logo@2x.png, git@github.com:..., nor "me@example.com" of a program, which is nobody's.
-EMAIL = re.compile(r"(?<![\w.+-])(?!git@|(?<=[\"'])\S+@example\.\w{3}[\"'])[\w.+-]+@(?!\dx\.)[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}")
+EMAIL = re.compile(
+    r"(?<![\w.+-])(?!git@|(?<=[\"'])[^\s\"'@]+@example\.\w{3}[\"'])[\w.+-]+@(?!\dx\.)[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}"
+)
 # 15, 16, 18 or 19 digits in one piece or grouped as on the card; 13 and 14 are bar codes and parcels, 0.2679491924311228 a number.
 CARD = re.compile(
     r"(?<![\w-])(?<!\d[.,])(?:3[47]\d{13}|[2-6]\d{15}(?:\d{2,3})?|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|3[47]\d\d([ -])\d{6}\2\d{5})(?![\w-])"
@@ -68,7 +70,7 @@ def _is_snils(match: re.Match) -> bool:
 
 def _is_address(match: re.Match) -> bool:
     """No 8.8.8.8, and no version number."""
-    return len(match[0]) > len("1.2.3.4") and not re.search(NUMBERED, match.string[: match.start()][-40:])
+    return len(match[0]) > len("1.2.3.4") and not re.search(NUMBERED, match.string[max(0, match.start() - 40) : match.start()])
 
 
 # Kind -> what stands in its place in a Russian and in an English text, the pattern, and what a match of it must pass. The surest
@@ -117,7 +119,7 @@ def wide(text: str, regions: tuple[str, ...] = ("RU",)) -> list[tuple[str, int, 
 
 def _phone(match: phonenumbers.PhoneNumberMatch, text: str) -> str:
     """Say "phone" or "phone?", or nothing of a hotline (8-800), an IP address, an order, a sum."""
-    raw, before, after = match.raw_string, text[: match.start][-40:], text[match.end :][:20]
+    raw, before, after = match.raw_string, text[max(0, match.start - 40) : match.start], text[match.end : match.end + 20]
     if phonenumbers.number_type(match.number) == phonenumbers.PhoneNumberType.TOLL_FREE or re.fullmatch(QUAD, raw):
         return ""
     called, ordered = CALL.search(before) or CALL.match(after.lstrip(" ,–—-")), ORDERED.search(before)
@@ -156,12 +158,16 @@ def own_contacts(rows: list[Row], keep: Iterable[str] = (), regions: tuple[str, 
 def mask(text: str, regions: tuple[str, ...] = ("RU",), keep: Collection[str] = ()) -> str:
     """The text with a word in brackets for each find, but not for what may be no phone, for `keep` (as `contact` writes it), and in code
     for keys alone."""
-    russian, code = bool(re.search("[а-яё]", text.lower())), [match.span() for match in CODE.finditer(text)]
+    russian, code, pieces = bool(re.search("[а-яё]", text.lower())), bytearray(len(text)), []
+    for match in CODE.finditer(text):
+        code[slice(*match.span())] = b"\1" * len(match[0])
+    rest = len(text)
     for kind, start, end in reversed(personal_data(text, regions)):
         secret = kind == "key" and "://" not in text[start:end]  # also in code
-        if kind in KINDS and contact(text[start:end]) not in keep and (secret or not any(a <= start < b for a, b in code)):
-            text = text[:start] + KINDS[kind][0 if russian else 1] + text[end:]
-    return text
+        if kind in KINDS and contact(text[start:end]) not in keep and (secret or not code[start]):
+            pieces += [text[end:rest], KINDS[kind][0 if russian else 1]]
+            rest = start
+    return "".join([text[:rest], *reversed(pieces)])
 
 
 def numbered(regions: tuple[str, ...] = ("RU",), keep: Collection[str] = ()) -> Callable[[Any], Any]:

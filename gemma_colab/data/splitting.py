@@ -19,7 +19,7 @@ from gemma_colab.core.workspace import SPLITS
 from gemma_colab.data.finding import CheckContext, Finding
 from gemma_colab.data.likeness import clusters, jaccard, near_pairs, normalize, shingles
 
-CONTACT = re.compile(r"\S+@\S+|\+?\d[\d ()-]{9,}\d")  # a house's telephone makes no two answers alike
+CONTACT = re.compile(r"(?<!\S)\S+@\S+|\+?\d[\d ()-]{9,}\d")  # a house's telephone makes no two answers alike
 SMALL_SET = 20  # with fewer rows, any three groups are good enough
 RARE = ("rare",)  # the class of all labels that are too rare; no label is a tuple
 

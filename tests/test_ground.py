@@ -51,7 +51,6 @@ A100 = Machine(True, "NVIDIA A100", (8, 0), 39.6, 83.0, 150.0, 12)
         (LoraSettings, "target_modules", "([a-z._0-9]+)+X"),  # would take for ever
         (LoraSettings, "target_modules", "(.|.)(.|.)(.|.)(.|.)(.|.)X"),
         (LoraSettings, "target_modules", ".*.*.*X"),
-        (LoraSettings, "target_modules", "|" * 301),
         (TrainSettings, "learning_rate", 0),
         (TrainSettings, "learning_rate", "2e-4"),
         (TrainSettings, "num_train_epochs", -1),

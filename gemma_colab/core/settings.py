@@ -108,13 +108,14 @@ class LoraSettings(Settings):
             return
         remedy = 'try "all-linear", "attention", or r".*\\.(q_proj|v_proj)"'
         told = str(self.target_modules)
-        if not PLAIN.fullmatch(told) or sum(map(told.count, "*+")) > 2 or told.count("(") > 4 or len(told) > 300:
-            what = r"be made of names, lists such as (q_proj|v_proj), .* and \d+, at most two of these and four lists"
-            raise SettingsError(f"target_modules={repr(self.target_modules)[:300]} must {what}; {remedy}")
         try:
-            fits = re.compile(self.target_modules).fullmatch  # as peft does it; a list would not survive being frozen
-        except (re.error, TypeError) as e:
-            raise SettingsError(f"target_modules={self.target_modules!r} is not a regular expression ({e}); {remedy}") from None
+            if not PLAIN.fullmatch(told) or sum(map(told.count, "*+")) > 2 or told.count("(") > 4 or len(told) > 300:
+                raise re.error(r"names, lists such as (q_proj|v_proj), .* and \d+; at most two of * and +, and four lists")
+            fits = re.compile(told).fullmatch  # as peft does it
+        except re.error as e:
+            raise SettingsError(
+                f"target_modules={repr(self.target_modules)[:300]} must be a plain pattern ({e}); {remedy}"
+            ) from None
         blocks = [f"model.layers.{i}." for i in range(64)]  # the largest Gemma 3 has 62
         if any(map(fits, NOT_LINEAR)) or not any(fits(block + name) for block in blocks for name in LINEAR):
             what = "match linear layers of a block by their whole name, and nothing else"

@@ -106,20 +106,17 @@ class LoraSettings(Settings):
         super().__post_init__()
         if self.target_modules in ("all-linear", "attention"):
             return
+        told, said = str(self.target_modules), f"target_modules={repr(self.target_modules)[:300]} must"
         remedy = 'try "all-linear", "attention", or r".*\\.(q_proj|v_proj)"'
-        told = str(self.target_modules)
         try:
             if not PLAIN.fullmatch(told) or sum(map(told.count, "*+")) > 2 or told.count("(") > 4 or len(told) > 300:
                 raise re.error(r"names, lists such as (q_proj|v_proj), .* and \d+; at most two of * and +, and four lists")
             fits = re.compile(told).fullmatch  # as peft does it
         except re.error as e:
-            raise SettingsError(
-                f"target_modules={repr(self.target_modules)[:300]} must be a plain pattern ({e}); {remedy}"
-            ) from None
+            raise SettingsError(f"{said} be a plain pattern ({e}); {remedy}") from None
         blocks = [f"model.layers.{i}." for i in range(64)]  # the largest Gemma 3 has 62
         if any(map(fits, NOT_LINEAR)) or not any(fits(block + name) for block in blocks for name in LINEAR):
-            what = "match linear layers of a block by their whole name, and nothing else"
-            raise SettingsError(f"target_modules={self.target_modules!r} must {what}; {remedy}")
+            raise SettingsError(f"{said} match linear layers of a block by their whole name, and nothing else; {remedy}")
 
     @property
     def scale(self) -> float:

@@ -23,6 +23,7 @@ NO_CODE = {  # a call that has no such argument -> why
     "PeftModel.from_pretrained": "gets a loaded model, and reads tensors for it",
     "LoraConfig.from_pretrained": "reads numbers and names",
     "datasets.load_dataset": "has run no code of a dataset since version 4",
+    "datasets.load_dataset_builder": "the same",
     "load_dataset": "the same, imported by its name",
 }
 

@@ -99,7 +99,7 @@ def train(
     Raises `TrainingError` when the loss is no number, or nothing is left to save memory with; `SettingsError` when no row is left;
     `WorkspaceError` when it can't be resumed, there is no room for checkpoints, or the folder is somebody else's.
     """
-    folder, notes, start, say = Path(folder), [], None, getattr(show, "say", print)
+    folder, notes, start, say = Path(folder), [], None, getattr(show, "say", TrainingError.say)
     processes, first = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0)) == 0
 
     def now_made_with() -> dict:

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from gemma_colab.core.curve import BEST, TRAIN, history_table, new_axes, smoothed
-from gemma_colab.core.errors import ModelError, SettingsError
+from gemma_colab.core.errors import ModelError, SettingsError, say
 from gemma_colab.core.settings import LoraSettings, TrainSettings, check_number
 from gemma_colab.core.trainer import build_trainer, lora_config, sft_config
 from gemma_colab.model.lengths import token_lengths
@@ -106,7 +106,7 @@ def short_run(
     max_steps: int | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     schedule: Callable[[int], float] | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = say,
 ) -> pd.DataFrame | Any:
     """Train a fresh adapter on a model and unload it again; the model stays as it was, an adapter of an earlier run included.
 
@@ -296,7 +296,7 @@ def trial_run(
 
     rows: those to train on. Raises `ModelError` when the GPU's memory does not suffice.
     """
-    rows = [rows[i] for i in fit_rows({"train": rows}, tokenizer, settings, print)[0]["train"]]
+    rows = [rows[i] for i in fit_rows({"train": rows}, tokenizer, settings, say)[0]["train"]]
     lengths = token_lengths(rows, tokenizer, settings.max_length)["total"].clip(upper=settings.max_length).to_numpy()
     sequences = math.ceil(lengths.sum() / settings.max_length) if settings.packing else len(rows)
     rows_per_step = len(rows) / sequences * settings.effective_batch

@@ -16,7 +16,7 @@ from gemma_colab.core.errors import BlockedError, GemmaColabError, ModelError, T
 from gemma_colab.core.machine import Machine
 from gemma_colab.core.rows import answer
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
-from gemma_colab.core.workspace import Workspace, samples
+from gemma_colab.core.workspace import SPLIT_FILES, Workspace, samples
 from gemma_colab.data.looking import question
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.review import Review
@@ -25,6 +25,7 @@ from gemma_colab.handover.rows import ensure_rows, prepare_rows, save_rows
 from gemma_colab.handover.settings import choose_model, settings_for
 from gemma_colab.model.choice import starting_point
 from gemma_colab.model.memory import memory_plan
+from gemma_colab.training.checkpoints import claim
 from gemma_colab.training.records import list_runs
 
 
@@ -33,7 +34,9 @@ def test_rows_are_made_from_the_sample_once_and_said_aloud(workspace, capsys):
     assert "Notebook 01 has not run" in capsys.readouterr().out
     assert {name: len(some) for name, some in rows.items()} == {"train": 386, "validation": 51, "test": 77}
     assert ensure_rows(workspace) == rows
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == (
+        "Rows of support_ru.jsonl (a sample of this project, not your own data): 386 train, 51 validation, 77 test.\n"
+    )
 
 
 def test_somebodys_rows_are_never_overwritten(workspace):
@@ -51,6 +54,63 @@ def test_a_blocked_dataset_leaves_the_rows_alone_and_says_why(workspace, support
     assert caught.value.report.verdict == "blocked"
     assert not (workspace.path / "rows").exists()
     assert "ud800" in (workspace.path / "blocked" / "aside.jsonl").read_text("utf-8")
+
+
+@pytest.fixture
+def own(tmp_path, support_rows):
+    """A file of somebody's own, and one that is blocked."""
+    rows = [{"question": question(row), "answer": answer(row)} for row in support_rows[2:122]]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "few.jsonl").write_text('{"instruction": "a", "output": "b"}\n{"instruction": "\\ud800", "output": "b"}\n')
+    return tmp_path / "own.jsonl", tmp_path / "few.jsonl"
+
+
+def test_a_sample_never_replaces_rows_of_your_own(workspace, own, support_rows, capsys):
+    prepare_rows(own[0], workspace)
+    before = workspace.fingerprint(*SPLIT_FILES, "rows/report.json")
+    refused = r"holds the rows of own.jsonl, which those of support_ru_raw.csv would replace; open another one"
+    with pytest.raises(WorkspaceError, match=refused):
+        prepare_rows(samples() / "support_ru_raw.csv", workspace)
+    with pytest.raises(WorkspaceError, match=refused):
+        save_rows({"train": support_rows[:9]}, workspace, samples() / "support_ru_raw.csv")
+    assert workspace.fingerprint(*SPLIT_FILES, "rows/report.json") == before
+    capsys.readouterr()
+    rows = ensure_rows(workspace)
+    assert capsys.readouterr().out.startswith(f"Rows of own.jsonl: {len(rows['train'])} train,")
+    prepare_rows(own[0], workspace, seed=1)  # your own may replace your own
+    assert workspace.fingerprint(*SPLIT_FILES) != before
+
+
+def test_rows_of_an_older_workspace_count_as_your_own(workspace, support_rows):
+    save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
+    (workspace.path / "rows" / "source.json").unlink()
+    with pytest.raises(WorkspaceError, match=r"holds the rows of a file of yours"):
+        prepare_rows(samples() / "support_en.jsonl", workspace)
+
+
+def test_no_sample_stands_ready_where_your_own_file_was_blocked(workspace, own, capsys):
+    ensure_rows(workspace)  # the sample's
+    with pytest.raises(BlockedError):
+        prepare_rows(own[1], workspace)
+    with pytest.raises(WorkspaceError, match=r"few.jsonl was blocked, so there are no rows of it .*open another workspace"):
+        ensure_rows(workspace)
+    prepare_rows(own[0], workspace)
+    assert not (workspace.path / "blocked").exists()
+    with pytest.raises(BlockedError):
+        prepare_rows(own[1], workspace)
+    capsys.readouterr()
+    ensure_rows(workspace)  # the rows of the last good file stay
+    out = capsys.readouterr().out
+    assert out.startswith("Rows of own.jsonl: ")
+    assert out.endswith("few.jsonl was blocked, and none of its rows are among them.\n")
+
+
+def test_rows_are_counted_as_the_named_model_counts_them(workspace, own):
+    report, _ = prepare_rows(own[0], workspace, model="tiny-gemma3")
+    assert report.lengths["total"].max() <= 512
+    with pytest.raises(BlockedError) as caught:
+        prepare_rows(own[0], workspace, model="tiny-gemma3", max_length=16)
+    assert any("max_length" in str(finding) or "cut" in finding.check for finding in caught.value.report.findings)
 
 
 def test_decisions_of_a_review_are_applied(workspace):
@@ -85,7 +145,8 @@ A100 = Machine(True, "NVIDIA A100", (8, 0), 39.4, 83.0, 150.0, 12)
 def trained(workspace, support_rows, random_gemma):
     save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
     LoraSettings(r=4).save(workspace)
-    (workspace.path / "checkpoints" / "checkpoint-999").mkdir(parents=True)  # of an older, longer run
+    claim(workspace.path / "checkpoints")
+    (workspace.path / "checkpoints" / "checkpoint-999").mkdir()  # of an older, longer run
     run = train_adapter(
         workspace, ModelSettings(model=random_gemma), TrainSettings(num_train_epochs=1, per_device_train_batch_size=8)
     )

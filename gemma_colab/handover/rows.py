@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from gemma_colab.core.errors import BlockedError, DatasetError, SettingsError, say
+from gemma_colab.core.chat import load_tokenizer
+from gemma_colab.core.errors import BlockedError, DatasetError, SettingsError, WorkspaceError, say
 from gemma_colab.core.rows import Row, to_messages
 from gemma_colab.core.workspace import SPLIT_FILES, SPLITS, Workspace, samples
 from gemma_colab.data.cleaning import DEFAULT, STEPS, clean, summarize
@@ -22,6 +24,10 @@ from gemma_colab.data.report import Report, check_rows
 from gemma_colab.data.review import Review
 from gemma_colab.data.splitting import SplitSettings, split_rows
 from gemma_colab.data.turns import fit
+from gemma_colab.model.choice import starting_point
+
+SOURCE = "source.json"  # beside rows, or beside the report of a blocked file: whose they are
+UNNAMED = {"file": "a file of yours", "sample": False}  # rows of a program, or of an older workspace
 
 
 def prepare_rows(
@@ -32,8 +38,9 @@ def prepare_rows(
     also: Sequence[str] = (),
     accept: Iterable[str] = (),
     keep: Iterable[str] = (),
+    model: str | None = None,
     tokenizer=None,
-    max_length: int = 1024,
+    max_length: int | None = None,
     too_long: str = "keep",
     groups: str | None = None,
     originals: bool = False,
@@ -46,18 +53,22 @@ def prepare_rows(
 
     source and reading: as for `data.read_rows`; rows that can't be read are put aside, and are an error of the report. steps, also, keep:
     as for `data.clean`; the report says what each did, and the others would do. accept: findings you overrule, see `data.check_rows`.
+    model: whose tokenizer counts, and whose usual `max_length` (else 1,024), where these two aren't given.
     groups: a column of the file, such as the customer; its rows stay on one side of the split, see `data.split_rows`. too_long: "keep"
     rows beyond max_length (they will be cut), or "drop" or "split" them as `data.turns.fit` does.
 
     Returns the report after cleaning, and sentences on what reading left out or guessed and on the split. Writes `rows/<split>.jsonl`,
     `rows/report.json`, and what was changed or left out: `rows/cleaning_log.jsonl`, `review_log.jsonl`, `aside.jsonl`, `too_long.jsonl`,
     with personal data masked; originals: also as they were, `rows/unmasked_cleaning_log.jsonl` and so on, which `undo` needs.
-    Raises `DatasetError` when the file can't be read, and `BlockedError` when the report is blocked or the rows can't be split: no rows
-    are written, the rest goes to `blocked/`.
+    Raises `DatasetError` when the file can't be read, `WorkspaceError` when a sample would replace rows of your own, and `BlockedError`
+    when the report is blocked or the rows can't be split: no rows are written, the rest goes to `blocked/`, and a sample's rows that
+    were there are deleted, so that nobody trains on them by mistake.
     """
-    own = workspace.path / "rows"
+    own, whose = workspace.path / "rows", _whose(source, workspace)
     if own in [path := Path(source).absolute().resolve(), *path.parents]:
         raise SettingsError(f"source={str(source)!r} lies in {own}, which would be overwritten; copy it elsewhere first")
+    tokenizer = tokenizer or (load_tokenizer(model) if model else None)
+    max_length = max_length or (starting_point(model)[1].max_length if model else 1024)
     if groups:  # the reader keeps this column, and rows of one conversation are never parted
         reading["mapping"] = (reading.get("mapping") or {}) | {"conversation": groups}
     split_settings = SplitSettings(validation_size=validation_size, test_size=test_size, seed=seed)
@@ -88,20 +99,56 @@ def prepare_rows(
     workspace.write_json(f"{folder}/report.json", report.to_dict())
     kept = _save_logs(logs, workspace, folder, originals)
     if not splits:
+        workspace.write_json(f"{folder}/{SOURCE}", whose)
+        if saved_source(workspace).get("sample") and not whose["sample"]:
+            for name in SPLIT_FILES:
+                (workspace.path / name).unlink(missing_ok=True)
         remedy = f"mend that, or accept a finding by its name; {workspace.path / folder} lists what was put aside and changed"
         raise BlockedError(f"{found.name}: {how}; {remedy}", report)
-    save_rows(splits, workspace)
+    shutil.rmtree(workspace.path / "blocked", ignore_errors=True)  # of a file before this one
+    save_rows(splits, workspace, source)
     split_settings.save(workspace)
     return report, "\n".join(filter(None, (how, kept)))
 
 
-def save_rows(splits: dict[str, list[Row]], workspace: Workspace, originals: bool = False, **logs: pd.DataFrame) -> None:
-    """Write `rows/<split>.jsonl`: rows as TRL reads them, with the line of your file that each came from. logs: those of `clean` and of
-    the review, such as cleaning_log=log, for `rows/cleaning_log.jsonl`; originals: as in `prepare_rows`."""
+def save_rows(
+    splits: dict[str, list[Row]],
+    workspace: Workspace,
+    source: str | Path | None = None,
+    originals: bool = False,
+    **logs: pd.DataFrame,
+) -> None:
+    """Write `rows/<split>.jsonl`: rows as TRL reads them, with the line of your file that each came from.
+
+    source: that file. Raises `WorkspaceError` when it is a sample of this project, and the workspace has rows of your own. logs: those of
+    `clean` and of the review, such as cleaning_log=log, for `rows/cleaning_log.jsonl`; originals: as in `prepare_rows`.
+    """
+    whose = _whose(source, workspace)
     if kept := _save_logs(logs, workspace, "rows", originals):
         say(kept)
     for split, rows in splits.items():  # the checksum of a masked text would give the phone away to whoever tries all phones
         workspace.write_jsonl(f"rows/{split}.jsonl", [{key: row[key] for key in row if key != AS_READ} for row in rows])
+    workspace.write_json(f"rows/{SOURCE}", whose)
+
+
+def _whose(source: str | Path | None, workspace: Workspace) -> dict:
+    """Return {"file", "sample"} of a source. Raises `WorkspaceError` when a sample would replace rows of somebody's own."""
+    told, there = dict(UNNAMED), saved_source(workspace)
+    if source is not None:
+        told = {"file": Path(source).name, "sample": Path(source).resolve().parent == samples().resolve()}
+    if told["sample"] and there and not there["sample"]:
+        remedy = "open another one for the sample, such as open_workspace('lesson')"
+        raise WorkspaceError(
+            f"{workspace.path} holds the rows of {there['file']}, which those of {told['file']} would replace; {remedy}"
+        )
+    return told
+
+
+def saved_source(workspace: Workspace) -> dict:
+    """Return {"file": name, "sample": whether it is one of this project} of the rows in a workspace; {} where there are none."""
+    if not any(map(workspace.has, SPLIT_FILES)):
+        return {}
+    return workspace.read_json(f"rows/{SOURCE}") if workspace.has(f"rows/{SOURCE}") else UNNAMED
 
 
 def _save_logs(logs: dict[str, Any], workspace: Workspace, folder: str, originals: bool) -> str:
@@ -135,8 +182,21 @@ def _redacted(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def ensure_rows(workspace: Workspace) -> dict[str, list[Row]]:
-    """Return {"train", "validation", "test"} -> rows, as notebook 01 saved them; made of `support_ru.jsonl` if it didn't run."""
-    if not any(map(workspace.has, SPLIT_FILES)):  # where one is there, the others must be too: never overwrite somebody's rows
+    """Return {"train", "validation", "test"} -> rows, as notebook 01 saved them, and say which file they are of. Where it didn't run, they
+    are made of the sample `support_ru.jsonl`. Raises `WorkspaceError` where your own file was blocked and nothing else was saved."""
+    blocked = workspace.read_json(f"blocked/{SOURCE}") if workspace.has(f"blocked/{SOURCE}") else {"sample": True}
+    if not saved_source(workspace):  # where one is there, the others must be too: never overwrite somebody's rows
+        if not blocked["sample"]:
+            remedy = "mend it and run notebook 01 again; or, to work with the sample, open another workspace"
+            raise WorkspaceError(
+                f"{blocked['file']} was blocked, so there are no rows of it (see {workspace.path / 'blocked'}); {remedy}"
+            )
         say("Notebook 01 has not run in this workspace: making the rows from the sample support_ru.jsonl.")
         prepare_rows(samples() / "support_ru.jsonl", workspace)
-    return {split: workspace.read_jsonl(f"rows/{split}.jsonl", to_messages) for split in SPLITS}
+    source = saved_source(workspace)
+    rows = {split: workspace.read_jsonl(f"rows/{split}.jsonl", to_messages) for split in SPLITS}
+    counts = ", ".join(f"{len(some):,} {split}" for split, some in rows.items())
+    say(f"Rows of {source['file']}" + " (a sample of this project, not your own data)" * source["sample"] + f": {counts}.")
+    if not blocked["sample"]:
+        say(f"{blocked['file']} was blocked, and none of its rows are among them.")
+    return rows

@@ -34,7 +34,9 @@ FIELDS = {
     "settings_for.json": {"correction": dict | None, "seconds_per_step": int | float | None},
     "ship_settings.json": {"bars": dict},
     "export.json": {"merged": dict | None, "hub": dict | None},
-} | dict.fromkeys(("rows/source.json", "blocked/source.json"), {"file": str, "sample": bool})
+    "rows/source.json": {"file": str, "sample": bool},
+    "blocked/source.json": {"file": str, "sample": bool},
+}
 
 
 class Workspace:

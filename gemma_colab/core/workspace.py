@@ -34,9 +34,7 @@ FIELDS = {
     "settings_for.json": {"correction": dict | None, "seconds_per_step": int | float | None},
     "ship_settings.json": {"bars": dict},
     "export.json": {"merged": dict | None, "hub": dict | None},
-    "rows/source.json": {"file": str, "sample": bool},
-    "blocked/source.json": {"file": str, "sample": bool},
-}
+} | {name: {"file": str, "sample": bool} for name in ("rows/source.json", "blocked/source.json")}
 
 
 class Workspace:

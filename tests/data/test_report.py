@@ -257,3 +257,10 @@ def test_long_texts_are_cut_around_the_place(good):
     assert "characters in an answer" in page
     assert len(page) < 60_000
     assert page.count("слово слово слово") < 200
+
+
+def test_control_characters_of_a_file_are_written_out_in_the_text(good):
+    aside = [{"line": 3, "problem": "\x1b[31mno JSON", "sentence": "line 3: \x1b]0;title\x07 \u202eno JSON"}]
+    said = repr(check_rows(good[:20], aside=aside))
+    assert "line 3: \\x1b]0;title\\x07 \\u202eno JSON" in said
+    assert all(c == "\n" or c.isprintable() for c in said)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from markupsafe import escape
 
+from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import answer, to_messages
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import ADAPTER_FILES, SPLIT_FILES, samples
@@ -78,6 +79,13 @@ def recited(train, test=0.0):
         ({"review": {"sentence": "Tuned won 28 of 30.", "verdict": "better"}}, "yes", "Tuned won 28 of 30."),
         ({"review": {"sentence": "Tuned lost.", "verdict": "worse"}}, "no", "Tuned lost."),
         ({"review": {"sentence": "Tuned won 28 of 30.", "verdict": "better"}, "alike": 0.1}, "yes", "token F1 0.10"),
+        ({"failures": failed(any=0.05, repeating=0.05)}, "ask a reader", "5% of its answers are no proper answers"),
+        ({"failures": failed(any=0.2, repeating=0.2)}, "no", "Look at these answers, and train with a lower"),
+        ({"failures": failed(any=0.2, **{"hit the limit": 0.1})}, "no", "Raise max_new_tokens"),
+        ({"failures": failed({"hit the limit": 0.2})}, "ask a reader", "Of the answers of base, 20% were cut off"),
+        ({"alike": 1 / 3}, "ask a reader", "no figure says whether an answer is true"),
+        ({"bars": {"a": 0.8}}, "yes", "a is 80%, and the bar is 80%."),
+        ({"bars": {"a": 0.81}}, "not yet", "Read the rows that are wrong"),
         ({"memorized": recited(0.6)}, "not yet", "60% of its training answers"),
         ({"memorized": recited(0.2)}, "not yet", "it recites training answers"),
         ({"memorized": recited(0.19)}, "ask a reader", "19% of its training answers"),
@@ -94,6 +102,23 @@ def test_next_to_nothing_is_called_so():
     said = verdict(pd.DataFrame([line("a", 0.005)]))
     assert (said["word"], said["ship"]) == ("better", "not yet")
     assert "next to nothing" in str(said)
+    assert verdict(pd.DataFrame([line("a", 0.02)]))["ship"] == "ask a reader"
+
+
+def test_what_is_no_worth_saying_is_not_said():
+    for evidence in (
+        {"failures": failed(any=0.04, repeating=0.04)},
+        {"failures": failed({"hit the limit": 0.19})},
+        {"alike": 1 / 3},
+    ):
+        assert len(verdict(BETTER, **evidence)["lines"]) == 1
+    assert "could answer" not in str(verdict(BETTER, general=KEPT.assign(before=0.2)))
+
+
+def test_a_bar_on_what_was_not_measured_is_refused():
+    measured = pd.DataFrame([line("a", 0.3), line("b", 0.3)])
+    with pytest.raises(SettingsError, match=r"bars names \['c'\], which was not measured; measured were a, b"):
+        verdict(measured, bars={"a": 0.5, "c": 0.5})
 
 
 def test_comparison_draws_what_is_clear():

@@ -58,7 +58,7 @@ def test_a_new_repository_is_private_and_holds_the_adapter_and_nothing_of_this_m
     sent = {path.name: path.read_bytes() for path in repo.folder.iterdir()}
     assert set(sent) == {".gitattributes", "README.md", "adapter_config.json", "adapter_model.safetensors"}
     assert sent["adapter_model.safetensors"] == (adapter / "adapter_model.safetensors").read_bytes()
-    assert json.loads(sent["adapter_config.json"]) == {"peft_type": "LORA", "base_model_name_or_path": "my-gemma"}
+    assert sent["adapter_config.json"] == b'{\n  "base_model_name_or_path": "my-gemma",\n  "peft_type": "LORA"\n}\n'
     assert sent["README.md"].decode() == CARD.replace("path/or/id/of/this/adapter", "learner/first")
     assert (repo.private, repo.messages) == (True, ["adapter of gemma_colab"])
     names = "README.md, adapter_config.json, adapter_model.safetensors"
@@ -98,7 +98,7 @@ def test_a_repository_that_was_made_and_never_filled_is_filled(hub, adapter, tmp
 @pytest.mark.parametrize(
     ("plant", "error", "said"),
     [
-        (lambda a: (a / "README.md").unlink(), WorkspaceError, r"has no README.md, the card; gemma-colab export .* --to adapter"),
+        (lambda a: (a / "README.md").unlink(), WorkspaceError, r"has no README.md, the card; gemma-colab export --workspace \S+/work --to adapter writes"),
         (lambda a: (a / "README.md").write_text(READER), WorkspaceError, r"README.md holds what looks like a token; take it out"),
         (lambda a: (a / "tokenizer.json").symlink_to("/etc/hostname"), WorkspaceError, r"is a link to /etc/hostname, outside the folder"),
         (lambda a: (a / "adapter_config.json").write_text("{}"), WorkspaceError, r"is not a whole LoRA adapter"),

@@ -50,6 +50,15 @@ def test_metrics_of_the_recipe():
     assert copied.__doc__.startswith("1 where the answer has the same")
 
 
+@pytest.mark.parametrize("metric", [*m.USUAL.values(), m.contains_answer])
+def test_as_many_answers_as_references_or_an_error(metric):
+    for answers, references in ((["а", "б"], ["а"]), (["а"], ["а", "б"])):
+        with pytest.raises(ValueError, match="argument 2 is"):
+            metric(answers, references)
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        failures(pd.DataFrame({"answer": ["а", "б"], "finished": True}), ["а"])
+
+
 def test_general_answers():
     assert m.contains_answer(["Это ёлка.", "Столица — Париж!", "13"], ["елка", "париж", "3"]) == [1.0, 1.0, 0.0]
     assert m.contains_answer(["Это Чехия.", "зелёного цвета", "Вене", "cities"], ["Чехии", "зелёная", "Вена", "city"]) == [

@@ -11,7 +11,7 @@ from gemma_colab.data.checks_text import personal
 from gemma_colab.data.cleaning import STEPS, clean, undo
 from gemma_colab.data.finding import CheckContext
 from gemma_colab.data.looking import fingerprint
-from gemma_colab.data.personal import KINDS, MASKS, contact, mask, numbered, own_contacts, personal_data
+from gemma_colab.data.personal import KINDS, MASKS, contact, mask, numbered, own_contacts, personal_data, redact
 from gemma_colab.data.report import check_rows
 from gemma_colab.data.splitting import split_rows
 from gemma_colab.handover.rows import save_rows
@@ -324,3 +324,16 @@ def test_the_checksum_of_a_masked_text_is_not_written(workspace):
     assert [row["messages"][0]["content"] for row in workspace.read_jsonl("rows/train.jsonl")] == ["Мой номер [телефон]"] * 3
     text = (workspace.path / "rows/train.jsonl").read_text("utf-8")
     assert not any(fingerprint(row) in text for row in rows)
+
+
+def test_a_value_is_redacted_wherever_it_holds_a_text():
+    held = {
+        "вопрос": "Пишите ivan@mail.ru",
+        "all": ["CALL +7 912 345-67-89", {"to": "ИВАН: ivan@mail.ru"}, 5, None, 2.5, True],
+        "phone": 79123456789,
+    }
+    assert redact(held) == {
+        "вопрос": "Пишите [почта]",
+        "all": ["CALL [phone]", {"to": "ИВАН: [почта]"}, 5, None, 2.5, True],
+        "phone": "[phone]",
+    }

@@ -115,6 +115,20 @@ def test_what_is_no_worth_saying_is_not_said():
     assert "could answer" not in str(verdict(BETTER, general=KEPT.assign(before=0.2)))
 
 
+def test_what_speaks_against_it_is_named_with_its_remedy():
+    said = verdict(pd.DataFrame([line("a", 0.3), line("b", 0.3)]), bars={"a": 0.81, "b": 0.9})
+    assert said["against"] == ["a is 80%, and the bar is 81%", "b is 80%, and the bar is 90%"]
+    assert [step.split(":")[0] for step in said["next"]] == ["Read the rows that are wrong"]
+    said = verdict(BETTER, alike=0.2)
+    assert said["against"] == ["half of its answers are unlike the right ones"]
+    assert [step.split(":")[0] for step in said["next"]] == ["Read some of them"]
+    said = verdict(BETTER, failures=failed(any=0.25, repeating=0.25), memorized=recited(0.5))
+    assert said["against"] == ["25% of its answers are no proper answers", "it recites training answers"]
+    assert len(said["next"]) == 2
+    said = verdict(BETTER, general=pd.DataFrame([line("general questions right, ru", -0.9)]))
+    assert said["against"] == ["it got clearly worse elsewhere: general questions right, ru"]
+
+
 def test_a_bar_on_what_was_not_measured_is_refused():
     measured = pd.DataFrame([line("a", 0.3), line("b", 0.3)])
     with pytest.raises(SettingsError, match=r"bars names \['c'\], which was not measured; measured were a, b"):

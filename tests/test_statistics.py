@@ -138,6 +138,18 @@ def test_what_is_clear_only_without_the_correction_is_called_so():
     assert many.iloc[0]["clear"] == "perhaps"
 
 
+def test_scores_may_be_yes_or_no_and_must_be_of_the_same_rows():
+    table = compare({"m": ([False] * 12, [True] * 12)})
+    assert table.loc[0, ["before", "after", "difference", "clear"]].tolist() == [0, 1, 1, "yes"]
+    for before, after, tokens in (
+        ([1.0] * 12, [1.0] * 11, None),
+        ([1.0] * 11, [1.0] * 12, None),
+        ([1.0] * 12, [1.0] * 12, [1] * 11),
+    ):
+        with pytest.raises(ValueError, match=r"argument \d is"):
+            compare({"m": (before, after)}, weights={"m": tokens} if tokens else None)
+
+
 def test_mcnemars_p_is_corrected_for_several_measures_too():
     """A fair coin does so in 3.1 % of cases: enough for one measure, too often for two, though the interval still leaves out zero."""
     scores = [0.0] * 30, [1.0] * 6 + [0.0] * 24

@@ -363,6 +363,8 @@ def test_control_characters_that_end_a_line_leave_one():
     assert CHANGES["control_characters"]("страницы\x0cНачало\x0bновой\x07!") == "страницы\nНачало\nновой!"
     assert CHANGES["control_characters"]("символ \\n означает") == "символ \\n означает"
     assert CHANGES["entities"]("&lt;p&gt;Да&lt;/p&gt;") == "Да"
+    assert CHANGES["entities"]("<b>да</b> &amp; нет") == "<b>да</b> & нет"  # these were tags before
+    assert CHANGES["entities"]("<b>да</b>") == "<b>да</b>"
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,7 @@ def test_what_a_step_leaves_alone(step, text):
 
 
 def test_fake_inputs_go_and_answers_of_that_kind_stay():
+    assert clean([row(output="В пути.\n\nN/A")], ("fake_input",))[0] == [row(output="В пути.\n\nN/A")]
     rows = [row(input="<noinput>"), row(input="N/A", output="None"), row(input="No entry?")]
     assert [(question(r), answer(r)) for r in clean(rows, ("fake_input",))[0]] == [
         ("Где заказ?", "В пути."), ("Где заказ?", "None"), ("Где заказ?\n\nNo entry?", "В пути."),

@@ -337,3 +337,16 @@ def test_a_value_is_redacted_wherever_it_holds_a_text():
         "all": ["CALL [phone]", {"to": "ИВАН: [почта]"}, 5, None, 2.5, True],
         "phone": "[phone]",
     }
+
+
+def test_equal_finds_get_equal_numbers_from_one_on():
+    change = numbered(keep={contact("own@mail.ru")})
+    assert [change(text) for text in ("anna@mail.ru", "ivan@mail.ru", "anna@mail.ru: 7", "own@mail.ru", 7)] == [
+        "[e-mail 1]", "[e-mail 2]", "[e-mail 1]: 7", "own@mail.ru", 7,
+    ]  # fmt: skip
+    assert change("Анна, 9161234567") == "Анна, [phone 3]"  # though it may be none
+
+
+def test_code_ends_where_its_back_quote_stands():
+    assert mask("`curl x` a@mail.ru") == "`curl x` [e-mail]"
+    assert mask("`curl x`a@mail.ru") == "`curl x`[e-mail]"

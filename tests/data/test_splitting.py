@@ -63,6 +63,7 @@ def test_seeded_complete_and_sized(support_rows):
     splits, notes = split_rows(support_rows, seed=3)
     assert list(splits) == list(SPLITS)
     assert (splits, notes) == split_rows(support_rows, seed=3)
+    assert split_rows(support_rows[:60]) == split_rows(support_rows[:60], seed=0)
     assert splits != split_rows(support_rows, seed=4)[0]
     assert sorted(map(str, sum(splits.values(), []))) == sorted(map(str, support_rows))
     assert [len(splits[name]) for name in SPLITS[1:]] == [round(share * len(support_rows)) for share in (0.1, 0.15)]

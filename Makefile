@@ -5,7 +5,7 @@ INSTALL := $(BIN)/uv pip install --python $(BIN)/python -b constraints.txt -c co
 # A process of one thread for each core, at most 4 for the memory they take. Files stay whole, since their tests share what is slow to make.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo demo-270m test test-all fuzz test-colab lab lint outputs screenshots links wheel colab-check constraints tiny-model clean
+.PHONY: demo demo-270m test test-all fuzz mutants test-colab lab lint outputs screenshots links wheel colab-check constraints tiny-model clean
 
 demo: .venv/installed                  ## run all notebooks on the tiny Gemma 3, leave the reports in runs/demo
 	$(BIN)/python tools/run_notebooks.py --workspace runs/demo --model tiny-gemma3
@@ -21,6 +21,9 @@ test-all: .venv/installed-verify       ## run the long ones too
 
 fuzz: .venv/installed-dev              ## ten thousand strange files are read, cleaned and split; texts that might take for ever
 	FUZZ=10000 OMP_NUM_THREADS=1 $(BIN)/pytest tests/data/test_whole_way.py tests/data/test_work.py
+
+mutants: .venv/installed-mutants       ## do the tests notice a change? some of each file that guards privacy, data and statistics (half an hour)
+	$(BIN)/python tools/mutants.py $(if $(MUTANTS),--each $(MUTANTS))
 
 test-colab:                            ## install, all notebooks and tests on a twin of Colab's machine (root on Debian; 15 GB)
 	tools/colab_twin.sh
@@ -73,6 +76,10 @@ tiny-model: .venv/installed-dev        ## pre-train data_samples/tiny-gemma3 aga
 
 .venv/installed-dev: .venv/installed
 	$(INSTALL) '.[dev]'
+	touch $@
+
+.venv/installed-mutants: .venv/installed-dev
+	$(INSTALL) '.[mutants]'
 	touch $@
 
 .venv/installed-verify: .venv/installed-dev gemma_colab/export/gguf.py

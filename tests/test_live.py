@@ -230,7 +230,7 @@ def test_a_terminal_gets_a_line_that_moves_and_a_file_few_lines(monkeypatch):
     assert terminal.getvalue().count("\r") == 2
     assert terminal.getvalue().endswith(f"\n{training_verdict(table, finished=True)}\n")
     monkeypatch.setattr(sys, "stderr", log := io.StringIO())
-    view = TextProgress()
+    view = TextProgress(clock=lambda: 0.0)
     for _ in range(5):
         view.line(*facts_of())
     view.line(*facts_of(done=True))

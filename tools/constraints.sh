@@ -5,7 +5,7 @@
 # tools/constraints.sh FILE       the versions in FILE, such as constraints.txt itself
 set -euo pipefail
 cd "$(dirname "$0")/.."
-options="--universal --python-version 3.11.7 --generate-hashes --no-annotate --no-header --extra verify --no-emit-package torch -q"
+options="--universal --python-version 3.11.7 --generate-hashes --no-annotate --no-header --extra verify --extra mutants --no-emit-package torch -q"
 {
   echo "# The exact versions the tests ran with (Python 3.11), written by \`make constraints\`. uv refuses a file with another checksum."
   echo "# torch has no checksum: its build differs from machine to machine (CPU, CUDA)."

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from gemma_colab.core.errors import WorkspaceError
+from gemma_colab.core.errors import SPOILT, WorkspaceError
 from gemma_colab.core.machine import DRIVE, KAGGLE, on_kaggle
 
 PACKAGE = Path(__file__).resolve().parent.parent  # gemma_colab/
@@ -105,7 +105,7 @@ class Workspace:
                 if not isinstance(found.get(field), kind):
                     raise ValueError(f"{field}={str(found.get(field))[:40]!r}")
             return found
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
+        except SPOILT as e:
             remedy = f"delete it and run notebook {MADE_IN.get(name, 'that makes it')} again"
             what = "valid JSON" if isinstance(e, json.JSONDecodeError) else "what gemma_colab writes there"
             why = f"it lacks {e}" if isinstance(e, KeyError) else e

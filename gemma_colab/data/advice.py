@@ -25,9 +25,7 @@ RIVALS = re.compile(r".*\b(chosen|rejected|better|worse)\b.*|(left|right) .*|(an
 NO_ANSWER = "quest quer prompt instr input frage pregunt вопрос запрос задани comment note комментар примечан user client клиент explan reason"
 NO_ANSWER += r" \b(id|name|lang|language|title|topic|subject|source|model|author|from|to|date|time|url|link|role|type|status|tags?|context)\b"
 NO_ANSWER = re.compile("|".join(f"{NO_ANSWER} имя фио назван заголов тема язык автор источник контекст".split()))
-SEVERAL_WORDS = re.compile(
-    r"(?<!\S)(?:[\d_]|[^\w\s])*+[^\W\d_]\S*+\s++(?:[\d_]|[^\w\s])*+[^\W\d_]"
-)  # no number, date, link or role
+SEVERAL_WORDS = re.compile(r"(?<!\S)(?:[\d_]|[^\w\s])*+[^\W\d_]\S*+\s++(?:[\d_]|[^\w\s])*+[^\W\d_]")  # no date, link or role
 SENTENCE = re.compile(r"[.!?…»)\"`:]$|\n|(?<!\S)(\S++\s++){14}")  # ends like one, or is long: no name, title or label
 
 

@@ -23,7 +23,7 @@ from gemma_colab.data.checks_set import exact_duplicates, near_twins
 from gemma_colab.data.checks_text import CODE, MARKDOWN_IMAGE, TAG, about_markup, empty_text
 from gemma_colab.data.finding import CheckContext, Finding, Hit
 from gemma_colab.data.likeness import normalize
-from gemma_colab.data.looking import AS_READ, BESIDE, beside, fingerprint, texts, with_beside, with_texts
+from gemma_colab.data.looking import AS_READ, BESIDE, beside, fingerprint, replaced, texts, with_beside, with_texts
 from gemma_colab.data.personal import mask, numbered, own_contacts, redact
 
 DROPPED = "(dropped)"
@@ -81,21 +81,17 @@ def entities(text: str) -> str:
 def control_characters(text: str) -> str:
     """Control characters away; escapes written out as text become what they stand for."""
 
-    def unescape(match: re.Match) -> str:
-        escape = match["escape"]
+    def unescaped(escape: str) -> str:
         if escape[1:2] in ("u", "x"):
             char = chr(int(escape[2:], 16))
             return escape if "\ud800" <= char <= "\udfff" else char
         return {"n": "\n", "r": "\n", "t": " "}.get(escape[1:], escape[1:])
 
-    def unescaped(part: str) -> str:
-        pieces, at = [], 0
-        for match in checks_text.escapes(part):
-            pieces += [part[at : match.start()], unescape(match)]
-            at = match.end()
-        return "".join([*pieces, part[at:]])
+    def plain(part: str) -> str:
+        part = replaced(part, ((unescaped(match[0]), *match.span()) for match in checks_text.escapes(part)))
+        return checks_text.CONTROL.sub("", BREAK.sub("\n", part))
 
-    return outside_code(lambda part: checks_text.CONTROL.sub("", BREAK.sub("\n", unescaped(part))), text)
+    return outside_code(plain, text)
 
 
 def white_space(text: str) -> str:
@@ -208,11 +204,8 @@ def summarize(rows: list[Row], log: pd.DataFrame, done: bool = True) -> Iterator
         pair = (before, after) if before != after else (str(one.before), after)  # that it was masked is the change
         start = max(0, Prefix.similarity(*pair) - 15) * bool(one.field)
         shown = [f"“{'…' * bool(start)}{t[start:][:50]}{'…' * (len(t) > start + 50)}”" for t in dict.fromkeys((before, after))]
-        change = (
-            f"{' '.join([one.field, *shown[:-1]])} became {shown[-1]}"
-            if one.field
-            else one.after.replace(DROPPED, "left out,", 1)
-        )
+        gone = one.after.replace(DROPPED, "left out,", 1)
+        change = f"{' '.join([one.field, *shown[:-1]])} became {shown[-1]}" if one.field else gone
         example = f"such as {place(rows[one.row], one.row)}: {change}"
         how = f"left as it is; with also=[{step!r}] (on the command line: --also {step}), {example}"
         lines = [place(rows[n], n) if "item" in rows[n] else rows[n].get("line", n) for n in numbers]

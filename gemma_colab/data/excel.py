@@ -47,9 +47,7 @@ def read_excel(stream: io.BufferedIOBase, sheet: str | int, name: str, fits: Cal
     return table(rows, f"{name}, sheet {title!r}", ["Excel", f"sheet {title!r}{others}"], "row", remedy, notes)
 
 
-def _rows(
-    page: Any, formulas: Any, notes: dict[str, list[int]], fits: Callable[[float], None]
-) -> Iterator[tuple[int, list[str | BadRow]]]:
+def _rows(page: Any, formulas: Any, notes: dict[str, list[int]], fits: Callable) -> Iterator[tuple[int, list[str | BadRow]]]:
     """Yield (number, texts) of each row that has any, without the empty cells at its end."""
     page.reset_dimensions()  # other programs write wrong ones
     formulas.reset_dimensions()
@@ -85,10 +83,8 @@ def _text(cell: Any, source: Any, language: str) -> str | BadRow:
     try:
         return shown_by_excel(value, cell.number_format, language)
     except ValueError:
-        return BadRow(
-            f"{value} in the number format {cell.number_format!r}, which is not known here",
-            "choose another format, or make it a text",
-        )
+        what = f"{value} in the number format {cell.number_format!r}, which is not known here"
+        return BadRow(what, "choose another format, or make it a text")
 
 
 def shown_by_excel(value: float | date | time | timedelta, code: str, language: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -51,19 +51,23 @@ def with_beside(row: Row, new: dict[str, Any]) -> Row:
     return _beside(row, lambda field, value: new.get(field, value))
 
 
-def _beside(row: Row, change: Callable[[str, Any], Any]) -> Row:
-    def walk(value: Any, place: str) -> Any:
-        if isinstance(value, dict):
-            return {key: walk(some, f"{place}.{key}") for key, some in value.items()}
-        if isinstance(value, list):
-            return [walk(some, f"{place}.{i}") for i, some in enumerate(value)]
-        return change(BESIDE + place, value) if isinstance(value, str) or type(value) is int else value
+def _beside(value: Any, change: Callable[[str, Any], Any], *place: Any) -> Any:
+    if place and (place[0] in OURS or (place[0] == "messages" and place[2:] in (("role",), ("content",)))):
+        return value
+    if isinstance(value, dict):
+        return {key: _beside(some, change, *place, key) for key, some in value.items()}
+    if isinstance(value, list):
+        return [_beside(some, change, *place, i) for i, some in enumerate(value)]
+    return change(BESIDE + ".".join(map(str, place)), value) if isinstance(value, str) or type(value) is int else value
 
-    def turn(i: int, of: dict) -> dict:
-        return {key: said if key in ("role", "content") else walk(said, f"messages.{i}.{key}") for key, said in of.items()}
 
-    turns = [turn(i, of) for i, of in enumerate(row["messages"])]
-    return {key: turns if key == "messages" else some if key in OURS else walk(some, key) for key, some in row.items()}
+def replaced(text: str, found: Iterable[tuple[str, int, int]]) -> str:
+    """The text with words put in the place of others: (word, start, end) of each, in order."""
+    pieces, at = [], 0
+    for word, start, end in found:
+        pieces += [text[at:start], word]
+        at = end
+    return "".join([*pieces, text[at:]])
 
 
 def fingerprint(row: Row, now: bool = False) -> str:

@@ -11,8 +11,9 @@ import phonenumbers
 from stdnum import iban, luhn
 from stdnum.ru import inn
 
+from gemma_colab.core.errors import KEYS
 from gemma_colab.core.rows import Row
-from gemma_colab.data.looking import question
+from gemma_colab.data.looking import question, replaced
 
 # Not numpy@1.26, logo@2x.png, git@github.com:..., nor "me@example.com" of a program, which is nobody's.
 EMAIL = re.compile(
@@ -48,7 +49,7 @@ IN_A_NAME = re.compile(r"(?<!\d)[78]\d{10}(?!\d)")  # user_79123456789
 CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
 GAP = r"(?:\\[nr]|[\s>|\"'#,*])"  # between the lines of a key: they may be indented, quoted, or escaped as in JSON
 KEY = re.compile(
-    r"\b(?:sk-[\w-]{20,}|gh[pousr]_\w{30,}|hf_\w{30,}|AKIA[0-9A-Z]{16}|AIza[\w-]{35}|xox[abprs]-[\w-]{10,}|glpat-[\w-]{20,})"
+    rf"{KEYS}"
     r"|\b\w+://[^\s:/@]+:[^\s/@]+(?=@)"  # a password in an address
     # A private key up to its end; where that was cut off, its headers and what is left of its lines.
     r"|-{4,5} ?BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)? ?-{4,5}"
@@ -91,12 +92,10 @@ MASKS = frozenset(word for russian, english, *_ in KINDS.values() for word in (r
 
 def personal_data(text: str, regions: tuple[str, ...] = ("RU",)) -> list[tuple[str, int, int]]:
     """(kind, start, end) of what is found in a text, in order, without overlaps; "phone?" may be none. regions: whose phones need no +."""
-    matches = [
-        (kind, *match.span("it" if "it" in pattern.groupindex else 0))
-        for kind, (_, _, pattern, passes) in KINDS.items()
-        for match in (pattern.finditer(text) if pattern else ())
-        if passes(match)
-    ]
+    matches = []
+    for kind, (_, _, pattern, passes) in KINDS.items():
+        found = filter(passes, pattern.finditer(text) if pattern else ())
+        matches += [(kind, *match.span("it" if "it" in pattern.groupindex else 0)) for match in found]
     if re.search(r"\d(?:\D{0,3}\d){8}", text):  # the matcher is slow; most texts have no nine digits together
         phones = [match for region in regions for match in phonenumbers.PhoneNumberMatcher(text, region)]
         matches += [(kind, match.start, match.end) for match in phones if (kind := _phone(match, text))]
@@ -158,16 +157,19 @@ def own_contacts(rows: list[Row], keep: Iterable[str] = (), regions: tuple[str, 
 def mask(text: str, regions: tuple[str, ...] = ("RU",), keep: Collection[str] = ()) -> str:
     """The text with a word in brackets for each find, but not for what may be no phone, for `keep` (as `contact` writes it), and in code
     for keys alone."""
-    russian, code, pieces = bool(re.search("[а-яё]", text.lower())), bytearray(len(text)), []
+    code, found, language = bytearray(len(text)), [], _language(text)
     for match in CODE.finditer(text):
         code[slice(*match.span())] = b"\1" * len(match[0])
-    rest = len(text)
-    for kind, start, end in reversed(personal_data(text, regions)):
+    for kind, start, end in personal_data(text, regions):
         secret = kind == "key" and "://" not in text[start:end]  # also in code
         if kind in KINDS and contact(text[start:end]) not in keep and (secret or not code[start]):
-            pieces += [text[end:rest], KINDS[kind][0 if russian else 1]]
-            rest = start
-    return "".join([text[:rest], *reversed(pieces)])
+            found.append((KINDS[kind][language], start, end))
+    return replaced(text, found)
+
+
+def _language(text: str) -> int:
+    """Where its word stands in `KINDS`: 0 for Russian, 1 for English."""
+    return 0 if re.search("[а-яё]", text.lower()) else 1
 
 
 def numbered(regions: tuple[str, ...] = ("RU",), keep: Collection[str] = ()) -> Callable[[Any], Any]:
@@ -176,18 +178,19 @@ def numbered(regions: tuple[str, ...] = ("RU",), keep: Collection[str] = ()) -> 
     numbers: dict[str, int] = {}
 
     def change(value: Any) -> Any:
-        text = str(value)
-        for kind, start, end in reversed(wide(text, regions)):
+        text, words = str(value), []
+        for kind, start, end in wide(text, regions):
             if contact(it := text[start:end]) not in keep:
-                text = f"{text[:start]}{KINDS[kind.rstrip('?')][1][:-1]} {numbers.setdefault(it, len(numbers) + 1)}]{text[end:]}"
-        return value if text == str(value) else text
+                word = f"{KINDS[kind.rstrip('?')][1][:-1]} {numbers.setdefault(it, len(numbers) + 1)}]"
+                words.append((word, start, end))
+        return replaced(text, words) if words else value
 
     return change
 
 
 def hidden(text: str) -> list[tuple[str, int, int]]:
     """(word in brackets, start, end) of all that may be personal data in a text, also in code."""
-    language = 0 if re.search("[а-яё]", text.lower()) else 1
+    language = _language(text)
     return [(KINDS[kind.rstrip("?")][language], start, end) for kind, start, end in wide(text)]
 
 
@@ -198,6 +201,5 @@ def redact(value: Any) -> Any:
     if isinstance(value, list):
         return [redact(some) for some in value]
     if isinstance(value, str):
-        for word, start, end in reversed(hidden(value)):
-            value = value[:start] + word + value[end:]
+        return replaced(value, hidden(value))
     return redact(str(value)) if type(value) is int and hidden(str(value)) else value

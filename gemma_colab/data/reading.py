@@ -59,8 +59,7 @@ def read_rows(
 ) -> Source:
     """Read all rows of a file, a folder that is a dataset, or a dataset of the Hugging Face Hub. Nothing given is changed.
 
-    source: a path (JSONL, JSON, CSV, Excel, Parquet, also gzipped), or "hf://datasets/owner/name", or "hf://datasets/owner/name:configuration": the Hub
-        is not asked for a name without that, which may be a path.
+    source: a path (JSONL, JSON, CSV, Excel, Parquet, also gzipped), or "hf://datasets/owner/name", or the same with ":configuration".
     mapping: our name (instruction, input, output, system, messages, label, conversation) -> the column there, where the
         columns are not recognized by their names.
     on_bad: "raise" stops at the first bad row; "aside" leaves bad rows out and lists them.
@@ -69,9 +68,7 @@ def read_rows(
     Raises `DatasetError` that names file, line and field; `SettingsError` for arguments that can't be meant.
     """
     if not isinstance(source, (str, Path)) or not str(source).strip():
-        raise SettingsError(
-            f"source={shown(source)} is to be a path, or the name of a dataset such as 'hf://datasets/owner/name'"
-        )
+        raise SettingsError(f"source={shown(source)} is to be a path, or a dataset's name such as 'hf://datasets/owner/name'")
     if on_bad not in ("raise", "aside"):
         raise SettingsError(f"on_bad={shown(on_bad)} is to be 'raise' (stop at the first bad row) or 'aside' (leave them out)")
     if limit is not None and limit < 1:

@@ -28,14 +28,8 @@ ASIDE = {  # findings of rows that reading put aside: could not read, and those 
     "not to be learned": ("W", "left out, as the file says; look, and accept 'not to be learned'"),
 }
 # Every name a finding may have: those of the checks, and what is found beside them.
-FINDINGS = {name for check in CHECKS for name in check.names} | {
-    *ASIDE,
-    "lengths",
-    "reviewed",
-    "unused decision",
-    "leak",
-    "validation too small",
-}
+FINDINGS = {*ASIDE, "lengths", "reviewed", "unused decision", "leak", "validation too small"}
+FINDINGS |= {name for check in CHECKS for name in check.names}
 VERDICTS = {"E": "blocked", "W": "fix first", "I": "ready"}  # severity of the worst finding -> verdict
 
 
@@ -77,18 +71,14 @@ class Report:
         if unknown := sorted(accept - FINDINGS):
             raise SettingsError(f"accept={unknown[0]!r} is not a finding; choose from {', '.join(sorted(FINDINGS))}")
         for f in findings:
-            overruled = f.check in accept and f.severity != "I"
-            more.append(
-                replace(f, severity="I", what_to_do=f"accepted by you ({f.severity}): {f.what_to_do}") if overruled else f
-            )
+            told = {"severity": "I", "what_to_do": f"accepted by you ({f.severity}): {f.what_to_do}"}
+            more.append(replace(f, **told) if f.check in accept and f.severity != "I" else f)
         return replace(self, findings=sorted([*self.findings, *more], key=lambda f: "EWI".index(f.severity)))
 
     def table(self) -> pd.DataFrame:
         """One line a finding: severity, check, how many rows, the first few (by line of the file, if known), what to do."""
-        return pd.DataFrame(
-            [(f.severity, f.check, f.count, self.places(f), f.what_to_do) for f in self.findings],
-            columns=["severity", "check", "rows", "where", "what to do"],
-        )
+        lines = [(f.severity, f.check, f.count, self.places(f), f.what_to_do) for f in self.findings]
+        return pd.DataFrame(lines, columns=["severity", "check", "rows", "where", "what to do"])
 
     def lines(self, finding: Finding) -> list[int | None]:
         """Lines of the file, from 1, in the order of `finding.rows`; None where a row didn't come from a file."""
@@ -133,9 +123,8 @@ class Report:
             where = f" in {n} row{'s' * (n > 1)} ({self.places(f)})" if (n := f.count) else ""
             lines.append(f"{f.severity}  {f.check}{where}: {f.what_to_do}")
             bad = _put_aside(self.aside, f.check)
-            lines += [f"     {redact(one.get('sentence', one['problem']))}" for one in bad[:5]] + [
-                f"     and {len(bad) - 5} more"
-            ] * (len(bad) > 5)
+            lines += [f"     {redact(one.get('sentence', one['problem']))}" for one in bad[:5]]
+            lines += [f"     and {len(bad) - 5} more"] * (len(bad) > 5)
         # A terminal obeys control characters, so those of a dataset are written out.
         return "\n".join("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines)
 

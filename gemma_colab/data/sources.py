@@ -11,6 +11,7 @@ import glob
 import gzip
 import io
 import json
+import math
 import os
 import re
 import zipfile
@@ -33,8 +34,8 @@ from gemma_colab.data.tables import checked, read_csv, read_parquet, unpacked
 JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 DATA_FILES = (*JSON_LINES, ".json", ".csv", ".tsv", ".txt", ".xlsx", ".parquet", ".arrow", ".gz")
 KINDS = dict.fromkeys((*JSON_LINES, ".json"), "json") | {".csv": "csv", ".tsv": "csv", ".txt": "text"}
-SAVED = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves
 KINDS |= {".parquet": "parquet", ".arrow": "arrow"}  # what a folder's files are to `datasets`
+SAVED = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves
 # A small file may unpack to more than the memory holds. This is for those that people made: texts become 2 to 20 times smaller.
 TIMES, ROOM = 50, 64 * 2**20
 HUB = "hf://datasets/"  # as huggingface_hub and datasets spell it; a name alone may be a path, such as clients/ivanov, and is nobody's business
@@ -76,7 +77,7 @@ def open_source(
     """Open a source. name: what stands for it in messages. stack: closes what is opened. Raises `DatasetError`."""
     found = _open(source, name, stack, sheet, split, limit)
     found.records = checked(found.records, found.notes) if found.table else found.records
-    found.records = _counted(found.records, name, _room([Path(source)]) if os.path.exists(source) else None)
+    found.records = _counted(found.records, name, _room(Path(source)))
     return found
 
 
@@ -88,14 +89,11 @@ def _open(source: str | Path, name: str, stack: contextlib.ExitStack, sheet: str
         return _open_saved(path, name, split) if any((path / n).is_file() for n in SAVED) else _open_folder(path, name, split)
     if os.path.lexists(path):
         raise DatasetError(f"{name} is a broken link or a device, not a file; give the data file itself")
-    hub_id = str(source).removeprefix(HUB) if HUB_ID.fullmatch(str(source).removeprefix(HUB)) else ""
-    if hub_id:
+    if is_id := HUB_ID.fullmatch(hub_id := str(source).removeprefix(HUB)):
         from gemma_colab.model.hub import no_secret
 
         no_secret("source", hub_id)
-    if ADDRESS.match(str(source)) and hub_id in ("", str(source)):
-        raise DatasetError(f"{name} is a web address, and rows are read from files; {_download(str(source))}")
-    if hub_id not in ("", str(source)):
+    if is_id and hub_id != str(source):
         import datasets
 
         repository, _, configuration = hub_id.partition(":")  # streamed when only a few rows are wanted, else kept in its cache
@@ -103,13 +101,14 @@ def _open(source: str | Path, name: str, stack: contextlib.ExitStack, sheet: str
         _stay_inside(name, [file for some in files.values() for file in some if not file.startswith("hf://")])
         data = datasets.load_dataset(repository, configuration or None, split=split, streaming=limit is not None)
         return _rows_of(data, "Hugging Face dataset", split)
+    if ADDRESS.match(str(source)):
+        raise DatasetError(f"{name} is a web address, and rows are read from files; {_download(str(source))}")
     there = sorted(p.name for p in path.absolute().parent.glob("*"))
     near = difflib.get_close_matches(path.name, there, 3) or [n for n in there if Path(n).suffix.lower() in DATA_FILES][:8]
     hint = f"in its folder: {', '.join(map(printable, near))}" if near else "check the name and the folder, or upload it first"
-    meant = isinstance(source, str) and hub_id and path.suffix.lower() not in DATA_FILES
-    raise DatasetError(
-        f"{name} is not there; {hint}" + f"; a dataset of the Hugging Face Hub is written {HUB}{hub_id}" * bool(meant)
-    )
+    if isinstance(source, str) and is_id and path.suffix.lower() not in DATA_FILES:
+        hint += f"; a dataset of the Hugging Face Hub is written {HUB}{hub_id}"
+    raise DatasetError(f"{name} is not there; {hint}")
 
 
 def _download(address: str) -> str:
@@ -144,32 +143,26 @@ def plain_words(name: str):
 
 
 class _Gzip(gzip.GzipFile):
-    """Unpacks no more than `room` bytes. Raises `DatasetError`."""
+    """Unpacks as much as `fits` lets it."""
 
-    def __init__(self, fileobj: io.BufferedIOBase, name: str, room: int):
-        super().__init__(fileobj=fileobj)
-        self.called, self.room = name, room
-
-    def read(self, size: int | None = -1) -> bytes:
-        return self._bounded(super().read(self.room + 1 if size is None or size < 0 else size))
+    def read(self, size: int = -1) -> bytes:
+        self.fits(self.tell())
+        return b"".join(iter(self.read1, b"")) if size < 0 else super().read(size)
 
     def read1(self, size: int = -1) -> bytes:
-        return self._bounded(super().read1(size))
-
-    def _bounded(self, got: bytes) -> bytes:
-        _fits(self.called, self.tell(), self.room)
-        return got
+        self.fits(self.tell())
+        return super().read1(size)
 
 
-def _room(files: Iterable[str | Path]) -> int:
-    """Return how many bytes files may unpack to, those of folders included."""
-    every = chain(*([path, *path.glob("*"), *path.glob("*/*")] for path in map(Path, files)))
-    return max(ROOM, TIMES * sum(path.stat().st_size for path in every if path.is_file()))
+def _room(path: Path) -> float:
+    """Return how many bytes a file, or all files of a folder, may unpack to; what the Hub sends is no packed file."""
+    every = (path, *path.glob("*"), *path.glob("*/*")) if os.path.exists(path) else ()
+    return max(ROOM, TIMES * sum(file.stat().st_size for file in every if file.is_file())) if every else math.inf
 
 
-def _fits(name: str, size: float, room: float | None) -> None:
+def _fits(name: str, size: float, room: float) -> None:
     """Raise `DatasetError` where more comes out of a packed file than its room."""
-    if room is not None and size > room:
+    if size > room:
         what = f"{name} unpacks to more than {room / 2**20:,.0f} MiB, and to more than {TIMES} times its own size"
         raise DatasetError(f"{what}; unpack it yourself, look at what is in it, and save the rows as .jsonl or .csv")
 
@@ -184,7 +177,10 @@ def _size(value: Any) -> int:
 def _open_file(path: Path, name: str, sheet: str | int, stack: contextlib.ExitStack) -> Records:
     content = stack.enter_context(path.open("rb", CHUNK))
     packed = content.peek(2)[:2] == b"\x1f\x8b"
-    content = stack.enter_context(_Gzip(content, name, _room([path])) if packed else content)
+    fits = partial(_fits, name, room=_room(path))
+    if packed:
+        content = stack.enter_context(_Gzip(fileobj=content))
+        content.fits = fits
     head = content.read(CHUNK)
     if not head:
         raise DatasetError(f"{name} is empty (0 bytes); check the download or the export that made it")
@@ -193,7 +189,6 @@ def _open_file(path: Path, name: str, sheet: str | int, stack: contextlib.ExitSt
     if head[:4] in (b"PAR1", b"PK\x03\x04"):
         content.seek(0)
         content = io.BytesIO(content.read()) if packed else content  # both are read from their end, where gzip can't jump to
-        fits = partial(_fits, name, room=_room([path]))
         found = read_parquet(content, fits) if head[:4] == b"PAR1" else _open_zip(content, sheet, name, fits)
     else:
         codec = encoding_of(content, head, name, SAVE_AS)
@@ -217,16 +212,16 @@ def _open_zip(content: io.BufferedIOBase, sheet: str | int, name: str, fits: Cal
     names = [file.filename for file in files]
     if what := next((what for start, what in PACKED.items() if any(n.startswith(start) for n in names)), ""):
         raise DatasetError(
-            f"{name} is {what}; open it in its program and save it as .xlsx or .csv (or copy its table into Excel), and try again"
+            f"{name} is {what}; open it in its program and save it as .xlsx or .csv (or copy its table into Excel)"
         )
     if "[Content_Types].xml" not in names:
         raise DatasetError(f"{name} is a zip archive, not an .xlsx workbook; unpack it, and give the data file in it")
     return read_excel(content, sheet, name, fits)
 
 
-def _counted(records: Iterable, name: str, room: int | None) -> Iterator:
-    """Yield the records, as long as there is room (a text that is stored once may stand in each), under a bar that is shown after two seconds. (Iterating over the bar itself would show it as failed, perhaps cells
-    later, when somebody stops early.)"""
+def _counted(records: Iterable, name: str, room: float) -> Iterator:
+    """Yield the records, as long as there is room (a text that is stored once may stand in each), under a bar that is shown after two
+    seconds. (Iterating over the bar itself would show it as failed, perhaps cells later, when somebody stops early.)"""
     with tqdm(desc=name, unit=" rows", leave=False, delay=2) as bar:
         size = 0
         for line, record in records:
@@ -250,16 +245,13 @@ def text_kind(sample: str, suffix: str) -> str:
 
 
 def _stay_inside(name: str, files: Iterable[str | Path], folder: Path | None = None) -> None:
-    """Raise `DatasetError` for a file outside the folder that is read: what somebody gave you must not take in what is yours."""
-    if outside := [file for file in files if folder is None or not Path(file).resolve().is_relative_to(folder)]:
+    """Raise `DatasetError` for a file outside the folder that is read, or, of a snapshot in the cache of the Hub, outside the whole of
+    it: what somebody gave you must not take in what is yours."""
+    home = folder and folder.resolve()
+    home = home.parents[1] if home and home.parent.name == "snapshots" else home
+    if outside := [file for file in files if not (home and Path(file).resolve().is_relative_to(home))]:
         what = f"{name} takes its rows from {shown(str(outside[0]), 300)}, which is not in it"
         raise DatasetError(f"{what}; if that is meant, give that file itself")
-
-
-def _inside(path: Path) -> Path:
-    """Return what the files of a folder may be links into: the folder, or, of a snapshot in the cache of the Hub, the whole of it."""
-    path = path.resolve()
-    return path.parents[1] if path.parent.name == "snapshots" else path
 
 
 def _open_folder(path: Path, name: str, split: str) -> Records:
@@ -282,11 +274,11 @@ def _open_folder(path: Path, name: str, split: str) -> Records:
         raise DatasetError(f"{name} holds files of a kind that a folder is not read from, {shown(files[0].name)}; give that file")
     kind = kinds.most_common(1)[0][0]
     splits = {part: some for part in found if (some := [file for file in found[part] if kind_of(file) == kind])}
-    _stay_inside(name, chain(*splits.values()), _inside(path))
+    _stay_inside(name, chain(*splits.values()), path)
     if kind == "parquet":
         import pyarrow.parquet as pq
 
-        _fits(name, sum(unpacked(pq.read_metadata(file)) for file in chain(*splits.values())), _room(chain(*splits.values())))
+        _fits(name, sum(unpacked(pq.read_metadata(file)) for file in chain(*splits.values())), _room(path))
     told = {part: [*map(glob.escape, some)] for part, some in splits.items()}
     data = datasets.load_dataset(kind, data_files=told, split=split, streaming=True)  # no copy of the data in a cache
     return _rows_of(data, "folder of data files", split)
@@ -298,14 +290,12 @@ def _open_saved(path: Path, name: str, split: str) -> Records:
 
     for state in (*path.glob(SAVED[0]), *path.glob(f"*/{SAVED[0]}")):
         named = json.loads(state.read_text(encoding="utf-8"))["_data_files"]
-        _stay_inside(name, [state.parent / file["filename"] for file in named], _inside(path))
+        _stay_inside(name, [state.parent / file["filename"] for file in named], path)
     for parts in path.glob(SAVED[1]):
-        _stay_inside(name, [path / part for part in json.loads(parts.read_text(encoding="utf-8"))["splits"]], _inside(path))
+        _stay_inside(name, [path / part for part in json.loads(parts.read_text(encoding="utf-8"))["splits"]], path)
     data = datasets.load_from_disk(str(path.resolve()))
     if isinstance(data, dict) and split not in data:
-        raise DatasetError(
-            f"{name} has no split {split!r}; it has {listed(data)}; name one with split= (on the command line: --split)"
-        )
+        raise DatasetError(f"{name} has no split {split!r}; it has {listed(data)}; name one with split= (or --split)")
     return _rows_of(data[split] if isinstance(data, dict) else data, "saved dataset", split)
 
 

@@ -117,13 +117,10 @@ class BlindReview:
         anew = "move both files away to begin anew"
         saved = self.workspace.read_json(self.mapping_file) if self.workspace.has(self.mapping_file) else {}
         if saved.get("answers") != self._set or not isinstance(saved.get("rows"), int) or not {"seed", "opened"} <= saved.keys():
-            raise WorkspaceError(
-                f"{self.mapping_file}, which tells who is left in {self.file}, is missing or of other answers; {anew}"
-            )
+            key = f"{self.mapping_file}, which tells who is left in {self.file}"
+            raise WorkspaceError(f"{key}, is missing or of other answers; {anew}")
         if self.seed not in (None, saved["seed"]):
-            raise SettingsError(
-                f"seed={self.seed!r}, but this review began with seed={saved['seed']!r}; leave seed out, or {anew}"
-            )
+            raise SettingsError(f"seed={self.seed!r}, but this review began with seed={saved['seed']!r}; leave it out, or {anew}")
         self.seed, self.opened, self._size = saved["seed"], saved["opened"], max(self._size, saved["rows"])
         self.decisions = self._read_csv() if self.workspace.has(self.file) else {}
 
@@ -140,9 +137,7 @@ class BlindReview:
                     found[line["row"]] = {name: GUARD.sub("", line[name] or "") for name in TO_DECIDE}
                     _check_said(found[line["row"]])
         except (ValueError, csv.Error, SettingsError) as e:  # bad UTF-8 is a ValueError
-            raise WorkspaceError(
-                f"{path} is not the table that the panel wrote ({e}); undo the change, or move it away"
-            ) from None
+            raise WorkspaceError(f"{path} is not the table that the panel wrote ({e}); undo that, or move it away") from None
         return found
 
     def _write(self, decisions: dict[str, dict[str, str]], opened: str | None = None) -> None:

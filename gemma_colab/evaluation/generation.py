@@ -72,10 +72,8 @@ def generate(
                 lines.append(json.dumps({"key": keys[i]} | known[keys[i]], ensure_ascii=False))
             if save:
                 save.parent.mkdir(parents=True, exist_ok=True)
-                with open(
-                    save, "a", encoding="utf-8", opener=private
-                ) as f:  # a new line first: the last one may have been cut off
-                    f.write("".join("\n" + line for line in lines))
+                with open(save, "a", encoding="utf-8", opener=private) as f:
+                    f.write("".join("\n" + line for line in lines))  # a new line first: the last one may have been cut off
             bar.update(len(rows))
     finally:
         bar.close()

@@ -59,10 +59,8 @@ def general_knowledge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     asked = [" ".join(words(q["question"])) for q in probe]
     right = [one * (not " ".join(words(a)).startswith(q)) for one, a, q in zip(holds, answers, asked, strict=True)]
     losses = text_losses(model, tokenizer, [text["text"] for text in texts])
-    return GeneralKnowledge(
-        pd.DataFrame(probe)[["kind", "language", "question"]].assign(answer=answers, right=right),
-        losses.assign(language=[text["language"] for text in texts]),
-    )
+    questions = pd.DataFrame(probe)[["kind", "language", "question"]].assign(answer=answers, right=right)
+    return GeneralKnowledge(questions, losses.assign(language=[text["language"] for text in texts]))
 
 
 def memorization(

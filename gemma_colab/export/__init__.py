@@ -17,6 +17,6 @@ __all__, __getattr__, __dir__ = door(
         "write_ollama": "gemma_colab.export.ollama",
         "write_gguf": "gemma_colab.export.gguf",
         "check_gguf": "gemma_colab.export.gguf",
-        "push": "gemma_colab.handover.export",
+        "push": "gemma_colab.export.hub",
     },
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -18,6 +18,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from gemma_colab.core.door import plugged
 from gemma_colab.core.errors import SECRET, ModelError, WorkspaceError, say
 from gemma_colab.export.adapter import SETTINGS, WEIGHTS, check_adapter
 from gemma_colab.export.checkpoint import check_merged
@@ -57,19 +58,18 @@ def push(
     exist_ok: bool = False,
     message: str | None = None,
     also: Collection[str] = (),
-    look: Callable[[str], Collection[str]] = lambda text: (),
 ) -> str:
     """Upload an adapter or a merged model, with its card, as one commit; return its address.
 
     repo_id: "owner/name", or a name alone for your own account. private: only you, or your organization, can see it. exist_ok:
     write a new version into a repository that is there already: its files become those of the folder, older versions stay in its
     history, and it stays as private as it is. message: of the commit. also: names of further files that go too, and of texts that may
-    hold personal data. look: says which kinds of personal data a text holds.
+    hold personal data.
     Raises `WorkspaceError` or `ModelError` if the folder is not whole, and `ModelError` for a name that can't be, a missing or weak
     token, a repository that is there, or no network. A commit is there as a whole or not at all; should the upload break, run it again.
     """
     folder, api = Path(folder), HfApi()
-    files = _files(folder, also, look)
+    files = _files(folder, also)
     repo_id, is_private, old = check_push(repo_id, private=private, exist_ok=exist_ok)
     files[CARD] = PLACE.sub(lambda _: repo_id, files[CARD].decode(errors="replace")).encode()
     operations = [CommitOperationAdd(file, content) for file, content in files.items()]
@@ -112,20 +112,18 @@ def check_push(repo_id: str, *, private: bool = True, exist_ok: bool = False) ->
     return repo_id, bool(there.private), old
 
 
-def _files(folder: Path, also: Collection[str], look: Callable[[str], Collection[str]]) -> dict[str, str | bytes]:
+def _files(folder: Path, also: Collection[str]) -> dict[str, str | bytes]:
     """Map name to path or content of each file. Raises `WorkspaceError` if they are no whole model, or one does not belong to it, is a
     link, or holds a key or personal data."""
-    is_adapter = (folder / SETTINGS).is_file()
-    if is_adapter:
+    form = "adapter" if (folder / SETTINGS).is_file() else "merged"
+    if form == "adapter":
         check_adapter(folder)
     else:
         check_merged(folder, llama_cpp=False)
     if not (folder / CARD).is_file():
-        form = "adapter" if is_adapter else "merged"
-        raise WorkspaceError(
-            f"{folder} has no {CARD}, the card; gemma-colab export --workspace {shlex.quote(str(folder.parent))} --to {form} writes it"
-        )
-    files, belongs = {}, [*ALWAYS, *BELONGS["adapter" if is_adapter else "merged"]]
+        command = f"gemma-colab export --workspace {shlex.quote(str(folder.parent))} --to {form}"
+        raise WorkspaceError(f"{folder} has no {CARD}, the card; {command} writes it")
+    files, belongs = {}, [*ALWAYS, *BELONGS[form]]
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder)
         if any(part.startswith(".") for part in name.parts):
@@ -139,15 +137,13 @@ def _files(folder: Path, also: Collection[str], look: Callable[[str], Collection
         if (named := name.as_posix()) not in also:
             send = f"name it in also=[{named!r}] (--also {shlex.quote(named)})"
             if not any(fnmatch(named, one) for one in belongs):
-                raise WorkspaceError(
-                    f"{path} is no part of the model; move it out of this folder, or, if it is to be sent, {send}"
-                )
-            if named not in NUMBERS and (found := look(text)):
-                what = f"{path} holds what looks like personal data ({', '.join(found)})"
+                raise WorkspaceError(f"{path} is no part of the model; move it out of this folder, or, to send it, {send}")
+            if found := {kind for kind, *_ in plugged("personal_data")(text * (named not in NUMBERS))} - {"phone?"}:
+                what = f"{path} holds what looks like personal data ({', '.join(sorted(found))})"
                 raise WorkspaceError(f"{what}; take it out, or, if it may be seen, {send}")
         files[named] = str(path)
     files[CARD] = (folder / CARD).read_bytes()
-    if is_adapter:
+    if form == "adapter":
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         settings["base_model_name_or_path"] = shown_name(str(settings.get("base_model_name_or_path") or ""))
         files[SETTINGS] = (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()

@@ -36,14 +36,11 @@ def ensure_adapter(workspace: Workspace, chosen: ModelSettings) -> dict:
     trained = ModelSettings(model=record["model"], load_in_4bit=record.get("load_in_4bit", True))
     if trained != chosen:
         its, ours = (f"{s.model!r} in {'4' if s.load_in_4bit else '16'} bit" for s in (trained, chosen))
-        raise WorkspaceError(
-            f"the adapter in {workspace.path} was trained on {its}, not on {ours}; choose {its} in notebook 02, or run notebook "
-            "04_train again"
-        )
+        remedy = f"choose {its} in notebook 02, or run notebook 04_train again"
+        raise WorkspaceError(f"the adapter in {workspace.path} was trained on {its}, not on {ours}; {remedy}")
     if record.get("rows") != workspace.fingerprint(*SPLIT_FILES):
-        raise WorkspaceError(
-            f"the adapter in {workspace.path} was trained on other rows than those now in rows/; run notebook 04_train again"
-        )
+        others = f"the adapter in {workspace.path} was trained on other rows than those now in rows/"
+        raise WorkspaceError(f"{others}; run notebook 04_train again")
     return record
 
 

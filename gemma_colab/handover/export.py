@@ -22,14 +22,12 @@ from gemma_colab.core.loading import load_model, quantization_config
 from gemma_colab.core.machine import GIB, pick_dtype
 from gemma_colab.core.rows import Row, prompt, to_messages
 from gemma_colab.core.workspace import Workspace, sweep
-from gemma_colab.data.personal import personal_data
 from gemma_colab.evaluation import answer_losses, generate_answers
-from gemma_colab.export import hub
 from gemma_colab.export.adapter import check_adapter, load_adapter, name_for_whole_model, of_text_part
 from gemma_colab.export.card import model_card
 from gemma_colab.export.checkpoint import config_of
 from gemma_colab.export.gguf import OUTTYPES, can_run, check_gguf, ready_converter, write_gguf
-from gemma_colab.export.hub import check_push
+from gemma_colab.export.hub import check_push, push
 from gemma_colab.export.merged import merge
 from gemma_colab.export.ollama import modelfile, write_ollama
 from gemma_colab.export.record import entry, exported, mib, record
@@ -129,21 +127,6 @@ def export_workspace(
         if workspace.has("report.html") and workspace.has("evaluation/rows.jsonl"):
             write_report(workspace)
     return made
-
-
-def push(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    private: bool = True,
-    exist_ok: bool = False,
-    message: str | None = None,
-    also: Collection[str] = (),
-) -> str:
-    """Upload an adapter or a merged model, with its card, as one commit; return its address. See `export.hub.push`, which is told here
-    which texts hold personal data: such a one is refused, unless `also` names it."""
-    how = {"private": private, "exist_ok": exist_ok, "message": message, "also": also}
-    return hub.push(folder, repo_id, look=lambda text: sorted({kind for kind, *_ in personal_data(text)} - {"phone?"}), **how)
 
 
 def _need_merged(workspace: Workspace, to: str, text_only: bool | None) -> None:
@@ -277,10 +260,8 @@ def _compare_gguf(workspace: Workspace, path: Path, rows: int, max_new_tokens: i
 def behind(model, tokenizer, prompt: list[dict[str, str]], expected: str, answer: str) -> float:
     """Return how much less likely, in nats, `model` holds the first token in which `answer` parts from `expected`, its own, than the
     likeliest one: near 0 where rounding decided, and 0 where the answers are the same."""
-    mine, theirs = (
-        tokenize_row({"messages": [*prompt, {"role": "assistant", "content": text}]}, tokenizer)["input_ids"]
-        for text in (expected, answer)
-    )
+    said = ([*prompt, {"role": "assistant", "content": text}] for text in (expected, answer))
+    mine, theirs = (tokenize_row({"messages": turns}, tokenizer)["input_ids"] for turns in said)
     at = next((i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), None)
     if at is None:  # the same, or they differ in spaces that the chat template takes away
         return 0.0

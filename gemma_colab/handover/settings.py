@@ -45,10 +45,8 @@ def choose_model(
         gib, there = smallest_peak(chosen.model, machine, chosen.load_in_4bit, tokens=256), machine.gpu_gib
         if machine.gpu is None or gib > there:
             has = f"a GPU of {there:.1f} GiB, and training takes {gib:.1f} at least" if machine.gpu else "no GPU"
-            raise ModelError(
-                f"{chosen.model} was chosen in this workspace, but this machine has {has}; choose another in notebook 02, or "
-                "change the machine (Colab: Runtime -> Change runtime type)"
-            )
+            remedy = "choose another in notebook 02, or change the machine (Colab: Runtime -> Change runtime type)"
+            raise ModelError(f"{chosen.model} was chosen in this workspace, but this machine has {has}; {remedy}")
     if save and chosen != saved:
         chosen.save(workspace)
     return chosen, why
@@ -116,9 +114,7 @@ def settings_for(
             fixed = ["packing", "load_in_4bit", "r"]  # the first is the learner's, the others were chosen already
             train, steps = plan_training(dimensions, lora, train, lengths, machine.gpu_gib, fixed=fixed, **how)
             if steps["GiB"].isna().any():
-                raise SettingsError(
-                    f"{chosen.model} can't be trained within {machine.gpu_gib:g} GiB, 15 % to spare; choose a smaller model or a "
-                    "larger GPU, or set max_length and r yourself"
-                )
+                remedy = "choose a smaller model or a larger GPU, or set max_length and r yourself"
+                raise SettingsError(f"{chosen.model} can't be trained within {machine.gpu_gib:g} GiB, 15 % to spare; {remedy}")
     pace = saved.get("seconds_per_step") if not others and saved.get("measured_with") == repr((lora, train)) else None
     return SavedSettings(workspace, made_for, dimensions, lora, train, start, correction, pace)

@@ -70,10 +70,8 @@ def _known(name: str) -> str:
     near = get_close_matches(name, [TINY, PACKAGED, *(n for n in SHORT if n.endswith("-it"))], n=1, cutoff=0.4)
     gone = "there is no such file or folder, or no longer; " if "/" in name and not path.exists() else ""
     meant = gone or (f"did you mean {near[0]!r}? Else " if near else "")
-    known = ", ".join([PACKAGED, *SHORT])
-    raise ModelError(
-        f"model={name!r} is not known; {meant}name {TINY!r}, a folder with a config.json, a GGUF file, or one of {known}"
-    )
+    others = f"a folder with a config.json, a GGUF file, or one of {', '.join([PACKAGED, *SHORT])}"
+    raise ModelError(f"model={name!r} is not known; {meant}name {TINY!r}, {others}")
 
 
 def starting_point(model_name: str) -> tuple[LoraSettings, TrainSettings]:

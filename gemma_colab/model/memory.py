@@ -29,10 +29,8 @@ def adapted_layers(dimensions: Dimensions, settings: LoraSettings) -> list[list[
     """List for each block the names of its linear layers that get an adapter."""
     target = {"all-linear": r".*_proj", "attention": r".*self_attn\.._proj"}.get(settings.target_modules, settings.target_modules)
     adapted = re.compile(target).fullmatch  # over the module's whole name, as peft does it
-    return [
-        [path.split(".")[1] for path in LINEAR if adapted(f"model.layers.{block}.{path}")]
-        for block in range(dimensions.num_hidden_layers)
-    ]
+    blocks = [f"model.layers.{i}." for i in range(dimensions.num_hidden_layers)]
+    return [[path.split(".")[1] for path in LINEAR if adapted(block + path)] for block in blocks]
 
 
 def lora_parameters(dimensions: Dimensions, settings: LoraSettings) -> int:

@@ -105,9 +105,7 @@ def _gpu(machine: Machine, asked: str | None) -> Check:
         dtype, why = local.dtype_name(machine)
         return Check("GPU", f"{machine.gpu_gib} GiB usable; computes in {dtype}: {why}")
     if driver_gpus():
-        step = (
-            "install a torch with CUDA, as https://pytorch.org/get-started says, update the driver, or unset CUDA_VISIBLE_DEVICES"
-        )
+        step = "install a torch with CUDA (https://pytorch.org/get-started), update the driver, or unset CUDA_VISIBLE_DEVICES"
         return Check("GPU", f"there is one, but torch {version('torch')} can't use it", FAIL, f"{step}; then {RESTART}")
     if asked in choice.ON_A_CPU:
         return Check("GPU", f"none, and {asked} needs none")
@@ -127,9 +125,7 @@ def _room_on_the_gpu(machine: Machine, name: str, load_in_4bit: bool) -> Iterato
     if known_dimensions(name):  # of others it would take the network, or the unpacking of a file
         gib = smallest_peak(name, machine, load_in_4bit, tokens=512)
         word, bits = fits(gib, machine.gpu_gib), 4 if load_in_4bit else 16
-        found = (
-            f"{name} in {bits} bit takes {gib:.1f} GiB at least (predicted: one row of 512 tokens) of {machine.gpu_gib}: {word}"
-        )
+        found = f"{name} in {bits} bit takes {gib:.1f} GiB at least (predicted: a row of 512 tokens) of {machine.gpu_gib}: {word}"
         smaller = "choose a smaller model" if load_in_4bit else "choose a smaller model, or 4 bit"
         step = "" if word == "fits" else f"{smaller}, or a larger GPU; `gemma-colab plan {shlex.quote(name)}` shows what it takes"
         yield Check("training", found, {"fits": OK, "tight": WARN, "no": FAIL}[word], step)

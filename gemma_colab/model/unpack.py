@@ -147,9 +147,8 @@ def _vocabulary(fields: dict) -> tuple[list[tuple[str, float, int]], dict[str, i
     """Return piece, score and type (as SentencePiece numbers them) of each token, and the numbers of the special ones."""
     columns = (fields[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type"))
     # llama.cpp's converter writes the spaces of pieces that are found as they stand as spaces.
-    pieces = [
-        (p.replace(" ", SPACE) if kind == AS_IT_STANDS else p, score, kind) for p, score, kind in zip(*columns, strict=True)
-    ]
+    lines = zip(*columns, strict=True)
+    pieces = [(p.replace(" ", SPACE) if kind == AS_IT_STANDS else p, score, kind) for p, score, kind in lines]
     return pieces, {name: fields[f"tokenizer.ggml.{long}_token_id"] for name, long in SPECIAL.items()}
 
 

@@ -21,7 +21,7 @@ import torch
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
-from gemma_colab.core.errors import WorkspaceError
+from gemma_colab.core.errors import SPOILT, WorkspaceError
 from gemma_colab.core.machine import GIB, free_gib
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 
@@ -50,14 +50,7 @@ def whole_checkpoints(folder: Path) -> list[Checkpoint]:
             mark = json.loads((path / MARK).read_text(encoding="utf-8"))
             if all((path / name).stat().st_size == size for name, size in mark["files"].items()):
                 found.append(Checkpoint(int(mark["step"]), path, dict(mark["made_with"]), float(mark["seconds"])))
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-        ):  # a file is missing, or the mark was spoilt
+        except (OSError, *SPOILT):  # a file is missing, or the mark was spoilt
             continue
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
@@ -69,10 +62,8 @@ def checkpoint_to_resume(folder: Path, made_with: dict, anyway: bool = False) ->
         raise WorkspaceError(f"{folder} holds no whole checkpoint to resume from; start anew, with resume=False (no --resume)")
     name = found[-1].path.name
     if (others := differences(found[-1].made_with, made_with, name)) and not anyway:
-        raise WorkspaceError(
-            f"{name} was made with other settings or data ({'; '.join(others)}); set them back, start anew with "
-            "resume=False (no --resume), or go on in spite of it with anyway=True (--anyway)"
-        )
+        remedy = "set them back, start anew with resume=False (no --resume), or go on in spite of it with anyway=True (--anyway)"
+        raise WorkspaceError(f"{name} was made with other settings or data ({'; '.join(others)}); {remedy}")
     return found[-1]
 
 
@@ -97,14 +88,16 @@ def numbered(folder: Path) -> list[Path]:
 
 
 def check_ours(folder: Path) -> None:
-    """Raise `WorkspaceError` where the folder holds something that no run of this project wrote, such as plain TRL's checkpoints."""
-    strange = [path.name for path in folder.glob("*")]
-    if strange and not (folder / OURS).is_file() and not any((path / MARK).is_file() for path in numbered(folder)):
-        remedy = "name a new folder for the checkpoints, or move this one away"
-        raise WorkspaceError(f"folder={str(folder)!r} holds {min(strange)!r}, which no run of this project wrote; {remedy}")
+    """Raise `WorkspaceError` where the folder, or that of the run before, holds something that no run of this project wrote, such as
+    plain TRL's checkpoints."""
+    for place in (folder, _before(folder)):
+        strange = [path.name for path in place.glob("*")]
+        if strange and not (place / OURS).is_file() and not any((path / MARK).is_file() for path in numbered(place)):
+            remedy = "name a new folder for the checkpoints, or move this one away"
+            raise WorkspaceError(f"folder={str(place)!r} holds {min(strange)!r}, which no run of this project wrote; {remedy}")
 
 
-def aside_of(folder: Path) -> Path:
+def _before(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}-before")
 
 
@@ -117,7 +110,7 @@ def put_aside(folder: Path) -> Path | None:
     """Make room for a new run. What an older one left is kept in `<folder>-before` (one generation); where, or None."""
     if not whole_checkpoints(folder):  # half ones are removed when training begins
         return None
-    before = aside_of(folder)
+    before = _before(folder)
     for old in numbered(before):
         shutil.rmtree(old, ignore_errors=True)
     claim(before)
@@ -165,10 +158,8 @@ class KeepCheckpoints(TrainerCallback):
         if state.is_world_process_zero:
             self._remove_half()  # of one, from a process that was killed
             if (there := free_gib(self.folder)) < (need := (KEPT + 2) * self.gib):
-                raise WorkspaceError(
-                    f"{there:.2f} GiB are free where {self.folder} lies, and checkpoints need {need:.2f}; make room there, or take "
-                    "a workspace on a larger disk"
-                )
+                short = f"{there:.2f} GiB are free where {self.folder} lies, and checkpoints need {need:.2f}"
+                raise WorkspaceError(f"{short}; make room there, or take a workspace on a larger disk")
             self.begin()
             claim(self.folder)
 

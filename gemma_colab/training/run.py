@@ -21,14 +21,7 @@ from gemma_colab.core.curve import history_table, loss_curve
 from gemma_colab.core.errors import TrainingError
 from gemma_colab.core.settings import TrainSettings
 from gemma_colab.core.trainer import build_trainer, sft_config, unload_adapters
-from gemma_colab.training.checkpoints import (
-    KeepCheckpoints,
-    aside_of,
-    check_ours,
-    checkpoint_to_resume,
-    put_aside,
-    whole_checkpoints,
-)
+from gemma_colab.training.checkpoints import KeepCheckpoints, check_ours, checkpoint_to_resume, put_aside, whole_checkpoints
 from gemma_colab.training.guard import SCALER_SKIPS, Interrupt, StopEarly, StopOnNonFiniteLoss, save_memory
 from gemma_colab.training.kept import Lost, compare_held, fit_rows
 from gemma_colab.training.sharding import prepare_sharding
@@ -116,8 +109,7 @@ def train(
             notes.append(f"the checkpoints of the run before are in {before.name}")
         begin()
 
-    for place in (folder, aside_of(folder)):
-        check_ours(place)
+    check_ours(folder)
     if resume:
         start = checkpoint_to_resume(folder, now_made_with(), anyway)
         notes.append(f"resumed from step {start.step}")

@@ -311,9 +311,7 @@ def trial_run(
             train(np.argsort(lengths)[::-1], 2)
         train(np.random.default_rng(settings.seed).permutation(len(rows)), steps + 1)
     except torch.OutOfMemoryError:
-        raise ModelError(
-            f"a batch of {settings.per_device_train_batch_size} rows does not fit into the GPU's memory; restart the session, and "
-            "choose what `plan_training` names first"
-        ) from None
+        what = f"a batch of {settings.per_device_train_batch_size} rows does not fit into the GPU's memory"
+        raise ModelError(f"{what}; restart the session, and choose what `plan_training` names first") from None
     seconds = (clock.ends[-1] - clock.ends[0]) / steps  # without the first: everything is warmed up in it
     return Trial(peak.gib, peak.overhead_gib, seconds, settings.steps_per_epoch(sequences))

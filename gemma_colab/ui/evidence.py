@@ -123,10 +123,9 @@ class ReadingPanel(Panel):
         kinds = {name: answers[name].dropna().astype(str) if name in answers else [] for name in ("label", "signs")}
         labels, signs = sorted(set(kinds["label"])), sorted({s for text in kinds["signs"] for s in text.split(", ") if s})
         offers = {"show": ORDERS, "label": ["all", *labels], "failure mode": ["any", *signs]}
-        self.order, self.label, self.sign = controls = [
-            widgets.Dropdown(options=options, description=name, style={"description_width": "initial"})
-            for name, options in offers.items()
-        ]
+        how = {"style": {"description_width": "initial"}}
+        controls = [widgets.Dropdown(options=options, description=name, **how) for name, options in offers.items()]
+        self.order, self.label, self.sign = controls
         for control in controls:
             control.observe(lambda change: self.show(0), names="value")
         self.more = button(f"next {n}", lambda: self.show(self.at + self.n))

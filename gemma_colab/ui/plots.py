@@ -30,10 +30,7 @@ def frozen_and_trained(name: str, dimensions: Dimensions, lora: LoraSettings, ax
     trained = lora_parameters(dimensions, lora)
     frozen = dimensions.linear_parameters + dimensions.embedding_parameters
     ax.set(xlim=(-gap, left), ylim=(-gap, unit * 1.1), aspect="equal")
-    ax.set_title(
-        f"{name}, block 1 of {dimensions.num_hidden_layers}. In all {frozen:,} frozen (grey, and the embedding), "
-        f"{trained:,} trained (red): {trained / (frozen + trained):.2%}",
-        fontsize=9,
-    )
+    said = f"{frozen:,} frozen (grey, and the embedding), {trained:,} trained (red): {trained / (frozen + trained):.2%}"
+    ax.set_title(f"{name}, block 1 of {dimensions.num_hidden_layers}. In all {said}", fontsize=9)
     ax.axis("off")
     return ax

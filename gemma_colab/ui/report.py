@@ -15,12 +15,8 @@ from gemma_colab.export.record import exported
 from gemma_colab.ui.blind import blind_result
 from gemma_colab.ui.evidence import comparison_table, in_order, side_by_side
 
-SHIP = {
-    "no": ("Do not ship it", "#c62828"),
-    "not yet": ("Do not ship it yet", "#b26a00"),
-    "yes": ("Ship it", "#2e7d32"),
-    "ask a reader": ("The figures allow it; now read", "#2e7d32"),
-}
+SHIP = {"no": ("Do not ship it", "#c62828"), "not yet": ("Do not ship it yet", "#b26a00")}
+SHIP |= {"yes": ("Ship it", "#2e7d32"), "ask a reader": ("The figures allow it; now read", "#2e7d32")}
 SAID = {
     "better": "By the measures below, its answers got better.",
     "worse": "By the measures below, it got worse.",

@@ -187,11 +187,8 @@ def memory_note(
     the limit would be a thin line: its bar shows the plan alone.
     """
     plan = {"dtype": dtype_name(machine, dimensions)[0], "gpu": machine.gpu is not None} | plan
-    parts, limit = (
-        memory_plan(dimensions, lora, train, tokens=tokens, **plan),
-        machine.gpu_gib if machine.gpu else machine.ram_gib,
-    )
-    total = float(parts.sum())
+    parts = memory_plan(dimensions, lora, train, tokens=tokens, **plan)
+    limit, total = machine.gpu_gib if machine.gpu else machine.ram_gib, float(parts.sum())
     word = fits(total, limit)
     first = "" if word == "fits" else _first(plan_training(dimensions, lora, train, [tokens], limit, **plan)[1])
     shown = [(f"{name} {readable(gib)}", gib, color) for (name, gib), color in zip(parts.items(), COLORS, strict=True) if gib]

@@ -198,7 +198,7 @@ def test_all_that_export_writes_belongs_to_the_model(exported, form):
     folder = exported / form
     (folder / "README.md").write_text(CARD)
     (folder / "loss_curve.png").write_text("")
-    assert set(_files(folder, (), lambda text: ())) == {path.name for path in folder.iterdir()}
+    assert set(_files(folder, ())) == {path.name for path in folder.iterdir()}
     assert len(list(folder.glob("*.safetensors"))) == 1 if form == "adapter" else len(list(folder.glob("*.safetensors"))) >= 2
 
 

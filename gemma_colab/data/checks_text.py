@@ -43,8 +43,10 @@ FAKE_INPUT = re.compile(
 FAKE_ANSWER = re.compile(r"\s*(?:n/a|[\[<(]\W*(?:no[ _-]?(?:output|answer|text)|нет ответа|none|empty)\W*[\]>)])\s*", re.I)
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]+")
 # Escapes are junk, but not in a string of a program: print("a\nb").
-QUOTED = {quote: re.compile(rf"(?:[^{quote}\\\n]|\\.)*+") for quote in "\"'"}
-ESCAPE = re.compile(r"\"|(?<!\w)'|(?P<escape>\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|\\[nrt](?![a-z ])|(?<! )\\[nrt](?= )|\\[\"/])")
+ESCAPE = re.compile(
+    r"(?P<quote>\"|(?<![\w\\])')(?:(?!(?P=quote))[^\\\n]|\\.)*+(?:(?P=quote)|(?P<open>))"
+    r"|(?P<escape>\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|\\[nrt](?![a-z ])|(?<! )\\[nrt](?= )|\\[\"/])"
+)
 # Rows that are about markup: there a tag is the lesson, not a left-over.
 ABOUT_MARKUP = re.compile(
     r"(?i)\b(?:x?html?5?|xml|svg|css|jsx|react components?|vue|jinja2?|markup|markdown|entit(?:y|ies)|tags?|тег(?:а|и|е|ов|ом|ами|у)?"
@@ -63,20 +65,13 @@ def is_entity(text: str) -> bool:
     return text[1] == "#" or text[1:] in html5
 
 
-def escapes(text: str) -> Iterator[re.Match]:
-    """Yield the escapes outside of strings, in time that grows as the text does: what follows a quote that is never closed is looked
-    through once."""
-    at, unclosed = 0, dict.fromkeys(QUOTED, 0)  # up to where no such quote is closed
-    while match := ESCAPE.search(text, at):
-        at, sign = match.end(), match[0]
+def escapes(text: str, start: int = 0, end: int | None = None) -> Iterator[re.Match]:
+    """Yield the escapes outside of strings. What follows a quote that is never closed is looked through once more."""
+    for match in ESCAPE.finditer(text, start, len(text) if end is None else end):
         if match["escape"]:
             yield match
-        elif at > unclosed[sign]:
-            end = QUOTED[sign].match(text, at).end()
-            if text[end : end + 1] == sign:
-                at = end + 1
-            else:
-                unclosed[sign] = end
+        elif match["open"] is not None:
+            yield from escapes(text, match.start() + 1, match.end())
 
 
 def visible(text: str) -> str:
@@ -134,8 +129,7 @@ def control_characters(context: CheckContext) -> Iterator[Hit]:
 
 @check("personal data", "own contacts")
 def personal(context: CheckContext, regions: tuple[str, ...] = ("RU",), keep: tuple[str, ...] = ()) -> Iterator[Finding]:
-    """Personal data in all that is written of a row, and apart from it what is the house's own, or in `keep` (see
-    `personal.own_contacts`)."""
+    """Personal data in all that is written of a row, and apart from it what `personal.own_contacts` and `keep` name."""
     own, others, kept = own_contacts(context.rows, keep, regions), [], []
     around, look = cache(partial(wide, regions=regions)), partial(personal_data, regions=regions)  # a label comes again and again
     besides = [(i, field, str(value)) for i, row in enumerate(context.rows) for field, value in beside(row).items()]

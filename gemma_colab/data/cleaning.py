@@ -214,8 +214,7 @@ def summarize(rows: list[Row], log: pd.DataFrame, done: bool = True) -> Iterator
 
 
 def undo(rows: list[Row], log: pd.DataFrame) -> list[Row]:
-    """Return the rows as they were before `clean` gave these rows and this log. Raises `SettingsError` for a log that lacks what was
-    masked."""
+    """Return the rows as they were before `clean` gave these rows and this log. Raises `SettingsError` for a masked log."""
     if "redacted" in log and (n := int(log["redacted"].eq(True).sum())):
         what = f"personal data are masked in {n} line{'s' * (n > 1)} of this log, and can't be brought back from it"
         raise SettingsError(f"{what}; read unmasked_cleaning_log.jsonl, which originals=True (--originals) writes")

@@ -31,8 +31,7 @@ UNITS = {"h": timedelta(hours=1), "m": timedelta(minutes=1), "s": timedelta(seco
 
 
 def read_excel(stream: io.BufferedIOBase, sheet: str | int, name: str, fits: Callable[[float], None]) -> Records:
-    """Read one sheet of an .xlsx file; a number becomes its text, an empty cell "". fits: raises `DatasetError` for more bytes than the
-    file has room for."""
+    """Read one sheet of an .xlsx file; a number becomes its text, an empty cell "". fits: raises where too much comes out."""
     import openpyxl
 
     books = [openpyxl.load_workbook(stream, read_only=True, data_only=computed) for computed in (True, False)]

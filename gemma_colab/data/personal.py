@@ -155,8 +155,7 @@ def own_contacts(rows: list[Row], keep: Iterable[str] = (), regions: tuple[str, 
 
 
 def mask(text: str, regions: tuple[str, ...] = ("RU",), keep: Collection[str] = ()) -> str:
-    """The text with a word in brackets for each find, but not for what may be no phone, for `keep` (as `contact` writes it), and in code
-    for keys alone."""
+    """The text with a word in brackets for each find, but for what may be no phone, `keep` (as `contact` writes it), and code, keys apart."""
     code, found, language = bytearray(len(text)), [], _language(text)
     for match in CODE.finditer(text):
         code[slice(*match.span())] = b"\1" * len(match[0])

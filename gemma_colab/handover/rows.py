@@ -112,11 +112,7 @@ def prepare_rows(
 
 
 def save_rows(
-    splits: dict[str, list[Row]],
-    workspace: Workspace,
-    source: str | Path | None = None,
-    originals: bool = False,
-    **logs: pd.DataFrame,
+    splits: dict[str, list[Row]], workspace: Workspace, source: str | Path | None = None, originals: bool = False, **logs: Any
 ) -> None:
     """Write `rows/<split>.jsonl`: rows as TRL reads them, with the line of your file that each came from.
 
@@ -133,14 +129,12 @@ def save_rows(
 
 def _whose(source: str | Path | None, workspace: Workspace) -> dict:
     """Return {"file", "sample"} of a source. Raises `WorkspaceError` when a sample would replace rows of somebody's own."""
-    told, there = dict(UNNAMED), saved_source(workspace)
+    told, there = UNNAMED, saved_source(workspace)
     if source is not None:
         told = {"file": Path(source).name, "sample": Path(source).resolve().parent == samples().resolve()}
     if told["sample"] and there and not there["sample"]:
-        remedy = "open another one for the sample, such as open_workspace('lesson')"
-        raise WorkspaceError(
-            f"{workspace.path} holds the rows of {there['file']}, which those of {told['file']} would replace; {remedy}"
-        )
+        what = f"{workspace.path} holds the rows of {there['file']}, which those of {told['file']} would replace"
+        raise WorkspaceError(f"{what}; open another one for the sample, such as open_workspace('lesson')")
     return told
 
 
@@ -158,15 +152,12 @@ def _save_logs(logs: dict[str, Any], workspace: Workspace, folder: str, original
         lines = log.to_dict("records") if isinstance(log, pd.DataFrame) else log
         workspace.write_jsonl(f"{folder}/{name}.jsonl", redacted := [_redacted(line) for line in lines])
         masked += sum("redacted" in line for line in redacted)
+        (workspace.path / folder / f"unmasked_{name}.jsonl").unlink(missing_ok=True)  # of an earlier file
         if originals:
             lines = [{"unmasked": "personal data as the file had them"} | line for line in lines]
             workspace.write_jsonl(f"{folder}/unmasked_{name}.jsonl", lines)
-        else:  # those of an earlier file
-            (workspace.path / folder / f"unmasked_{name}.jsonl").unlink(missing_ok=True)
     if originals:
-        return (
-            f"unmasked_*.jsonl in {folder}/ hold personal data as the file had them; undo needs them, delete them when you don't"
-        )
+        return f"unmasked_*.jsonl in {folder}/ hold personal data as in the file; undo needs them, delete them when you don't"
     what = f"personal data are masked in {masked} line{'s' * (masked > 1)} of the logs in {folder}/"
     return f"{what}; originals=True (--originals) also keeps them unmasked, which undo needs" if masked else ""
 
@@ -188,9 +179,8 @@ def ensure_rows(workspace: Workspace) -> dict[str, list[Row]]:
     if not saved_source(workspace):  # where one is there, the others must be too: never overwrite somebody's rows
         if not blocked["sample"]:
             remedy = "mend it and run notebook 01 again; or, to work with the sample, open another workspace"
-            raise WorkspaceError(
-                f"{blocked['file']} was blocked, so there are no rows of it (see {workspace.path / 'blocked'}); {remedy}"
-            )
+            what = f"{blocked['file']} was blocked, so there are no rows of it (see {workspace.path / 'blocked'})"
+            raise WorkspaceError(f"{what}; {remedy}")
         say("Notebook 01 has not run in this workspace: making the rows from the sample support_ru.jsonl.")
         prepare_rows(samples() / "support_ru.jsonl", workspace)
     source = saved_source(workspace)

@@ -88,8 +88,7 @@ def numbered(folder: Path) -> list[Path]:
 
 
 def check_ours(folder: Path) -> None:
-    """Raise `WorkspaceError` where the folder, or that of the run before, holds something that no run of this project wrote, such as
-    plain TRL's checkpoints."""
+    """Raise `WorkspaceError` where the folder, or that of the run before, holds what no run of this project wrote, such as plain TRL's."""
     for place in (folder, _before(folder)):
         strange = [path.name for path in place.glob("*")]
         if strange and not (place / OURS).is_file() and not any((path / MARK).is_file() for path in numbered(place)):

@@ -52,6 +52,7 @@ def test_what_is_changed_or_left_out_is_logged_with_personal_data_masked(workspa
     assert {path.name for path in files} == {
         *(f"{name}.jsonl" for name in ("cleaning_log", "review_log", "aside", "too_long", "train", "validation", "test")),
         "report.json",
+        "source.json",
     }
     assert not any(map(leaked, files))
     log, aside = (workspace.read_jsonl(f"rows/{name}.jsonl") for name in ("cleaning_log", "aside"))

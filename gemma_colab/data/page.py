@@ -20,22 +20,17 @@ Pieces = list[tuple[str, bool]]  # (text, marked?)
 
 def report_page(report: Report, most: int) -> str:
     """HTML of the whole report; each finding opens to at most `most` of its rows."""
-    return ENVIRONMENT.get_template("data/templates/report.html").render(
-        report=report,
-        color=VERDICT_COLORS[report.verdict],
-        severities=SEVERITIES,
-        histogram=_histogram(report) if report.rows else None,
-        findings=[(f, _rows(report, f, most)) for f in report.findings],
-    )
+    histogram, findings = _histogram(report) if report.rows else None, [(f, _rows(report, f, most)) for f in report.findings]
+    how = {"color": VERDICT_COLORS[report.verdict], "severities": SEVERITIES, "histogram": histogram, "findings": findings}
+    return ENVIRONMENT.get_template("data/templates/report.html").render(report=report, **how)
 
 
 def _rows(report: Report, finding: Finding, most: int) -> list[tuple[str, str, list[tuple[str, Pieces]]]]:
     """(place, note, [(field, its text in pieces)]) of each row that is shown."""
     if finding.check in ("unreadable row", "not to be learned"):
         bad = [one for one in report.aside if one["line"] in finding.lines][:most]
-        return [
-            (f"line {b['line']}", redact(b["problem"]), [(b.get("field") or "content", _short(str(b["content"])))]) for b in bad
-        ]
+        said = [[(one.get("field") or "content", _short(str(one["content"])))] for one in bad]
+        return [(f"line {one['line']}", redact(one["problem"]), it) for one, it in zip(bad, said, strict=True)]
     rows = []
     for number in finding.rows[:most]:
         row, hits = report.rows[number], [hit for hit in finding.hits if hit.row == number]

@@ -49,8 +49,7 @@ IN_A_NAME = re.compile(r"(?<!\d)[78]\d{10}(?!\d)")  # user_79123456789
 CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
 GAP = r"(?:\\[nr]|[\s>|\"'#,*])"  # between the lines of a key: they may be indented, quoted, or escaped as in JSON
 KEY = re.compile(
-    rf"{KEYS}"
-    r"|\b\w+://[^\s:/@]+:[^\s/@]+(?=@)"  # a password in an address
+    rf"{KEYS}|\b\w+://[^\s:/@]+:[^\s/@]+(?=@)"  # a password in an address
     # A private key up to its end; where that was cut off, its headers and what is left of its lines.
     r"|-{4,5} ?BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)? ?-{4,5}"
     r"(?:(?s:(?!- ?BEGIN ).)*?-{4,5} ?END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?(?: ?-{4,5})?"

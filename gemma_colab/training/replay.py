@@ -24,8 +24,6 @@ def mix_in(rows: Sequence[dict], general: Sequence[dict], share: float, seed: in
     extra = round(len(rows) * share / (1 - share))
     if extra > len(general):
         most = int(100 * len(general) / (len(general) + len(rows))) / 100
-        raise SettingsError(
-            f"replay={share:g} needs {extra} general rows for {len(rows)} of yours, and there are {len(general)}; "
-            f"set it to {most:g} at most, or put more into {REPLAY_ROWS} in the workspace"
-        )
+        needs = f"replay={share:g} needs {extra} general rows for {len(rows)} of yours, and there are {len(general)}"
+        raise SettingsError(f"{needs}; set it to {most:g} at most, or put more into {REPLAY_ROWS} in the workspace")
     return [*rows, *random.Random(seed).sample(list(general), extra)]

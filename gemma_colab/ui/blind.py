@@ -46,16 +46,8 @@ class BlindPanel(Pages):
     when they are made, the choice goes on to the next row. "Show the names" ends the review and shows the win rate.
     """
 
-    def __init__(
-        self,
-        answers: pd.DataFrame,
-        workspace: Workspace,
-        pair: tuple[str, str] = ("base", "tuned"),
-        *,
-        rows: int | None = None,
-        seed: int | None = None,
-    ):
-        self.review = BlindReview(answers, workspace, pair, rows=rows, seed=seed)
+    def __init__(self, answers: pd.DataFrame, workspace: Workspace, pair: tuple[str, str] = ("base", "tuned"), **draw):
+        self.review = BlindReview(answers, workspace, pair, **draw)
         super().__init__(len(self.review.rows))
         self._sure, self.marks = False, {}
         self.question = widgets.HTML(layout={"margin": "2px 6px"})

@@ -91,7 +91,7 @@ def test_a_blocked_file_is_logged_alike(workspace, private_file):
     with pytest.raises(BlockedError):
         prepare_rows(private_file, workspace, also=HOW["also"])
     files = sorted((workspace.path / "blocked").iterdir())
-    assert len(files) == 5
+    assert len(files) == 6
     assert not any(map(leaked, files))
 
 

@@ -70,8 +70,7 @@ PREPARING = _workspace("where the rows go") | {
     "--steps": dict(nargs="+", metavar="STEP", help="of cleaning; by default those that mend what storage has spoilt"),
     "--also": dict(nargs="+", metavar="STEP", default=[], help="further steps; the report names those that would change rows"),
     "--groups": dict(metavar="COLUMN", help="rows with the same value of it stay together, such as those of one customer"),
-    "--originals": FLAG
-    | dict(help="also keep the logs with personal data as in the file, in unmasked_*.jsonl, which undo needs"),
+    "--originals": FLAG | dict(help="also keep the logs with personal data as in the file, unmasked_*.jsonl, which undo needs"),
     "--validation-size": dict(type=float, default=0.1, help="default %(default)s"),
     "--test-size": dict(type=float, default=0.15, help="default %(default)s"),
     "--seed": dict(type=int, default=0, help="default %(default)s"),

@@ -87,9 +87,8 @@ def doctor(args: Namespace) -> Result:
 
 def plan(args: Namespace) -> Result:
     dimensions, lora = model.dimensions_of(args.model), LoraSettings(r=args.r, lora_alpha=args.r)
-    train = TrainSettings(
-        per_device_train_batch_size=args.batch, max_length=args.tokens, gradient_checkpointing=args.checkpointing
-    )
+    size = {"per_device_train_batch_size": args.batch, "max_length": args.tokens}
+    train = TrainSettings(**size, gradient_checkpointing=args.checkpointing)
     how = {"load_in_4bit": args.load_in_4bit}
 
     def tried(batch: int) -> pd.DataFrame:

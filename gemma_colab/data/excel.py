@@ -58,9 +58,8 @@ def _rows(page: Any, formulas: Any, notes: dict[str, list[int]], fits: Callable)
     for number, (row, sources) in enumerate(chain(first, rows), 1):
         fits(seen := seen + 8 * len(row))  # a cell in the last column makes thousands of empty ones
         cells = [_text(cell, source, language) for cell, source in zip(row, sources, strict=True)]
-        if language == "ru" and any(
-            cell.data_type == "n" and isinstance(text, str) and "," in text for cell, text in zip(row, cells, strict=True)
-        ):
+        numbers = (text for cell, text in zip(row, cells, strict=True) if cell.data_type == "n" and isinstance(text, str))
+        if language == "ru" and any("," in text for text in numbers):
             notes.setdefault("numbers are written as a Russian Excel shows them, such as 1 234,50", []).append(number)
         while cells and cells[-1] == "":
             cells.pop()

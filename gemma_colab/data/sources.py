@@ -211,9 +211,7 @@ def _open_zip(content: io.BufferedIOBase, sheet: str | int, name: str, fits: Cal
     fits(sum(file.file_size for file in files))  # zipfile reads no more of a file than is said here
     names = [file.filename for file in files]
     if what := next((what for start, what in PACKED.items() if any(n.startswith(start) for n in names)), ""):
-        raise DatasetError(
-            f"{name} is {what}; open it in its program and save it as .xlsx or .csv (or copy its table into Excel)"
-        )
+        raise DatasetError(f"{name} is {what}; open it in its program and save it as .xlsx or .csv, or copy its table into Excel")
     if "[Content_Types].xml" not in names:
         raise DatasetError(f"{name} is a zip archive, not an .xlsx workbook; unpack it, and give the data file in it")
     return read_excel(content, sheet, name, fits)

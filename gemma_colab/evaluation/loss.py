@@ -58,10 +58,8 @@ def _losses(model, tokenizer, rows: list[dict], batch_size: int, description: st
             target = labels[:, 1:]  # each position predicts the next token
             counted = target != -100
             states = decoder(**batch, use_cache=False).last_hidden_state[:, :-1][counted]
-            losses = [
-                torch.nn.functional.cross_entropy(head(some).float(), right, reduction="none").cpu()
-                for some, right in zip(states.split(POSITIONS), target[counted].split(POSITIONS), strict=True)
-            ]
+            parts = zip(states.split(POSITIONS), target[counted].split(POSITIONS), strict=True)
+            losses = [torch.nn.functional.cross_entropy(head(x).float(), y, reduction="none").cpu() for x, y in parts]
             owner = torch.tensor(part)[:, None].expand(target.shape)[counted.cpu()].numpy()
             np.add.at(sums, owner, torch.cat(losses).numpy())
             np.add.at(counts, owner, 1)

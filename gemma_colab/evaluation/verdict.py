@@ -153,9 +153,7 @@ def verdict(
     if general is not None:
         _, lost = clearly(general)
         known = general.loc[general["metric"].str.startswith(QUESTIONS), "before"].max()
-        said = (
-            f"It forgot: {_named(lost)}." if len(lost) else "No forgetting is clear of chance in the general questions and texts."
-        )
+        said = f"It forgot: {_named(lost)}." if len(lost) else "No forgetting is clear of chance in general questions and texts."
         if known < KNOWN:
             said += f" Its base could answer {known:.0%} of the general questions at most, so only the texts tell what it forgot."
         said += " Questions of these kinds were mixed into its training, so that says little about all else." * replayed

@@ -1,5 +1,4 @@
-"""Take a trained workspace home: the adapter with its card, the merged model, Ollama, GGUF, the Hub; and compare what was written
-with what was trained."""
+"""Take a trained workspace home: adapter and card, merged model, Ollama, GGUF, the Hub; and compare what was written with it."""
 
 from __future__ import annotations
 

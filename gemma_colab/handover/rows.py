@@ -80,9 +80,8 @@ def prepare_rows(
     logs["aside"] = json.loads(json.dumps(found.aside, default=str))  # a bad row may hold dates
     changes = [*review.unused(cleaned, found.rows), *summarize(found.rows, log), *summarize(cleaned, decided)]
     if too_long != "keep":
-        rows, fitted = fit(rows, tokenizer, max_length, too_long)
-        logs["too_long"] = fitted
-        if lines := fitted["line"].tolist():
+        rows, logs["too_long"] = fit(rows, tokenizer, max_length, too_long)
+        if lines := logs["too_long"]["line"].tolist():
             changes.append(Finding(f"too long: {too_long}", "I", "as you asked; too_long.jsonl has them whole", lines=lines))
     for step in [step for step in STEPS if step not in (*steps, *also)]:
         changes += summarize(rows, clean(rows, [step], keep=keep)[1], done=False)

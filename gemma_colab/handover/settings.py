@@ -17,13 +17,7 @@ MADE_FOR = "settings_for.json"  # what LoRA's and the training settings of this 
 
 
 def choose_model(
-    workspace: Workspace,
-    machine: Machine,
-    model: str | None = None,
-    *,
-    load_in_4bit: bool | None = None,
-    anyway: bool = False,
-    save: bool = True,
+    workspace: Workspace, machine: Machine, model: str | None = None, *, load_in_4bit: bool | None = None, anyway=False, save=True
 ) -> tuple[ModelSettings, str]:
     """Return the model of this workspace, and why it is: the one named here, else the choice saved there, else the one that suits this
     machine. What is new is saved, unless `save` is False.

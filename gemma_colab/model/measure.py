@@ -31,8 +31,7 @@ def model_bytes(model: PreTrainedModel) -> int:
 
 @contextmanager
 def peak_memory(before: int = 0) -> Iterator[SimpleNamespace]:
-    """Yield what holds, once the block has ended, the most memory in use at once: `gib`, of which `overhead_gib` is no tensor of
-    torch's.
+    """Yield what holds, once the block has ended, the most memory in use at once: `gib`, of it `overhead_gib` no tensor of torch's.
 
     On a GPU all that is taken of it, by torch's cache, the CUDA context and other programs too. On a CPU what torch's allocator
     gave out since the block began, as its profiler records it; `before`: the bytes that were in use already.

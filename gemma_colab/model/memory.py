@@ -85,11 +85,8 @@ def memory_plan(
     so_far = gradients if train.gradient_accumulation_steps > 1 else 0
     # Three moments can be the highest: the loss, with all that was kept; the last block, when its backward pass begins; the
     # first block, when all gradients are there and little else is left. Each: what is kept, at work, and gradients.
-    moments = [
-        (kept + n * 12 * h + copies, loss, so_far),
-        (kept + again + copies, backward, so_far or gradients / layers),
-        (n * max(blocks), backward, gradients),
-    ]
+    moments = [(kept + n * 12 * h + copies, loss, so_far), (kept + again + copies, backward, so_far or gradients / layers)]
+    moments.append((n * max(blocks), backward, gradients))
     held, work, gradients_then = max(moments, key=sum)
     parts = {
         "weights": (NF4_BYTES if load_in_4bit else c) * dimensions.linear_parameters,

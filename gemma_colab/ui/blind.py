@@ -5,6 +5,8 @@ Names reach the browser only when the mapping is opened.
 
 from __future__ import annotations
 
+from functools import partial
+
 import ipywidgets as widgets
 import pandas as pd
 from IPython.display import HTML
@@ -55,10 +57,8 @@ class BlindPanel(Pages):
         cards = widgets.HBox([self._card(side, text) for side, text in self.texts.items()], layout=WRAP)
         self.notes = text_area(2, "Notes (optional)", margin="4px")
         self.notes.observe(lambda change: self._save("notes", change["new"]), names="value")
-        self.buttons = {
-            choice: button(f"{key}  {SAID[choice]}", lambda choice=choice: self.choose(choice), flex="1 1 130px")
-            for key, choice in KEYS.items()
-        }
+        names = {choice: f"{key}  {SAID[choice]}" for key, choice in KEYS.items()}
+        self.buttons = {one: button(name, partial(self.choose, one), flex="1 1 130px") for one, name in names.items()}
         choices = widgets.HBox(list(self.buttons.values()), layout=WRAP | {"margin": "2px"})
         self.keys = entry_line(self._typed, HINT, margin="4px")
         self.show = button("Show the names", self._open, align_self="flex-start", margin="4px")

@@ -18,10 +18,8 @@ from gemma_colab.data.likeness import normalize
 from gemma_colab.data.looking import BESIDE, beside, question
 from gemma_colab.data.personal import CODE, contact, own_contacts, personal_data, wide
 
-TAGS = "a|abbr|b|blockquote|body|br|button|center|code|div|em|font|form|h[1-6]|head|hr|html|i|iframe|img|input|label|li|link|meta|nobr"
-TAGS += (
-    "|ol|option|p|pre|s|script|select|small|span|strike|strong|style|sub|sup|svg|table|tbody|td|tfoot|th|thead|title|tr|tt|u|ul"
-)
+TAGS = "a|abbr|b|blockquote|body|br|button|center|code|div|em|font|form|h[1-6]|head|hr|html|i|iframe|img|input|label|li|link|meta|nobr|ol"
+TAGS += "|option|p|pre|s|script|select|small|span|strike|strong|style|sub|sup|svg|table|tbody|td|tfoot|th|thead|title|tr|tt|u|ul"
 # Known names, and attributes only with a value: "a<b и c>d" is no tag. One letter right after a word is a tag only where it
 # is closed later: List<i> is Java.
 TAG = re.compile(

@@ -109,11 +109,10 @@ class Report:
 
     def to_dict(self) -> dict:
         """For JSON: every finding with its check, severity, row numbers (from 0) and lines of the file (from 1)."""
-        findings = [
-            {"check": f.check, "severity": f.severity, "rows": f.rows, "lines": self.lines(f), "what_to_do": f.what_to_do}
-            | {"items": [self.rows[row].get("item") for row in f.rows]}
-            for f in self.findings
-        ]
+        findings = []
+        for f in self.findings:
+            found = {"check": f.check, "severity": f.severity, "rows": f.rows, "lines": self.lines(f), "what_to_do": f.what_to_do}
+            findings.append(found | {"items": [self.rows[row].get("item") for row in f.rows]})
         said = {"verdict": self.verdict, "reason": self.reason, "counts": self.counts(), "max_length": self.max_length}
         return said | {"findings": findings}
 

@@ -1,8 +1,7 @@
 """Is the tuned model better than the one it began with, and can it be shipped?
 
 `evaluate` asks base, few-shot and tuned the same held-out questions, `paired_bootstrap` says which differences are clear of chance,
-`general_knowledge` and `memorization` what was forgotten or learned by heart. `assess` does all of it in one call, and ends with a
-verdict and a report.
+`general_knowledge` and `memorization` what was forgotten or learned by heart. `assess` does it all, with a verdict and a report.
 """
 
 from gemma_colab.core.door import door

@@ -186,8 +186,7 @@ class BlindReview:
         return {side: f"{side}: {who}" if self.opened else side for side, who in self._sides(self.rows[number].row).items()}
 
     def open_mapping(self) -> None:
-        """Show whose answers they are. This ends the review: whoever knows the names is not blind any more. Raises `SettingsError` if
-        nothing was decided."""
+        """Show whose answers they are. This ends the review, which is not blind any more. Raises `SettingsError` if nothing was decided."""
         self._read()
         if not self.decided:
             raise SettingsError("no row is decided yet, so there is nothing to open; choose in at least one row first")

@@ -57,8 +57,7 @@ def push(
 
     repo_id: "owner/name", or a name alone for your own account. private: only you, or your organization, can see it. exist_ok:
     write a new version into a repository that is there already: its files become those of the folder, older versions stay in its
-    history, and it stays as private as it is. message: of the commit. also: names of further files that go too, and of texts that may
-    hold personal data.
+    history, and it stays as private as it is. message: of the commit. also: names of files that go whatever they are, but keys.
     Raises `WorkspaceError` or `ModelError` if the folder is not whole, and `ModelError` for a name that can't be, a missing or weak
     token, a repository that is there, or no network. A commit is there as a whole or not at all; should the upload break, run it again.
     """
@@ -107,8 +106,7 @@ def check_push(repo_id: str, *, private: bool = True, exist_ok: bool = False) ->
 
 
 def _files(folder: Path, also: Collection[str]) -> dict[str, str | bytes]:
-    """Map name to path or content of each file. Raises `WorkspaceError` if they are no whole model, or one does not belong to it, is a
-    link, or holds a key or personal data."""
+    """Map name to path or content of each file. Raises `WorkspaceError` for what is no whole model, nor part of it, and for secrets."""
     form = "adapter" if (folder / SETTINGS).is_file() else "merged"
     if form == "adapter":
         check_adapter(folder)

@@ -39,9 +39,7 @@ PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")  # values of init_
 VISION_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
-def merge(
-    base: str, adapter: str | Path, out: str | Path, *, text_only: bool = True, max_shard_bytes: int | None = None
-) -> float:
+def merge(base: str, adapter: str | Path, out: str | Path, *, text_only=True, max_shard_bytes: int | None = None) -> float:
     """Write base + adapter to the folder `out` as a checkpoint of plain transformers; return the memory it takes at its peak, in GiB.
 
     base: a Hub id or a folder, in 16 or 32 bit; saved in bfloat16, or in float32 if it is stored so. adapter: a folder with LoRA,

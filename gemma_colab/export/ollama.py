@@ -28,8 +28,7 @@ TEMPLATE = """\
 
 
 def modelfile(weights: str, system: str | None = None) -> str:
-    """Return the Modelfile for weights at a path seen from its own folder. Raises `SettingsError` where Ollama would read `system`
-    differently."""
+    """Return the Modelfile for weights at a path seen from its folder. Raises `SettingsError` where Ollama would read `system` otherwise."""
     lines = [f"FROM {weights}", f'TEMPLATE """{TEMPLATE}"""']
     lines += [f'PARAMETER stop "{token}"' for token in ("<end_of_turn>", "<eos>")]
     lines += [f"PARAMETER {name} {value}" for name, value in SAMPLING.items()]  # Ollama's own defaults are others

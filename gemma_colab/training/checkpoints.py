@@ -191,8 +191,7 @@ class KeepCheckpoints(TrainerCallback):
                 self._find_best(state)
 
     def _find_best(self, state: TrainerState) -> None:
-        """Remember the best that was saved. The Trainer looks for its folder where it was then, and before the parts of a sharded model
-        are written."""
+        """Remember the best that was saved. The Trainer looks where it was then, and before the parts of a sharded model are written."""
         self.best, best = (state.best_global_step, state.best_metric), self.folder / f"checkpoint-{state.best_global_step}"
         state.best_model_checkpoint = str(best) if best.is_dir() else None
 

@@ -143,8 +143,7 @@ def short_run(
 
 @dataclass(frozen=True, eq=False)
 class LearningRates:
-    """A finished range test. table: learning_rate, loss, smoothed (`curve.smoothed`), one line a step. suggestion: a rate.
-    why: one sentence on it."""
+    """A finished range test. table: learning_rate, loss, smoothed (`curve.smoothed`), one line a step. suggestion: a rate, and why."""
 
     table: pd.DataFrame
     suggestion: float
@@ -214,8 +213,7 @@ def _window(steps: int) -> int:
 
 
 def suggest(table: pd.DataFrame, otherwise: float) -> tuple[float, str]:
-    """Choose a learning rate, and say why. table: learning_rate and loss of a range test, one line a step. otherwise: what is returned
-    when there is no answer.
+    """Choose a learning rate, and say why. table: learning_rate and loss of a range test, one line a step. otherwise: where there is no answer.
 
     The rule: the lowest rate at which the smoothed loss had made four fifths of its way from the first rates down to its minimum. At
     the minimum itself a step is as long as it can be at all, and a run of many steps needs a margin. A fall or a rise counts when it

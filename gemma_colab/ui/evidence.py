@@ -83,11 +83,7 @@ def shared_words(text: str, reference: str) -> list[tuple[str, bool]]:
 
 
 def side_by_side(
-    answers: pd.DataFrame,
-    by: str | None = None,
-    n: int | None = None,
-    names: Sequence[str] | None = None,
-    score: str = "token F1",
+    answers: pd.DataFrame, by: str | None = None, n: int | None = None, names: Sequence[str] | None = None, score="token F1"
 ) -> HTML:
     """Show question, right answer and the answer of each candidate in a row; the words it shares with the right one are marked.
 

@@ -119,10 +119,8 @@ def presets(start: TrainSettings) -> dict[str, dict]:
     """Learning rate and epochs of each preset, within their limits; "normal" are those of `start`."""
     made = {}
     for name, (rate, epochs) in PRESETS.items():
-        made[name] = {
-            "learning_rate": float(f"{min(0.1, max(1e-6, start.learning_rate * rate)):.3g}"),
-            "num_train_epochs": min(100.0, max(0.01, round(start.num_train_epochs * epochs, 2))),
-        }
+        rate = float(f"{min(0.1, max(1e-6, start.learning_rate * rate)):.3g}")
+        made[name] = {"learning_rate": rate, "num_train_epochs": min(100.0, max(0.01, round(start.num_train_epochs * epochs, 2)))}
     return made | {"normal": {field: getattr(start, field) for field in made["normal"]}}
 
 

@@ -64,7 +64,8 @@ def _decisions(text: str) -> dict[str, dict]:
     found = json.loads(text)
     for one in found.values():
         "".join([one["why"], *one["checks"], *one.get("new", {}).values()])
-        ACTIONS.index(one["action"])
+        if one["action"] not in ACTIONS:
+            raise ValueError(f"action={one['action']!r}")
     return found
 
 

@@ -49,8 +49,7 @@ def general_knowledge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     """Ask the model the sample's general questions (`general_probe.jsonl`), and measure its loss on `neutral_text.jsonl`.
 
     every: 4 asks each fourth question only. options: those of `generation.generate`. An answer that begins with the whole question is
-    not right, even where the question holds the answer ("a plant or an animal?"): a model that was never taught to answer repeats
-    what it reads.
+    not right, even where the question holds the answer ("a plant or an animal?"): an untaught model repeats what it reads.
     """
     probe, texts = read_sample("general_probe")[::every], read_sample("neutral_text")
     options = {"max_new_tokens": 48, "description": "general questions"} | options

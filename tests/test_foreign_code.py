@@ -5,7 +5,6 @@ import io
 import json
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -15,6 +14,7 @@ from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.chat import load_tokenizer
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.loading import load_model
+from gemma_colab.export.card import model_card
 from gemma_colab.export.checkpoint import check_merged, config_of
 
 FOLDERS = ("gemma_colab", "notebooks", "tools", "benchmarks", "data_samples")
@@ -32,15 +32,21 @@ def calls():
     """(where, call) of all that load something by its name."""
     files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".ipynb")]
     codes = [(path, code) for path in files for code in code_of(path)]
-    codes += [(ROOT / page, block) for page in ("README.md", "docs/recipes.md") for block in python_in(ROOT / page)]
+    codes += [
+        (ROOT / page, block)
+        for page in ("README.md", "docs/recipes.md")
+        for block in python_in((ROOT / page).read_text(encoding="utf-8"))
+    ]
+    cards = {form: str(model_card(form, {"model": "tiny-gemma3"})) for form in ("adapter", "merged")}
+    codes += [(ROOT / f"card of the {form}", block) for form, card in cards.items() for block in python_in(card)]
     for path, code in codes:
         for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in BY_NAME:
                 yield f"{path.relative_to(ROOT)}: {ast.unparse(node)[:100]}", node
 
 
-def python_in(page: Path) -> list[str]:
-    return [block.split("```")[0] for block in page.read_text(encoding="utf-8").split("```python\n")[1:]]
+def python_in(page: str) -> list[str]:
+    return [block.split("```")[0] for block in page.split("```python\n")[1:]]
 
 
 def test_every_call_that_loads_by_name_says_that_no_code_runs():

@@ -219,14 +219,15 @@ def test_what_is_wrong_in_it_is_said(tuned_rows, file, holds, words):
         readers(tuned_rows)[file]()
 
 
-@pytest.mark.parametrize("text", [*SPOILT, *(json.dumps({"step": 1, "seconds": 1, "made_with": {}, "files": {}} | change) for change in (
-    {"files": []}, {"files": None}, {"files": {"a\0b": 1}}, {"step": "x"}, {"step": None}, {"made_with": 3}, {"seconds": []}))])  # fmt: skip
+@pytest.mark.parametrize("text", [*SPOILT, *(json.dumps({"step": 1, "seconds": 1, "made_with": {}, "files": {"a": 0}} | change) for change in (
+    {"files": []}, {"files": {}}, {"files": None}, {"files": {"a\0b": 1}}, {"step": "x"}, {"step": None}, {"made_with": 3}, {"seconds": []}))])  # fmt: skip
 def test_a_mark_that_was_spoilt_makes_no_checkpoint(tmp_path, text):
     """As one that was cut off in the middle."""
     good, bad = tmp_path / "checkpoint-2", tmp_path / "checkpoint-9"
     for folder in (good, bad):
         folder.mkdir()
-        (folder / "whole.json").write_text(json.dumps({"step": 2, "seconds": 1, "made_with": {}, "files": {}}))
+        (folder / "a").touch()
+        (folder / "whole.json").write_text(json.dumps({"step": 2, "seconds": 1, "made_with": {}, "files": {"a": 0}}))
     (bad / "whole.json").write_text(text)
     assert [one.path.name for one in whole_checkpoints(tmp_path)] == ["checkpoint-2"]
     shutil.rmtree(good)
@@ -237,7 +238,8 @@ def test_a_mark_that_was_spoilt_makes_no_checkpoint(tmp_path, text):
 def test_what_a_mark_says_was_otherwise_is_said_without_steering(tmp_path):
     folder = tmp_path / "checkpoint-2"
     folder.mkdir()
-    mark = {"step": 2, "seconds": 1, "made_with": {"model": EVIL}, "files": {}}
+    (folder / "a").touch()
+    mark = {"step": 2, "seconds": 1, "made_with": {"model": EVIL}, "files": {"a": 0}}
     (folder / "whole.json").write_text(json.dumps(mark))
     with pytest.raises(WorkspaceError, match=r"model: \\u001b\]0;owned") as said:
         checkpoint_to_resume(tmp_path, {"model": "tiny-gemma3"})

@@ -187,6 +187,7 @@ def folder_with(path, content):
 @pytest.mark.parametrize("name", ["adapter", "merged", "ollama", "data [v2]"])
 def test_a_folder_that_a_killed_process_had_moved_aside_is_back_when_it_is_asked_for(workspace, dead, name):
     """`whole` renames twice; the process may be killed in between. The id may be this process's own now, on a new machine."""
+    workspace.write_json("workspace.json", {"version": 2})
     for process in (dead, os.getpid()):
         folder_with(workspace.path / f".{name}.{process}.old", "mine")
         (workspace.path / f".{name}.{process}.part").mkdir()

@@ -95,6 +95,7 @@ def from_hub(cls, name: str, source: str, **options):
     """Return `cls.from_pretrained(source, **options)`, which runs no code of the source. Raises `ModelError` with the remedy."""
     plugged("before_asking")(name, source)
     try:
-        return cls.from_pretrained(source, trust_remote_code=False, **options)
+        plugged("before_reading")(name, source, cls)
+        return plugged("after_reading")(name, cls.from_pretrained(source, trust_remote_code=False, **options))
     except Exception as e:  # five libraries may raise here
         raise ModelError("; ".join(filter(None, plugged("explain")(name, e)))) from None

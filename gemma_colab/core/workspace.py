@@ -75,6 +75,9 @@ class Workspace:
     def writing(self, name: str):
         """Yield a path beside one of its files or folders, see `whole`."""
         if name != "workspace.json" and self.version < VERSION:
+            mine = any(map(self.has, ("workspace.json", "model_settings.json", "training.json", *SPLIT_FILES)))
+            if (top := self.path / Path(name).parts[0]).exists() and not mine:
+                raise WorkspaceError(f"{top} is there, and gemma_colab did not make it; name another workspace, or move it away")
             self.write_json("workspace.json", {"version": VERSION})
         with whole(self.path / name) as part:
             yield part
@@ -146,7 +149,7 @@ def sweep(folder: Path, pattern: str) -> None:
             if found[3] == "old" and not left.with_name(found[1]).exists():
                 left.rename(left.with_name(found[1]))
             else:
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
 
 
 def open_workspace(path: str | Path | None = None) -> Workspace:

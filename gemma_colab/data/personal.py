@@ -17,15 +17,17 @@ from gemma_colab.data.looking import question, replaced
 
 # Not numpy@1.26, logo@2x.png, git@github.com:..., nor "me@example.com" of a program, which is nobody's.
 EMAIL = re.compile(
-    r"(?<![\w.+-])(?!git@|(?<=[\"'])[^\s\"'@]+@example\.\w{3}[\"'])[\w.+-]+@(?!\dx\.)[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}"
+    r"(?<![\w.+-])(?!git@|(?<=[\"'])[^\s\"'@]+@example\.\w{3}[\"'])[\w.+-]+(?:@|＠|%40|&#64;)(?!\dx\.)[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}"
 )
 # 15, 16, 18 or 19 digits in one piece or grouped as on the card; 13 and 14 are bar codes and parcels, 0.2679491924311228 a number.
 CARD = re.compile(
     r"(?<![\w-])(?<!\d[.,])(?:3[47]\d{13}|[2-6]\d{15}(?:\d{2,3})?|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|3[47]\d\d([ -])\d{6}\2\d{5})(?![\w-])"
 )
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
-PASSPORT = re.compile(r"(?i)(?:паспорт|passport)\D{0,20}(?P<it>\d{2} ?\d{2}[ №-]{0,3}\d{6})\b")
-SNILS = re.compile(r"\b\d{3}-\d{3}-\d{3}[ -]\d{2}\b")
+PASSPORT = re.compile(r"(?i)(?:паспорт|passport)\D{0,20}(?P<it>\d{2} ?\d{2}[ ,№-]{0,3}(?:номер[ :№]{0,3})?\d{6})\b")
+SNILS = re.compile(
+    r"(?P<named>(?i:снилс|snils)\D{0,10})?\b(?P<it>\d{3}(?(named)[ -]?|-)\d{3}(?(named)[ -]?|-)\d{3}(?(named)[ -]?|[ -])\d{2})\b"
+)
 INN = re.compile(r"(?i)(?:ИНН|INN)\D{0,10}(?P<it>\d{12})\b")
 # Somebody's: not of a home network (192.168.0.1), nor a mask or multicast (from 224 on).
 NOBODYS = r"(?:0|10|127|169\.254|172\.(?:1[6-9]|2\d|3[01])|192\.168|22[4-9]|2[3-5]\d)\."

@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import math
+import mmap
 import os
 import re
 import zipfile
@@ -273,13 +274,34 @@ def _open_folder(path: Path, name: str, split: str) -> Records:
     kind = kinds.most_common(1)[0][0]
     splits = {part: some for part in found if (some := [file for file in found[part] if kind_of(file) == kind])}
     _stay_inside(name, chain(*splits.values()), path)
+    room = _room(path)
+    for file in chain(*splits.values()):  # what `datasets` unpacks, by how it begins and not by its name, it unpacks whole
+        with open(file, "rb") as content:
+            if (head := content.peek(200)[:200].lower())[:2] == b"\x1f\x8b":
+                for _ in iter(partial(_Gzip(content, name, room).read, CHUNK), b""):
+                    pass
+            elif kind != "parquet" and re.match(rb"pk\x03\x04|\x04\x22m\x18|" + b"|".join(FOREIGN), head):
+                raise DatasetError(
+                    f"{name} holds {shown(Path(file).name)}, which is no {kind}; give a file that can be read by itself"
+                )
+    _not_compressed(name, chain(*splits.values()) if kind == "arrow" else ())
     if kind == "parquet":
         import pyarrow.parquet as pq
 
-        _fits(name, sum(unpacked(pq.read_metadata(file)) for file in chain(*splits.values())), _room(path))
+        _fits(name, sum(unpacked(pq.read_metadata(file)) for file in chain(*splits.values())), room)
     told = {part: [*map(glob.escape, some)] for part, some in splits.items()}
     data = datasets.load_dataset(kind, data_files=told, split=split, streaming=True)  # no copy of the data in a cache
     return _rows_of(data, "folder of data files", split)
+
+
+def _not_compressed(name: str, files: Iterable[str | Path]) -> None:
+    """Raise `DatasetError` for Arrow files that are compressed within, which `datasets` never writes: a block unpacks as a whole."""
+    for file in filter(os.path.getsize, files):
+        with open(file, "rb") as content, mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ) as there:
+            if any(there.find(start) >= 0 for start in (b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")):  # zstd, lz4
+                raise DatasetError(
+                    f"{name} holds {shown(Path(file).name)}, which is compressed; save it uncompressed, or as .parquet"
+                )
 
 
 def _open_saved(path: Path, name: str, split: str) -> Records:
@@ -291,6 +313,7 @@ def _open_saved(path: Path, name: str, split: str) -> Records:
         _stay_inside(name, [state.parent / file["filename"] for file in named], path)
     for parts in path.glob(SAVED[1]):
         _stay_inside(name, [path / part for part in json.loads(parts.read_text(encoding="utf-8"))["splits"]], path)
+    _not_compressed(name, (*path.glob("*.arrow"), *path.glob("*/*.arrow")))
     data = datasets.load_from_disk(str(path.resolve()))
     if isinstance(data, dict) and split not in data:
         raise DatasetError(f"{name} has no split {split!r}; it has {listed(data)}; name one with split= (or --split)")

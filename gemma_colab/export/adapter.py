@@ -9,16 +9,23 @@ import warnings
 from collections import defaultdict
 from pathlib import Path
 
-from peft import PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gemma_colab.core.errors import WorkspaceError
+from gemma_colab.core.settings import PLAIN
 from gemma_colab.core.trainer import unload_adapters
 from gemma_colab.core.workspace import Workspace
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # as peft names them
+KNOWN = "peft_type task_type base_model_name_or_path revision inference_mode auto_mapping r lora_alpha lora_dropout target_modules bias"
+KNOWN += " use_rslora use_dora fan_in_fan_out modules_to_save init_lora_weights layers_to_transform layers_pattern rank_pattern"
+KNOWN = (KNOWN + " alpha_pattern exclude_modules alora_invocation_tokens lora_bias peft_version").split()
+MOST = 1024  # the rank of an adapter of somebody else's
+BLOCK = r"model\\\.\(language_model\\\.\)\?layers\\\.\([\d|]+\)\\\.\([\w\\.|]+\)"  # as `name_for_whole_model` writes it
+BLOCKS = re.compile(rf"{BLOCK}(?:\|{BLOCK})*")
 TEXT = re.compile(r"^base_model\.model\.model\.(?!language_model\.)")  # of an adapter of the text part alone
 
 
@@ -60,7 +67,7 @@ def name_for_whole_model(folder: Path) -> None:
 
 def load_adapter(model: PreTrainedModel, workspace: Workspace) -> PeftModel:
     """Put the saved adapter on a base model. Raises `WorkspaceError` if there is none, or if not every weight of it finds its place."""
-    path = workspace.need("adapter")
+    check_adapter(path := workspace.need("adapter"))
     try:
         with warnings.catch_warnings():  # of missing keys peft only warns, and leaves them as if nothing was trained
             warnings.filterwarnings("error", ".*missing adapter keys")
@@ -77,9 +84,11 @@ def load_adapter(model: PreTrainedModel, workspace: Workspace) -> PeftModel:
 
 
 def check_adapter(folder: Path) -> None:
-    """Raise `WorkspaceError` unless the folder holds a whole LoRA adapter."""
+    """Raise `WorkspaceError` unless the folder holds a whole LoRA adapter, whose settings ask nothing of peft but what is known here:
+    others let it import modules, repeat layers, make matrices of any size, and search names by any pattern."""
     try:
-        kind = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["peft_type"]
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        kind = f"what it says of {odd} is not taken from others" if (odd := _odd(settings)) else settings["peft_type"]
         with safe_open(folder / WEIGHTS, framework="pt"):
             pass
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
@@ -87,6 +96,22 @@ def check_adapter(folder: Path) -> None:
     if kind != "LORA":
         again = f"save it again (notebook 04, or gemma-colab train --workspace {shlex.quote(str(folder.parent))})"
         raise WorkspaceError(f"{folder} is not a whole LoRA adapter ({kind}); {again}")
+
+
+def _takes_long(pattern: str) -> bool:
+    """Whether peft might search with it for ever; the rule is that of `LoraSettings`."""
+    return not PLAIN.fullmatch(pattern) or sum(map(pattern.count, "*+")) > 2 or pattern.count("(") > 4 or len(pattern) > 300
+
+
+def _odd(settings: dict) -> str:
+    """Name what is set and not known here; "" for nothing."""
+    stock = LoraConfig().to_dict()
+    odd = [k for k, v in settings.items() if k in stock and k not in KNOWN and v not in (stock[k], None, False, [], {})]
+    for name in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "rank_pattern", "alpha_pattern"):
+        texts = [settings[name]] if isinstance(settings.get(name), str) else settings.get(name) or []
+        odd += [name] * any(text != "all-linear" and _takes_long(text) and not BLOCKS.fullmatch(text[:3000]) for text in texts)
+    ranks = (settings.get("r", 8), *(settings.get("rank_pattern") or {}).values())
+    return ", ".join(odd) or "r" * any(rank > MOST for rank in ranks)
 
 
 def of_text_part(adapter: Path) -> bool:

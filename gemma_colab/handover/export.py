@@ -271,7 +271,8 @@ def behind(model, tokenizer, prompt: list[dict[str, str]], expected: str, answer
 def _plain(folder: Path, dtype: torch.dtype) -> tuple:
     """Load model and tokenizer as anybody loads them."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device, trust_remote_code=False)
+    how = {"dtype": dtype, "device_map": device, "attn_implementation": "sdpa"}  # a config may name a kernel of the Hub
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **how)
     return model.eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 

@@ -10,13 +10,29 @@ from pathlib import Path
 
 from huggingface_hub import constants, get_token, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from jinja2 import Environment, TemplateError, nodes
 
 from gemma_colab.core.catalog import known_dimensions
-from gemma_colab.core.errors import SECRET, ModelError, SettingsError, plain, say
+from gemma_colab.core.errors import SECRET, GemmaColabError, ModelError, SettingsError, plain, say
 
 SITE = "https://huggingface.co"
 STORE = "store it as HF_TOKEN (Colab: a secret, the key icon on the left; Kaggle: Add-ons -> Secrets; elsewhere `hf auth login`) and restart"
 ACCESS = f"accept its license at {SITE}/{{name}}, make a token of the type 'read' at {SITE}/settings/tokens, and {STORE}; or use {{instead}}"
+MORE = (
+    nodes.Mul,
+    nodes.Pow,
+    nodes.Macro,
+    nodes.AssignBlock,
+    nodes.With,
+    nodes.Include,
+    nodes.Import,
+    nodes.FromImport,
+    nodes.Extends,
+)
+JOINS = (nodes.Add, nodes.Concat, nodes.List, nodes.Tuple, nodes.Dict)
+# What a chat template may call, as a function, a method or a filter: nothing that makes a long text of a short one.
+QUICK = "raise_exception strftime_now namespace strip lstrip rstrip split startswith endswith lower upper get items keys values trim length"
+QUICK = (QUICK + " count tojson string list first last default capitalize title selectattr rejectattr int").split()
 ROOM = "make room there (`hf cache ls` lists what it holds), or set HF_HOME to a folder on a larger disk and restart"
 AGAIN = "check the network (Kaggle: Session options -> Internet) and run this again, whole files are kept; or use 'tiny-gemma3', which is here"
 # By name, because huggingface_hub 1 stands on httpx and 2 on httpx2; the last three are messages, the latter two of hf_xet.
@@ -78,8 +94,69 @@ def refuse_links(folder: Path) -> None:
             raise ModelError(f"{outside}; copy that file here if it belongs to the model, or delete the link")
 
 
+def before_reading(name: str, source: str, cls: type) -> None:
+    """Look at a config before a library believes it."""
+    if cls.__name__ == "AutoConfig":
+        from transformers import PretrainedConfig
+
+        check_config(name, PretrainedConfig.get_config_dict(source)[0])
+
+
+def check_config(name: str, said: dict) -> None:
+    """Raise `ModelError` for a config of somebody else's that libraries would work on for ever, or that names code of the Hub."""
+    for field, value in said.items():
+        most = 1024 if re.search("num_|count", field) else 2**24
+        if isinstance(value, dict):
+            check_config(name, value)
+        elif isinstance(value, int | float) and value > most:
+            raise ModelError(f"{name} says {field}={value:g}, and {most} is the most of any Gemma 3; take a sound checkpoint")
+        elif field.endswith("attn_implementation") and "/" in str(value):
+            raise ModelError(
+                f"{name} names code of the Hub, {field}={value!r}, which nothing here runs; take {field} out of its config.json"
+            )
+
+
+def after_reading(name: str, got):
+    """Return it. Look at the chat template of a tokenizer before anybody uses it."""
+    if template := getattr(got, "chat_template", None):
+        check_template(name, template)
+    return got
+
+
+def check_template(name: str, template: str | dict[str, str]) -> None:
+    """Raise `ModelError` for a chat template that could take for ever. It is a program in Jinja, which keeps it from files, and not from
+    work: so it may go through the turns and the parts of each, join a few texts, and call what answers at once."""
+    for text in template.values() if isinstance(template, dict) else [template]:
+        try:
+            tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", text))
+        except TemplateError as e:
+            raise ModelError(f"the chat template of {name} is none: {e}; take a checkpoint with Gemma 3's own template") from None
+        loops, sets = [*tree.find_all(nodes.For)], [*tree.find_all(nodes.Assign)]
+        pairs = [(loop, inner) for loop in loops for inner in loop.find_all(nodes.For)]
+        called = [getattr(call.node, "name", getattr(call.node, "attr", "")) for call in tree.find_all(nodes.Call)]
+        odd = [f"{word}()" for word in called if word not in QUICK] + [
+            f"| {f.name}" for f in tree.find_all(nodes.Filter) if f.name not in QUICK
+        ]
+        odd += ["what multiplies or takes in"] * any(tree.find_all(MORE))
+        odd += ["%"] * (any(tree.find_all(nodes.Mod)) and any("%" in str(text.value) for text in tree.find_all(nodes.Const)))
+        odd += ["loops"] * any(
+            getattr(getattr(inner.iter, "node", 0), "name", 0) != getattr(loop.target, "name", 1) for loop, inner in pairs
+        )
+        odd += ["set"] * (
+            any(part for loop in loops for one in loop.find_all(nodes.Assign) for part in one.find_all(JOINS))
+            or sum(len([*one.find_all(JOINS)]) for one in sets) > 4
+            or len(text) > 10_000
+        )
+        if odd:
+            raise ModelError(
+                f"the chat template of {name} could take for ever ({odd[0]}); take a checkpoint with Gemma 3's own template"
+            )
+
+
 def explain(name: str, error: BaseException) -> tuple[str, str]:
     """Return why a model can't be loaded, and the next step ("" if none is known). Neither holds a token."""
+    if isinstance(error, GemmaColabError):
+        return str(error), ""
     text, copy = trace(error), f"{without_account(name)!r}, a copy, or " if without_account(name) else ""
     fields = {
         "name": name,

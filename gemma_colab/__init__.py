@@ -9,8 +9,8 @@ from gemma_colab.core.door import door, plugs
 __version__ = "0.1.0"
 
 plugs |= {"unpacked": "gemma_colab.model.unpack", "pass_over_old_torchao": "gemma_colab.model.libraries"}
-hub = ("explain", "before_asking", "before_reading", "after_reading")
-plugs |= dict.fromkeys(hub, "gemma_colab.model.hub") | {"personal_data": "gemma_colab.data.personal"}
+_hub = ("explain", "before_asking", "before_reading", "after_reading")
+plugs |= dict.fromkeys(_hub, "gemma_colab.model.hub") | {"personal_data": "gemma_colab.data.personal"}
 __all__, __getattr__, __dir__ = door(
     __name__,
     {

@@ -278,7 +278,8 @@ def _open_folder(path: Path, name: str, split: str) -> Records:
     for file in chain(*splits.values()):  # what `datasets` unpacks, by how it begins and not by its name, it unpacks whole
         with open(file, "rb") as content:
             if (head := content.peek(200)[:200].lower())[:2] == b"\x1f\x8b":
-                for _ in iter(partial(_Gzip(content, name, room).read, CHUNK), b""):
+                (packed := _Gzip(fileobj=content)).fits = partial(_fits, name, room=room)
+                while packed.read(CHUNK):  # raises beyond the room
                     pass
             elif kind != "parquet" and re.match(rb"pk\x03\x04|\x04\x22m\x18|" + b"|".join(FOREIGN), head):
                 raise DatasetError(

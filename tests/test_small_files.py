@@ -186,3 +186,29 @@ KEYS += ["npm_" + "a1" * 18, "pypi-" + "aB_" * 20, "vk1.a." + "aB3" * 20, "githu
 def test_a_key_is_a_key_in_rows_and_in_messages(key):
     assert mask(f"my key is {key} ok") == "my key is [key] ok"
     assert plain(f"my key is {key} ok") == "my key is *** ok"
+
+
+def test_a_link_that_is_replaced_goes_and_what_it_led_to_stays(tmp_path):
+    theirs, ours = tmp_path / "theirs", Workspace(tmp_path / "ours")
+    theirs.mkdir()
+    (theirs / "thesis.txt").write_text("years of work")
+    ours.write_json("model_settings.json", {})
+    (ours.path / "adapter").symlink_to(theirs)
+    with ours.writing("adapter") as part:
+        part.mkdir()
+    assert (theirs / "thesis.txt").read_text() == "years of work"
+    assert {path.name for path in ours.path.iterdir()} == {"adapter", "model_settings.json", "workspace.json"}
+    assert not (ours.path / "adapter").is_symlink()
+
+
+WRITTEN = {
+    "паспорт серия 4510 номер 123456": "паспорт серия [паспорт]",
+    "СНИЛС 11223344595": "СНИЛС [СНИЛС]",
+    "номер 11223344595": "номер 11223344595",
+    "пишите на ivan%40mail.ru и ivan＠mail.ru": "пишите на [почта] и [почта]",
+}
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_what_is_written_otherwise_is_found_too(text):
+    assert mask(text) == WRITTEN[text]

@@ -27,7 +27,7 @@ accelerate launch says 0 for both kinds of trained, 1 for all else); of evaluate
 def _pair(text: str) -> tuple[str, str]:
     name, _, value = text.partition("=")
     if not (name and value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no pair, such as output=Ответ, learning_rate=1e-4, or valid JSON=0.95")
+        raise argparse.ArgumentTypeError(f"{text!r} is no pair; write one like output=Ответ, r=16 or valid JSON=0.95")
     return name, value
 
 

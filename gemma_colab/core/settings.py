@@ -15,8 +15,9 @@ ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 # The linear layers of one block, named from the block on.
 LINEAR = [f"self_attn.{name}" for name in ATTENTION] + ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
 NOT_LINEAR = "model.norm lm_head model.embed_tokens model.layers.0.self_attn model.layers.0.self_attn.q_norm".split()
-# Of regular expressions what can't take for ever, whoever wrote it: names, lists of names, `.*` and `\d+`; twice, and four lists.
-PLAIN = re.compile(r"(?:\.[*+]?|\\[.d]\+?|[\w|]|\[[\d-]+\]\+?|\((?:\?:)?(?:[\w|.-]|\\[.d]\+?|\[[\d-]+\])+\))++")
+# Of regular expressions what can't take for ever, whoever wrote it: names, lists, `.*` and `\d+`; at most two of * and +, and four lists.
+PLAIN = r"(?:\.[*+]?|\\[.d]\+?|[\w|]|\[[\d-]+\]\+?|\((?:\?:)?(?:[\w|.-]|\\[.d]\+?|\[[\d-]+\])+\))++"
+PLAIN = re.compile(r"(?!.{301})(?!(?:[^*+]*[*+]){3})(?!(?:[^(]*\(){5})" + PLAIN)
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
 # Two numbers a trained weight in 32 bit; in 8 bit; in 8 bit, and moved to the CPU's memory when the GPU's runs out.
 OPTIMIZERS = ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
@@ -109,13 +110,13 @@ class LoraSettings(Settings):
         told, said = str(self.target_modules), f"target_modules={repr(self.target_modules)[:300]} must"
         remedy = 'try "all-linear", "attention", or r".*\\.(q_proj|v_proj)"'
         try:
-            if not PLAIN.fullmatch(told) or sum(map(told.count, "*+")) > 2 or told.count("(") > 4 or len(told) > 300:
+            if not PLAIN.fullmatch(told):
                 raise re.error(r"names, lists such as (q_proj|v_proj), .* and \d+; at most two of * and +, and four lists")
             fits = re.compile(told).fullmatch  # as peft does it
         except re.error as e:
             raise SettingsError(f"{said} be a plain pattern ({e}); {remedy}") from None
-        blocks = [f"model.layers.{i}." for i in range(64)]  # the largest Gemma 3 has 62
-        if any(map(fits, NOT_LINEAR)) or not any(fits(block + name) for block in blocks for name in LINEAR):
+        layers = (f"model.layers.{i}.{name}" for i in range(64) for name in LINEAR)  # the largest Gemma 3 has 62 blocks
+        if any(map(fits, NOT_LINEAR)) or not any(map(fits, layers)):
             raise SettingsError(f"{said} match linear layers of a block by their whole name, and nothing else; {remedy}")
 
     @property

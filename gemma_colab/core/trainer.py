@@ -100,8 +100,7 @@ def build_trainer(
         return Dataset.from_list([{"prompt": turns[:-1], "completion": turns[-1:]} for turns in rows["messages"]])
 
     rows = {"train_dataset": as_trl_reads(train_dataset), "eval_dataset": as_trl_reads(eval_dataset) if eval_dataset else None}
-    how = {"processing_class": tokenizer, "peft_config": peft_config, "callbacks": callbacks}
-    trainer = SFTTrainer(model=model, args=args, **rows, **how)
+    trainer = SFTTrainer(model=model, args=args, **rows, processing_class=tokenizer, peft_config=peft_config, callbacks=callbacks)
     if args.packing:  # fewer sequences than rows: validate and save as often in an epoch as before
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
         share = math.ceil(len(trainer.train_dataset) / batch) / math.ceil(len(train_dataset) / batch)

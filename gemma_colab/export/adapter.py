@@ -98,18 +98,13 @@ def check_adapter(folder: Path) -> None:
         raise WorkspaceError(f"{folder} is not a whole LoRA adapter ({kind}); {again}")
 
 
-def _takes_long(pattern: str) -> bool:
-    """Whether peft might search with it for ever; the rule is that of `LoraSettings`."""
-    return not PLAIN.fullmatch(pattern) or sum(map(pattern.count, "*+")) > 2 or pattern.count("(") > 4 or len(pattern) > 300
-
-
 def _odd(settings: dict) -> str:
     """Name what is set and not known here; "" for nothing."""
     stock = LoraConfig().to_dict()
     odd = [k for k, v in settings.items() if k in stock and k not in KNOWN and v not in (stock[k], None, False, [], {})]
     for name in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "rank_pattern", "alpha_pattern"):
         texts = [settings[name]] if isinstance(settings.get(name), str) else settings.get(name) or []
-        odd += [name] * any(text != "all-linear" and _takes_long(text) and not BLOCKS.fullmatch(text[:3000]) for text in texts)
+        odd += [name] * any(not (PLAIN.fullmatch(t) or BLOCKS.fullmatch(t[:3000])) for t in texts if t != "all-linear")
     ranks = (settings.get("r", 8), *(settings.get("rank_pattern") or {}).values())
     return ", ".join(odd) or "r" * any(rank > MOST for rank in ranks)
 

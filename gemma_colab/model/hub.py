@@ -18,17 +18,8 @@ from gemma_colab.core.errors import SECRET, GemmaColabError, ModelError, Setting
 SITE = "https://huggingface.co"
 STORE = "store it as HF_TOKEN (Colab: a secret, the key icon on the left; Kaggle: Add-ons -> Secrets; elsewhere `hf auth login`) and restart"
 ACCESS = f"accept its license at {SITE}/{{name}}, make a token of the type 'read' at {SITE}/settings/tokens, and {STORE}; or use {{instead}}"
-MORE = (
-    nodes.Mul,
-    nodes.Pow,
-    nodes.Macro,
-    nodes.AssignBlock,
-    nodes.With,
-    nodes.Include,
-    nodes.Import,
-    nodes.FromImport,
-    nodes.Extends,
-)
+MORE = "Mul Pow Macro AssignBlock With Include Import FromImport Extends"
+MORE = tuple(getattr(nodes, name) for name in MORE.split())
 JOINS = (nodes.Add, nodes.Concat, nodes.List, nodes.Tuple, nodes.Dict)
 # What a chat template may call, as a function, a method or a filter: nothing that makes a long text of a short one.
 QUICK = "raise_exception strftime_now namespace strip lstrip rstrip split startswith endswith lower upper get items keys values trim length"
@@ -111,9 +102,8 @@ def check_config(name: str, said: dict) -> None:
         elif isinstance(value, int | float) and value > most:
             raise ModelError(f"{name} says {field}={value:g}, and {most} is the most of any Gemma 3; take a sound checkpoint")
         elif field.endswith("attn_implementation") and "/" in str(value):
-            raise ModelError(
-                f"{name} names code of the Hub, {field}={value!r}, which nothing here runs; take {field} out of its config.json"
-            )
+            what = f"{name} names code of the Hub, {field}={value!r}, which nothing here runs"
+            raise ModelError(f"{what}; take {field} out of its config.json")
 
 
 def after_reading(name: str, got):
@@ -134,9 +124,8 @@ def check_template(name: str, template: str | dict[str, str]) -> None:
         loops, sets = [*tree.find_all(nodes.For)], [*tree.find_all(nodes.Assign)]
         pairs = [(loop, inner) for loop in loops for inner in loop.find_all(nodes.For)]
         called = [getattr(call.node, "name", getattr(call.node, "attr", "")) for call in tree.find_all(nodes.Call)]
-        odd = [f"{word}()" for word in called if word not in QUICK] + [
-            f"| {f.name}" for f in tree.find_all(nodes.Filter) if f.name not in QUICK
-        ]
+        odd = [f"{word}()" for word in called if word not in QUICK]
+        odd += [f"| {f.name}" for f in tree.find_all(nodes.Filter) if f.name not in QUICK]
         odd += ["what multiplies or takes in"] * any(tree.find_all(MORE))
         odd += ["%"] * (any(tree.find_all(nodes.Mod)) and any("%" in str(text.value) for text in tree.find_all(nodes.Const)))
         odd += ["loops"] * any(
@@ -148,9 +137,8 @@ def check_template(name: str, template: str | dict[str, str]) -> None:
             or len(text) > 10_000
         )
         if odd:
-            raise ModelError(
-                f"the chat template of {name} could take for ever ({odd[0]}); take a checkpoint with Gemma 3's own template"
-            )
+            what = f"the chat template of {name} could take for ever ({odd[0]})"
+            raise ModelError(f"{what}; take a checkpoint with Gemma 3's own template")
 
 
 def explain(name: str, error: BaseException) -> tuple[str, str]:

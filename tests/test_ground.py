@@ -6,19 +6,31 @@ import re
 import shutil
 import subprocess
 import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from gemma_colab import describe_machine
-from gemma_colab.core import catalog
+from gemma_colab.core import catalog, door
+from gemma_colab.core import machine as machine_module
 from gemma_colab.core import workspace as workspace_module
-from gemma_colab.core.catalog import CATALOG, dimensions_of
+from gemma_colab.core.catalog import CATALOG, TINY, Dimensions, dimensions_of, from_hub, source_of
 from gemma_colab.core.chat import load_tokenizer, stop_token_ids, tokenize_row
-from gemma_colab.core.errors import GemmaColabError, ModelError, SettingsError, WorkspaceError
-from gemma_colab.core.machine import Machine, pick_dtype
-from gemma_colab.core.rows import to_messages
-from gemma_colab.core.settings import LoraSettings, TrainSettings
-from gemma_colab.core.workspace import Workspace, open_workspace, whole
+from gemma_colab.core.errors import (
+    BlockedError,
+    GemmaColabError,
+    ModelError,
+    SettingsError,
+    TrainingError,
+    WorkspaceError,
+    plain,
+    say,
+)
+from gemma_colab.core.html import render
+from gemma_colab.core.machine import GIB, Machine, dtype_name, existing, free_gib, on_kaggle, pick_dtype
+from gemma_colab.core.rows import answer, place, prompt, to_messages
+from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
+from gemma_colab.core.workspace import Workspace, open_workspace, read_sample, samples, whole
 from gemma_colab.data.splitting import SplitSettings
 from gemma_colab.model import choice
 from gemma_colab.model.choice import pick_model, starting_point
@@ -75,8 +87,54 @@ def test_impossible_settings_are_refused_with_name_value_and_remedy(cls, field, 
     ],
 )
 def test_settings_come_back_exactly(workspace, settings):
-    settings.save(workspace)
+    assert settings.save(workspace) == workspace.path / settings.file
     assert type(settings).load(workspace) == settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (lambda: LoraSettings(r=0), "r=0 must be a whole number from 1 to 256; try r=16"),
+        (lambda: LoraSettings(r=8.0), "r=8.0 must be a whole number from 1 to 256; try r=16"),
+        (lambda: LoraSettings(lora_dropout=0.51), "lora_dropout=0.51 must be a number from 0 to 0.5; try lora_dropout=0.0"),
+        (lambda: TrainSettings(optim="sgd"), "optim='sgd' must be one of adamw_torch_fused, adamw_8bit, paged_adamw_8bit; try optim='adamw_torch_fused'"),
+        (lambda: TrainSettings(lr_scheduler_type=None), "lr_scheduler_type=None must be one of linear, cosine, constant, constant_with_warmup; try lr_scheduler_type='linear'"),
+        (lambda: TrainSettings(neftune_noise_alpha=0.09), "neftune_noise_alpha=0.09 must be a number from 0.1 to 50; try neftune_noise_alpha=5.0"),
+        (lambda: ModelSettings(model=3), "model=3 must be a text; try model='tiny-gemma3'"),
+        (lambda: ModelSettings(load_in_4bit=1), "load_in_4bit=1 must be True or False; try load_in_4bit=True"),
+        (lambda: ModelSettings(load_in_4bit=None), "load_in_4bit=None must be True or False; try load_in_4bit=False"),
+        (lambda: LoraSettings(target_modules="lm_head"), "target_modules='lm_head' must match linear layers of a block by their whole name, and nothing else; try \"all-linear\", \"attention\", or r\".*\\.(q_proj|v_proj)\""),
+        (lambda: LoraSettings(target_modules="[9-0]"), "target_modules='[9-0]' must be a plain pattern (bad character range 9-0 at position 1); try \"all-linear\", \"attention\", or r\".*\\.(q_proj|v_proj)\""),
+        (lambda: LoraSettings(target_modules="a{3}"), "target_modules='a{3}' must be a plain pattern (names, lists such as (q_proj|v_proj), .* and \\d+; at most two of * and +, and four lists); try \"all-linear\", \"attention\", or r\".*\\.(q_proj|v_proj)\""),
+    ],
+)  # fmt: skip
+def test_a_refusal_of_a_setting_is_one_sentence(settings, said):
+    with pytest.raises(SettingsError) as caught:
+        settings()
+    assert str(caught.value) == said
+
+
+def test_a_long_value_is_cut_in_its_refusal():
+    with pytest.raises(SettingsError) as caught:
+        LoraSettings(target_modules="q" * 999)
+    assert str(caught.value).startswith(f"target_modules='{'q' * 299} must be a plain pattern (")
+
+
+def test_the_limits_themselves_are_possible():
+    for name, low, high in (("r", 1, 256), ("lora_alpha", 1, 1024), ("lora_dropout", 0, 0.5)):
+        assert [getattr(LoraSettings(**{name: value}), name) for value in (low, high)] == [low, high]
+    for name, low, high in (("neftune_noise_alpha", 0.1, 50), ("learning_rate", 1e-6, 0.1), ("replay", 0, 0.5), ("max_length", 16, 131_072)):  # fmt: skip
+        assert [getattr(TrainSettings(**{name: value}), name) for value in (low, high)] == [low, high]
+    assert (TrainSettings().lr_scheduler_type, TrainSettings().optim, TrainSettings().learning_rate) == ("linear", "adamw_torch_fused", 2e-4)  # fmt: skip
+    for layer in ("0", "61", "63"):  # the largest Gemma 3 has 62 blocks
+        assert LoraSettings(target_modules=rf"model\.layers\.{layer}\..*_proj")
+    with pytest.raises(SettingsError, match="match linear layers"):
+        LoraSettings(target_modules=r"model\.layers\.64\..*_proj")
+
+
+def test_what_settings_come_to():
+    assert (LoraSettings(r=4, lora_alpha=8).scale, LoraSettings(r=4, lora_alpha=8, use_rslora=True).scale) == (2, 4)
+    assert TrainSettings(per_device_train_batch_size=3, gradient_accumulation_steps=5).effective_batch == 15
 
 
 def test_a_settings_file_that_holds_none_is_refused(workspace):
@@ -114,7 +172,10 @@ def test_before_the_hub_is_asked_for_what_may_be_a_folders_name_it_is_said_once(
 def test_a_settings_file_of_another_version_means_what_it_meant(workspace, capsys):
     workspace.write_json(LoraSettings.file, {"rank": 8, "r": 4})
     assert LoraSettings.load(workspace) == LoraSettings(r=4)
-    assert "doesn't know, and they are left out: rank" in capsys.readouterr().out
+    said = "lora_settings.json has settings that this version doesn't know, and they are left out"
+    assert capsys.readouterr().out == f"{said}: rank.\n"
+    assert LoraSettings.from_dict({"z": 1, "r": 2, "a": 3}, "mine") == LoraSettings(r=2)
+    assert capsys.readouterr().out == "mine has settings that this version doesn't know, and they are left out: a, z.\n"
     workspace.write_json(TrainSettings.file, {"seed": 3})  # of a time when the last answer alone was trained
     assert TrainSettings.load(workspace) == TrainSettings(seed=3, last_answer_only=True)
 
@@ -122,11 +183,88 @@ def test_a_settings_file_of_another_version_means_what_it_meant(workspace, capsy
 def test_steps_per_epoch_counts_like_the_trainer():
     assert TrainSettings(per_device_train_batch_size=4, gradient_accumulation_steps=2).steps_per_epoch(17) == 3
     assert TrainSettings(per_device_train_batch_size=8, gradient_accumulation_steps=1).steps_per_epoch(16) == 2
+    assert TrainSettings(per_device_train_batch_size=4, gradient_accumulation_steps=2).steps_per_epoch(33, processes=2) == 3
 
 
 def test_workspace_says_what_is_missing_and_which_notebook_makes_it(workspace):
     with pytest.raises(WorkspaceError, match=r"rows/train\.jsonl is missing .* run notebook 01_dataset_prep first"):
         workspace.read_jsonl("rows/train.jsonl")
+
+    with pytest.raises(WorkspaceError) as caught:
+        workspace.need("mine.txt")
+    assert str(caught.value) == f"mine.txt is missing in the workspace {workspace.path}; run notebook that makes it first"
+
+
+def test_a_workspace_shows_where_it_is_and_what_it_holds(workspace):
+    assert repr(workspace) == f"Workspace('{workspace.path}'): empty"
+    for name in ("lora_settings.json", "rows/train.jsonl", "else.txt"):
+        workspace.write_text(name, "")
+    assert repr(workspace) == f"Workspace('{workspace.path}'): rows/train.jsonl, lora_settings.json"
+
+
+def test_a_workspace_knows_its_version_and_makes_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    workspace = Workspace("~/a/b")
+    assert workspace.path == tmp_path / "a" / "b"
+    assert (workspace.path.is_dir(), workspace.version) == (True, 1)
+    workspace.write_json("lora_settings.json", {})
+    assert json.loads((workspace.path / "workspace.json").read_text()) == {"version": 2}
+    assert (Workspace(workspace.path).version, Workspace(workspace.path).path) == (2, workspace.path)
+    workspace.write_json("workspace.json", {"version": 3})
+    with pytest.raises(WorkspaceError) as caught:
+        Workspace(workspace.path)
+    said = f"the workspace {workspace.path} has version 3, and this gemma_colab knows 2 at most; update gemma_colab"
+    assert str(caught.value) == said
+
+
+def test_what_is_written_is_read_to_the_letter(workspace):
+    assert workspace.write_text("a/b.txt", "ё\n\ud83d") == workspace.path / "a" / "b.txt"
+    assert (workspace.path / "a" / "b.txt").read_bytes() == "ё\n\\ud83d".encode()
+    assert workspace.write_json("c.json", {"ё": [1]}).read_text("utf-8") == '{\n "ё": [\n  1\n ]\n}\n'
+    assert workspace.write_jsonl("d.jsonl", [{"ё": 1}, {}]).read_text("utf-8") == '{"ё": 1}\n{}\n'
+    workspace.write_text("d.jsonl", '{"ё": 1}\n \n{"x": 2}')
+    assert workspace.read_jsonl("d.jsonl") == [{"ё": 1}, {"x": 2}]
+    assert workspace.read_jsonl("d.jsonl", each=list) == [["ё"], ["x"]]
+    assert workspace.fingerprint("c.json", "d.jsonl") == "c591a56a2a5d7692"
+
+
+@pytest.mark.parametrize(
+    ("name", "holds", "said"),
+    [
+        ("training.json", "{", "valid JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); delete it and run notebook 04_train again"),
+        ("training.json", "[]", "what gemma_colab writes there (it holds list, not named fields); delete it and run notebook 04_train again"),
+        ("training.json", '{"model": 3}', "what gemma_colab writes there (model='3'); delete it and run notebook 04_train again"),
+        ("training.json", '{"model": "' + "m" * 50 + '", "log_history": "' + "x" * 50 + '"}', f"what gemma_colab writes there (log_history={'x' * 40!r}); delete it and run notebook 04_train again"),
+        ("ship_settings.json", "{}", "what gemma_colab writes there (bars='None'); delete it and run notebook that makes it again"),
+    ],
+)  # fmt: skip
+def test_a_spoilt_file_of_the_workspace_is_one_sentence(workspace, name, holds, said):
+    (workspace.path / name).write_text(holds)
+    with pytest.raises(WorkspaceError) as caught:
+        workspace.read_json(name)
+    assert str(caught.value) == f"{workspace.path / name} is not {said}"
+
+
+def test_a_line_that_lacks_a_key_is_said_to(workspace):
+    workspace.write_jsonl("rows/test.jsonl", [{"a": 1}])
+    with pytest.raises(
+        WorkspaceError, match=r"is not what gemma_colab writes there \(it lacks 'b'\); .* run notebook 01_dataset_"
+    ):
+        workspace.read_jsonl("rows/test.jsonl", each=lambda row: row["b"])
+    assert workspace.read_json("rows/test.jsonl", str.strip) == '{"a": 1}'
+    workspace.write_json("anything.json", {})
+    assert workspace.read_json("anything.json") == {}
+
+
+def test_what_somebody_else_made_is_not_written_over(tmp_path):
+    (tmp_path / "rows").mkdir()
+    with pytest.raises(WorkspaceError) as caught:
+        Workspace(tmp_path).write_text("rows/train.jsonl", "")
+    said = f"{tmp_path / 'rows'} is there, and gemma_colab did not make it; name another workspace, or move it away"
+    assert str(caught.value) == said
+    (tmp_path / "rows" / "test.jsonl").write_text("")  # of version 1
+    Workspace(tmp_path).write_text("rows/train.jsonl", "")
+    assert Workspace(tmp_path).version == 2
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(workspace):
@@ -156,7 +294,10 @@ def test_a_folder_survives_a_failed_replacement(workspace, monkeypatch):
     with workspace.writing("adapter") as part:
         part.mkdir()
         (part / "old").write_text("old")
-    with pytest.raises(WorkspaceError, match="nothing was written"), workspace.writing("adapter"):
+    with (
+        pytest.raises(WorkspaceError, match=r"^nothing was written for adapter; the old one, if any, is kept$"),
+        workspace.writing("adapter"),
+    ):
         pass
 
     def fail():
@@ -257,19 +398,72 @@ def test_broken_json_names_file_and_remedy(workspace):
 
 def test_workspace_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(WorkspaceError, match="can't be made"):
+    with pytest.raises(WorkspaceError) as caught:
         Workspace(tmp_path / "file" / "inside")
+    said = f"workspace={str(tmp_path / 'file' / 'inside')!r} can't be made (Not a directory); name a folder you may write to"
+    assert str(caught.value) == said
 
 
 def test_workspace_is_on_drive_when_it_is_mounted(tmp_path, monkeypatch):
     monkeypatch.delenv("GEMMA_COLAB_WORKSPACE", raising=False)
     monkeypatch.chdir(tmp_path)
     assert open_workspace().path == tmp_path / "workspace"
+    monkeypatch.setattr(workspace_module, "KAGGLE", tmp_path / "working")
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    assert open_workspace().path == tmp_path / "working" / "gemma_colab"
+    assert open_workspace("here").path == tmp_path / "here"
     (tmp_path / "MyDrive").mkdir()
     monkeypatch.setattr(workspace_module, "DRIVE", tmp_path / "MyDrive")
     assert open_workspace().path == tmp_path / "MyDrive" / "gemma_colab"
     monkeypatch.setenv("GEMMA_COLAB_WORKSPACE", str(tmp_path / "mine"))
     assert open_workspace().path == tmp_path / "mine"
+
+
+def test_samples_are_found_inside_the_package_first_and_missed_by_a_sentence(tmp_path, monkeypatch):
+    assert samples() == workspace_module.PACKAGE.parent / "data_samples"
+    monkeypatch.setattr(workspace_module, "PACKAGE", tmp_path / "package")
+    with pytest.raises(WorkspaceError, match=r"^the sample data is not installed; install gemma_colab from its repository$"):
+        samples()
+    for folder in ("data_samples", "package/samples"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "support_ru.jsonl").write_text('{"a": "ё"}\n{"b": 2}\n', encoding="utf-8")
+        assert samples() == tmp_path / folder
+    assert read_sample("support_ru") == [{"a": "ё"}, {"b": 2}]
+
+
+def test_the_precision_comes_with_its_reason():
+    def gpu(*capability):
+        return Machine(False, "GPU", capability, 14.0, 12.0, 50.0, 2)
+
+    fp16 = "Gemma 3 overflows in plain float16, so its residual stream is kept in float32"
+    assert dtype_name(gpu(8, 0)) == ("bfloat16", "GPU (capability 8.0) has bf16 tensor cores")
+    assert dtype_name(gpu(7, 5)) == ("float16", f"GPU (capability 7.5) has fp16 tensor cores only; {fp16}")
+    assert dtype_name(gpu(7, 0)) == ("float16", f"GPU (capability 7.0) has fp16 tensor cores only; {fp16}")
+    old = "GPU (capability 6.1) is too old for tensor cores: this will be slow, and newer torch may refuse it"
+    assert dtype_name(gpu(6, 1)) == ("float16", old)
+    safe = "float32", "no GPU: a CPU computes Gemma 3 safely in float32"
+    quick = Machine(False, None, None, 0.0, 12.0, 50.0, 2, cpu_bf16=True)
+    enough, less = (Dimensions(1000, 1, 1, 0, 1, size, 10) for size in (16_666, 16_665))
+    assert (enough.linear_parameters, less.linear_parameters) == (50_000_000, 49_997_000)
+    for machine, dimensions in ((CPU, enough), (quick, None), (quick, less)):
+        assert dtype_name(machine, dimensions) == safe
+    fast = "bfloat16", "no GPU, and this CPU has bf16 instructions, which are faster for a model of this size"
+    assert dtype_name(quick, enough) == fast
+    torch_dtype, why = pick_dtype(quick, CATALOG["gemma-3-270m"])
+    assert (str(torch_dtype), why) == ("torch.bfloat16", fast[1])
+
+
+def test_room_is_that_of_the_nearest_folder_that_is_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert existing("~/a/b") == existing(tmp_path) == tmp_path
+    asked = []
+    monkeypatch.setattr(machine_module.shutil, "disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=3 * GIB))
+    assert free_gib(tmp_path / "a" / "b") == 3
+    assert asked == [tmp_path]
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    assert not on_kaggle()
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    assert on_kaggle()
 
 
 def test_precision_follows_the_compute_capability():
@@ -356,6 +550,73 @@ def test_short_names_mean_the_same_everywhere():
     assert pick_model(" gemma-3-1b-it ", CPU)[0] == "google/gemma-3-1b-it"
 
 
+def test_the_linear_layers_of_a_block():
+    shape = Dimensions(10, 3, 4, 2, 7, 50, 100)
+    attention = {"q_proj": (10, 28), "k_proj": (10, 14), "v_proj": (10, 14), "o_proj": (28, 10)}
+    assert shape.linear_layers == attention | {"gate_proj": (10, 50), "up_proj": (10, 50), "down_proj": (50, 10)}
+    assert shape.linear_parameters == 3 * (2 * 280 + 2 * 140 + 3 * 500)
+    assert shape.embedding_parameters == 1000
+    assert shape.sliding_window == 512
+
+
+def test_a_name_that_is_none_is_refused_with_those_there_are(tmp_path, monkeypatch, random_gemma):
+    with pytest.raises(ModelError) as caught:
+        dimensions_of("gemma-9")
+    said = f"model='gemma-9' is not known; name 'tiny-gemma3', a folder with a config.json, or one of {', '.join(catalog.SHORT)}"
+    assert str(caught.value) == said
+    shutil.copytree(random_gemma, tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    assert dimensions_of("mine") == dimensions_of(random_gemma)  # a folder may have a name of one word
+    assert dimensions_of(TINY).vocab_size == json.loads((samples() / TINY / "config.json").read_text())["vocab_size"]
+    for known in ("gemma3", "gemma3_text"):
+        catalog.refuse_other_models("x", known)
+    with pytest.raises(ModelError, match=r"^x is a 'gemma2' model; this project loads Gemma 3 \(gemma3, gemma3_text\) only$"):
+        catalog.refuse_other_models("x", "gemma2")
+
+
+def test_where_each_name_leads(monkeypatch):
+    monkeypatch.setattr(catalog, "plugged", lambda plug: lambda name: (plug, name))
+    assert source_of("gemma-3-270m") == "('unpacked', 'gemma-3-270m')"
+    assert source_of("a/b.gguf") == "('unpacked', 'a/b.gguf')"
+    assert source_of(TINY) == str(samples() / TINY)
+    assert source_of("somebody/her-gemma") == "somebody/her-gemma"
+
+
+def test_what_is_asked_of_a_library_passes_the_rooms_above_and_runs_no_foreign_code(monkeypatch):
+    passed = []
+
+    def plug(name):
+        if name == "explain":
+            return lambda *given: ("it can't be had", "", f"{given}")
+        return lambda *given: passed.append((name, *given)) or given[-1]
+
+    class Asked:
+        @staticmethod
+        def from_pretrained(source, **options):
+            return 1 / len(source), options
+
+    monkeypatch.setattr(catalog, "plugged", plug)
+    assert from_hub(Asked, "name", "ab", dtype=3) == (0.5, {"trust_remote_code": False, "dtype": 3})
+    loaded = (0.5, {"trust_remote_code": False, "dtype": 3})
+    assert passed == [("before_asking", "name", "ab"), ("before_reading", "name", "ab", Asked), ("after_reading", "name", loaded)]
+    with pytest.raises(ModelError) as caught:
+        from_hub(Asked, "name", "")
+    assert str(caught.value) == "it can't be had; ('name', ZeroDivisionError('division by zero'))"
+
+
+def test_a_door_hands_out_its_names_when_they_are_asked_for(monkeypatch):
+    room = ModuleType("a_room")
+    monkeypatch.setitem(sys.modules, "a_room", room)
+    names, get, listed = door.door("a_room", {"loads": "json", "dumps": "json"})
+    assert names == listed() == ["dumps", "loads"]
+    assert get("loads") is vars(room)["loads"] is json.loads
+    assert "dumps" not in vars(room)
+    with pytest.raises(AttributeError, match=r"^a_room has no 'load'; it has loads, dumps$"):
+        get("load")
+    monkeypatch.setitem(door.plugs, "dumps", "json")
+    assert door.plugged("dumps") is json.dumps
+
+
 def test_shapes_give_the_known_sizes():
     # facts: linear and embedding weights in millions, by transformers' convert_gemma3_weights.py
     known = {"270m": (100, 168), "1b": (698, 302), "4b": (3209, 671), "12b": (10758, 1007), "27b": (25598, 1410)}
@@ -422,13 +683,59 @@ def test_errors_show_one_sentence_in_a_notebook():
     assert GemmaColabError("r=0 is too small")._render_traceback_() == ["GemmaColabError: r=0 is too small"]
 
 
+def test_errors_carry_what_belongs_to_them(capsys):
+    assert str(GemmaColabError()) == ""
+    blocked = BlockedError("no row", {"a": 1})
+    assert (str(blocked), blocked.report, blocked.status) == ("no row", {"a": 1}, 3)
+    log = [{"loss": 1.0}]
+    stopped = TrainingError("no number", log)
+    assert (str(stopped), stopped.log_history, stopped.status) == ("no number", log, 2)
+    assert stopped.log_history is not log
+    assert TrainingError("").log_history == []
+    assert plain("see https://a.org/?key=abc&b=1 and Bearer xyz") == "see https://a.org/?key=***&b=1 and ***"
+    assert plain(12) == "12"
+    GemmaColabError.say("a\0", end="!")
+    say("b", end="?")
+    assert capsys.readouterr().out == "a\\u0000!b?"
+
+
+def test_values_in_templates_are_escaped():
+    assert "&lt;b&gt;" in render("core/panel", "hint", "<b>")
+    assert "<b>" not in render("core/panel", "hint", "<b>")
+    assert render("core/panel", "hint", text="x") == render("core/panel", "hint", "x")
+
+
 def test_chat_rows():
     row = {"instruction": "A", "input": "B", "output": "C"}
     asked, said = {"role": "user", "content": "A\n\nB"}, {"role": "assistant", "content": "C"}
     assert to_messages(row | {"line": 2}) == {"messages": [asked, said], "line": 2}
     assert to_messages(row | {"input": ""})["messages"][0]["content"] == "A"
     assert to_messages(row | {"system": "S"})["messages"] == [{"role": "system", "content": "S"}, asked, said]
-    assert to_messages({"prompt": [asked], "completion": [said]}) == {"messages": [asked, said]}  # of an older workspace
+    assert to_messages({"instruction": "A", "output": "C", "system": ""})["messages"] == [asked | {"content": "A"}, said]
+    older = {"prompt": [asked], "completion": [said], "line": 3, "label": "x"}  # of an older workspace
+    assert to_messages(older) == {"messages": [asked, said], "line": 3, "label": "x"}
+    ready = {"messages": [asked, said], "output": "kept"}
+    assert to_messages(ready) is ready
+    for spoilt in ({"role": "user"}, {"content": "x"}):
+        with pytest.raises(KeyError):
+            to_messages({"messages": [spoilt]})
+    with pytest.raises(TypeError):
+        to_messages({"messages": [{"role": "user", "content": 3}]})
+
+
+def test_a_row_is_asked_and_answered_and_found_again():
+    turns = [("system", "S"), ("user", "A"), ("model", "B"), ("user", "C"), ("assistant", "D")]
+    row = {"messages": [{"role": role, "content": text, "weight": 0} for role, text in turns]}
+    assert [(turn["role"], turn["content"], turn["weight"]) for turn in prompt(row)] == [
+        ("system", "S", 0),
+        ("user", "A", 0),
+        ("assistant", "B", 0),
+        ("user", "C", 0),
+    ]
+    assert row["messages"][2]["role"] == "model"
+    assert answer(row) == "D"
+    assert place({"line": 0, "item": None}, 5) == "line 0"
+    assert (place({"line": 3, "item": 4}, 5), place({}, 5)) == ("item 4", "row 5")
 
 
 def test_only_the_answer_and_its_end_are_trained(tokenizer, support_rows):
@@ -438,6 +745,35 @@ def test_only_the_answer_and_its_end_are_trained(tokenizer, support_rows):
         assert tokenizer.decode(trained) == row["messages"][-1]["content"] + "<end_of_turn>\n"
         assert tokens["input_ids"].count(tokenizer.bos_token_id) == 1
     assert stop_token_ids(tokenizer) == [1, 106]
+
+
+def test_each_answer_of_a_conversation_is_trained_in_its_place(tokenizer):
+    turns = [("user", "A"), ("assistant", "B"), ("user", "C"), ("model", "D"), ("user", "E"), ("assistant", "F")]
+    row = {"messages": [{"role": role, "content": text} for role, text in turns]}
+
+    def trained(**how):
+        tokens = tokenize_row(row, tokenizer, **how)
+        assert list(tokens) == ["input_ids", "labels"]
+        assert all(label in (-100, token) for token, label in zip(*tokens.values(), strict=True))
+        return "".join("·" if label == -100 else tokenizer.decode([label]) for label in tokens["labels"])
+
+    assert re.findall("[^·]+", trained()) == ["B<end_of_turn>\n", "F<end_of_turn>\n"]
+    assert re.findall("[^·]+", trained(last_answer_only=True)) == ["F<end_of_turn>\n"]
+    assert trained().endswith("F<end_of_turn>\n")
+    assert len(trained()) == len(trained(last_answer_only=True)) + len("B<end_of_turn>\n") - 3
+
+
+def test_a_template_that_writes_a_turn_otherwise_when_others_follow_is_refused(tokenizer):
+    import copy
+
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = "{{ messages | length }}" + tokenizer.chat_template
+    row = {"messages": [{"role": role, "content": "x"} for role in ("user", "assistant") * 2]}
+    cause = "writes a turn otherwise when others follow, so it can't be told which tokens are answers"
+    with pytest.raises(ModelError) as caught:
+        tokenize_row(row, own)
+    said = f"the chat template of {own.name_or_path} {cause}; take a checkpoint with Gemma 3's own template"
+    assert str(caught.value) == said
 
 
 def test_token_lengths_count_the_part_of_the_answer_that_is_cut(tokenizer):

@@ -1,5 +1,6 @@
 """Small real things for the tests: a two-layer Gemma 3 with random weights, and the tiny one that ships with the project."""
 
+import io
 import os
 import sys
 
@@ -48,6 +49,19 @@ def the_process_is_left_as_it_was():
         datasets.enable_progress_bars()
     if logging := sys.modules.get("transformers.utils.logging"):
         logging.enable_progress_bar()
+
+
+@pytest.fixture(autouse=True)
+def the_package_names_its_encodings(monkeypatch):
+    """Where a text is read without one, it is read as this machine likes: on Windows not as UTF-8."""
+    usual = io.text_encoding
+
+    def text_encoding(encoding, *stack):
+        reader = sys._getframe(2).f_globals.get("__name__", "")
+        assert encoding is not None or not reader.startswith("gemma_colab."), f"{reader} names no encoding"
+        return usual(encoding, *stack)
+
+    monkeypatch.setattr(io, "text_encoding", text_encoding)
 
 
 @pytest.fixture

@@ -710,7 +710,7 @@ def test_chat_rows():
     asked, said = {"role": "user", "content": "A\n\nB"}, {"role": "assistant", "content": "C"}
     assert to_messages(row | {"line": 2}) == {"messages": [asked, said], "line": 2}
     assert to_messages(row | {"input": ""})["messages"][0]["content"] == "A"
-    assert to_messages(row | {"system": "S"})["messages"] == [{"role": "system", "content": "S"}, asked, said]
+    assert to_messages(row | {"system": "S"}) == {"messages": [{"role": "system", "content": "S"}, asked, said]}
     assert to_messages({"instruction": "A", "output": "C", "system": ""})["messages"] == [asked | {"content": "A"}, said]
     older = {"prompt": [asked], "completion": [said], "line": 3, "label": "x"}  # of an older workspace
     assert to_messages(older) == {"messages": [asked, said], "line": 3, "label": "x"}

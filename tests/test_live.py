@@ -12,11 +12,15 @@ import pytest
 import torch
 from datasets import Dataset
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from steps import load_4bit
 from transformers import TrainerCallback
 
-from gemma_colab.core.curve import history_table, loss_curve, save_curve
+from gemma_colab.core import live
+from gemma_colab.core.curve import history_table, loss_curve, new_axes, save_curve, smoothed
 from gemma_colab.core.live import PAUSE, LiveView, clock
+from gemma_colab.core.machine import GIB
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.trainer import build_trainer, lora_config, sft_config
@@ -126,6 +130,53 @@ def test_only_the_first_process_shows_anything():
     fake = Fake(main=False).run(5)
     fake.send("on_train_end")
     assert fake.view.lines == fake.view.drawn == []
+
+
+@pytest.fixture
+def three_gib(monkeypatch):
+    process = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=3 * GIB))
+    monkeypatch.setattr(live.psutil, "Process", lambda: process)
+
+
+def test_the_facts_of_a_run_to_the_letter(three_gib, monkeypatch):
+    fake = Fake(steps=8, first=2, eval_every=4)
+    assert [shown[0] for shown in fake.view.lines] == [["step 2 of 8", "epoch 0.0 of 3", "preparing", "3.0 GiB"]]
+    fake.run(1)
+    assert fake.view.lines[-1][0] == ["step 3 of 8", "epoch 0.1 of 3", "loss 4.97", "about 0:05 left", "3.0 GiB"]
+    assert (fake.view.lines[-1][2:], len(fake.view.lines[-1][1])) == ((37.5, False), 1)
+    fake.run(1)
+    said = [["step 4 of 8", "epoch 0.1 of 3", f"validating {n} of 4", "loss 4.96"] for n in (1, 2, 3, 4)]
+    assert [shown[0][:4] for shown in fake.view.lines[-4:]] == said
+    fake.run(4)
+    assert "validating 1 of 4" in fake.view.lines[-4][0]  # counted anew
+    monkeypatch.setattr(live.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(live.torch.cuda, "max_memory_reserved", lambda: 5 * GIB)
+    fake.send("on_train_end")
+    best = "best validation 4.00 at step 4"
+    assert fake.view.lines[-1][0] == ["step 8 of 8", "epoch 0.2 of 3", "loss 4.92", best, "0:22 in all", "5.0 GiB"]
+    assert fake.view.lines[-1][2:] == (100, True)
+    shown = len(fake.view.lines)
+    fake.turn(1000)
+    fake.send("on_prediction_step", eval_dataloader=range(4))  # by hand, afterwards
+    fake.send("on_log", logs={"eval_loss": 1.0})
+    assert len(fake.view.lines) == shown
+
+
+def test_a_view_is_due_after_a_hundred_times_what_it_took():
+    view = Kept()
+    assert (view.running, view.spent, view.verdict) == (False, 0.0, None)
+    fake = Fake(view, line=0.01, drawing=0.25, steps=100)
+    assert view.running
+    assert view.spent == pytest.approx(0.26)
+    assert view.due == {"line": pytest.approx(0.26), "draw": pytest.approx(0.26)}
+    fake.run(1)
+    began = 1.26
+    assert view.due == {"line": pytest.approx(began + 0.01 + 1.0), "draw": pytest.approx(began + 0.01 + 0.25 + 25)}
+    fake = Fake(Kept(), step_seconds=0.25, steps=100).run(11)  # nothing taken: every half second
+    assert [shown[0][0] for shown in fake.view.lines] == [f"step {n} of 100" for n in (0, 1, 3, 5, 7, 9, 11)]
+    fake.state.max_steps = 0
+    fake.send("on_train_end")
+    assert fake.view.lines[-1][2] == 1100  # no division by nothing
 
 
 class Tick(TrainerCallback):
@@ -252,5 +303,112 @@ def test_the_loss_curve_shows_its_data():
     assert "best 3.00" in [text.get_text() for text in ax.get_legend().get_texts()]
 
 
+def drawn(line):
+    return [tuple(point) for point in line.get_xydata().tolist()], to_hex(line.get_color()), line.get_label()
+
+
+def test_few_losses_are_one_line_with_validation_and_its_best():
+    table = history(8).drop(index=2)  # a step that was not logged
+    table.loc[4, "loss"] = np.nan
+    train, validation, best = loss_curve(table).lines
+    kept = table.dropna(subset=["loss"])
+    assert drawn(train) == (list(zip(kept["step"], kept["loss"], strict=True)), "#1f6fb2", "train")
+    assert drawn(validation) == ([(2, 3.75), (4, 3.5), (6, 3.25), (8, 3.0)], "#c8552b", "validation")
+    assert drawn(best) == ([(8, 3.0)], "#5b8c3a", "best 3.00")
+    assert (validation.get_marker(), validation.get_linestyle()) == ("o", "-")
+    assert (best.get_marker(), best.get_markersize(), best.get_fillstyle(), best.get_markeredgewidth()) == ("o", 11, "none", 2)
+    ax = train.axes
+    assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == ("loss", "step", "loss (nats per token)")
+    assert ax.get_ylim()[0] == 0
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["train", "validation", "best 3.00"]
+    grid = ax.get_xgridlines()[0]
+    assert (grid.get_visible(), grid.get_alpha()) == (True, 0.3)
+    assert tuple(ax.figure.get_size_inches()) == (7, 3.2)
+
+
+def test_many_losses_are_thin_and_their_mean_is_thick():
+    assert len(loss_curve(history(20)).lines) == 3
+    table = history(21)
+    thin, thick, *_ = loss_curve(table).lines
+    assert drawn(thin)[:2] == (list(zip(table["step"], table["loss"], strict=True)), "#1f6fb2")
+    assert (thin.get_alpha(), thin.get_linewidth()) == (0.35, 0.8)
+    assert drawn(thick) == (list(zip(table["step"], smoothed(table["loss"]), strict=True)), "#1f6fb2", "train, smoothed")
+    assert thick.get_linewidth() == 2
+    assert thin.axes.get_legend().get_texts()[0].get_text() == "train, smoothed"
+
+
+def test_the_axis_ends_at_half_as_much_again_as_the_start():
+    table = history(8)
+    table["loss"] = [1.0, 2.0, 1.5, 4.0, 1.0, 1.0, 1.0, 1.0]
+    assert loss_curve(table).get_ylim() == (0, 3)
+    table["loss"] = [1.0, 1.0, 2.0, 3.0, 1.0, 1.0, 1.0, 1.0]
+    assert loss_curve(table).get_ylim()[1] > 3.05  # just the limit: nothing is cut off
+    empty = loss_curve(history_table([]))
+    assert (empty.get_legend(), len(empty.lines)) == (None, 1)
+    only = loss_curve(history_table([{"step": 1, "eval_loss": 2.0}]), title="")
+    assert [drawn(line)[0] for line in only.lines] == [[], [(1, 2.0)], [(1, 2.0)]]
+
+
+def test_smoothing_takes_neighbors_on_both_sides_and_leaves_out_what_is_infinite():
+    assert smoothed(pd.Series([1.0, 2, 3, 4, np.inf])).tolist() == [2, 2.5, 2.5, 3, 3.5]
+    ramp = pd.Series(np.arange(120.0) ** 2)
+    assert smoothed(ramp)[60] == pytest.approx(ramp[56:65].mean())  # nine: the odd number from a fifteenth on
+    assert smoothed(ramp[:30])[10] == pytest.approx(ramp[8:13].mean())
+    assert smoothed(pd.Series([np.nan, 1.0])).tolist() == [1, 1]
+
+
+def test_a_log_becomes_a_line_a_step():
+    log = [
+        {"loss": 2.0, "step": 1, "epoch": 0.5, "learning_rate": 1e-3, "grad_norm": 3.0, "num_tokens": 9},
+        {"eval_loss": float("nan"), "step": 1, "epoch": 0.5, "eval_runtime": 3},
+        {"loss": float("nan"), "step": 2, "epoch": 1.0},
+        {"train_runtime": 3.0, "step": 2, "epoch": 1.0},
+    ]
+    table = history_table(log)
+    assert list(table.columns) == ["step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm"]
+    assert table.iloc[0].tolist() == [1, 0.5, 2.0, np.inf, 1e-3, 3.0]
+    assert (len(table), table["loss"][1], table["step"].dtype, table["grad_norm"].isna().tolist()) == (
+        2,
+        np.inf,
+        int,
+        [False, True],
+    )
+    assert list(history_table([]).columns) == list(table.columns)
+
+
+def test_axes_are_as_large_as_asked():
+    ax = new_axes(5, 2)
+    assert tuple(ax.figure.get_size_inches()) == (5, 2)
+    assert type(ax.figure.get_layout_engine()).__name__ == "ConstrainedLayoutEngine"
+    assert loss_curve(history(3), ax) is ax
+
+
+def test_the_saved_picture_has_the_losses_above_and_the_rate_below(monkeypatch):
+    kept = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **how: kept.append((self, file, how)))
+    table = history(8)
+    table.loc[3, "learning_rate"] = np.nan
+    save_curve(table, "a.png")
+    save_curve(table, "b.png", dpi=50)
+    (figure, *saved), (_, *again) = kept
+    assert (saved, again) == (["a.png", {"format": "png", "dpi": 100}], ["b.png", {"format": "png", "dpi": 50}])
+    above, below = figure.axes
+    assert (tuple(figure.get_size_inches()), to_hex(figure.get_facecolor())) == ((7, 4), "#ffffff")
+    edges = figure.subplotpars
+    assert (edges.left, edges.right, edges.top, edges.bottom, edges.hspace) == (0.09, 0.98, 0.97, 0.12, 0.12)
+    assert above.get_subplotspec().get_gridspec().get_height_ratios() == (4, 1)
+    assert above.get_shared_x_axes().joined(above, below)
+    assert (above.get_title(), above.get_xlabel(), len(above.lines)) == ("", "", 3)
+    rate = table.dropna(subset=["learning_rate"])
+    (line,) = below.lines
+    assert drawn(line)[:2] == (list(zip(rate["step"], rate["learning_rate"], strict=True)), "#c8552b")
+    assert (line.get_linewidth(), below.get_xlabel(), below.get_ylabel(), below.get_ylim()[0]) == (1, "step", "rate", 0)
+    shown = below.yaxis.get_major_formatter()
+    assert (shown._scientific, shown._powerlimits, shown.get_useOffset()) == (True, (-2, 2), False)
+    assert below.get_ygridlines()[0].get_alpha() == 0.3
+    assert plt.get_fignums() == []
+
+
 def test_seconds_read_like_a_clock():
-    assert [clock(s) for s in (7.4, 754, 3723)] == ["0:07", "12:34", "1:02:03"]
+    said = ["0:00", "0:07", "1:05", "12:34", "1:02:03", "10:00:00"]
+    assert [clock(s) for s in (0, 7.4, 65, 754, 3723, 36_000)] == said

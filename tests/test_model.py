@@ -67,6 +67,47 @@ def test_quantisation_is_nf4_with_double_quantisation():
     assert config.bnb_4bit_compute_dtype == torch.bfloat16
 
 
+def test_the_pieces_of_fsdp_have_the_type_it_computes_in(monkeypatch):
+    for told, storage in ((None, torch.uint8), ("false", torch.uint8), ("true", torch.bfloat16), ("TRUE", torch.bfloat16)):
+        monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+        if told:
+            monkeypatch.setenv("ACCELERATE_USE_FSDP", told)
+        assert quantization_config(torch.bfloat16).bnb_4bit_quant_storage == storage
+    with pytest.raises(ModelError) as caught:
+        load_model("tiny-gemma3", torch.float16)
+    cause = "must be bfloat16 under FSDP, which would compute the residual stream in float16"
+    assert str(caught.value) == f"dtype=torch.float16 {cause}; take GPUs from Ampere on, or DDP (docs/recipes.md)"
+
+
+class Asked(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("gpu", "rank", "device"), [(False, "1", "cpu"), (True, None, 0), (True, "1", 1)])
+def test_what_transformers_is_asked_for(monkeypatch, multimodal, gpu, rank, device):
+    asked = []
+
+    def from_hub(cls, name, source, **options):
+        asked.append((cls, name, options))
+        if cls is Gemma3ForCausalLM:
+            raise Asked
+        return plain(cls, name, source, **options)
+
+    plain = loading.from_hub
+    monkeypatch.setattr(loading, "from_hub", from_hub)
+    monkeypatch.setattr(loading.torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    same = {"attn_implementation": "sdpa", "use_safetensors": True, "output_loading_info": True, "device_map": {"": device}}
+    for name, renamed in (("tiny-gemma3", {}), (multimodal[0], {"key_mapping": {r"^language_model.model": "model"}})):
+        with pytest.raises(Asked):
+            load_model(name, torch.bfloat16, "4 bit")
+        cls, asked_for, options = asked[-1]
+        assert (cls, asked_for, options.pop("config").model_type) == (Gemma3ForCausalLM, name, "gemma3_text")
+        assert options == {**same, "dtype": torch.bfloat16, "quantization_config": "4 bit", **renamed}
+
+
 def gradients_after_an_evaluation(folder, tokenizer):
     model = load_4bit(folder, torch.float32)
     torch.manual_seed(1)
@@ -133,6 +174,8 @@ def test_a_multimodal_checkpoint_keeps_every_weight_of_its_text_part(multimodal,
     config = quantization_config(torch.float32) if four_bit else None
     model = load_model(folder, torch.float32, config)
     assert type(model) is Gemma3ForCausalLM
+    assert not model.training
+    assert (model._weight_conversions, model._checkpoint_conversion_mapping) == (None, {r"^model\.language_model\.": "model."})
     ids = ids_of(tokenizer)
     with torch.no_grad():
         expected, got = whole(input_ids=ids).logits, model(input_ids=ids).logits
@@ -149,8 +192,10 @@ def test_a_checkpoint_that_lacks_weights_is_refused(multimodal, tmp_path):
     weights = load_file(folder / "model.safetensors")
     del weights["language_model.model.layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"lacks 1 of its weights, such as model\.layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(ModelError) as caught:
         load_model(str(folder), torch.float32)
+    lacks = "1 of its weights, such as model.layers.1.mlp.up_proj.weight, which would start at random"
+    assert str(caught.value) == f"{folder} lacks {lacks}; take a whole checkpoint"
 
 
 def test_weights_that_could_run_code_are_not_loaded(random_gemma, tmp_path):
@@ -183,11 +228,35 @@ def test_a_tokenizer_without_gemmas_chat_tokens_is_refused(tmp_path):
     words = Tokenizer(models.WordLevel({"<unk>": 0, "hello": 1}, unk_token="<unk>"))
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text((TINY / "config.json").read_text())
-    with pytest.raises(ModelError, match="lacks Gemma's chat tokens"):
+    with pytest.raises(ModelError) as caught:
         load_tokenizer(str(tmp_path))
+    remedy = "take a checkpoint with Gemma 3's own tokenizer"
+    assert str(caught.value) == f"the tokenizer of {tmp_path} lacks Gemma's chat tokens; {remedy}"
 
 
 # ---------------------------------------------------------------------------------------------- float16
+def test_which_layers_pass_the_stream_on_in_which_type(random_gemma):
+    model = Gemma3ForCausalLM.from_pretrained(random_gemma, dtype=torch.float16)
+    keep_residual_in_float32(model)
+    half, single = torch.ones(1, dtype=torch.float16), torch.ones(1)
+    seen = {}
+    for name, module in model.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            seen[name.split(".")[-1]] = "in"
+            given, *others = hook(module, (half, "a", "b"))
+            assert (given.dtype, others) == (torch.float32, ["a", "b"])
+        for hook in module._forward_hooks.values():
+            kind = name.split(".")[-1]
+            seen[kind] = "out"
+            if kind == "rotary_emb":
+                assert [x.dtype for x in hook(module, (), (single, single))] == [torch.float16] * 2
+            else:
+                given, kept = (half, torch.float32) if kind == "embed_tokens" else (single, torch.float16)
+                assert hook(module, (), given).dtype == kept
+    outs = dict.fromkeys(("embed_tokens", "rotary_emb", "input_layernorm", "pre_feedforward_layernorm", "norm"), "out")
+    assert seen == outs | dict.fromkeys(("post_attention_layernorm", "post_feedforward_layernorm"), "in")
+
+
 def hot_logits_and_gradients(folder, dtype, tokenizer, *, safe, four_bit=True, autocast=True):
     config = quantization_config(dtype) if four_bit else None
     model = Gemma3ForCausalLM.from_pretrained(folder, dtype=dtype, quantization_config=config)

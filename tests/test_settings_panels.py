@@ -8,6 +8,7 @@ import subprocess
 import sys
 from html import unescape
 
+import ipywidgets as widgets
 import pandas as pd
 import pytest
 
@@ -15,7 +16,7 @@ from gemma_colab.core.catalog import CATALOG, TINY, dimensions_of
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.machine import Machine
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
-from gemma_colab.core.sliders import OFF
+from gemma_colab.core.sliders import OFF, SettingsPanel, _control
 from gemma_colab.data.splitting import SplitSettings
 from gemma_colab.model.choice import starting_point
 from gemma_colab.model.memory import lora_parameters, memory_plan, readable
@@ -154,6 +155,109 @@ def test_an_impossible_combination_is_said_and_the_last_good_settings_stay():
     panel.controls["r"].value = 32
     assert panel.settings == Picky(r=32)
     assert "Not possible" not in text_of(panel)
+
+
+# --------------------------------------------------------------------------------------------- any settings
+def layout_of(widget) -> dict:
+    return {name: value for name in ("flex", "width", "margin", "padding", "max_width", "flex_flow", "align_items") if (value := getattr(widget.layout, name))}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "value", "kind", "options"),
+    [
+        (None, True, widgets.Checkbox, None),
+        ({"one": 1, "two": 2}, 2, widgets.Dropdown, (("one", 1), ("two", 2))),
+        (["a", "b"], "c", widgets.Dropdown, ("a", "b", "c")),
+        (["a", "b"], "b", widgets.Dropdown, ("a", "b")),
+        ([4, 16.0, 8], 16, widgets.SelectionSlider, (("4", 4), ("8", 8), ("16", 16))),
+        ([0.5, 2.0], 1e-05, widgets.SelectionSlider, (("1e-05", 1e-05), ("0.5", 0.5), ("2", 2.0))),
+        ([None, 5.0], None, widgets.SelectionSlider, (("off", OFF), ("5", 5.0))),
+    ],
+)
+def test_the_control_of_a_field(values, value, kind, options):
+    control = _control("a_field", values, value, 80)
+    assert type(control) is kind
+    assert (control.description, control.style.description_width) == ("a_field", "80px")
+    assert layout_of(control) == {"flex": "0 0 auto", "width": "320px", "margin": "2px"}
+    assert control.value is (OFF if value is None else value) or control.value == value
+    if options:
+        assert control.options == options
+    if kind is widgets.SelectionSlider:
+        assert control.continuous_update is False
+
+
+def small_panel(**more):
+    controls = {"r": ([8, 16, 32], "the rank <r>"), "use_dora": (None, "apart")}
+    folded = {"lora_dropout": ([0.0, 0.1], "dropped")}
+    return SettingsPanel(LoraSettings(), controls, lambda settings: f"r is {settings.r}", folded=folded, **more)
+
+
+def test_a_panel_lays_its_controls_out():
+    panel = small_panel()
+    rank, dora, fold, note = panel.widget.children
+    assert layout_of(panel.widget) == {"max_width": "900px", "padding": "6px"}
+    assert [line.children[0] for line in (rank, dora)] == [panel.controls["r"], panel.controls["use_dora"]]
+    assert (plain(rank.children[1].value), "<r>" in rank.children[1].value) == ("the rank <r>", False)
+    assert layout_of(rank) == {"flex_flow": "row wrap", "align_items": "center"}
+    assert layout_of(rank.children[1]) == {"flex": "1 1 240px", "margin": "2px 2px 2px 12px"}
+    assert panel.controls["r"].style.description_width == f"{8 * len('lora_dropout')}px"
+    assert (fold, note) == (panel.fold, panel.note)
+    assert (fold.selected_index, fold.get_title(0), layout_of(fold)) == (None, "1 more settings", {"margin": "6px 0 0"})
+    (box,) = fold.children
+    assert [line.children[0] for line in box.children] == [panel.controls["lora_dropout"]]
+    assert text_of(panel) == "r is 16"
+    assert SettingsPanel(LoraSettings(), {"r": ([8], "")}, lambda settings: "").widget.children[1:] != ()
+
+
+def test_presets_set_several_controls_at_once_and_show_which_is_on():
+    presets = {"small": {"r": 8, "use_dora": False}, "large": {"r": 32, "use_dora": True}}
+    panel = small_panel(presets=presets, presets_hint="all of them")
+    line, rank, *_ = panel.widget.children
+    assert (line.children[0], plain(line.children[1].value)) == (panel.presets, "all of them")
+    assert rank.children[0] is panel.controls["r"]
+    width = 8 * len("lora_dropout") + 240
+    assert layout_of(panel.presets) == {"flex": "0 0 auto", "width": f"{width}px", "margin": "2px"}
+    assert panel.presets.style.button_width == f"{width // 2 - 24}px"
+    assert (panel.presets.options, panel.presets.value) == (("small", "large"), None)
+    panel.presets.value = "large"
+    assert panel.settings == LoraSettings(r=32, use_dora=True)
+    assert (panel.controls["r"].value, panel.controls["use_dora"].value, text_of(panel)) == (32, True, "r is 32")
+    panel.controls["use_dora"].value = False
+    assert panel.presets.value is None
+    panel.controls["r"].value = 8
+    assert panel.presets.value == "small"
+    panel.presets.value = None  # no settings: nothing changes
+    assert panel.settings == LoraSettings(r=8)
+
+
+def test_off_is_none_and_what_can_t_be_said_is_said_so():
+    said = []
+
+    def note(settings):
+        said.append(settings)
+        if settings.neftune_noise_alpha:
+            raise SettingsError("no <idea>")
+        return f"alpha {settings.neftune_noise_alpha}"
+
+    panel = SettingsPanel(TrainSettings(), {"neftune_noise_alpha": ([None, 5.0], "noise")}, note)
+    assert (panel.controls["neftune_noise_alpha"].value, text_of(panel)) == (OFF, "alpha None")
+    panel.controls["neftune_noise_alpha"].value = 5.0
+    assert panel.settings == TrainSettings(neftune_noise_alpha=5.0)
+    assert text_of(panel) == "No prediction: no <idea>"
+    panel.controls["neftune_noise_alpha"].value = OFF
+    assert panel.settings == TrainSettings()
+    assert text_of(panel) == "alpha None"
+    assert len(said) == 3
+    assert panel.presets.options == ()
+    assert len(panel.widget.children) == 2  # neither presets nor a fold
+
+
+def test_a_panel_shows_its_widget(monkeypatch):
+    shown = []
+    monkeypatch.setattr("gemma_colab.core.sliders.display", shown.append)
+    panel = small_panel()
+    panel._ipython_display_()
+    assert shown == [panel.widget]
 
 
 # --------------------------------------------------------------------------------------------- LoRA

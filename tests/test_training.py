@@ -2,21 +2,24 @@
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import Dataset
+from peft import get_peft_model
 from steps import emulate_fp16, load_4bit, plain_losses
+from transformers import AutoModelForCausalLM, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 from trl.trainer import utils as trl_utils
 
 from gemma_colab.core import trainer as trainer_module
 from gemma_colab.core.chat import tokenize_row, with_template
 from gemma_colab.core.curve import history_table
-from gemma_colab.core.errors import ModelError
+from gemma_colab.core.errors import ModelError, SettingsError
 from gemma_colab.core.rows import to_messages
-from gemma_colab.core.settings import LoraSettings, TrainSettings
-from gemma_colab.core.trainer import build_trainer, lora_config, score_answers_only, sft_config
+from gemma_colab.core.settings import ATTENTION, LoraSettings, TrainSettings
+from gemma_colab.core.trainer import build_trainer, lora_config, score_answers_only, sft_config, unload_adapters
 from gemma_colab.evaluation.loss import answer_losses, mean_loss
 
 SETTINGS = TrainSettings(
@@ -171,6 +174,140 @@ def test_sft_config_follows_the_settings(tmp_path):
     assert args.eval_steps == args.save_steps == 7  # twice in 13 steps
     assert (args.max_length, args.lr_scheduler_type) == (77, "cosine")
     assert args.report_to in ([], ["none"], "none")
+
+
+def test_what_the_settings_don_t_say_is_always_so(tmp_path, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    fixed = {
+        "output_dir": str(tmp_path / "out"),
+        "per_device_eval_batch_size": 1,
+        "eval_strategy": "steps",
+        "save_strategy": "steps",
+        "assistant_only_loss": True,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "use_cpu": True,
+        "eval_packing": False,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "dataloader_pin_memory": False,
+        "ddp_find_unused_parameters": False,
+        "ddp_broadcast_buffers": False,
+        "report_to": [],
+    }
+    args = sft_config(TrainSettings(), tmp_path / "out", rows=100, dtype=torch.float32)
+    assert {name: getattr(args, name) for name in fixed} == fixed
+    others = TrainSettings(last_answer_only=True, gradient_checkpointing=False, evals_per_epoch=3)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    made = []
+    monkeypatch.setattr(trainer_module, "SFTConfig", type("Made", (), {"__dataclass_fields__": SFTConfig.__dataclass_fields__, "__init__": lambda self, **how: made.append(how)}))  # fmt: skip
+    monkeypatch.setattr(trainer_module.torch.cuda, "is_available", lambda: True)
+    sft_config(others, tmp_path, rows=100, dtype=torch.bfloat16, report_to="wandb")
+    assert (made[0]["assistant_only_loss"], made[0]["gradient_checkpointing_kwargs"], made[0]["report_to"]) == (
+        False,
+        None,
+        "wandb",
+    )
+    assert (made[0]["use_cpu"], made[0]["dataloader_pin_memory"], made[0]["bf16"], made[0]["fp16"]) == (False, True, True, False)
+    assert (made[0]["eval_steps"], made[0]["save_steps"]) == (3, 3)  # seven updates of two processes
+    assert not {"replay", "evals_per_epoch", "save_minutes"} & made[0].keys()
+
+
+def test_lora_config_follows_the_settings():
+    settings = LoraSettings(r=3, lora_alpha=7, lora_dropout=0.1, use_rslora=True, use_dora=True)
+    made = lora_config(settings)
+    assert {name: getattr(made, name) for name in dataclasses.asdict(settings)} == dataclasses.asdict(settings)
+    assert made.task_type == "CAUSAL_LM"
+    assert lora_config(LoraSettings(target_modules="attention")).target_modules == set(ATTENTION)
+
+
+def test_adapters_are_taken_off_to_the_last_layer(random_gemma):
+    plain = AutoModelForCausalLM.from_pretrained(random_gemma, dtype=torch.float32)
+    before = {name: type(module) for name, module in plain.named_modules()}
+    get_peft_model(plain, lora_config(LoraSettings(r=2)))
+    assert {name: type(module) for name, module in plain.named_modules()} != before
+    unload_adapters(plain)
+    assert {name: type(module) for name, module in plain.named_modules()} == before
+    assert "peft_config" not in vars(plain)
+    unload_adapters(plain)  # nothing to take off
+
+
+def test_one_process_trains_on_one_gpu():
+    with pytest.raises(SettingsError) as caught:
+        build_trainer(None, None, None, None, SimpleNamespace(n_gpu=2), None)
+    remedy = "set CUDA_VISIBLE_DEVICES=0 and restart, or train on all with accelerate launch (docs/recipes.md)"
+    assert str(caught.value) == f"n_gpu=2 must be 1, one process trains on one GPU; {remedy}"
+
+
+def given_to_trl(monkeypatch, tokenizer, train, validation, **changes):
+    """What `build_trainer` hands to TRL, and the model with the parameters it gets back."""
+    given, parameters = [], [torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16), requires_grad=on) for on in (True, False)]
+    model = SimpleNamespace(named_modules=lambda: [], parameters=lambda: parameters)
+
+    def made(**how):
+        given.append(how)
+        how["removed"] = []
+        return SimpleNamespace(model=model, args=how["args"], train_dataset=range(7), remove_callback=how["removed"].append)
+
+    monkeypatch.setattr(trainer_module, "SFTTrainer", made)
+    args = sft_config(TrainSettings(evals_per_epoch=1), "out", 40, torch.float32)
+    args = dataclasses.replace(args, **changes)
+    build_trainer(model, tokenizer, train, validation, args, "lora", callbacks=["mine"])
+    return given[0], args, [parameter.dtype for parameter in parameters]
+
+
+def test_trl_gets_messages_or_the_last_turn_or_tokens(monkeypatch, tokenizer):
+    row = {"messages": [{"role": role, "content": text} for role, text in TALK], "line": 3}
+    rows = Dataset.from_list([row] * 40)
+    given, args, types = given_to_trl(monkeypatch, tokenizer, rows, rows.select([0]), disable_tqdm=True)
+    assert (given["train_dataset"].column_names, len(given["eval_dataset"])) == (["messages"], 1)
+    assert (given["args"], given["processing_class"], given["peft_config"], given["callbacks"]) == (
+        args,
+        tokenizer,
+        "lora",
+        ["mine"],
+    )
+    assert given["removed"] == [PrinterCallback]
+    assert types == [torch.float32, torch.bfloat16]
+    assert (args.eval_steps, args.save_steps) == (5, 5)
+    given, *_ = given_to_trl(monkeypatch, tokenizer, rows, None, assistant_only_loss=False, disable_tqdm=False)
+    assert given["train_dataset"][0] == {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]}
+    assert (given["eval_dataset"], given["removed"]) == (None, [])
+    tokens = Dataset.from_list([{"input_ids": [1, 2], "labels": [-100, 2]}] * 3)
+    given, args, _ = given_to_trl(monkeypatch, tokenizer, tokens, rows.select([0]))
+    assert (given["train_dataset"], given["args"].assistant_only_loss, args.assistant_only_loss) == (tokens, False, True)
+    assert given["eval_dataset"].column_names == ["prompt", "completion"]
+
+
+def test_packing_validates_as_often_by_the_number_of_its_sequences(monkeypatch, tokenizer):
+    rows = Dataset.from_list([{"messages": []}] * 40)
+    how = {"packing": True, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "save_steps": 20}
+    given, *_ = given_to_trl(monkeypatch, tokenizer, rows, None, eval_steps=10, load_best_model_at_end=False, **how)
+    assert (given["args"].eval_steps, given["args"].save_steps) == (2, 4)  # four updates instead of twenty
+    given, *_ = given_to_trl(monkeypatch, tokenizer, rows, None, eval_steps=2, load_best_model_at_end=False, **how)
+    assert given["args"].eval_steps == 1
+
+
+def test_a_template_that_trl_does_not_know_is_refused_by_a_sentence(tokenizer):
+    own = copy.deepcopy(tokenizer)
+    own.chat_template, own.name_or_path = "mine", "somebody/model"
+    rows = Dataset.from_list([{"messages": []}])
+    model = SimpleNamespace(named_modules=lambda: [])
+    with pytest.raises(ModelError) as caught:
+        build_trainer(model, own, rows, None, sft_config(TrainSettings(), "out", 1, torch.float32), None)
+    remedy = "set last_answer_only=True, or take a checkpoint with Gemma 3's own template"
+    assert str(caught.value) == f"TRL can't tell which tokens of the chat template of somebody/model are answers; {remedy}"
+
+
+def test_on_a_cpu_answers_are_scored_in_pieces_that_fit_and_on_a_gpu_as_trl_does(monkeypatch):
+    as_trl_ships_it(monkeypatch)
+    asked = []
+    monkeypatch.setattr(trainer_module, "_USE_TRITON", lambda device: asked.append(device.type) or "as TRL says")
+    assert score_answers_only() is True
+    assert trl_utils._use_triton(torch.device("cpu")) is True
+    assert trl_utils._use_triton(torch.device("cuda")) == "as TRL says"
+    assert (asked, trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE) == (["cuda"], 4096)
 
 
 @pytest.mark.parametrize(("dtype", "flags"), [(torch.float32, (0, 0)), (torch.float16, (1, 0)), (torch.bfloat16, (0, 1))])

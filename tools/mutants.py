@@ -33,7 +33,8 @@ def changed(diff: str) -> list[str]:
 
 
 def wording(diff: str) -> bool:
-    """Whether a mutant (XX…XX, lower or upper case) changes only the words of a sentence for people, or the label of a progress bar.
+    """Whether a mutant (XX…XX, lower or upper case) changes only the words of a sentence for people, the label of a progress bar, or
+    the case of UTF-8.
 
     A sentence is a string of three words or more that stands once in the package, and is neither a key, a column, nor compared.
     """
@@ -44,6 +45,8 @@ def wording(diff: str) -> bool:
         text, before, after = found[2], old[0][: found.start()], old[0][found.end() :]
         quote = found[1]
         if new[0] in [f"{before}{quote}{other}{quote}{after}" for other in (f"XX{text}XX", text.lower(), text.upper())]:
+            if text == "utf-8":  # in capitals the same
+                return True
             label = re.search(r"\bdesc(ription)?(: str)?[\"']? ?[=:] ?$", before)
             compared = re.match(r"\s*([:\]]|[=!]=|in\b)", after) or re.search(r"(\[|[=!]=|\bin)\s*$", before)
             once = SOURCES.count(f"{quote}{text}{quote}") == 1

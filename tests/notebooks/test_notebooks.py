@@ -13,10 +13,10 @@ import nbformat
 import pandas as pd
 import pytest
 import torch
-from steps import load_4bit
 
 from gemma_colab.core.machine import Machine
 from gemma_colab.core.settings import ModelSettings
+from gemma_colab.evaluation import evaluate
 from gemma_colab.handover.rows import save_rows
 from gemma_colab.model import memory_plan
 from gemma_colab.training import settings_for, token_lengths
@@ -141,12 +141,18 @@ def test_questions_with_a_system_prompt_are_split_and_asked_as_they_stand(worksp
     system = {"role": "system", "content": "You are the shop's clerk."}
     own = [row | {"messages": [system, *row["messages"]]} for row in support_rows[:120]]
     exec(cell_with(1, "= split_rows("), names := {"rows": own, "pd": pd})
-    rows = names["splits"] | {"test": names["splits"]["test"][:2]}
-    ModelSettings(model="tiny-gemma3").save(workspace)
-    model = load_4bit("tiny-gemma3", torch.float32)
-    names = {"rows": rows, "model": model, "tokenizer": tokenizer, "workspace": workspace}
+    rows = names["splits"] | {"validation": names["splits"]["validation"][:2]}
+    ModelSettings().save(workspace)  # the tiny model
+    names = {
+        "rows": rows,
+        "workspace": workspace,
+        "pd": pd,
+        "evaluate": evaluate,
+        "first": ModelSettings(),
+        "dtype": torch.float32,
+    }
     exec(cell_with(2, "prompts = "), names)
-    assert names["prompts"][-1] == [system, rows["test"][0]["messages"][-2]]
+    assert names["prompts"][-1] == [system, rows["validation"][0]["messages"][-2]]
     exec(cell_with(2, "untuned = evaluate("), names)
     assert list(names["untuned"].answers) == ["base", "few-shot"]
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from gemma_colab.core.catalog import Dimensions, dimensions_of, known_dimensions
 from gemma_colab.core.errors import ModelError, SettingsError, say
 from gemma_colab.core.machine import Machine, dtype_name
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import SPLIT_FILES, Workspace
 from gemma_colab.model.choice import ON_A_CPU, pick_model, starting_point
+from gemma_colab.model.memory import memory_plan
 from gemma_colab.model.planner import plan_training, smallest_peak
 
 MADE_FOR = "settings_for.json"  # what LoRA's and the training settings of this workspace were made for
@@ -63,6 +66,10 @@ class SavedSettings:
     start: TrainSettings
     correction: dict
     seconds_per_step: float | None
+
+    def plan(self, train: TrainSettings | None = None, **how) -> pd.Series:
+        """Return the `memory_plan` of these settings, or of another `train`. how: as there."""
+        return memory_plan(self.dimensions, self.lora, train or self.train, **how)
 
     def save(
         self,

@@ -42,8 +42,8 @@ def lora_parameters(dimensions: Dimensions, settings: LoraSettings) -> int:
 
 def memory_plan(
     dimensions: Dimensions,
-    lora: LoraSettings,
-    train: TrainSettings,
+    lora: LoraSettings | None = None,
+    train: TrainSettings | None = None,
     *,
     tokens: int,
     dtype: str = "bfloat16",
@@ -55,10 +55,11 @@ def memory_plan(
 ) -> pd.Series:
     """Predict the peak in GiB, by what it is spent on; the sum is the peak.
 
-    tokens: length of the longest row, which `max_length` cuts. dtype: "bfloat16", "float16" (with a float32 residual stream) or
+    lora, train: those of a new `LoraSettings()` and `TrainSettings()`, unless given. tokens: length of the longest row, which `max_length` cuts. dtype: "bfloat16", "float16" (with a float32 residual stream) or
     "float32", as text or as a torch dtype. gpu: False for a CPU, where the fused loss keeps more and there is no overhead. scored:
     share of the tokens that the loss looks at. activation_factor, overhead_gib: what `Trial.correction` found in measured steps.
     """
+    lora, train = lora or LoraSettings(), train or TrainSettings()
     c = 4 if str(dtype).endswith("float32") else 2  # bytes of a number inside a block
     stream = 2 if str(dtype).endswith("bfloat16") else 4  # and of one between the blocks
     row = train.max_length if train.packing else min(tokens, train.max_length)

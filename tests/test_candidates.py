@@ -55,10 +55,10 @@ def test_a_better_model_is_called_better(tokenizer, tmp_path):
     assert word_for(against_base) == "better"
     assert {"exact match", "loss on right answers"} <= set(clearly(against_base)[0]["metric"])
     assert list(found.table().columns) == ["base", "few-shot", "tuned"]
-    said = verdict(against_base, against_few, alike=0.9)
+    said = verdict(against_base, against_few, unlike=0.1)
     assert said["ship"] == "ask a reader"
     assert "Tuning beats a few examples" in str(said)
-    assert verdict(against_base, against_few, alike=0.1)["ship"] == "not yet"  # better than nothing is not good
+    assert verdict(against_base, against_few, unlike=0.9)["ship"] == "not yet"  # better than nothing is not good
 
 
 def test_an_adapter_of_zeros_is_called_equal(tokenizer):

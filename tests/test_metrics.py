@@ -1,8 +1,11 @@
 """Metrics on answers one can score by hand, in Cyrillic too; failure modes and memorization of planted answers."""
 
 import json
+import random
+import re
 from functools import cache
 
+import numpy as np
 import pandas as pd
 import pytest
 from recipes import recipe
@@ -12,7 +15,7 @@ from gemma_colab.core.workspace import read_sample
 from gemma_colab.evaluation import metrics as m
 from gemma_colab.evaluation.candidates import Evaluation
 from gemma_colab.evaluation.compare import compare
-from gemma_colab.evaluation.failures import failures, other_language, repeating
+from gemma_colab.evaluation.failures import failures, other_language, repeating, unlike
 from gemma_colab.evaluation.knowledge import memorization
 from gemma_colab.evaluation.verdict import verdict
 
@@ -170,3 +173,71 @@ def test_free_text_word_for_word_is_recited(answers, many):
     assert "repeats in other right answers" not in str(found)
     in_a_form = {split: [json.dumps({"topic": "delivery", "reply": text}) for text in texts] for split, texts in right.items()}
     assert memorization(in_a_form, in_a_form).loc["train", "by heart"] >= 0.8
+
+
+# Right answers of `support_ru`, and the same said in other words by a person.
+PARAPHRASES = [
+    (
+        "Вскрытый комплект вернуть не получится: постельное бельё надлежащего качества принимаем обратно только в нетронутой упаковке. Жаль, что ткань вам не подошла.",
+        "К сожалению, распакованное постельное бельё мы назад не берём, если в нём нет брака. Вернуть можно только комплект в целой упаковке.",
+    ),
+    (
+        "Поручиться за срок по заказу №31752 не могу: на решение о замене уходит до 2 рабочих дней, потом ещё доставка. Если фото пришлёте сейчас, выиграете время; другой вариант — взять деньги.",
+        "По заказу №31752 не обещаю, что успеем: решение принимаем за 2 рабочих дня, и ещё нужна доставка. Отправьте фото прямо сейчас или выберите возврат денег.",
+    ),
+    (
+        "Заказ №42058 должны были передать в службу доставки за 1 рабочий день, извините за неудобство. Задержкой займётся старший специалист, его ответ придёт сюда в течение 24 часов.",
+        "Извините за неудобство, заказ №42058 действительно задержался: обычно отдаём его курьерам за 1 рабочий день. Передам вопрос старшему специалисту, он ответит за 24 часа.",
+    ),
+    (
+        "Деньги по заказу №89034 вернутся на ту же карту в течение 10 дней после того, как гирлянда дойдёт до склада. Считайте именно с этого дня, а не с даты отправки.",
+        "За заказ №89034 деньги придут на вашу карту не позже чем через 10 дней с момента, когда товар получит склад.",
+    ),
+    (
+        "Дешевле забрать самостоятельно: доставка в пункт выдачи стоит 190 ₽, а курьером — 390 ₽. Если заказ от 3 000 ₽ и в нём нет крупногабарита, доставка будет бесплатной.",
+        "Пункт выдачи выгоднее: 190 ₽ против 390 ₽ за курьера. А от 3 000 ₽ доставка вообще бесплатна, кроме крупногабаритных товаров.",
+    ),
+    (
+        "Отмените заказ №59906 в «Моих заказах» сейчас, до отправки это бесплатно. Что будет с первым платежом и остатком рассрочки, вам напишет старший специалист в течение 24 часов.",
+        "Пока заказ №59906 не отправлен, его можно бесплатно отменить в разделе «Мои заказы». По рассрочке ответит старший специалист в течение суток.",
+    ),
+    (
+        "Закажите тарелки отдельно: 3 300 ₽ достаточно, чтобы их привезли бесплатно. Комод тяжелее 25 кг, поэтому его доставка в любом случае стоит 990 ₽.",
+        "Лучше оформить посуду вторым заказом: на 3 300 ₽ доставка бесплатная. За комод весом больше 25 кг придётся заплатить 990 ₽ в любом случае.",
+    ),
+    (
+        "Двойного тарифа нет: Калининград — обычная доставка по России, курьер привезёт заказ за 3–7 дней и 390 ₽. Таможенных сборов наши правила тоже не предусматривают.",
+        "В Калининград доставляем как по всей России: 390 ₽, срок 3–7 дней. Ни двойной цены, ни таможни не будет.",
+    ),
+]
+# What the tiny model made of three questions: the house's words, its length and its full stop, and no sense.
+NONSENSE = [
+    "ССс заказ №31752 промочим в течение 24 часов, а в течение 24 часов. Подите её содно, получения, и её в течение 24 часов.",
+    "Перам заказ №79028 в течение 14 дней, получения, почения, почения. По заказу №79028, почения, почения, и заказ №79028.",
+    "Возврат в течение 14 дней, получения, получения, почения, почения. Пришлите специалисту, и на сайте, если в течение 24 часов.",
+]
+
+
+def test_nonsense_in_the_words_of_the_house_is_unlike_and_a_paraphrase_is_not(support_rows):
+    right = [answer(row) for row in support_rows]
+    spoken = [word for text in right for word in text.split()]
+    mixed = [" ".join(random.Random(n).sample(spoken, len(text.split()))) for n, text in enumerate(right)]
+    assert np.mean(unlike(mixed, right)) > 0.9
+    assert np.mean(unlike(right[1:] + right[:1], right)) > 0.9  # good answers, each to another question
+    assert not any(unlike(right, right))
+    references, said = zip(*PARAPHRASES, strict=True)
+    assert not any(unlike([*said, *right], [*references, *right])[: len(said)])
+    numbered = [text for text, _ in PARAPHRASES][1:4]
+    assert all(unlike([*NONSENSE, *right], [*numbered, *right])[: len(NONSENSE)])
+
+
+def test_what_fills_in_a_form_is_like_only_if_it_is_right():
+    tickets = [answer(to_messages(row)) for row in read_sample("tickets_ru")[:200]]
+    assert not any(unlike(tickets, tickets))
+    wrong = [re.sub(r'"topic": "\w+"', '"topic": "other"', text).replace('"mood": "calm"', '"mood": "angry"') for text in tickets]
+    changed = [said != right for said, right in zip(wrong, tickets, strict=True)]
+    assert sum(changed) > 150
+    assert np.mean([far for far, other in zip(unlike(wrong, tickets), changed, strict=True) if other]) > 0.8
+    labels = ["yes", "no"] * 20
+    assert unlike(["yes"] * 40, labels) == [label != "yes" for label in labels]
+    assert unlike(["a", ""], ["a", "a"]) == [False, True]  # nothing to compare with

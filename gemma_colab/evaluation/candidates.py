@@ -17,7 +17,7 @@ from gemma_colab.core.rows import Row, answer, prompt
 from gemma_colab.core.settings import ModelSettings
 from gemma_colab.core.workspace import ADAPTER_FILES, Workspace
 from gemma_colab.evaluation.compare import LOSS, compare
-from gemma_colab.evaluation.failures import failures
+from gemma_colab.evaluation.failures import UNLIKE, failures, unlike
 from gemma_colab.evaluation.fields import schema_of, telling_examples
 from gemma_colab.evaluation.generation import Turns, generate
 from gemma_colab.evaluation.loss import answer_losses
@@ -73,16 +73,18 @@ class Evaluation:
         return compare(pairs, weights=tokens, lower_is_better=[*self.lower_is_better, LOSS])
 
     def failure_modes(self) -> pd.DataFrame:
-        """Return for each candidate the share of its answers with each failure mode and with any of them, and the mean length in tokens."""
+        """Return for each candidate the share of its answers with each failure mode and with any of them, the share that is `unlike` the
+        right answers, and the mean length in tokens."""
         lines = {}
         for name, table in self.answers.items():
             found = failures(table, self.references)
-            lines[name] = found.assign(any=found.any(axis=1), tokens=table["tokens"]).mean()
+            far = unlike(list(table["answer"]), self.references)
+            lines[name] = found.assign(any=found.any(axis=1), **{UNLIKE: far}, tokens=table["tokens"]).mean()
         return pd.DataFrame(lines).T
 
     def rows(self) -> pd.DataFrame:
         """Return a table to read, one line per test row: question, wanted (the right answer), label, the answer of each candidate, the
-        scores of the last one (the tuned, if it was asked), and "signs", the failure modes that its answer shows."""
+        scores of the last one (the tuned, if it was asked), and "signs", the failure modes that its answer shows, or that it is `unlike`."""
         *_, last = self.answers
         columns = {"question": [_as_text(prompt(row)) for row in self.test_rows], "wanted": self.references}
         labels = list(self.labels or [row.get("label") for row in self.test_rows])
@@ -90,7 +92,7 @@ class Evaluation:
         columns |= {name: table["answer"] for name, table in self.answers.items()}
         for name, scores in self.score(list(columns[last])).items():  # a field of a form may be called as a column here is
             columns[f"{name}, score" if name in (*columns, "label", "signs") else name] = scores
-        failed = failures(self.answers[last], self.references)
+        failed = failures(self.answers[last], self.references).assign(**{UNLIKE: unlike(columns[last].tolist(), self.references)})
         columns["signs"] = [", ".join(failed.columns[row]) for row in failed.to_numpy()]
         return pd.DataFrame(columns)
 

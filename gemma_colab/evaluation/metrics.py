@@ -28,17 +28,17 @@ def words(text: str) -> list[str]:
 
 
 def exact_match(predictions: Texts, references: Texts) -> Scores:
-    """1 where the answer is the reference, but for white space."""
+    """1 where the answer is the right one word for word."""
     return [float(p.split() == r.split()) for p, r in zip(predictions, references, strict=True)]
 
 
 def token_f1(predictions: Texts, references: Texts) -> Scores:
-    """Harmonic mean of precision and recall over words, in any order, as SQuAD counts it (arXiv 1606.05250)."""
+    """Words in common with the right answer, in any order. It is the harmonic mean of precision and recall (SQuAD, arXiv 1606.05250)."""
     return _f1(predictions, references, lambda mine, theirs: sum((Counter(mine) & Counter(theirs)).values()))
 
 
 def rouge_l(predictions: Texts, references: Texts) -> Scores:
-    """F1 of the longest common subsequence of words: their order counts (Lin 2004, W04-1013). The rouge-score package takes
+    """Words in common with the right answer, in the same order. It is the F1 of the longest common subsequence (Lin 2004, W04-1013). The rouge-score package takes
     only Latin letters for words, and would score every Russian answer 0."""
     return _f1(predictions, references, LCSseq.similarity)
 
@@ -55,7 +55,8 @@ def _f1(predictions: Texts, references: Texts, shared: Callable[[list[str], list
 
 
 def chrf(predictions: Texts, references: Texts) -> Scores:
-    """F-score (beta 2) over runs of 1 to 6 characters (Popović 2015, W15-3049), by sacrebleu: right where endings change."""
+    """Pieces of words in common, so that another ending counts little. It is an F-score (beta 2) over runs of 1 to 6 characters (Popović
+    2015, W15-3049), by sacrebleu."""
     metric = CHRF()
     return [metric.sentence_score(p, [r]).score / 100 for p, r in zip(predictions, references, strict=True)]
 

@@ -7,6 +7,7 @@ after the correction for several measures, so that two equal models are called d
 | --- | --- |
 | too few rows | the test has fewer than 10 rows |
 | better | at least one metric of answers is clearly better, and nothing is clearly worse |
+| closer | the same, but half of the answers or more are no more like their right answer than that of another row is (`failures.unlike`), and no reader who judged blind found it better: fluent nonsense in the house's words can be like that |
 | worse | something is clearly worse, or the loss is no number, and no metric of answers is clearly better |
 | mixed | metrics of answers are clearly better, and something is clearly worse |
 | no clear difference | no metric of answers is clear either way (the loss alone may be better: that proves little) |
@@ -15,8 +16,8 @@ after the correction for several measures, so that two equal models are called d
 
 | ship | holds when |
 | --- | --- |
-| no | the word is worse; or readers who judged blind found it worse; or a fifth or more of its answers are none: empty, cut off, repeating, in another language |
-| not yet | the word is not better; or better by less than 0.02 in every metric; or not better than few-shot; or half of the answers are unlike the right ones (token F1 under a third), unless readers found it better; or it reproduces training answers; or it forgot something general |
+| no | the word is worse; or readers who judged blind found it worse; or a fifth or more of its answers show a fault: empty, cut off, repeating, in another language |
+| not yet | the word is not better; or better by less than 0.02 in every metric; or not better than few-shot; or half of the answers are unlike the right ones, unless readers found it better; or it reproduces training answers; or it forgot something general |
 | yes | none of these, and readers who judged blind found it better |
 | ask a reader | none of these, and nobody has judged yet: no figure says whether an answer is true |
 
@@ -37,16 +38,17 @@ from gemma_colab.evaluation.compare import ENOUGH_ROWS, LOSS, NO_NUMBER, QUESTIO
 from gemma_colab.evaluation.failures import FAILURE_MODES
 
 TOO_MANY_FAILED, FAILED_WORTH_SAYING, CUT_OFF_WORTH_SAYING = 0.2, 0.05, 0.2  # shares of answers
-ALIKE = 1 / 3  # token F1
+MOSTLY = 0.5  # share of answers that are unlike the right ones, from which on it says nothing good
 FORM = {"valid JSON", "nothing but JSON"}
 KNOWN = 0.2  # share of general questions; a base that can answer fewer has little to forget there
 VERBATIM = 0.2  # so much larger a share of training answers than of test answers by heart: memorized
 WORTH_HAVING = 0.02  # the smallest difference of a metric worth having
-MEND = "Read the rows that got worse, mend what they were taught from, and train with a lower learning rate."
+MEND = "Read the rows that got worse, correct the rows they were learnt from, and train with a lower learning rate."
 STAY = "Stay with the base model and a few examples in the prompt: that costs no training."
 AS_WELL = "a few examples in the prompt do as well, or better"
 AGAINST_BASE = {  # word -> (what to say, what speaks against shipping, what to do)
     "better": ("", "", ""),
+    "closer": ("it came closer, and is not good yet", "", ""),
     "too few rows": ("nothing can be said", "there are too few test rows to tell", f"Test on at least {ENOUGH_ROWS} rows, better on a hundred."),
     "worse": ("", "it got worse", MEND),
     "mixed": ("", "it got worse in some measures", MEND),
@@ -61,8 +63,8 @@ AGAINST_FEW_SHOT = {
 }  # fmt: skip
 CUT_OFF = "Raise max_new_tokens; if that does not help, look whether <end_of_turn> is among the trained tokens (notebook 01)."
 LOOK = "Look at these answers, and train with a lower learning rate."
-WRONG = "Read the rows that are wrong: add rows like them, or mend what they were taught from."
-UNLIKE = "Read some of them: unlike the right answer may still be good, if the form is free; if they make no sense, the model is too small or the training too short."  # fmt: skip
+WRONG = "Read the rows that are wrong: add rows like them, or correct the rows they were learnt from."
+READ_SOME = "Read some of them: an answer in other words may still be good. If they make no sense, the model is too small, the rows are too few or the training is too short."  # fmt: skip
 BY_HEART = "Train for fewer epochs, with a smaller rank, or on more rows."
 ELSEWHERE = "If the model must do other things too: mix general rows in (replay), fewer epochs, a lower learning rate; or switch the adapter off for them."  # fmt: skip
 READ = "Read the answers below, worst first, and judge them blind: no figure says whether an answer is true."
@@ -76,13 +78,13 @@ def check_bars(bars: dict[str, float]) -> None:
         check_number(f"bars[{name!r}]", share, 0, 1, 0.95)
 
 
-def word_for(table: pd.DataFrame) -> str:
-    """Find the word for a comparison of two candidates, by the rules above. table: of `compare`."""
+def word_for(table: pd.DataFrame, unlike: float = 0.0) -> str:
+    """Find the word for a comparison of two candidates, by the rules above. table: of `compare`. unlike: the share of `failures.unlike`."""
     better, worse = clearly(table)
     if table["rows"].max() < ENOUGH_ROWS:
         return "too few rows"
     if set(better["metric"]) - {LOSS}:
-        return "mixed" if len(worse) else "better"
+        return "mixed" if len(worse) else "closer" if unlike >= MOSTLY else "better"
     return "worse" if len(worse) else "no clear difference"
 
 
@@ -93,7 +95,7 @@ def verdict(
     general: pd.DataFrame | None = None,
     memorized: pd.DataFrame | None = None,
     failures: pd.DataFrame | None = None,
-    alike: float | None = None,
+    unlike: float = 0.0,
     review: dict | None = None,
     replayed: bool = False,
     bars: dict[str, float] | None = None,
@@ -102,13 +104,13 @@ def verdict(
     a sentence each), "next" (what to do)}.
 
     against_base, against_few_shot: of `compare`, tuned as after. general: of `GeneralKnowledge.compare`. memorized: of `memorization`.
-    failures: of `failure_modes`. alike: the median over rows of token F1. review: of `blind.BlindReview.summary`, opened. replayed:
-    whether general rows of the same kinds as the questions were trained on. bars: metric of `against_base` -> the least share of test
-    rows; none: a reader must judge. Raises `SettingsError` for a bar of another name.
+    failures: of `failure_modes`. unlike: the share of its answers that are `failures.unlike` the right ones. review: of
+    `blind.BlindReview.summary`, opened. replayed: whether general rows of the same kinds as the questions were trained on. bars: metric
+    of `against_base` -> the least share of test rows; none: a reader must judge. Raises `SettingsError` for a bar of another name.
     """
-    bars, word = bars or {}, word_for(against_base)
+    bars, (liked, disliked) = bars or {}, (bool(review) and review["verdict"] == said for said in ("better", "worse"))
     check_bars(bars)
-    liked, disliked = (bool(review) and review["verdict"] == said for said in ("better", "worse"))
+    word = word_for(against_base, 0.0 if liked else unlike)
     against, lines, steps, failed = [], [], [], False
 
     def note(line: str, reason: str = "", step: str = "", when: bool = True) -> None:
@@ -117,9 +119,11 @@ def verdict(
             where += [text] if text else []
 
     said, *rest = AGAINST_BASE[word]
+    far = f"{unlike:.0%} of its answers are no more like their right answer than the answer to another question is"
+    said += f": {far}" * (word == "closer")
     note(f"On {against_base['rows'].max()} test rows {_told(said, against_base)}.", *rest)
     gains = clearly(against_base)[0].query("metric != @LOSS")["difference"].abs()
-    if word == "better" and gains.max() < WORTH_HAVING:
+    if word in ("better", "closer") and gains.max() < WORTH_HAVING:
         note(f"It is better by next to nothing: less than {WORTH_HAVING} in every metric.", "it is better by next to nothing")
     if against_few_shot is not None:
         said, *rest = AGAINST_FEW_SHOT[word_for(against_few_shot)]
@@ -127,10 +131,13 @@ def verdict(
     if failures is not None:
         tuned = failures.loc["tuned"]
         signs = ", ".join(f"{share:.0%} {sign}" for sign, share in tuned[list(FAILURE_MODES)].items() if share > 0)
-        none, failed = f"{tuned['any']:.0%} of its answers are no proper answers", bool(tuned["any"] >= TOO_MANY_FAILED)
+        none, failed = (
+            f"{tuned['any']:.0%} of its answers show a fault that a program can see",
+            bool(tuned["any"] >= TOO_MANY_FAILED),
+        )
         if tuned["any"] >= FAILED_WORTH_SAYING:
             step = CUT_OFF if tuned["hit the limit"] >= TOO_MANY_FAILED / 2 else LOOK
-            note(f"{none} (one may show several signs): {signs}.", none, step, failed)
+            note(f"{none} (one may show several): {signs}.", none, step, failed)
         for name, share in failures["hit the limit"].drop("tuned").items():
             if share >= CUT_OFF_WORTH_SAYING:
                 note(f"Of the answers of {name}, {share:.0%} were cut off at the limit of tokens: that counts against it.")
@@ -140,9 +147,8 @@ def verdict(
     for name, bar in bars.items():
         said = f"{name} is {reached[name]:.0%}, and the bar is {bar:.0%}"
         note(f"{said}.", said, "" if WRONG in steps else WRONG, not reached[name] >= bar)
-    if alike is not None and alike < ALIKE and not bars:
-        said = f"Half of its answers are unlike the right ones: token F1 {alike:.2f} or less, where 1 is the same words."
-        note(said, "" if liked else "half of its answers are unlike the right ones", UNLIKE)
+    if unlike >= MOSTLY:
+        note("" if word == "closer" else f"{far[0].upper()}{far[1:]}.", far, READ_SOME, not liked and not bars)
     if memorized is not None:
         (train, heart), (test, foreseen) = memorized.loc[["train", "test"], ["word for word", "by heart"]].to_numpy().tolist()
         said = f"It reproduces {train:.0%} of its training answers word for word, and {test:.0%} of the test's."

@@ -19,6 +19,7 @@ from gemma_colab.core.workspace import SPLIT_FILES, SPLITS, Workspace
 from gemma_colab.evaluation.blind import BlindReview
 from gemma_colab.evaluation.candidates import Evaluation, adapter_for, evaluate, kept_answers
 from gemma_colab.evaluation.compare import loss_gap
+from gemma_colab.evaluation.failures import UNLIKE
 from gemma_colab.evaluation.fields import json_metrics, most_frequent, schema_of
 from gemma_colab.evaluation.generation import generate_answers
 from gemma_colab.evaluation.knowledge import general_knowledge, memorization
@@ -181,7 +182,7 @@ def _found(workspace: Workspace, evaluation: Evaluation, losses: dict, general: 
         general=general,
         memorized=memorized,
         failures=failed,
-        alike=float(table["token F1"].median()) if "token F1" in table else None,
+        unlike=float(failed.loc["tuned", UNLIKE]),
         review=review if review and review["opened"] else None,
         replayed=train.replay > 0 and not workspace.has(REPLAY_ROWS),  # the sample's rows are of the same kinds as the questions
         bars=workspace.read_json(BARS)["bars"] if workspace.has(BARS) else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
@@ -19,6 +20,7 @@ GREEN, RED, GREY = "#2e9d4e", "#d64545", "#8a8f98"
 CANDIDATES = ("base", "few-shot", "tuned")
 ORDERS = ("worst", "random", "best", "as they come")
 TEMPLATE = "ui/evidence"
+TICKS, AXIS = (-1, -0.1, 0, 0.1, 1), 90  # of the axis of differences; half its width in pixels, where it has come to 10
 
 
 def text_table(table: pd.DataFrame, masked: bool = True) -> HTML:
@@ -38,18 +40,15 @@ def comparison_table(x: pd.DataFrame | dict, other: str = "base") -> HTML | pd.D
     """Show what tuning changed, on the same test rows.
 
     x: a comparison of the tuned model with `other`: each interval is drawn as a bar beside zero, green where tuned is clearly
-    better, red where it is clearly worse, grey where that isn't clear, or only perhaps; losses have a scale of their own. Or the
+    better, red where it is clearly worse, grey where that isn't clear, or only perhaps; all on one axis, see `_along`. Or the
     summary of `assess`: a `DataFrame` with a line a measure, the mean of each candidate, and how far tuned is from few-shot (from
     base, where few-shot was not asked) with its 95 % interval; "always the same" is one answer to every question.
     """
     if isinstance(x, dict):
         return _candidates(x)
     lines = x.to_dict("records")
-    loss = x["metric"].str.startswith("loss")
-    longest = x[["low", "high"]].abs().max(axis=1).groupby(loss).transform("max").clip(lower=1e-9)
-    for line, most in zip(lines, longest, strict=True):
-        places = {"x1": line["low"], "x": line["difference"], "x2": line["high"]}
-        line |= {x: round(58 * value / most, 1) if value == value else 0 for x, value in places.items()}  # NaN: no number
+    for line in lines:
+        line |= {"x1": _along(line["low"]), "x": _along(line["difference"]), "x2": _along(line["high"])}
         good = (line["difference"] < 0) == (line["better"] == "lower")
         line["color"] = GREY if line["clear"] != "yes" else GREEN if good else RED
         line["word"] = line["clear"]
@@ -57,7 +56,14 @@ def comparison_table(x: pd.DataFrame | dict, other: str = "base") -> HTML | pd.D
             line["word"] += ", better" if good else ", worse"
         if pd.notna(line["p"]):  # McNemar's, for yes/no scores
             line["word"] += f" (p {line['p']:.2f})" if line["p"] >= 0.005 else " (p < 0.01)"
-    return HTML(render(TEMPLATE, "comparison", lines, other))
+    return HTML(render(TEMPLATE, "comparison", lines, other, [(f"{tick:+g}" if tick else "0", _along(tick)) for tick in TICKS]))
+
+
+def _along(difference: float) -> float:
+    """Place a difference on the axis, 0 in the middle: even near 0 and logarithmic beyond, so that 0.1, 1 and 5 can be told apart."""
+    if math.isnan(difference):  # no number
+        return 0.0
+    return round(math.copysign(min(AXIS, 33 * math.log10(1 + abs(difference) / 0.02)), difference), 1)
 
 
 def _candidates(summary: dict) -> pd.DataFrame:

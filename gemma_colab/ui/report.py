@@ -19,6 +19,7 @@ SHIP = {"no": ("Do not ship it", "#c62828"), "not yet": ("Do not ship it yet", "
 SHIP |= {"yes": ("Ship it", "#2e7d32"), "ask a reader": ("The figures allow it; now read", "#2e7d32")}
 SAID = {
     "better": "By the measures below, its answers got better.",
+    "closer": "Its answers came closer to the right ones, and most are still no more like them than an answer to another question.",
     "worse": "By the measures below, it got worse.",
     "mixed": "By the measures below, it got better in some ways and worse in others.",
     "no clear difference": "By the measures below, its answers did not change clearly.",

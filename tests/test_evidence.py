@@ -15,7 +15,7 @@ from gemma_colab.evaluation.blind import BlindReview
 from gemma_colab.evaluation.candidates import Evaluation
 from gemma_colab.evaluation.compare import compare
 from gemma_colab.evaluation.knowledge import memorization
-from gemma_colab.evaluation.verdict import verdict
+from gemma_colab.evaluation.verdict import did_it_work, verdict
 from gemma_colab.handover.assess import assess
 from gemma_colab.handover.rows import save_rows
 from gemma_colab.ui import ReadingPanel, comparison_table, side_by_side
@@ -80,7 +80,11 @@ def recited(train, test=0.0):
         ({"against_few_shot": pd.DataFrame([line("a", 0.3), line("b", -0.3)])}, "not yet", "Decide which of these measures"),
         ({"review": {"sentence": "Tuned won 28 of 30.", "verdict": "better"}}, "yes", "Tuned won 28 of 30."),
         ({"review": {"sentence": "Tuned lost.", "verdict": "worse"}}, "no", "Tuned lost."),
-        ({"review": {"sentence": "Tuned won 28 of 30.", "verdict": "better"}, "unlike": 0.9}, "yes", "90% of its answers are no more like"),
+        (
+            {"review": {"sentence": "Tuned won 28 of 30.", "verdict": "better"}, "unlike": 0.9},
+            "yes",
+            "90% of its answers are no more like",
+        ),
         ({"failures": failed(any=0.05, repeating=0.05)}, "ask a reader", "5% of its answers show a fault that a program can see"),
         ({"failures": failed(any=0.2, repeating=0.2)}, "no", "Look at these answers, and train with a lower"),
         ({"failures": failed(any=0.2, **{"hit the limit": 0.1})}, "no", "Raise max_new_tokens"),
@@ -139,6 +143,28 @@ def test_what_speaks_against_it_is_named_with_its_remedy():
     assert said["against"] == ["it got clearly worse elsewhere: general questions right, ru"]
 
 
+def test_each_reason_to_tune_is_told_whether_it_worked():
+    lines = [
+        line("full", 0.45),  # 0.5 to 0.95
+        line("part", 0.3),
+        line("bad", -0.3),
+        line("luck", 0.3, "perhaps"),
+        line("few", 0.3, "too few rows", rows=5),
+        line("errors", -0.45, better="lower"),
+    ]
+    reasons = {name: name for name in ("full", "part", "bad", "luck", "few", "errors")} | {"missing": "not measured"}
+    table = did_it_work(pd.DataFrame(lines), reasons).set_index("reason")
+    assert table["did it work?"].to_dict() == {
+        "full": "yes",
+        "part": "in part: right in 80% of the answers",
+        "bad": "no: clearly worse",
+        "luck": "not shown: this may be luck",
+        "few": "not shown: too few rows",
+        "errors": "yes",
+    }
+    assert table.loc["part", "difference (95 %)"] == "+0.30 (+0.20 to +0.40)"
+
+
 def test_a_bar_on_what_was_not_measured_is_refused():
     measured = pd.DataFrame([line("a", 0.3), line("b", 0.3)])
     with pytest.raises(SettingsError, match=r"bars names \['c'\], which was not measured; measured were a, b"):
@@ -169,7 +195,7 @@ def test_the_axis_tells_a_tenth_from_one_and_from_five():
     assert 20 < tenth < 30
     ticks = re.findall(r'<text x="(-?[\d.]+)"[^>]*>([^<]+)<', page)
     assert [text for _, text in ticks] == ["-1", "-0.1", "0", "+0.1", "+1"]
-    assert float(dict((text, x) for x, text in ticks)["+0.1"]) == tenth
+    assert float({text: x for x, text in ticks}["+0.1"]) == tenth
 
 
 def test_shared_words_are_marked_in_their_order():

@@ -300,7 +300,7 @@ def test_the_readme_shows_what_it_must():
         assert block.strip(), "run `make outputs` after `make demo-270m`"
     for picture in re.findall(r"\]\((docs/[^)]+)\)", text):
         assert (ROOT / picture.partition("#")[0]).is_file(), picture
-    assert text.count("colab-badge.svg") == 6
+    assert text.count("colab-badge.svg") == 7
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from recipes import recipe
 
 from gemma_colab.core.rows import answer, to_messages
-from gemma_colab.core.workspace import read_sample
+from gemma_colab.core.workspace import read_sample, samples
 from gemma_colab.evaluation import metrics as m
 from gemma_colab.evaluation.candidates import Evaluation
 from gemma_colab.evaluation.compare import compare
@@ -241,3 +241,47 @@ def test_what_fills_in_a_form_is_like_only_if_it_is_right():
     labels = ["yes", "no"] * 20
     assert unlike(["yes"] * 40, labels) == [label != "yes" for label in labels]
     assert unlike(["a", ""], ["a", "a"]) == [False, True]  # nothing to compare with
+
+
+CHECKS = {
+    "refund": {"required": [r"10 дн", "карт"], "forbidden": [r"(?<!\d)(?!10\b)\d+ дн"]},
+    "*": {"forbidden": ["скидк", r"№\d"]},
+}
+
+
+def test_rules_of_a_house_are_required_and_forbidden():
+    right = ["Деньги вернутся на карту в течение 10 дней.", "Вернём за 10 дней.", "Добрый день."]
+    measures = m.rule_checks([["refund"], ["refund"], []], CHECKS)
+    assert [metric(right, right) for metric in measures.values()] == [[1, 1, None], [1, 1, 1]]
+    said = [
+        "В течение 10\u00a0дней.",
+        "Вернём на КАРТУ за 10 дней.",
+        "Дадим скидку.",
+    ]  # only what the right answer says is required
+    assert measures["rules stated"](said, right) == [0, 1, None]
+    assert measures["nothing forbidden"](said, right) == [1, 1, 0]
+    assert measures["nothing forbidden"](["За 14 дней."] * 3, right) == [0, 0, 1]  # another row's rule does not hold here
+
+
+def test_the_shop_keeps_its_own_rules(support_rows):
+    checks = json.loads((samples() / "shop_checks_ru.json").read_text(encoding="utf-8"))
+    rows = read_sample("support_ru")
+    assert checks.keys() - {"*"} == {name for row in rows for name in row["rules"]}
+    facts = (samples() / "shop_facts_ru.md").read_text(encoding="utf-8")
+    assert all(f"\n| {name} |" in facts for name in checks.keys() - {"*"})
+    right = [row["output"] for row in rows]
+    stated, kept = m.rule_checks([row["rules"] for row in rows], checks).values()
+    scores = stated(right, right)
+    assert set(scores) == {1.0, None}
+    assert sum(score is not None for score in scores) > 0.9 * len(rows)
+    assert set(kept(right, right)) == {1.0}
+    moved = [score for score in stated(right[1:] + right[:1], right) if score is not None]
+    assert np.mean(moved) < 0.2  # an answer to another question
+    bad = {
+        "refund": "Деньги вернём в течение 30 дней.",
+        "account": "Введите пароль.",
+        "*": "Гарантируем скидку 20 %, заказ №12345.",
+    }
+    for rule, text in bad.items():
+        _, kept = m.rule_checks([[rule]], checks).values()
+        assert kept([text], ["Здравствуйте."]) == [0.0], rule

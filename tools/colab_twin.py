@@ -74,20 +74,20 @@ def install() -> list[str]:
 
 def learn(name: str) -> tuple[str, str]:
     """Run one of the series with nothing from another before it; returns what went well, and what did not."""
-    # The Drive holds what the quick start and the last lesson leave; each of the others has an empty folder of its own.
+    # The Drive holds what the quick start and lesson 05 leave; each of the others has an empty folder of its own.
     own = {} if name[:2] in ("00", "05") else {"GEMMA_COLAB_WORKSPACE": str(CONTENT / name)}
     try:
         printed, seconds = execute(REPO / "notebooks" / f"{name}.ipynb", OMP_NUM_THREADS="1", **own)
     except (CellExecutionError, RuntimeError) as e:
         return f" {name} stopped", f"{name}: {e}"
     # It says what is missing before it makes it.
-    silent = name[:2] in ("02", "04", "05") and "Notebook 01 has not run in this workspace" not in "".join(printed)
+    silent = name[:2] in ("02", "04", "05", "06") and "Notebook 01 has not run in this workspace" not in "".join(printed)
     return f" {name}, {seconds:.0f} s", f"{name}: not a word on what is missing" * silent
 
 
 def main() -> int:
     wrong = install()
-    order = ["05", "04", "00", "02", "03", "01"]  # the longest first
+    order = ["05", "04", "00", "06", "02", "03", "01"]  # the longest first
     series = sorted((path.stem for path in (REPO / "notebooks").glob("0*.ipynb")), key=lambda name: order.index(name[:2]))
     with ProcessPoolExecutor(2) as pool:  # a core each
         for done in as_completed([pool.submit(learn, name) for name in series]):

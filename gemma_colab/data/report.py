@@ -28,7 +28,8 @@ ASIDE = {  # findings of rows that reading put aside: could not read, and those 
     "not to be learned": ("W", "left out, as the file says; look, and accept 'not to be learned'"),
 }
 # Every name a finding may have: those of the checks, and what is found beside them.
-FINDINGS = {*ASIDE, "lengths", "reviewed", "unused decision", "leak", "validation too small"}
+SUSPECTS = ("near a bad answer", "high loss")  # what `handover.blame` finds when the model is trained
+FINDINGS = {*ASIDE, *SUSPECTS, "lengths", "reviewed", "unused decision", "leak", "validation too small"}
 FINDINGS |= {name for check in CHECKS for name in check.names}
 VERDICTS = {"E": "blocked", "W": "fix first", "I": "ready"}  # severity of the worst finding -> verdict
 

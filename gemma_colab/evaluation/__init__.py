@@ -19,5 +19,7 @@ __all__, __getattr__, __dir__ = door(
         "general_knowledge": "gemma_colab.evaluation.knowledge",
         "memorization": "gemma_colab.evaluation.knowledge",
         "assess": "gemma_colab.handover.assess",
+        "rule_checks": "gemma_colab.evaluation.metrics",
+        "suspects": "gemma_colab.handover.blame",
     },
 )

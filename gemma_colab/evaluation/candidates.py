@@ -22,6 +22,7 @@ from gemma_colab.evaluation.fields import schema_of, telling_examples
 from gemma_colab.evaluation.generation import Turns, generate
 from gemma_colab.evaluation.loss import answer_losses
 from gemma_colab.evaluation.metrics import USUAL, Metric
+from gemma_colab.evaluation.verdict import did_it_work
 
 ANSWERS = "evaluation/answers.jsonl"  # every answer ever given, with a key of its prompt and its model
 CANDIDATES = ("base", "few-shot", "tuned")
@@ -72,6 +73,10 @@ class Evaluation:
         tokens = {LOSS: self.answers[after]["loss_tokens"]}
         return compare(pairs, weights=tokens, lower_is_better=[*self.lower_is_better, LOSS])
 
+    def did_it_work(self, reasons: dict[str, str]) -> pd.DataFrame:
+        """Say for each reason to tune a model, by the measure that tests it, whether tuning worked (see `verdict.did_it_work`)."""
+        return did_it_work(self.compare("base"), reasons)
+
     def failure_modes(self) -> pd.DataFrame:
         """Return for each candidate the share of its answers with each failure mode and with any of them, the share that is `unlike` the
         right answers, and the mean length in tokens."""
@@ -111,7 +116,7 @@ def evaluate(
     labels: Sequence[str | None] | None = None,
     max_length: int = 1024,
     max_new_tokens: int | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> Evaluation:
     """Ask the same questions of the base, of the base with `examples` solved training rows in the prompt, and of the tuned model.
 

@@ -32,7 +32,7 @@ def generate(
     prompts: list[Turns],
     *,
     max_new_tokens: int = 128,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     sampling: dict = GREEDY,
     save: Path | None = None,
     made_by: str = "",
@@ -40,6 +40,7 @@ def generate(
 ) -> pd.DataFrame:
     """Answer each prompt (a list of chat turns); one line each, in their order: `answer`, `tokens`, and `finished`, whether it ended by itself.
 
+    batch_size: left out, 32 on a GPU, and 96 on a CPU, where a step of 96 rows takes little longer than one of 32.
     sampling: `GREEDY`, or settings of `transformers.GenerationConfig` such as `SAMPLING`; the random numbers are torch's.
     save: a JSONL file to which each batch is added when it is done, and from which answers are taken that are there already: after
     a disconnect, run the same again. made_by: what made the answers (a model, an adapter's checksum); those of another are not
@@ -55,7 +56,7 @@ def generate(
     # On a CPU, torch multiplies the last positions of a batch, cut out of a larger tensor, by a copy of the head for each row: ten
     # GiB at 270M, and nine tenths of the time.
     whole = model.get_output_embeddings().register_forward_pre_hook(lambda head, args: (args[0].contiguous(),))
-    was_training = model.training
+    was_training, batch_size = model.training, batch_size or (32 if model.device.type == "cuda" else 96)
     model.eval()
     bar = tqdm(total=len(keys), initial=len(keys) - len(order), desc=description, leave=False, disable=description is None)
     try:

@@ -77,3 +77,30 @@ def contains_answer(predictions: Texts, keys: Texts) -> Scores:
 
 # What every comparison shows: likeness to the reference. None of them knows whether an answer is true.
 USUAL: dict[str, Metric] = {"exact match": exact_match, "token F1": token_f1, "ROUGE-L": rouge_l, "chrF": chrf}
+
+
+def rule_checks(rules: Sequence[Sequence[str]], checks: dict[str, dict[str, list[str]]]) -> dict[str, Metric]:
+    """Make two measures of the rules of a house: "rules stated" and "nothing forbidden".
+
+    rules: for each row the names of the rules that its right answer rests on. checks: rule -> {"required": patterns of what it says,
+    "forbidden": patterns of what would contradict it}; those of "*" hold for all rows. A pattern is a regular expression, case aside.
+    """
+
+    def found(kind: str, names: Sequence[str], text: str) -> set[str]:
+        patterns = [p for name in names for p in checks.get(name, {}).get(kind, ())]
+        return {p for p in patterns if re.search(p, text.replace("\xa0", " "), re.IGNORECASE)}
+
+    def stated(predictions: Texts, references: Texts) -> Scores:
+        """1 where the answer says all that its right answer says of the shop's rules, of what can be checked."""
+        rows = [
+            (found("required", own, r), found("required", own, p))
+            for p, r, own in zip(predictions, references, rules, strict=True)
+        ]
+        return [float(right <= said) if right else None for right, said in rows]
+
+    def nothing_forbidden(predictions: Texts, references: Texts) -> Scores:
+        """1 where the answer says nothing that contradicts the rules of its row or that the shop never says."""
+        rows = zip(predictions, references, ([*own, "*"] for own in rules), strict=True)
+        return [float(found("forbidden", own, p) <= found("forbidden", own, r)) for p, r, own in rows]
+
+    return {"rules stated": stated, "nothing forbidden": nothing_forbidden}

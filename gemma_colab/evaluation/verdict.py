@@ -42,6 +42,7 @@ MOSTLY = 0.5  # share of answers that are unlike the right ones, from which on i
 FORM = {"valid JSON", "nothing but JSON"}
 KNOWN = 0.2  # share of general questions; a base that can answer fewer has little to forget there
 VERBATIM = 0.2  # so much larger a share of training answers than of test answers by heart: memorized
+WORKS = 0.9  # share of right answers from which on something simply works
 WORTH_HAVING = 0.02  # the smallest difference of a metric worth having
 MEND = "Read the rows that got worse, correct the rows they were learnt from, and train with a lower learning rate."
 STAY = "Stay with the base model and a few examples in the prompt: that costs no training."
@@ -86,6 +87,32 @@ def word_for(table: pd.DataFrame, unlike: float = 0.0) -> str:
     if set(better["metric"]) - {LOSS}:
         return "mixed" if len(worse) else "closer" if unlike >= MOSTLY else "better"
     return "worse" if len(worse) else "no clear difference"
+
+
+def did_it_work(against_base: pd.DataFrame, reasons: dict[str, str]) -> pd.DataFrame:
+    """Say for each reason to tune a model whether it worked: a line with the measure that tests it, base, tuned, the difference with its
+    95 % interval, and the answer. against_base: of `compare`. reasons: reason -> its measure; those that were not measured are left out.
+
+    "yes" is clearly better and right in 9 of 10 answers; "in part" is clearly better only; "no" is clearly worse; the rest was not shown.
+    """
+    lines, measured = [], {line.metric: line for line in against_base.itertuples()}
+    for reason, measure in reasons.items():
+        if line := measured.get(measure):
+            right = line.after if line.better == "higher" else 1 - line.after
+            better = (line.difference < 0) == (line.better == "lower")
+            said = "yes" if right >= WORKS else f"in part: right in {right:.0%} of the answers"
+            if line.clear != "yes":
+                said = f"not shown: {'too few rows' if line.clear == 'too few rows' else 'this may be luck'}"
+            elif not better:
+                said = "no: clearly worse"
+            values = (
+                line.rows,
+                f"{line.before:.2f}",
+                f"{line.after:.2f}",
+                f"{line.difference:+.2f} ({line.low:+.2f} to {line.high:+.2f})",
+            )
+            lines.append((reason, measure, *values, said))
+    return pd.DataFrame(lines, columns=["reason", "measure", "rows", "base", "tuned", "difference (95 %)", "did it work?"])
 
 
 def verdict(

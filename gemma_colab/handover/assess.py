@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 ASKED_AGAIN = 48  # training rows that are asked again: enough for a share of a fifth to show
 BARS = "ship_settings.json"
-LOSS_ROWS = 64  # training rows, and validation rows, whose loss is measured: some thousand tokens
+LOSS_ROWS = 48  # training rows, and validation rows, whose loss is measured: some thousand tokens
 
 
 def load_tuned(workspace: Workspace, *, anyway: bool = False) -> tuple[PeftModel, PreTrainedTokenizerBase]:
@@ -118,7 +118,7 @@ def assess(
     if "test" not in losses:
         tables = (evaluation.answers[name][["loss", "loss_tokens"]] for name in ("base", "tuned"))
         losses = losses | {"test": tuple(table.rename(columns={"loss_tokens": "tokens"}) for table in tables)}
-    how = {"batch_size": options.get("batch_size", 32)}
+    how = {"batch_size": options.get("batch_size")}
     if general is None:
         before, after = base_and_tuned(lambda kept: general_knowledge(model, tokenizer, **how, **kept))
         general = after.compare(before)

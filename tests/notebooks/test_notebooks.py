@@ -16,15 +16,18 @@ import torch
 
 from gemma_colab.core.machine import Machine
 from gemma_colab.core.settings import ModelSettings
+from gemma_colab.core.workspace import samples
 from gemma_colab.evaluation import evaluate
+from gemma_colab.evaluation.candidates import Evaluation
 from gemma_colab.handover.rows import save_rows
 from gemma_colab.model import memory_plan
 from gemma_colab.training import settings_for, token_lengths
 from gemma_colab.training.short import Trial
 
+SAMPLE = samples() / "support_ru_raw.csv"
 ROOT = Path(__file__).resolve().parent.parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
-NAMES = ["00_quickstart", "01_dataset_prep", "02_load_model", "03_lora", "04_train", "05_evaluate"]
+NAMES = ["00_quickstart", "01_dataset_prep", "02_load_model", "03_lora", "04_train", "05_evaluate", "06_exit_ramp"]
 sys.path.insert(0, str(ROOT / "tools"))
 
 
@@ -81,12 +84,36 @@ def test_cells_are_short_and_prose_is_never_far(path):
             continue
         in_a_row += 1
         assert in_a_row <= 2, cell.source
-        assert len(cell.source.splitlines()) <= 25, cell.source
+        short = path.stem[:2] in ("05", "06") and not cell.source.startswith("# On Colab and Kaggle")
+        assert len(cell.source.splitlines()) <= (12 if short else 25), cell.source
         keep = "keep_output" in cell.metadata.get("tags", [])
         kept += keep
         assert keep or not cell.outputs, cell.source
         assert cell.execution_count is None or keep
-    assert 1 <= kept <= 5
+    assert (0 if path.stem == "06_exit_ramp" else 1) <= kept <= 5
+
+
+def test_notebook_05_reads_test_rows_once_says_when_to_ship_and_ends_with_the_merged_model():
+    cells = [cell.source for cell in read(NOTEBOOKS[5]).cells if cell.cell_type == "code"]
+    assert [source.count('rows["test"]') for source in cells if 'rows["test"]' in source] == [2]
+    assert "result = evaluate(" in next(source for source in cells if 'rows["test"]' in source)
+    prose = "\n".join(cell.source for cell in read(NOTEBOOKS[5]).cells if cell.cell_type == "markdown")
+    assert re.findall(r"^\| (no|not yet|ask a reader|yes) \|", prose, re.MULTILINE) == ["no", "not yet", "ask a reader", "yes"]
+    assert 'workspace.path / "merged"' in cells[-1]
+    assert "gemma_colab" not in cells[-1]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_checks_of_the_shop_are_for_its_own_sample_only(own, workspace, support_rows):
+    rows = support_rows[:12]
+    save_rows({"train": rows[:4], "validation": rows[4:8], "test": rows[8:]}, workspace, None if own else SAMPLE)
+    answers = pd.DataFrame({"answer": [row["messages"][-1]["content"] for row in rows[8:]]})
+    result = Evaluation(rows[8:], {"base": answers, "tuned": answers})
+    exec(cell_with(5, "def right_order_number"), names := {"workspace": workspace, "result": result, "pd": pd})
+    exec(cell_with(5, "def full_stop"), names)
+    mine = {"full stop"} if own else {"right order number", "house tone"}
+    assert result.metrics.keys() - {"exact match", "token F1", "ROUGE-L", "chrF"} == mine
+    assert names["MATTERS"] == ["full stop" if own else "right order number", "chrF"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

@@ -18,7 +18,7 @@ from gemma_colab.evaluation.knowledge import memorization
 from gemma_colab.evaluation.verdict import did_it_work, verdict
 from gemma_colab.handover.assess import assess
 from gemma_colab.handover.rows import save_rows
-from gemma_colab.ui import ReadingPanel, comparison_table, side_by_side
+from gemma_colab.ui import comparison_table, side_by_side
 from gemma_colab.ui.evidence import in_order, shared_words
 from gemma_colab.ui.report import write_report
 
@@ -158,8 +158,8 @@ def test_each_reason_to_tune_is_told_whether_it_worked():
         "full": "yes",
         "part": "in part: right in 80% of the answers",
         "bad": "no: clearly worse",
-        "luck": "not shown: this may be luck",
-        "few": "not shown: too few rows",
+        "luck": "not shown: right in 80% of the answers, and the difference may be luck",
+        "few": "not shown: right in 80% of the answers, and there are too few rows",
         "errors": "yes",
     }
     assert table.loc["part", "difference (95 %)"] == "+0.30 (+0.20 to +0.40)"
@@ -230,21 +230,11 @@ def test_answers_side_by_side_are_escaped():
     assert '<span style="background:#2e9d4e55; border-radius:2px">может</span>' in page
 
 
-def test_reading_panel_orders_and_filters():
-    panel = ReadingPanel(ROWS, n=2)
-    assert list(panel.chosen()["token F1"]) == [0.0, 0.5, 1.0]
-    assert "1–2 of 3" in panel.message.value
-    panel.more.click()
-    assert "3–3 of 3" in panel.message.value
-    panel.order.value = "best"
-    assert "1–2 of 3" in panel.message.value
-    panel.label.value = "x"
-    assert list(panel.chosen()["question"]) == ["q1", "q3"]
-    panel.label.value, panel.sign.value = "all", "repeating"
-    assert list(panel.chosen()["question"]) == [EVIL]
-    assert "<script>" not in panel.shown.value
-    panel.label.value = "x"
-    assert "0–0 of 0" in panel.message.value
+def test_rows_to_read_come_in_the_order_that_is_asked_for():
+    assert list(in_order(ROWS, "worst")["token F1"]) == [0.0, 0.5, 1.0]
+    assert list(in_order(ROWS, "best")["question"]) == ["q1", "q3", EVIL]
+    assert list(in_order(ROWS, None)["question"]) == ["q1", EVIL, "q3"]
+    assert list(in_order(ROWS.drop(columns="token F1"), "worst")["question"]) == ["q1", EVIL, "q3"]
     assert sorted(in_order(ROWS, "random")["question"]) == sorted(ROWS["question"])
 
 

@@ -102,16 +102,12 @@ def did_it_work(against_base: pd.DataFrame, reasons: dict[str, str]) -> pd.DataF
             better = (line.difference < 0) == (line.better == "lower")
             said = "yes" if right >= WORKS else f"in part: right in {right:.0%} of the answers"
             if line.clear != "yes":
-                said = f"not shown: {'too few rows' if line.clear == 'too few rows' else 'this may be luck'}"
+                luck = "there are too few rows" if line.clear == "too few rows" else "the difference may be luck"
+                said = f"not shown: right in {right:.0%} of the answers, and {luck}"
             elif not better:
                 said = "no: clearly worse"
-            values = (
-                line.rows,
-                f"{line.before:.2f}",
-                f"{line.after:.2f}",
-                f"{line.difference:+.2f} ({line.low:+.2f} to {line.high:+.2f})",
-            )
-            lines.append((reason, measure, *values, said))
+            interval = f"{line.difference:+.2f} ({line.low:+.2f} to {line.high:+.2f})"
+            lines.append((reason, measure, line.rows, f"{line.before:.2f}", f"{line.after:.2f}", interval, said))
     return pd.DataFrame(lines, columns=["reason", "measure", "rows", "base", "tuned", "difference (95 %)", "did it work?"])
 
 
@@ -158,10 +154,8 @@ def verdict(
     if failures is not None:
         tuned = failures.loc["tuned"]
         signs = ", ".join(f"{share:.0%} {sign}" for sign, share in tuned[list(FAILURE_MODES)].items() if share > 0)
-        none, failed = (
-            f"{tuned['any']:.0%} of its answers show a fault that a program can see",
-            bool(tuned["any"] >= TOO_MANY_FAILED),
-        )
+        none = f"{tuned['any']:.0%} of its answers show a fault that a program can see"
+        failed = bool(tuned["any"] >= TOO_MANY_FAILED)
         if tuned["any"] >= FAILED_WORTH_SAYING:
             step = CUT_OFF if tuned["hit the limit"] >= TOO_MANY_FAILED / 2 else LOOK
             note(f"{none} (one may show several): {signs}.", none, step, failed)

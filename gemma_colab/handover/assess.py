@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
-ASKED_AGAIN = 48  # training rows that are asked again: enough for a share of a fifth to show
+ASKED_AGAIN = 32  # training rows that are asked again: enough for a share of a fifth to show
 BARS = "ship_settings.json"
-LOSS_ROWS = 48  # training rows, and validation rows, whose loss is measured: some thousand tokens
+LOSS_ROWS = 32  # training rows, and validation rows, whose loss is measured: some thousand tokens
 
 
 def load_tuned(workspace: Workspace, *, anyway: bool = False) -> tuple[PeftModel, PreTrainedTokenizerBase]:

@@ -1,4 +1,4 @@
-"""Which training rows are to blame for bad answers? Nobody can tell for sure; these are the ones to look at first."""
+"""Which training rows are to blame for bad answers? Nobody can tell for sure; these are the ones to read first."""
 
 from __future__ import annotations
 
@@ -29,9 +29,8 @@ def suspects(
     sets, near = [*map(shingles, asked)], []
     for i in held.nlargest(worst).index:
         like, bad = [jaccard(shingles(held_asked[i]), one) for one in sets], question(held_out[i]).split("\n\n")[-1]
-        near += [
-            Hit(int(n), note=f"like a question that was answered badly: {bad[:90]}") for n in np.argsort(like)[::-1][:nearest]
-        ]
+        note = f"like a question that was answered badly: {bad[:90]}"
+        near += [Hit(int(n), note=note) for n in np.argsort(like)[::-1][:nearest]]
     what = f"a token; half of the rows have {own.median():.2f} or less"
     high = [Hit(int(n), note=f"its answer has a loss of {own[n]:.2f} {what}") for n in own.nlargest(hardest).index]
     return Report(rows, [Finding(name, "W", LOOK, hits) for name, hits in zip(SUSPECTS, (near, high), strict=True)], max_length)

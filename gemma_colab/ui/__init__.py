@@ -17,7 +17,6 @@ __all__, __getattr__, __dir__ = door(
         "frozen_and_trained": "gemma_colab.ui.plots",
         "settings_panel": "gemma_colab.ui.panels",
         "ReviewPanel": "gemma_colab.ui.review",
-        "ReadingPanel": "gemma_colab.ui.evidence",
         "BlindPanel": "gemma_colab.ui.blind",
         "ChatPanel": "gemma_colab.ui.chat",
     },

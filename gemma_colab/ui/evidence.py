@@ -7,18 +7,15 @@ import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-import ipywidgets as widgets
 import pandas as pd
 from IPython.display import HTML
 
 from gemma_colab.core.html import render
 from gemma_colab.data.looking import pieces
 from gemma_colab.data.personal import redact
-from gemma_colab.ui.common import Panel, button
 
 GREEN, RED, GREY = "#2e9d4e", "#d64545", "#8a8f98"
 CANDIDATES = ("base", "few-shot", "tuned")
-ORDERS = ("worst", "random", "best", "as they come")
 TEMPLATE = "ui/evidence"
 TICKS, AXIS = (-1, -0.1, 0, 0.1, 1), 90  # of the axis of differences; half its width in pixels, where it has come to 10
 
@@ -111,44 +108,3 @@ def in_order(answers: pd.DataFrame, by: str | None, score: str = "token F1") -> 
     if by not in ("worst", "best") or score not in answers:
         return answers
     return answers.sort_values(score, ascending=by == "worst", kind="stable")
-
-
-class ReadingPanel(Panel):
-    """Choose which answers to read: worst, best, random; of one label; with one sign of failure. Shows `n` at a time.
-
-    answers: as `side_by_side` takes them, with a column `score`, and if there are any: "label", and "signs", the failure modes
-    that the tuned answer shows, separated by commas.
-    """
-
-    def __init__(self, answers: pd.DataFrame, score: str = "token F1", n: int = 4):
-        self.answers, self.score, self.n, self.at = answers, score, n, 0
-        kinds = {name: answers[name].dropna().astype(str) if name in answers else [] for name in ("label", "signs")}
-        labels, signs = sorted(set(kinds["label"])), sorted({s for text in kinds["signs"] for s in text.split(", ") if s})
-        offers = {"show": ORDERS, "label": ["all", *labels], "failure mode": ["any", *signs]}
-        how = {"style": {"description_width": "initial"}}
-        controls = [widgets.Dropdown(options=options, description=name, **how) for name, options in offers.items()]
-        self.order, self.label, self.sign = controls
-        for control in controls:
-            control.observe(lambda change: self.show(0), names="value")
-        self.more = button(f"next {n}", lambda: self.show(self.at + self.n))
-        self.message, self.shown = widgets.HTML(), widgets.HTML()
-        used = [*(control for control in controls if len(control.options) > 1), self.more, self.message]
-        self.widget = widgets.VBox([widgets.HBox(used, layout={"flex_flow": "row wrap"}), self.shown])
-        self.show(0)
-
-    def chosen(self) -> pd.DataFrame:
-        """All rows that the controls let through, in their order."""
-        answers = self.answers
-        if self.label.value != "all":
-            answers = answers[answers["label"].astype(str) == self.label.value]
-        if self.sign.value != "any":
-            answers = answers[[self.sign.value in str(text).split(", ") for text in answers["signs"]]]
-        return in_order(answers, self.order.value, self.score)
-
-    def show(self, at: int) -> None:
-        """Show `n` of the chosen rows from this one on; beyond the end, from the first."""
-        rows = self.chosen()
-        self.at = at if at < len(rows) else 0
-        part = rows.iloc[self.at : self.at + self.n]
-        self.say("", f"{self.at + (len(rows) > 0)}–{self.at + len(part)} of {len(rows)}")
-        self.shown.value = side_by_side(part).data

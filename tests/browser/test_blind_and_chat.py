@@ -1,4 +1,4 @@
-"""The blind review, the chat and the reading panel in a real JupyterLab, with real keys. Skipped, with the reason, where a part of it is missing.
+"""The blind review and the chat in a real JupyterLab, with real keys. Skipped, with the reason, where a part of it is missing.
 
 SCREENSHOTS=docs pytest tests/browser/test_blind_and_chat.py saves their pictures in docs/; use JupyterLab 4 for it.
 """
@@ -13,7 +13,7 @@ EVIL = "<img src=x onerror='window.hacked = 1'> <b>жирный</b> **звёзд
 START = """
 import json, time
 import pandas as pd
-from gemma_colab.ui import BlindPanel, ChatPanel, ReadingPanel
+from gemma_colab.ui import BlindPanel, ChatPanel
 from gemma_colab.core.workspace import Workspace
 
 workspace = Workspace("work")
@@ -34,10 +34,8 @@ CELLS = [
     "panel = BlindPanel(answers, workspace)\npanel",
     "chat = ChatPanel({'base': parrot, 'tuned': lambda turns: turns[-1]['content'][::-1]})\nchat",
     "print(json.dumps({name: chat.turns(name) for name in chat.talks}))",
-    "more = {'label': ['odd', 'even'] * 4, 'token F1': [i / 8 for i in range(8)], 'signs': ['repeating'] + 7 * ['']}\n"
-    "ReadingPanel(answers.assign(**more), n=3)",
 ]
-BLIND, CHAT, READ, READING = 1, 2, 3, 4
+BLIND, CHAT, READ = 1, 2, 3
 
 
 @pytest.fixture(scope="module")
@@ -235,22 +233,3 @@ def test_the_panels_are_wide_enough_for_what_they_say_in_light_and_dark(lab, tmp
                 notebook.page.wait_for_timeout(300)  # the theme's colors
                 assert nothing_sticks_out(panel)
                 screenshot(panel, name + "_dark" * (theme == "Dark"), tmp_path)
-
-
-def test_answers_to_read_are_chosen_by_order_label_and_sign(notebook, tmp_path):
-    panel = notebook.output(READING)
-    panel.get_by_text("1–3 of 8").wait_for()
-    assert "Ответ два 0" in panel.inner_text()
-    assert EVIL in panel.inner_text()  # shown, never run
-    assert notebook.page.evaluate("window.hacked") is None
-    screenshot(panel, "reading_panel", tmp_path)
-    panel.get_by_role("button", name="next 3").click()
-    panel.get_by_text("4–6 of 8").wait_for()
-    choices = panel.locator("select")
-    choices.nth(0).select_option("best")
-    panel.get_by_text("Ответ два 7").wait_for()
-    choices.nth(1).select_option("odd")
-    panel.get_by_text("1–3 of 4").wait_for()
-    choices.nth(2).select_option("repeating")
-    panel.get_by_text("1–1 of 1").wait_for()
-    assert "Ответ два 0" in panel.inner_text()

@@ -19,7 +19,6 @@ CYRILLIC, LATIN = re.compile("[А-яЁё]"), re.compile("[A-Za-z]")
 LETTERS = 200  # in a shorter text langid takes ru for uk or bg
 FAILURE_MODES = ("empty", "hit the limit", "repeating", "other language")
 UNLIKE = "unlike the right answer"
-PAIRS = 2000  # of right answers of different rows, drawn at random to see how like they are
 
 
 def repeating(text: str) -> bool:
@@ -59,7 +58,7 @@ def unlike(answers: Texts, references: Texts) -> list[bool]:
     right answers don't exceed. A good answer in other words exceeds it (in `support_ru` it has 0.3 to 0.45, and the line is near 0.23),
     nonsense made of the same words hardly ever. An answer with the very words of the right one never counts as unlike.
     """
-    one, other = np.random.default_rng(0).integers(len(references), size=(2, PAIRS))
+    one, other = np.random.default_rng(0).integers(len(references), size=(2, 2000))
     pairs = [(references[i], references[j]) for i, j in zip(one, other, strict=True) if references[i] != references[j]]
     line = np.quantile(token_f1(*zip(*pairs, strict=True)), 0.95) if pairs else 0.0
     return [bool(score <= line and score < 1) for score in token_f1(answers, references)]

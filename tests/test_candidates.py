@@ -15,9 +15,10 @@ from gemma_colab.core.rows import answer, prompt, to_messages
 from gemma_colab.core.settings import LoraSettings
 from gemma_colab.core.trainer import build_trainer, lora_config, sft_config
 from gemma_colab.core.workspace import read_sample
-from gemma_colab.evaluation import answer_losses, evaluate, generate_answers, memorization
+from gemma_colab.evaluation import answer_losses, evaluate, generate_answers
 from gemma_colab.evaluation.candidates import few_shot_turns, in_front
 from gemma_colab.evaluation.compare import clearly
+from gemma_colab.evaluation.knowledge import memorization
 from gemma_colab.evaluation.verdict import verdict, word_for
 from gemma_colab.model.choice import starting_point
 

@@ -27,6 +27,7 @@ from gemma_colab.model.choice import starting_point
 from gemma_colab.model.memory import memory_plan
 from gemma_colab.training.checkpoints import claim
 from gemma_colab.training.records import list_runs
+from gemma_colab.training.verdict import MORE_EPOCHS, TrainingVerdict
 
 
 def test_rows_are_made_from_the_sample_once_and_said_aloud(workspace, capsys):
@@ -188,6 +189,62 @@ def test_one_call_resumes_with_what_the_workspace_holds(workspace, support_rows,
     assert [kept["status"] for kept in list_runs(workspace)] == ["interrupted", "finished"]
     with pytest.raises(WorkspaceError, match="num_train_epochs: 2 then, 3 now"):
         train_adapter(workspace, chosen, settings.replace(num_train_epochs=3), resume=True)
+
+
+@pytest.fixture
+def says(monkeypatch):
+    """says(list of advice) -> each next run ends with one of them; the last one stays."""
+
+    def says(advice):
+        def verdict(history, finished=False):
+            steps.append(int(history["step"].max()))
+            return TrainingVerdict("learning", "it fell", advice[min(len(set(steps)), len(advice)) - 1])
+
+        steps = []
+        monkeypatch.setattr("gemma_colab.training.run.training_verdict", verdict)
+
+    return says
+
+
+@pytest.mark.parametrize(
+    ("advice", "rounds", "steps", "limit"),
+    [
+        ([MORE_EPOCHS, "test it"], 3, [3, 6], False),
+        ([MORE_EPOCHS], 2, [3, 6, 9], True),
+        (["test it"], 2, [3], False),
+        ([MORE_EPOCHS], 0, [3], False),
+    ],
+)
+def test_a_run_goes_on_until_its_verdict_asks_for_no_more(
+    advice, rounds, steps, limit, says, workspace, support_rows, random_gemma, capsys
+):
+    says(advice)
+    save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
+    chosen = ModelSettings(model=random_gemma)
+    settings = TrainSettings(num_train_epochs=1, per_device_train_batch_size=8, gradient_accumulation_steps=1)
+    run = train_adapter(workspace, chosen, settings, rounds=rounds)
+    assert run.trainer.state.global_step == steps[-1]
+    assert [len(kept["curves"]["step"]) for kept in list_runs(workspace)] == steps
+    assert run.settings.num_train_epochs == len(steps)
+    assert run.trainer.state.best_metric == run.history["eval_loss"].min()  # of all rounds
+    record = workspace.read_json("training.json")
+    assert (record["steps"], record["adapter_step"]) == (steps[-1], run.trainer.state.best_global_step)
+    assert TrainSettings.load(workspace) == run.settings
+    said = f"The last round is over, at {len(steps)} epochs, and the verdict still is: train for more epochs"
+    assert (said in capsys.readouterr().out) == limit
+
+
+def test_a_finished_run_goes_on_from_what_the_workspace_holds(says, workspace, support_rows, random_gemma):
+    says([MORE_EPOCHS])
+    save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
+    chosen = ModelSettings(model=random_gemma)
+    settings = TrainSettings(num_train_epochs=1, per_device_train_batch_size=8, gradient_accumulation_steps=1)
+    train_adapter(workspace, chosen, settings)
+    run = train_adapter(workspace, chosen, resume=True, rounds=1, more=0.5)
+    assert (run.trainer.state.global_step, run.settings.num_train_epochs) == (5, 1.5)
+    says(["test it"])
+    assert train_adapter(workspace, chosen, resume=True, rounds=1).trainer.state.global_step == 9  # the advice was the old one
+    assert train_adapter(workspace, chosen, resume=True, rounds=1).trainer.state.global_step == 9  # and now it is another
 
 
 def test_replay_mixes_general_rows_into_the_training_rows_only(workspace, support_rows, random_gemma):

@@ -26,7 +26,7 @@ from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.trainer import build_trainer, lora_config, sft_config
 from gemma_colab.training import watch
 from gemma_colab.training.verdict import training_verdict
-from gemma_colab.training.watch import TextProgress, live_view
+from gemma_colab.training.watch import TextProgress, answers_table, live_view
 
 
 class Kept(LiveView):
@@ -247,6 +247,73 @@ def test_a_notebook_gets_one_line_and_one_figure_that_change_in_place(monkeypatc
     assert set(calls) == {"display", (0, "HTML"), (1, "Image")}
     assert "step 4 of 4" in view.shown[1].shown[-1].metadata["alt"]  # for those who can't see it
     assert plt.get_fignums() == []
+
+
+class Placed:
+    """What stands in one place of a notebook, and all that stood there."""
+
+    def __init__(self, shown=None, display_id=None):
+        self.shown = []
+
+    def update(self, shown):
+        self.shown.append(shown)
+
+
+def asking(monkeypatch, ask):
+    monkeypatch.setattr(watch, "display", Placed)
+    view = watch.LiveCurve(training_verdict, ask)
+    view.line = view.draw = lambda *shown: None  # they take their time
+    fake = Fake(view, step_seconds=1.0, steps=40, eval_every=10)
+    fake.args.world_size = 1
+    return view, fake
+
+
+@pytest.mark.parametrize("cost", [0.01, 0.7, 60.0])
+def test_asking_takes_at_most_five_percent(cost, monkeypatch):
+    given = []
+
+    def ask(model, seconds):
+        given.append(seconds)
+        fake.turn(min(cost, seconds) + 0.01)  # and a token that was on its way
+        return {"Где заказ?": "в пути"}
+
+    _view, fake = asking(monkeypatch, ask)
+    fake.run(40)
+    assert 1 <= len(given) <= 4
+    assert sum(min(cost, seconds) + 0.01 for seconds in given) <= 0.05 * fake.now
+
+
+def test_answers_stand_below_the_curve_in_the_log_and_escaped(monkeypatch):
+    view, fake = asking(monkeypatch, lambda model, seconds: {"<b>Где?": f"<i>{fake.state.global_step}"})
+    fake.run(60)
+    page = view.shown[2].shown[-1].data
+    assert "&lt;b&gt;Где?" in page
+    assert [n for n in range(10, 70, 10) if f"&lt;i&gt;{n}</td>" in page] == [10, 30, 40, 50, 60]  # the first, and the newest
+    assert "<i>" not in page
+    table = answers_table(fake.state.log_history)
+    assert list(table.index) == [10, 20, 30, 40, 50, 60]
+    assert table["<b>Где?"][20] == "<i>20"
+    later = watch.LiveCurve(training_verdict, dict)  # a run that goes on shows what was answered before
+    later.clock = lambda: 0.0
+    later.line = later.draw = view.draw
+    later.on_train_begin(fake.args, fake.state, None)
+    assert page == later.shown[2].shown[-1].data
+
+
+def test_nobody_is_asked_where_memory_is_short_or_several_processes_train(monkeypatch):
+    calls = []
+
+    def ask(model, seconds):
+        calls.append(seconds)
+        raise torch.OutOfMemoryError
+
+    _, fake = asking(monkeypatch, ask)
+    fake.run(40)
+    assert len(calls) == 1
+    _, fake = asking(monkeypatch, ask)
+    fake.args.world_size = 2
+    fake.run(40)
+    assert len(calls) == 1
 
 
 def test_the_line_says_it_all_and_escapes():

@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -21,8 +22,10 @@ from gemma_colab.core.loading import load_model
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.trainer import lora_config
+from gemma_colab.evaluation.generation import generate
 from gemma_colab.training import checkpoints as module
 from gemma_colab.training import run as run_module
+from gemma_colab.training import watch
 from gemma_colab.training.checkpoints import MARK, checkpoint_to_resume, differences, put_aside, whole_checkpoints
 from gemma_colab.training.guard import StopOnNonFiniteLoss, save_memory
 from gemma_colab.training.run import train
@@ -109,6 +112,43 @@ def test_the_losses_are_those_of_a_plain_trl_script(go, random_gemma, data, toke
 
 
 # --------------------------------------------------------------------------------------------- checkpoints
+def test_asking_while_training_changes_nothing(go, folder, tokenizer, data, monkeypatch):
+    monkeypatch.setattr(watch, "display", lambda *shown, **how: SimpleNamespace(update=lambda page: None))
+    monkeypatch.setattr(watch, "ASKING", 100.0)  # whatever it takes
+    said = []
+
+    def ask(model, seconds):
+        prompts = [row["messages"][:-1] for row in data[1].select(range(3)).to_list()]
+        said.append(generate(model, tokenizer, prompts, max_new_tokens=6, description=None)["answer"].tolist())
+        return dict(zip("abc", said[-1], strict=True))
+
+    noisy = SETTINGS.replace(neftune_noise_alpha=5.0)  # random numbers in each step
+    silent = go(noisy, show=watch.LiveCurve())
+    asked = go(noisy, show=watch.LiveCurve(None, ask))
+    assert losses(asked) == losses(silent)
+    assert losses(asked, "eval_loss") == losses(silent, "eval_loss")
+    before = weights(silent)
+    assert all(torch.equal(p, before[name]) for name, p in weights(asked).items())
+    assert asked.answers.to_numpy().tolist() == said
+    assert list(asked.answers.index) == [3, 6, 9, 12]
+    assert len(silent.answers) == 0
+    again = go(noisy, show=watch.LiveCurve(), resume=True)  # a checkpoint brings them back
+    assert again.answers.equals(asked.answers)
+
+
+def test_a_longer_run_goes_on_with_the_rate_of_its_own_schedule(go, folder):
+    first = go(SETTINGS.replace(warmup_steps=2))
+    run = go(SETTINGS.replace(warmup_steps=2, num_train_epochs=3), resume=True, longer=True)
+    assert run.notes == ("resumed from step 12, now for 3 epochs",)
+    rates = losses(run, "learning_rate")
+    assert [rates[step] for step in range(1, 13)] == list(losses(first, "learning_rate").values())
+    assert [rates[step] for step in range(14, 19)] == pytest.approx([5e-3 * (19 - step) / 16 for step in range(14, 19)])
+    assert losses(run)[12] == losses(first)[12]
+    assert run.trainer.state.best_metric == min(losses(run, "eval_loss").values())
+    with pytest.raises(WorkspaceError, match=r"learning_rate: 0\.005 then, 0\.001 now"):
+        go(SETTINGS.replace(warmup_steps=2, num_train_epochs=4, learning_rate=1e-3), resume=True, longer=True)
+
+
 def test_a_run_leaves_the_newest_two_and_the_best_whole(go, folder):
     run = go(made_with={"rows": "abc"})
     assert run.status == "finished"

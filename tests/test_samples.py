@@ -1,10 +1,12 @@
 """The sample data is what its README says, and the report finds in the raw export what was planted there."""
 
+import importlib
 import json
 import re
 from collections import Counter, defaultdict
 
 import pytest
+from conftest import ROOT
 
 from gemma_colab.core.rows import answer
 from gemma_colab.core.workspace import samples
@@ -134,6 +136,30 @@ def test_cleaning_brings_the_good_rows_back(raw, support_rows):
     left = {f.check for f in check_rows(cleaned).findings if f.severity in "EW"}
     assert left == {"merged examples", "repetition", "near duplicate", "contradiction", "placeholder"}  # for a person
     assert set(log["step"]) >= {"html_to_text", "entities", "mojibake", "mask_personal_data", "drop_near_duplicates"}
+
+
+def test_the_script_still_makes_the_poor_rows(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "data_samples" / "build"))
+    make_poor = importlib.import_module("make_poor")
+    monkeypatch.setattr(make_poor, "OUT", tmp_path)
+    (tmp_path / "support_ru.jsonl").write_bytes((samples() / "support_ru.jsonl").read_bytes())
+    make_poor.main()
+    assert capsys.readouterr().out == "480 poor rows from 48\n"
+    made = (tmp_path / "support_ru_poor.jsonl").read_bytes()
+    assert made == (samples() / "support_ru_poor.jsonl").read_bytes()
+    kinds = Counter(json.loads(line)["kind"] for line in made.decode().splitlines())
+    of_one = {"near duplicate": 3, "wrong facts": 2, "HTML": 2, "cut": 1, "language": 1, "merged examples": 1}
+    assert kinds == {kind: 48 * n for kind, n in of_one.items()}
+
+
+def test_the_poor_rows_are_poor(support_rows):
+    rows = read_rows(samples() / "support_ru_poor.jsonl").rows
+    found = {f.check: len(f.rows) for f in check_rows(rows).findings}
+    assert found["contradiction"] >= 48 * 5
+    assert found["HTML"] >= 90
+    assert found["merged examples"] >= 45
+    right = {answer(row) for row in support_rows}
+    assert sum(answer(row) in right for row in rows) == 48 * 3  # the near duplicates
 
 
 def test_general_probe_is_bilingual_and_has_nothing_to_do_with_the_shop():

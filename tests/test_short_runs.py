@@ -18,7 +18,7 @@ from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.trainer import build_trainer, lora_config, sft_config
 from gemma_colab.training import find_learning_rate, short_run
-from gemma_colab.training.short import LearningRates, _StopWhenBroken, suggest
+from gemma_colab.training.short import VALIDATED, LearningRates, _StopWhenBroken, suggest
 
 SETTINGS = TrainSettings(
     learning_rate=5e-3,
@@ -97,6 +97,7 @@ def test_a_short_run_is_a_real_run_that_logs_each_step(run, random_gemma, rows, 
     assert "6/6" in shown  # its own bar moved to the end
     assert "Tokenizing" not in shown
     args = sft_config(SETTINGS, tmp_path, 24, torch.float32)
+    args.per_device_eval_batch_size = VALIDATED  # in a real run rows are validated one by one
     data = Dataset.from_list(rows[:24]), Dataset.from_list(rows[24:])
     lora = lora_config(LoraSettings(r=4))
     trainer = build_trainer(load_4bit(random_gemma, torch.float32), tokenizer, *data, args, lora)

@@ -12,6 +12,7 @@ import pandas as pd
 from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.curve import history_table
 from gemma_colab.core.errors import TrainingError, WorkspaceError, say
+from gemma_colab.core.rows import answer, prompt
 from gemma_colab.core.settings import ModelSettings, TrainSettings
 from gemma_colab.core.workspace import SPLIT_FILES, Workspace
 from gemma_colab.handover.rows import ensure_rows
@@ -21,6 +22,8 @@ from gemma_colab.model.lengths import token_lengths
 from gemma_colab.model.lent import describe_machine
 from gemma_colab.model.memory import memory_plan
 from gemma_colab.training.replay import REPLAY_ROWS, general_rows, mix_in
+
+ASKED = 3  # validation rows that are answered at each validation
 
 
 def ensure_adapter(workspace: Workspace, chosen: ModelSettings) -> dict:
@@ -53,14 +56,19 @@ def train_adapter(
     resume: bool = False,
     anyway: bool = False,
     shorter_rows: bool = False,
+    rounds: int = 0,
+    more: float | None = None,
     show="live",
     report_to: str = "none",
 ):
     """Train on the rows of this workspace, as notebook 04 does it; returns the `training.run.Run`.
 
     settings: left out, those saved here, or the starting point. loaded: the model of `chosen` and its tokenizer, if they are in memory
-    already. show: "live" for a curve in a notebook and a line in a terminal, None for the library's own bars, or a `TrainerCallback`.
-    The other arguments are those of `training.run.train`. Saves model and settings when the run begins; at the end `adapter/`, in
+    already. rounds: so often at most a run goes on that ended with the advice to train for more epochs, each time for `more` epochs, as many
+    as it had unless given: with the same optimizer, and the learning rate that a run of so many epochs would have by then, so that it
+    rises once more; the adapter is the best of all rounds. With `resume` a finished run goes on like that. show: "live" for a curve in a notebook, with the
+    answers to three validation rows below it, and a line in a terminal, None for the library's own bars, or a `TrainerCallback`. The
+    other arguments are those of `training.run.train`. Saves model and settings when the run begins; at the end `adapter/`, in
     `training.json` the model, a checksum of the rows, which of them were left out or cut, the verdict, the step that the adapter is of
     and the whole log, and in `history/` a record of the run, also of one that broke.
     """
@@ -69,12 +77,13 @@ def train_adapter(
     from gemma_colab.core.loading import load_model, load_tokenizer, quantization_config
     from gemma_colab.core.machine import pick_dtype
     from gemma_colab.core.trainer import lora_config
+    from gemma_colab.evaluation.generation import GREEDY, generate
     from gemma_colab.export.adapter import save_adapter
     from gemma_colab.training.checkpoints import whole_checkpoints
     from gemma_colab.training.records import record_run
     from gemma_colab.training.run import train
     from gemma_colab.training.sharding import whole_adapter
-    from gemma_colab.training.verdict import training_verdict
+    from gemma_colab.training.verdict import MORE_EPOCHS, training_verdict
     from gemma_colab.training.watch import live_view
 
     rows, machine, dimensions = ensure_rows(workspace), describe_machine(str(workspace.path)), dimensions_of(chosen.model)
@@ -99,6 +108,13 @@ def train_adapter(
         how |= {"dtype": dtype, "load_in_4bit": chosen.load_in_4bit, "gpu": machine.gpu is not None}
         return memory_plan(dimensions, saved.lora, settings, **how)
 
+    def ask(model, seconds: float) -> dict[str, str]:
+        some, how = rows["validation"][:ASKED], {"max_new_tokens": 96, "sampling": GREEDY | {"max_time": seconds}}
+        table = generate(model, loaded[1], [prompt(row) for row in some], description=None, **how)
+        said = [text + " …" * (not finished) for text, finished in zip(table["answer"], table["finished"], strict=True)]
+        named = [f"{prompt(row)[-1]['content']}\nRight answer: {answer(row)}" for row in some]
+        return dict(zip(named, said, strict=True))
+
     def begin() -> None:
         chosen.save(workspace)
         saved.save(train=settings)
@@ -110,9 +126,15 @@ def train_adapter(
 
     datasets, start = (Dataset.from_list(training_rows), Dataset.from_list(rows["validation"])), time.monotonic()
     how = {"made_with": made_with, "resume": resume, "anyway": anyway, "shorter_rows": shorter_rows, "report_to": report_to}
-    how |= {"begin": begin, "plan": plan, "show": live_view(training_verdict) if show == "live" else show}
+    how |= {"begin": begin, "plan": plan, "show": live_view(training_verdict, ask) if show == "live" else show}
+    checkpoints, longer = workspace.path / "checkpoints", False
+    if resume and rounds and workspace.has("training.json"):
+        ended, newest = workspace.read_json("training.json"), [whole.step for whole in whole_checkpoints(checkpoints)][-1:]
+        if ended["status"] == "finished" and ended["verdict"].endswith(MORE_EPOCHS) and newest == [ended["steps"]]:
+            more, longer = more or settings.num_train_epochs, True
+            settings = settings.replace(num_train_epochs=settings.num_train_epochs + more)
     try:
-        run = train(*loaded, *datasets, settings, lora_config(saved.lora), dtype, workspace.path / "checkpoints", **how)
+        run = train(*loaded, *datasets, settings, lora_config(saved.lora), dtype, checkpoints, longer=longer, **how)
     except TrainingError as e:
         if first_process:
             record(settings, e.log_history, status="broken", verdict=f"broken: {e}", seconds=time.monotonic() - start)
@@ -126,7 +148,7 @@ def train_adapter(
             save_adapter(run.trainer.model, run.trainer.processing_class, workspace, weights)
         except Exception as e:  # each library has an error of its own
             what = f"the adapter could not be written where {workspace.path} lies, {type(e).__name__}: {e}"
-            whole = whole_checkpoints(workspace.path / "checkpoints")
+            whole = whole_checkpoints(checkpoints)
             then = "go on with resume=True (--resume)" if whole else "train again: there is no checkpoint to go on from"
             raise WorkspaceError(f"{what}; make room there, and {then}") from e
         best = {"steps": state.global_step, "best_step": state.best_global_step, "best_eval_loss": state.best_metric}
@@ -134,4 +156,10 @@ def train_adapter(
         left = base | {"rows": workspace.fingerprint(*SPLIT_FILES)} | ended | {"seconds": round(run.seconds, 1)} | best
         workspace.write_json("training.json", left | {"log_history": state.log_history})
         record(run.settings, state.log_history, run.lost["left_out"]["train"], **ended)
+    if rounds and run.status == "finished" and run.verdict.next_step == MORE_EPOCHS:
+        if left := rounds - longer:
+            given = {"loaded": loaded, "shorter_rows": shorter_rows, "show": show, "report_to": report_to}
+            return train_adapter(workspace, chosen, run.settings, resume=True, rounds=left, more=more, **given)
+        told = f"The last round is over, at {run.settings.num_train_epochs:g} epochs, and the verdict still is: {MORE_EPOCHS}"
+        say(f"{told}; run this again, or raise rounds.")
     return run

@@ -2,8 +2,8 @@
 
 `find_learning_rate`, `short_run` and `trial_run` train a fresh adapter for a few steps and leave the model as it was.
 `train_adapter` trains on the rows of a workspace: it saves by time, goes on after a kill (`resume=True`), saves memory when the
-GPU's runs out, and records the run, so that `compare_runs` can lay it beside others. `sft_config` and `build_trainer` are what
-they all stand on: native objects of TRL.
+GPU's runs out, and records the run, so that `compare_runs` can lay it beside others. `compare_sets` asks which rows make the better
+model, and whether more of them would help. `sft_config` is what they all train with: a native object of TRL.
 """
 
 from gemma_colab.core.door import door
@@ -15,7 +15,7 @@ __all__, __getattr__, __dir__ = door(
         "token_lengths": "gemma_colab.model.lengths",
         "settings_for": "gemma_colab.handover.settings",
         "sft_config": "gemma_colab.core.trainer",
-        "build_trainer": "gemma_colab.core.trainer",
+        "compare_sets": "gemma_colab.handover.experiments",
         "find_learning_rate": "gemma_colab.training.short",
         "short_run": "gemma_colab.training.short",
         "compare_runs": "gemma_colab.training.records",

@@ -55,13 +55,14 @@ def whole_checkpoints(folder: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
-def checkpoint_to_resume(folder: Path, made_with: dict, anyway: bool = False) -> Checkpoint:
+def checkpoint_to_resume(folder: Path, made_with: dict, anyway: bool = False, longer: bool = False) -> Checkpoint:
     """Find the newest whole checkpoint in `folder`. Raises `WorkspaceError` if there is none, or, unless `anyway`, if it was made with
-    other data or settings, naming them."""
+    other data or settings, naming them. longer: the number of epochs may be another one."""
     if not (found := whole_checkpoints(folder)):
         raise WorkspaceError(f"{folder} holds no whole checkpoint to resume from; start anew, with resume=False (no --resume)")
     name = found[-1].path.name
-    if (others := differences(found[-1].made_with, made_with, name)) and not anyway:
+    others = differences(found[-1].made_with, made_with, name)
+    if (others := [other for other in others if not (longer and other.startswith("num_train_epochs:"))]) and not anyway:
         remedy = "set them back, start anew with resume=False (no --resume), or go on in spite of it with anyway=True (--anyway)"
         raise WorkspaceError(f"{name} was made with other settings or data ({'; '.join(others)}); {remedy}")
     return found[-1]

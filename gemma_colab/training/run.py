@@ -27,6 +27,7 @@ from gemma_colab.training.kept import Lost, compare_held, fit_rows
 from gemma_colab.training.sharding import prepare_sharding
 from gemma_colab.training.short import no_bars, remember
 from gemma_colab.training.verdict import TrainingVerdict, training_verdict
+from gemma_colab.training.watch import answers_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,6 +56,11 @@ class Run:
     def verdict(self) -> TrainingVerdict:
         return training_verdict(self.history, finished=self.status != "interrupted")
 
+    @property
+    def answers(self) -> pd.DataFrame:
+        """What the fixed questions were answered at each validation: one line a step, one column a question."""
+        return answers_table(self.trainer.state.log_history)
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot training and validation loss over the steps, the best validation point marked."""
         return loss_curve(self.history, ax)
@@ -73,6 +79,7 @@ def train(
     made_with: dict | None = None,
     resume: bool = False,
     anyway: bool = False,
+    longer: bool = False,
     shorter_rows: bool = False,
     begin: Callable[[], None] = lambda: None,
     show: TrainerCallback | None = None,
@@ -83,7 +90,8 @@ def train(
 
     folder: of the checkpoints. Those of an earlier run there are put aside, or with `resume` gone on from: same optimizer, schedule,
     random state and order of the rows. made_with: what else a checkpoint depends on, such as the model and a fingerprint of the
-    rows; one made with other settings or data is refused, unless `anyway`. shorter_rows: rows may be cut when nothing else saves
+    rows; one made with other settings or data is refused, unless `anyway`. longer: it may be one of fewer epochs: the run goes on where
+    the schedule of so many epochs would be, without another warm-up. shorter_rows: rows may be cut when nothing else saves
     memory. begin: called when nothing is left that could refuse the run. show: watches in place of the library's bars, such as
     `watch.live_view()`. plan: `memory_plan` of settings, to explain what took the memory.
 
@@ -111,8 +119,8 @@ def train(
 
     check_ours(folder)
     if resume:
-        start = checkpoint_to_resume(folder, now_made_with(), anyway)
-        notes.append(f"resumed from step {start.step}")
+        start = checkpoint_to_resume(folder, now_made_with(), anyway, longer)
+        notes.append(f"resumed from step {start.step}" + f", now for {settings.num_train_epochs:g} epochs" * longer)
     while True:
         kept, lost = fit_rows({"train": train_dataset, "validation": eval_dataset}, tokenizer, settings, note)
         fitting = train_dataset.select(kept["train"]), eval_dataset.select(kept["validation"])

@@ -27,6 +27,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
+from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.curve import BEST, TRAIN, history_table, new_axes, smoothed
 from gemma_colab.core.errors import ModelError, SettingsError, say
 from gemma_colab.core.settings import LoraSettings, TrainSettings, check_number
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BROKEN = 1.5  # times the lowest smoothed loss: a range test's run has broken
+VALIDATED = 4  # rows at once, of any short run: it is compared with others of its kind, and single rows take twice as long
 FALL = 0.8  # share of the whole fall that was made at the suggestion; see `suggest`
 
 
@@ -124,14 +126,21 @@ def short_run(
         rows = mix_in(rows, general_rows() if general is None else general, settings.replay, settings.seed)
     given = {"train": rows} | ({"validation": eval_rows} if eval_rows else {})
     kept, _ = fit_rows(given, tokenizer, settings, say)
-    parts = [Dataset.from_list([{"messages": given[s][i]["messages"]} for i in numbers]) for s, numbers in kept.items()]
+    # As tokens: TRL would take a second to make the same of a few rows.
+    parts = [
+        Dataset.from_list([tokenize_row(given[s][i], tokenizer, settings.last_answer_only) for i in numbers])
+        for s, numbers in kept.items()
+    ]
     train, validation = [*parts, None][:2]
     # peft writes into a config that it is given
     peft_config = lora_config(lora) if isinstance(lora, LoraSettings) else copy.deepcopy(lora)
     with no_bars(), tempfile.TemporaryDirectory() as folder, ExitStack() as undo:
         undo.callback(remember(model))
+        gc.freeze()  # accelerate looks for garbage again, which takes as long as tokenizing
+        undo.callback(gc.unfreeze)
         args = sft_config(settings, folder, len(train), dtype)
         args.save_strategy, args.load_best_model_at_end, args.disable_tqdm = "no", False, True
+        args.per_device_eval_batch_size = VALIDATED
         args.max_steps = max_steps or -1
         args.eval_strategy = args.eval_strategy if eval_rows else "no"
         trainer = build_trainer(model, tokenizer, train, validation, args, peft_config, [_Bar(), *callbacks])

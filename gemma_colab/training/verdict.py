@@ -15,6 +15,7 @@ import pandas as pd
 
 VERDICT_WORDS = ("starting", "learning", "settled", "finished", "not learning", "overfitting", "unstable", "unclear")
 ENOUGH_STEPS = 40  # at the full learning rate, in which a healthy run shows that it learns
+MORE_EPOCHS = "train for more epochs"
 LOWER_RATE, HIGHER_RATE = "try a third of the learning rate", "try three times the learning rate"
 
 
@@ -127,7 +128,7 @@ def training_verdict(history: pd.DataFrame, finished: bool = False) -> TrainingV
         if finished:
             earlier = validation[evaluated <= evaluated[-1] * 2 / 3][-1:]
             if len(earlier) and last == validation[best] and last < 0.98 * earlier[0]:
-                return says("learning", f"{seen}: it was still falling at the end", "train for more epochs")
+                return says("learning", f"{seen}: it was still falling at the end", MORE_EPOCHS)
             return says("finished", seen, "test it on rows it has not seen")
         quarter = validation[-max(3, len(validation) // 4) :]
         if len(quarter) > 2 and quarter.max() < 1.01 * quarter.min():

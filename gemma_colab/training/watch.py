@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 import pandas as pd
+import torch
 from IPython import get_ipython
 from IPython.display import HTML, Image, display
 
@@ -14,20 +15,56 @@ from gemma_colab.core.errors import plain, say
 from gemma_colab.core.html import LIGHTS, render
 from gemma_colab.core.live import LiveView
 
+ASKING = 0.045  # share of the time so far; with the token that is on its way when the time is up, 5 %
 LIGHT_OF = dict(learning="fits", settled="fits", finished="fits", overfitting="tight", unstable="no") | {"not learning": "tight"}
+
+
+def answers_table(log_history: list[dict]) -> pd.DataFrame:
+    """Tabulate the answers that a run noted at its validations: one line a step, one column a question."""
+    said = {line["step"]: line["answers"] for line in log_history if "answers" in line}
+    return pd.DataFrame.from_dict(said, orient="index").rename_axis("step")
 
 
 class LiveCurve(LiveView):
     """For notebooks: facts and verdict in a line, and below it the curve, which change in place. Only `display` and its updates are
-    used, which Colab, JupyterLab and VS Code share; no widget."""
+    used, which Colab, JupyterLab and VS Code share; no widget.
+
+    ask: (model, seconds) -> {question: answer}, for at most so long. It is called at each validation; the answers stand below the
+    curve, and in the log, where checkpoints and the record of the run keep them. All of it takes at most `ASKING` of the time.
+    """
 
     views = ("line", "draw")
-    shown = None
+    shown, asked = None, 0.0
+
+    def __init__(self, verdict: Callable | None = None, ask: Callable | None = None, **more):
+        super().__init__(verdict, **more)
+        self.ask = ask
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:  # a run that goes on after the memory ran out keeps its place
-            self.shown = self.shown or [display(HTML(""), display_id=True) for _ in self.views]
+            self.shown = self.shown or [display(HTML(""), display_id=True) for _ in (*self.views, *["answers"] * bool(self.ask))]
         super().on_train_begin(args, state, control)
+        self.asked = 0.0
+        self._tell(state)
+
+    def on_evaluate(self, args, state, control, model=None, **kwargs):
+        seconds = ASKING * (self.clock() - self.start) - self.asked if self.running else 0.0
+        if self.ask is None or args.world_size > 1 or seconds <= 0:
+            return
+        begin = self.clock()
+        try:
+            state.log_history[-1]["answers"] = self.ask(model, seconds)
+        except torch.OutOfMemoryError:  # the room is needed for training
+            self.ask = None
+        self.asked += self.clock() - begin  # a token too many is taken off the next time
+        self._tell(state)
+
+    def _tell(self, state) -> None:
+        # Of a resumed run, those from before too: the first, and the newest four.
+        if self.ask and state.is_world_process_zero and len(table := answers_table(state.log_history)):
+            few = table.iloc[[0, *range(max(1, len(table) - 4), len(table))]]
+            with pd.option_context("display.max_colwidth", None):
+                self.shown[2].update(HTML(few.to_html(justify="left", border=0)))  # which escapes all texts
 
     def line(self, facts: list[str], history: pd.DataFrame, percent: float, done: bool) -> None:
         verdict = self.verdict and self.verdict(history, finished=done)
@@ -62,6 +99,6 @@ class TextProgress(LiveView):
         say("\n" * sys.stderr.isatty() + sentence, file=sys.stderr, flush=True)
 
 
-def live_view(verdict: Callable | None = None) -> LiveView:
-    """The view that suits where this runs: give it to `train_adapter` as `show`. verdict: as for `LiveView`."""
-    return (LiveCurve if hasattr(get_ipython(), "kernel") else TextProgress)(verdict)
+def live_view(verdict: Callable | None = None, ask: Callable | None = None) -> LiveView:
+    """The view that suits where this runs: give it to `train_adapter` as `show`. verdict: as for `LiveView`. ask: as for `LiveCurve`."""
+    return LiveCurve(verdict, ask) if hasattr(get_ipython(), "kernel") else TextProgress(verdict)

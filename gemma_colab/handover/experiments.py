@@ -14,6 +14,7 @@ from gemma_colab.core.curve import TRAIN, new_axes
 from gemma_colab.core.errors import say
 from gemma_colab.core.rows import Row, answer, prompt, to_messages
 from gemma_colab.data.checks_set import contradictions
+from gemma_colab.data.cleaning import clean
 from gemma_colab.data.finding import CheckContext
 from gemma_colab.data.report import check_rows
 from gemma_colab.data.splitting import group_rows
@@ -69,7 +70,7 @@ def compare_sets(
 ) -> tuple:
     """Train a fresh adapter on each set of rows with `short_run`, and lay the losses on `held`, rows that none of them trains on, side by side.
 
-    sets: name -> rows, the best last; or rows, of which a quarter, a half and all are compared: would more of them help? What is like a
+    sets: name -> rows, the best last, or (rows, what `data.clean` should do `also`); or just rows, of which a quarter, a half and all are compared: would more of them help? What is like a
     row of `held`, or of `apart_from`, is left out of all sets. max_steps: of each run, or by the name of the set, a number or the name of
     a set before it whose number it has; unless given, the epochs of the settings, and for a quarter, a half and all as many steps as one
     pass over all has. seeds: each draws other rows for a part, another order and another start. ask: have the held-out rows answered too.
@@ -81,6 +82,7 @@ def compare_sets(
     """
     grows, kept = not isinstance(sets, Mapping), {}
     for name, rows in {"rows": sets}.items() if grows else sets.items():
+        rows = clean(rows[0], also=rows[1])[0] if isinstance(rows, tuple) else rows
         kept[name] = apart(rows, [*held, *apart_from])
         if lost := len(rows) - len(kept[name]):
             say(f"{name}: {lost} of {len(rows)} rows are like held-out ones, and are left out.")

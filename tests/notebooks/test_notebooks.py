@@ -131,24 +131,16 @@ def test_the_experiments_of_notebook_04_touch_no_test_row(support_rows, monkeypa
     for rows in (splits, {"train": [], "validation": [], "test": []}):
 
         def compare_sets(model, tokenizer, sets, held, settings, lora, dtype, rows=rows, apart_from=(), **how):
-            tested = [row["messages"] for row in rows["test"]]
-            assert not [row for row in held if row["messages"] in tested]
-            assert rows["test"] == [row for row in apart_from if row["messages"] in tested]
-            kept = {name: apart(some, [*held, *apart_from]) for name, some in sets.items()}
-            told.append({name: len(some) for name, some in kept.items()})
-            assert not [row for some in kept.values() for row in some if row["messages"] in tested]
+            trained, tested = ([row["messages"] for row in rows[name]] for name in ("train", "test"))
+            assert len(held) == 24
+            assert not [row for row in held if row["messages"] in tested + trained]
+            assert list(apart_from) == rows["test"]
+            cleaned = {n: clean(some[0], also=some[1])[0] if isinstance(some, tuple) else some for n, some in sets.items()}
+            told.append({name: len(apart(some, [*held, *apart_from])) for name, some in cleaned.items()})
             return ["a table"]
 
-        names = {
-            "rows": rows,
-            "tiny": False,
-            "samples": samples,
-            "read_rows": read_rows,
-            "clean": clean,
-            "split_rows": split_rows,
-        }
+        names = {"rows": rows, "tiny": False, "samples": samples, "read_rows": read_rows, "compare_sets": compare_sets}
         names |= {"how": {"lora": None, "dtype": None}, "model": None, "tokenizer": None, "base": TrainSettings()}
-        names |= {"compare_sets": compare_sets}
         exec(cell_with(4, "as exported"), names)
         exec(cell_with(4, "many poor rows"), names)
     for states, few in (told[:2], told[2:]):

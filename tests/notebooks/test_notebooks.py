@@ -223,7 +223,7 @@ def test_the_pace_of_notebook_03_and_the_preset_that_was_saved_are_on_the_panel_
     save_rows({"train": support_rows[:24], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
     chosen, machine = ModelSettings(model="tiny-gemma3"), Machine(False, None, None, 0.0, 12.0, 50.0, 2)
     saved = settings_for(workspace, chosen, machine)
-    strong = saved.train.replace(learning_rate=2.5 * saved.start.learning_rate, num_train_epochs=3.33)
+    strong = saved.train.replace(learning_rate=2.5 * saved.start.learning_rate, num_train_epochs=1.67)
     saved.save(saved.lora, strong)
     how = {"tokens": 300, "dtype": torch.float32, "load_in_4bit": True, "gpu": False}
     plan = memory_plan(saved.dimensions, saved.lora, saved.train, **how)
@@ -233,7 +233,7 @@ def test_the_pace_of_notebook_03_and_the_preset_that_was_saved_are_on_the_panel_
     names = {"saved": saved, "settings": saved.train, "chosen": chosen, "machine": machine, "dtype": torch.float32}
     names |= {"train": support_rows[:24], "lengths": token_lengths(support_rows[:32], tokenizer, 1024)}
     exec(cell_with(4, "settings_panel("), names)
-    assert "time: <b>about 50 seconds</b>" in names["panel"].note.value  # 3.33 passes of 6 steps, 2.5 s each
+    assert "time: <b>about 25 seconds</b>" in names["panel"].note.value  # 1.67 passes of 6 steps, 2.5 s each
     assert names["panel"].presets.value == "strong"
 
 

@@ -672,7 +672,7 @@ def test_shape_of_a_folder_is_read_from_its_config(random_gemma):
 def test_every_model_has_its_starting_point():
     found = {name: starting_point(name) for name in [catalog.TINY, *CATALOG]}
     rates = {name: (lora.r, lora.scale, train.learning_rate, train.effective_batch) for name, (lora, train) in found.items()}
-    assert rates.pop(catalog.TINY) == (32, 2.0, 3e-3, 8)
+    assert rates.pop(catalog.TINY) == (32, 2.0, 3e-3, 4)
     small = {name for name in rates if "270m" in name}
     assert small
     assert {name: (16, 2.0, 4e-4, 8) if name in small else (16, 1.0, 2e-4, 8) for name in rates} == rates

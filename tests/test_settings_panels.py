@@ -374,7 +374,7 @@ def test_this_machine_s_gpu_comes_first_and_none_twice(machine, places):
 def test_the_tiny_one_has_a_line_for_the_cpu():
     panel = a_panel(ModelSettings(), CPU)
     assert rows_of(panel)[0][:2] == ["CPU, this machine", "● fits"]
-    for said in ("nothing to download", "batches of 8 rows of 512 tokens, LoRA of r=32"):  # its own starting point
+    for said in ("nothing to download", "batches of 4 rows of 512 tokens, LoRA of r=32"):  # its own starting point
         assert said in text_of(panel)
     assert "No GPU" not in text_of(panel)
 

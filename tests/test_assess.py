@@ -108,7 +108,11 @@ def test_another_precisions_answers_are_its_own(tuned):
 def test_fields_of_json_answers_are_measured_and_bars_on_others_are_ignored(workspace, tokenizer, capsys):
     rows = [to_messages(row) for row in read_sample("tickets_ru")[:38]]
     tuned_workspace(workspace, rows, tokenizer)
-    summary = assess(workspace, max_new_tokens=8, test_rows=10, bars={"valid JSON": 0.95, "order": 0.9, "mark": 0.5})
+    bars = {"valid JSON": 0.95, "order": 0.9, "mark": 0.5}
+    summary = assess(workspace, max_new_tokens=8, test_rows=10, other_rows=4, bars=bars)
+    assert [line["rows"] for line in summary["memorisation"]] == [4, 10]
+    assert {line["rows"] for line in summary["forgetting"] if line["metric"].startswith("general")} == {2}
+    assert list(summary["mixed_up"]["needs_human"]) == ["something else"]  # of eight tokens comes no form
     assert "Left out are bars on what these rows don't have: mark." in capsys.readouterr().out
     assert workspace.read_json("ship_settings.json")["bars"] == {"valid JSON": 0.95, "order": 0.9}
     assert "order is 0%, and the bar is 90%" in summary["verdict"]["against"]

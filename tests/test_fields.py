@@ -16,7 +16,7 @@ from gemma_colab.data.reading import read_rows
 from gemma_colab.data.splitting import leaks, split_rows
 from gemma_colab.evaluation.candidates import few_shot_turns
 from gemma_colab.evaluation.compare import compare
-from gemma_colab.evaluation.fields import first_object, json_metrics, most_frequent, schema_of, telling_examples
+from gemma_colab.evaluation.fields import first_object, json_metrics, mixed_up, most_frequent, schema_of, telling_examples
 from gemma_colab.evaluation.verdict import check_bars, verdict
 from gemma_colab.ui import comparison_table
 
@@ -220,3 +220,19 @@ def test_the_contestants_stand_in_one_table():
     assert same.loc["valid JSON", "always the same"] == "1.00"
     assert table.columns[-1] == "tuned − few-shot (95 %)"
     assert comparison_table(summary | {"tuned_against_few_shot": []}).columns[-1] == "tuned − base (95 %)"
+
+
+def test_mistakes_are_counted_in_fields_of_few_values_and_in_labels():
+    known = [json.dumps({"topic": topic, "order": str(n), "human": n % 2 == 0}) for n in range(20) for topic in ("a", "b")]
+    right, said = known[:3], ['so: {"topic": "a", "human": false}', '{"topic": "zzz"}', "nothing"]
+    found = mixed_up(said, right, known)
+    assert found == {
+        "topic": {"a": {"a": 1, "b": 0}, "something else": {"a": 1, "b": 1}},
+        "human": {"False": {"False": 0, "True": 1}, "something else": {"False": 1, "True": 1}},
+    }
+    labels = ["refund", "delivery"] * 10
+    assert mixed_up(["delivery ", "no idea"], ["refund", "refund"], labels) == {
+        "answer": {"delivery": {"refund": 1}, "something else": {"refund": 1}}
+    }
+    texts = [f"We wrote answer {n} by hand." for n in range(20)]
+    assert mixed_up(texts[:2], texts[:2], texts) == {}

@@ -50,7 +50,10 @@ def test_somebodys_rows_are_never_overwritten(workspace):
 
 def test_a_blocked_dataset_leaves_the_rows_alone_and_says_why(workspace, support_rows, tmp_path):
     (tmp_path / "few.jsonl").write_text('{"instruction": "a", "output": "b"}\n{"instruction": "\\ud800", "output": "b"}\n')
-    with pytest.raises(BlockedError, match=r"few.jsonl: blocked: unreadable row, too few rows; mend that") as caught:
+    with pytest.raises(
+        BlockedError,
+        match=r"few.jsonl: blocked: unreadable row, too few rows; correct the file, or go on in spite of it with accept=",
+    ) as caught:
         prepare_rows(tmp_path / "few.jsonl", workspace)
     assert caught.value.report.verdict == "blocked"
     assert not (workspace.path / "rows").exists()

@@ -4,6 +4,7 @@ What a message repeats may be a key that was put in the wrong place, or come fro
 """
 
 import re
+import sys
 
 # Keys of OpenAI and others, GitHub, Hugging Face, AWS, Google, Slack; GitLab, Stripe, npm, PyPI, SendGrid, VK, Yandex, Telegram; JWT.
 KEYS = r"\b(?:sk-[\w-]{20,}|(?:gh[pousr]|github_pat)_\w{30,}|hf_[A-Za-z0-9]{30,}|A[KS]IA[0-9A-Z]{16}|AIza[\w-]{35}|xox[abeprs]-[\w-]{10,}"
@@ -37,10 +38,13 @@ class GemmaColabError(Exception):
     status = 4
     say = staticmethod(say)
 
-    def __init__(self, message: str = ""):
+    def __init__(self, message: str = "", page=None):
         super().__init__(plain(message))
+        self.page = page  # what a notebook shows above the sentence: what it is about
 
     def _render_traceback_(self):  # IPython's hook for exceptions that explain themselves
+        if self.page is not None:
+            sys.modules["IPython.display"].display(self.page)
         return [f"{type(self).__name__}: {self}"]
 
 
@@ -53,9 +57,7 @@ class DatasetError(GemmaColabError):
 class BlockedError(DatasetError):
     """A dataset was read, but its report says that training on it makes no sense. `report` says why."""
 
-    def __init__(self, message: str, report):
-        super().__init__(message)
-        self.report = report
+    report = property(lambda self: self.page)
 
 
 class SettingsError(GemmaColabError):

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from gemma_colab.core.errors import DatasetError
-from gemma_colab.data.schema import HEADER, NAMES, RATINGS, ROLES, listed, named, normal, say_mapping, shown
+from gemma_colab.data.schema import EXTRAS, HEADER, NAMES, RATINGS, ROLES, listed, named, normal, say_mapping, shown
 
 ROW = '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}'
 FORMS = {  # what gives a form away, an id or a column of lists -> what it is; what to do
@@ -29,15 +29,16 @@ SEVERAL_WORDS = re.compile(r"(?<!\S)(?:[\d_]|[^\w\s])*+[^\W\d_]\S*+\s++(?:[\d_]|
 SENTENCE = re.compile(r"[.!?…»)\"`:]$|\n|(?<!\S)(\S++\s++){14}")  # ends like one, or is long: no name, title or label
 
 
-def explain(problem: str, record: dict[str, Any], others: list[tuple[int, Any]]) -> tuple[str, str]:
-    """Return what is wrong with the columns of a record, and what to do. others: (line, record), which show what the columns hold."""
+def explain(problem: str, record: dict[str, Any], others: list[tuple[int, Any]]) -> tuple[str, str, dict[str, str]]:
+    """Return what is wrong with the columns of a record, what to do, and a mapping that may be meant; {} where nothing looks like it.
+    others: (line, record), which show what the columns hold."""
     alike = [other for _, other in others if isinstance(other, dict) and other.keys() == record.keys()] or [record]
     values = {c: [r[c].strip() for r in alike if isinstance(r[c], str) and r[c].strip()] for c in record}
     names, found = {normal(c): c for c in record}, named(record)
     nested = [name for name, c in names.items() if name.endswith("id") or isinstance(record[c], (list, dict))]
     for signs, form in FORMS.items():
         if {*signs.split(", ")} & {*nested}:
-            return tuple(form.split("; ", 1))
+            return *form.split("; ", 1), {}
     texts = [c for c, some in values.items() if _most(SEVERAL_WORDS, some)]
     answers = [c for c in texts if _most(SENTENCE, values[c]) and not NO_ANSWER.search(normal(c))]
     asked = [c for ours in ("instruction", "question", "input") for c in found[ours]]
@@ -45,27 +46,35 @@ def explain(problem: str, record: dict[str, Any], others: list[tuple[int, Any]])
     if "chosen" in names and (asked or "chosen" in nested):
         told = say_mapping(mapping | {"output" if asked else "messages": names["chosen"]})
         told += ', or {"messages": "chosen"} of whole chats' * bool(asked)
-        return "preference data", f"to learn the chosen answers say {told}"
+        return "preference data", f"to learn the chosen answers say {told}", {}
     if sum(bool(RIVALS.fullmatch(name)) for name in names) > 1:
-        return "preference data", 'write each question with its better answer as one row {"instruction": ..., "output": ...}'
+        return "preference data", 'write each question with its better answer as one row {"instruction": ..., "output": ...}', {}
     speakers = [c for name, c in names.items() if name in SPEAKERS and SAID & names.keys() - {name} and c not in texts]
     speakers += [c for c, some in values.items() if some and {text.lower() for text in some} <= ROLES.keys()]
     if speakers:
         key = shown(found["conversation"][0]) if found["conversation"] else "conversation"
         how = f"join those of each {key} to one row {ROW}, as docs/recipes.md does"
-        return f"one message a row, and {shown(speakers[0])} says whose", how
+        return f"one message a row, and {shown(speakers[0])} says whose", how, {}
     if any(SENTENCE.search(c) and SEVERAL_WORDS.search(c) for c in record):
-        return problem, HEADER
+        return problem, HEADER, {}
     known = found["output"]
     said = known if len(known) == 1 else [c for c in known or answers if c in answers and c not in asked]
+    beside = {ours: found[ours][0] for ours in EXTRAS if found[ours]}
+    # For a page that shows three rows of it, a bold guess: the longest text is the answer, hardly the first; the one before it the question.
+    longest = sorted(said, key=lambda c: ([c] == texts[:1], -sum(map(len, values[c]))))[:1]
+    others, order = [c for c in texts if c not in longest], [*record].index
+    before = [c for c in others if order(c) < max(map(order, longest), default=0)] or others[:1]
+    guess = mapping or dict(zip(["instruction"], before[-1:], strict=False))
+    guess = guess | {"output": longest[0]} | beside if guess and longest and len(asked) < 3 else {}
     if not asked:  # of two texts the last is taken for the answer
         said = said[-1:]
         mapping = dict(zip(["instruction"], {*texts} - {*said}, strict=False)) if len({*texts, *said}) == 2 else {}
     if len(said) == 1 and mapping and len(asked) < 3:
         told, asked = say_mapping(mapping | {"output": said[0]}), mapping.values()
-        return problem, f"if {listed(asked)} holds the question and {shown(said[0])} the answer, say {told}"
+        sure = f"if {listed(asked)} holds the question and {shown(said[0])} the answer, say {told}"
+        return problem, sure, mapping | {"output": said[0]} | beside
     how = 'mapping={"instruction": ..., "output": ...} (in a terminal: --map instruction=COLUMN --map output=COLUMN)'
-    return problem, f"a row needs a question and an answer; name their columns, with {how}; {HEADER}"
+    return problem, f"a row needs a question and an answer; name their columns, with {how}; {HEADER}", guess
 
 
 def _most(pattern: re.Pattern, texts: list[str]) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 from gemma_colab.core.errors import DatasetError, SettingsError
 from gemma_colab.core.rows import Row
 from gemma_colab.data.advice import explain, refuse_ratings
+from gemma_colab.data.columns import columns_page
 from gemma_colab.data.schema import BadRow, NotLearned, UnknownSchema, check_mapping, listed, normal, printable, shown, to_row
 from gemma_colab.data.sources import open_source, plain_words
 
@@ -41,6 +42,11 @@ class Source:
     # {"line", "field", "problem", "content", "sentence"} of each row put aside; of one that the file wants out, "marked"
     aside: list[dict[str, Any]]
     notes: tuple[str, ...] = ()  # what was left out, or read in a way that one should know: "the header again, left out: line 31"
+    columns: dict[str, str] = field(default_factory=dict)  # of the first row, or as guessed: our name -> the column
+    first: tuple[dict[str, Any], ...] = ()  # the first records with these columns
+
+    def _repr_html_(self) -> str:
+        return columns_page(self)
 
     def __repr__(self) -> str:
         aside = f", {len(self.aside)} put aside" if self.aside else ""
@@ -76,7 +82,7 @@ def read_rows(
     check_mapping(mapping := mapping or {})
     source = source if os.path.lexists(source) else os.path.expanduser(source)
     name = printable(Path(source).name or source) if os.path.lexists(source) else printable(source)
-    rows, schemas, aside, lines, marks, explained = [], [], [], Counter(), set(), {}
+    rows, schemas, aside, lines, marks, explained, page, usable = [], [], [], Counter(), set(), {}, None, None
     with contextlib.ExitStack() as stack, plain_words(name):
         found = open_source(source, name, stack, sheet, split, limit)
         if (sheet != 0 and found.details[0] != "Excel") or (split != "train" and os.path.isfile(source)):
@@ -89,19 +95,22 @@ def read_rows(
             lines[line] += 1
             try:
                 row, schema = to_row(record, mapping, found.table)
+                usable = usable or record
                 rows.append(row | {"line": line, "item": item})
                 schemas.append(schema)
                 marks |= {(column, str(record[column])) for column in schema.marks}
             except BadRow as bad:
                 if isinstance(bad, UnknownSchema) and not bad.remedy:
                     key = bad.problem, *record
-                    explained[key] = bad.problem, bad.remedy = explained.get(key) or explain(bad.problem, record, ahead)
+                    explained[key] = bad.problem, bad.remedy, guess = explained.get(key) or explain(bad.problem, record, ahead)
+                    guessed = Source([], name, "", "", [], (), guess, _like(record, ahead))
+                    page = page or (guessed if guess else None)
                 if found.table and isinstance(bad, UnknownSchema) and not rows:  # no other row has other columns
-                    raise DatasetError(_sentence(name, bad)) from bad
+                    raise DatasetError(_sentence(name, bad), page) from bad
                 place = f"{name}, {found.unit} {line}" + f", item {item}" * (lines[line] > 1)
                 sentence = _sentence(place, bad)
                 if on_bad == "raise":
-                    raise DatasetError(f'{sentence}, or leave bad rows aside with on_bad="aside"') from bad
+                    raise DatasetError(f'{sentence}, or leave bad rows aside with on_bad="aside"', page) from bad
                 content = record if bad.content is None else bad.content
                 aside.append({"line": line, "field": bad.field, "problem": bad.problem, "content": content, "sentence": sentence})
                 aside[-1] |= {"marked": True} if isinstance(bad, NotLearned) else {}
@@ -109,7 +118,7 @@ def read_rows(
                 break
     if not rows:
         bad = f"{aside[0]['sentence']} (all {len(aside)} rows are bad)" if aside else ""
-        raise DatasetError(bad or f"{name} has no rows; check the export that made it")
+        raise DatasetError(bad or f"{name} has no rows; check the export that made it", page)
     refuse_ratings(name, marks)
     columns = {normal(column) for schema in set(schemas) for column in schema.columns.values()}
     unseen = [theirs for theirs in mapping.values() if normal(theirs) not in columns]
@@ -126,7 +135,14 @@ def read_rows(
     schema = "; or ".join(forms) + ("; ignored: " + ", ".join(ignored) if ignored else "")
     places = {what: ", ".join(map(str, at[:5])) + f" and {len(at) - 5} more" * (len(at) > 5) for what, at in found.notes.items()}
     notes = tuple(what + f": {found.unit} {at}" * bool(at) for what, at in places.items())
-    return Source(rows, name, schema, ", ".join(found.details), aside, notes)
+    first = _like(usable, ahead)
+    return Source(rows, name, schema, ", ".join(found.details), aside, notes, schemas[0].columns, first)
+
+
+def _like(record: Any, ahead: list[tuple[int, Any]]) -> tuple[dict[str, Any], ...]:
+    """Return the first records with the columns of this one."""
+    same = (other for _, other in ahead if isinstance(record, dict) and isinstance(other, dict) and other.keys() == record.keys())
+    return tuple(same)[:3]
 
 
 def _sentence(place: str, bad: BadRow) -> str:

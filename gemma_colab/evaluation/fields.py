@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
+import pandas as pd
 from jsonschema.validators import validator_for
 
 from gemma_colab.evaluation.metrics import Metric, Scores, Texts
@@ -94,6 +95,21 @@ def most_frequent(answers: Texts) -> str:
     objects = [json.loads(answer) for answer in answers]
     values = {name: Counter(json.dumps(one[name]) for one in objects).most_common(1)[0][0] for name in objects[0]}
     return json.dumps({name: json.loads(value) for name, value in values.items()}, ensure_ascii=False)
+
+
+def mixed_up(said: Texts, right: Texts, known: Texts) -> dict[str, dict[str, dict[str, int]]]:
+    """Count what was said where what was right: field -> said -> right -> rows. The fields are those in which the answers of `known` have
+    few values; answers that are one of a few texts, such as labels, count as one field, "answer"; free texts have none."""
+    read = {"answer": str.strip} if 1 < len(set(known)) <= min(FEW_VALUES, len(known) / 5) else {}
+    if schema := schema_of(known):
+        few = [name for name, kind in schema["properties"].items() if "enum" in kind or kind["type"] == ["boolean"]]
+        read = {name: lambda text, name=name: str((first_object(text) or {}).get(name)) for name in few}
+    found = {}
+    for name, value in read.items():
+        values = {*map(value, known)}
+        mine = [one if one in values else "something else" for one in map(value, said)]
+        found[name] = pd.crosstab(pd.Series([*map(value, right)]), pd.Series(mine)).to_dict()
+    return found
 
 
 def telling_examples(answers: Texts, examples: int) -> list[int]:

@@ -1,7 +1,8 @@
 """Take a trained model home: the adapter, the merged model, an Ollama folder, a GGUF file, or a repository on the Hub.
 
 `export_workspace` writes any of these from a workspace, compares what can be compared with the model that was trained, and notes
-it in `export.json`, which `exported` reads. The others are its parts: they take a model or a folder instead of a workspace.
+it in `export.json`, which `exported` reads; `take_home` does so for several, and on Colab hands them to the browser. The others are
+its parts: they take a model or a folder instead of a workspace.
 """
 
 from gemma_colab.core.door import door
@@ -10,6 +11,7 @@ __all__, __getattr__, __dir__ = door(
     __name__,
     {
         "export_workspace": "gemma_colab.handover.export",
+        "take_home": "gemma_colab.handover.take_home",
         "exported": "gemma_colab.export.record",
         "save_adapter": "gemma_colab.export.adapter",
         "load_adapter": "gemma_colab.export.adapter",

@@ -20,7 +20,7 @@ from gemma_colab.evaluation.blind import BlindReview
 from gemma_colab.evaluation.candidates import Evaluation, adapter_for, evaluate, kept_answers
 from gemma_colab.evaluation.compare import loss_gap
 from gemma_colab.evaluation.failures import UNLIKE
-from gemma_colab.evaluation.fields import json_metrics, most_frequent, schema_of
+from gemma_colab.evaluation.fields import json_metrics, mixed_up, most_frequent, schema_of
 from gemma_colab.evaluation.generation import generate_answers
 from gemma_colab.evaluation.knowledge import general_knowledge, memorization
 from gemma_colab.evaluation.loss import answer_losses, mean_loss, perplexity
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ASKED_AGAIN = 32  # training rows that are asked again: enough for a share of a fifth to show
+GENERAL = 120  # general questions there are
 BARS = "ship_settings.json"
 LOSS_ROWS = 32  # training rows, and validation rows, whose loss is measured: some thousand tokens
 
@@ -73,6 +74,7 @@ def assess(
     memorized: pd.DataFrame | None = None,
     bars: dict[str, float] | None = None,
     test_rows: int | None = None,
+    other_rows: int | None = None,
     anyway: bool = False,
     **options,
 ) -> dict:
@@ -81,8 +83,8 @@ def assess(
 
     loaded: the tuned `PeftModel` and its tokenizer, if they are in memory. evaluation: of `evaluate` on the test rows. losses: split
     -> (base, tuned), of `answer_losses`. general: of `GeneralKnowledge.compare`. memorized: of `memorization`. test_rows: ask at most
-    so many, drawn at random. options: of `evaluate`, such as examples=3. Where all right answers are JSON objects with the same keys,
-    each field is measured instead of likeness.
+    so many, drawn at random. other_rows: of all else that is asked or measured, at most so many of each kind. options: of `evaluate`,
+    such as examples=3. Where all right answers are JSON objects with the same keys, each field is measured instead of likeness.
     bars: measure -> the share of test rows from which on figures alone may say "ship it"; they are saved in `ship_settings.json`, and
     those on measures that these rows don't have are named and left out. Without bars those saved there hold.
     A blind review of these answers, if the names were shown, is taken from `review/`. anyway: as for `load_tuned`.
@@ -96,6 +98,7 @@ def assess(
         loaded = load_tuned(workspace, anyway=anyway)
     ensure_adapter(workspace, chosen)
     model, tokenizer = loaded or (None, None)
+    most, every = other_rows or LOSS_ROWS, max(1, GENERAL // other_rows) if other_rows else 1
     max_length = TrainSettings.load(workspace).max_length if workspace.has(TrainSettings.file) else 1024
 
     def base_and_tuned(measure: Callable) -> tuple:
@@ -113,21 +116,21 @@ def assess(
     if losses is None:
         losses = {}
         for split in ("train", "validation"):
-            some = rows[split][:LOSS_ROWS]
+            some = rows[split][: min(LOSS_ROWS, most)]
             losses[split] = base_and_tuned(lambda _, some=some: answer_losses(model, tokenizer, some, max_length=max_length))
     if "test" not in losses:
         tables = (evaluation.answers[name][["loss", "loss_tokens"]] for name in ("base", "tuned"))
         losses = losses | {"test": tuple(table.rename(columns={"loss_tokens": "tokens"}) for table in tables)}
     how = {"batch_size": options.get("batch_size")}
     if general is None:
-        before, after = base_and_tuned(lambda kept: general_knowledge(model, tokenizer, **how, **kept))
+        before, after = base_and_tuned(lambda kept: general_knowledge(model, tokenizer, every, **how, **kept))
         general = after.compare(before)
     if memorized is None:
         how |= kept_answers(workspace, "tuned", model) | {"max_new_tokens": evaluation.max_new_tokens}
-        asked = [prompt(row) for row in rows["train"][:ASKED_AGAIN]]
+        asked = [prompt(row) for row in rows["train"][: min(ASKED_AGAIN, most)]]
         again = generate_answers(model, tokenizer, asked, description="training rows again", **how)
         said = {"train": again, "test": list(evaluation.answers["tuned"]["answer"])}
-        memorized = memorization(said, {"train": known[:ASKED_AGAIN], "test": evaluation.references}, known=known)
+        memorized = memorization(said, {"train": known[: len(again)], "test": evaluation.references}, known=known)
     constant = {}  # an answer that reads no question, scored like the others
     if schema := schema_of(known):
         # Likeness says nothing about a form that is filled in: there each field is right or wrong.
@@ -144,6 +147,7 @@ def assess(
     summary = run_facts(workspace) | about | _found(workspace, evaluation, losses, general, memorized)
     summary["settings"]["generation"] = {"max_new_tokens": evaluation.max_new_tokens, "examples": evaluation.examples}
     summary["rows"]["test"], summary["always_the_same"] = len(evaluation.test_rows), constant
+    summary["mixed_up"] = mixed_up(list(evaluation.answers["tuned"]["answer"]), evaluation.references, known)
     summary = json.loads(json.dumps(summary), parse_constant=lambda _: None)  # NaN and infinity, which JSON doesn't know
     workspace.write_jsonl("evaluation/rows.jsonl", _records(evaluation.rows()))
     workspace.write_json("summary.json", summary)

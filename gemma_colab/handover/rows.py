@@ -102,7 +102,9 @@ def prepare_rows(
         if saved_source(workspace).get("sample") and not whose["sample"]:
             for name in SPLIT_FILES:
                 (workspace.path / name).unlink(missing_ok=True)
-        remedy = f"mend that, or accept a finding by its name; {workspace.path / folder} lists what was put aside and changed"
+        errors = json.dumps([f.check for f in report.findings if f.severity == "E"], ensure_ascii=False)
+        go_on = f", or go on in spite of it with accept={errors}" * (report.verdict == "blocked")
+        remedy = f"correct the file{go_on}; {workspace.path / folder} lists what was put aside and changed"
         raise BlockedError(f"{found.name}: {how}; {remedy}", report)
     shutil.rmtree(workspace.path / "blocked", ignore_errors=True)  # of a file before this one
     save_rows(splits, workspace, source)

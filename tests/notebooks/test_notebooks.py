@@ -60,7 +60,7 @@ def test_notebook_is_well_formed(path):
     for part in ("**Goal**", "**Needs**", "**Comes in**", "**Goes out**", "**Predict"):
         assert part in prose, part
     if path.stem == "00_quickstart":  # no lesson: it names, for each of its cells, the lesson and the command that do the same
-        assert all(f"esson{word}" in prose for word in ("s 01 and 02", " 01 ", "s 03 and 04", " 05 "))
+        assert all(f"esson{word}" in prose for word in (" 01 ", " 02 ", " 03 ", "s 03 and 04", " 05 "))
         assert {f"`gemma-colab {name}" for name in ("doctor", "prepare", "train", "evaluate", "export")} <= set(
             re.findall(r"`gemma-colab \w+", prose)
         )
@@ -290,7 +290,7 @@ def test_demo_keeps_its_promises(demo):
     assert set(summary["seconds"]) == {*NAMES, "total"}
     quick = {line["metric"]: line for line in summary["quickstart"]["tuned_against_base"]}
     assert quick["valid JSON"]["after"] >= 0.9
-    assert quick["valid JSON"]["rows"] >= 75
+    assert quick["valid JSON"]["rows"] == 24  # on the tiny model it is a look
     assert quick["all fields"]["before"] == 0
     assert [line["metric"] for line in summary["quickstart"]["tuned_against_few_shot"]] == list(quick)
     assert summary["versions"]["trl"] != "missing"

@@ -19,7 +19,7 @@ from gemma_colab.core.workspace import Workspace
 from gemma_colab.data.looking import question
 
 PATIENCE = 300  # seconds for what takes one minute on an idle machine
-ERROR = '[data-mime-type="application/vnd.jupyter.error"]'
+ERROR = re.compile(r"^\s*(-{20,}|\w+Error: )")  # how the output of a cell that failed begins
 COLUMNS = ["№", "Дата", "Клиент", "Обращение", "Решение", "Закрыл"]
 MAPPING = {"instruction": "Обращение", "output": "Решение"}
 
@@ -70,6 +70,10 @@ def edit(notebook, cell, line, new):
     notebook.page.keyboard.insert_text(new)
 
 
+def failed(notebook):
+    return notebook.page.locator(".jp-OutputArea-output").filter(has_text=ERROR)
+
+
 def run_all(notebook, until, what):
     notebook.page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     end = time.monotonic() + PATIENCE
@@ -89,8 +93,8 @@ def test_two_cells_and_run_all_end_with_an_own_model(analyst, support_rows, tmp_
     edit(notebook, file_cell, "mapping", f"mapping = {MAPPING}")
     edit(notebook, goal_cell, "EXPORT", 'EXPORT = ["adapter"]')
     last = len(sources) - 1
-    run_all(notebook, lambda: notebook._ran(last) or notebook.page.locator(ERROR).count(), "the last cell")
-    assert notebook.page.locator(ERROR).count() == 0
+    run_all(notebook, lambda: notebook._ran(last) or failed(notebook).count(), "the last cell")
+    assert failed(notebook).count() == 0
 
     assert (work.path / "adapter" / "adapter_model.safetensors").stat().st_size > 100_000
     assert work.read_json("rows/source.json") == {"file": path.name, "sample": False}
@@ -115,7 +119,7 @@ def test_a_bad_file_stops_it_with_what_was_found_and_goes_on_by_name(analyst, su
     notebook, work, sources = analyst
     path = excel(tmp_path / "обращения.xlsx", support_rows, bad=[datetime.date(2026, 3, 5), 17])
     file_cell, rows_cell = cell_of(sources, "FILE, UPLOAD"), cell_of(sources, "= prepare_rows(")
-    error = notebook.page.locator(ERROR)
+    error = failed(notebook)
 
     # Columns that nobody knows: a guess, and a stop.
     edit(notebook, file_cell, "FILE, UPLOAD", f"FILE, UPLOAD = {str(path)!r}, False")

@@ -18,8 +18,7 @@ def door(package: str, names: dict[str, str]):
     def __getattr__(name: str):
         if name not in names:
             raise AttributeError(f"{package} has no {name!r}; it has {', '.join(names)}")
-        value = getattr(import_module(names[name]), name)
-        setattr(sys.modules[package], name, value)
+        vars(sys.modules[package])[name] = value = getattr(import_module(names[name]), name)
         return value
 
     return sorted(names), __getattr__, lambda: sorted(names)

@@ -5,9 +5,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 
 LIGHTS = {"fits": "#2e9d4e", "tight": "#d99a00", "no": "#d64545"}  # the words of `planner.fits`; legible on white and on black
-ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parents[1]), autoescape=True, trim_blocks=True, lstrip_blocks=True
-)
+ROOMS = FileSystemLoader(Path(__file__).parents[1])  # gemma_colab/
+ENVIRONMENT = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=ROOMS)
 ENVIRONMENT.globals["lights"] = LIGHTS
 
 

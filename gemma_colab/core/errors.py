@@ -40,11 +40,11 @@ class GemmaColabError(Exception):
 
     def __init__(self, message: str = "", page=None):
         super().__init__(plain(message))
-        self.page = page  # what a notebook shows above the sentence: what it is about
+        self.page, self.unseen = page, [page] * (page is not None)  # what a notebook shows above the sentence
 
     def _render_traceback_(self):  # IPython's hook for exceptions that explain themselves
-        if self.page is not None:
-            sys.modules["IPython.display"].display(self.page)
+        while self.unseen:  # once: a kernel asks twice
+            sys.modules["IPython.display"].display(self.unseen.pop())
         return [f"{type(self).__name__}: {self}"]
 
 

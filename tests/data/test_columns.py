@@ -82,4 +82,7 @@ def test_a_notebook_shows_the_page_above_one_sentence(monkeypatch, capsys):
     )
     assert shown == ["the report"]
     assert capsys.readouterr().out.splitlines() == ["BlockedError: it was blocked"]
-    assert BlockedError("a", "b").report == "b"
+    error = BlockedError("a", "b")
+    assert [error._render_traceback_() for _ in range(2)] == 2 * [["BlockedError: a"]]  # a kernel asks twice
+    assert shown == ["the report", "b"]
+    assert error.report == "b"

@@ -78,6 +78,56 @@ def test_general_questions_are_scored(tiny, tokenizer, monkeypatch):
     assert found.summary()["loss on neutral text"] == pytest.approx(found.texts["loss"][0] / found.texts["tokens"][0])
 
 
+def test_general_questions_are_asked_as_told_and_kept_with_their_kind(tiny, tokenizer, monkeypatch):
+    asked = []
+
+    def answered(model, tokenizer, prompts, **options):
+        asked.append((prompts, options))
+        return ["Токио"] * len(prompts)
+
+    monkeypatch.setattr(knowledge, "generate_answers", answered)
+    probe = [{"kind": f"k{n}", "language": "ru", "question": f"q{n}", "key": "Токио"} for n in range(5)]
+    asked_only(monkeypatch, *probe)
+    found = general_knowledge(tiny, tokenizer, every=2, batch_size=3)
+    (prompts, options) = asked[0]
+    assert prompts == [[{"role": "user", "content": f"q{n}"}] for n in (0, 2, 4)]
+    assert options == {"max_new_tokens": 48, "description": "general questions", "batch_size": 3}
+    assert list(found.questions.columns) == ["kind", "language", "question", "answer", "right"]
+    assert found.questions.iloc[1].tolist() == ["k2", "ru", "q2", "Токио", 1.0]
+    assert list(found.texts.columns) == ["loss", "tokens", "language"]
+    assert found.texts["language"].tolist() == [TEXTS[0]["language"]]
+    general_knowledge(tiny, tokenizer, max_new_tokens=5)
+    assert (len(asked[1][0]), asked[1][1]["max_new_tokens"]) == (5, 5)
+
+
+def test_knowledge_is_compared_by_language():
+    def known(right, loss):
+        languages = ["ru"] * 12 + ["en"] * 12
+        questions = pd.DataFrame({"language": languages, "right": right})
+        return GeneralKnowledge(questions, pd.DataFrame({"language": languages, "loss": loss, "tokens": [10] * 12 + [5] * 12}))
+
+    before, after = known([1.0] * 24, [20.0] * 24), known([1.0] * 12 + [0.0] * 12, [30.0] * 12 + [10.0] * 12)
+    table = after.compare(before).set_index("metric")
+    assert table["better"].tolist() == ["higher", "higher", "lower", "lower"]
+    assert table["before"].tolist() == [1, 1, 2, 4]
+    assert table["after"].tolist() == [1, 0, 3, 2]
+    assert after.summary() == {"general questions right": 0.5, "loss on neutral text": 480 / 180}
+
+
+def test_of_a_conversation_the_last_answer_counts(random_gemma, tokenizer):
+    turns = [("user", "Привет"), ("assistant", "Здравствуйте"), ("user", "Где заказ?"), ("assistant", "В пути")]
+    row = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    model = AutoModelForCausalLM.from_pretrained(random_gemma, dtype=torch.float32).train()
+    losses = answer_losses(model, tokenizer, [row])
+    labels = tokenize_row(row, tokenizer, last_answer_only=True)["labels"]
+    assert losses["tokens"].tolist() == [sum(label != -100 for label in labels)]
+    assert list(losses.columns) == ["loss", "tokens"]
+    assert model.training
+    assert mean_loss(pd.DataFrame({"loss": [], "tokens": []})) == 0
+    assert np.isnan(mean_loss(pd.DataFrame({"loss": [1.0, np.nan], "tokens": [1, 1]})))
+    assert perplexity(pd.DataFrame({"loss": [9e9], "tokens": [1]})) == np.exp(700.0)
+
+
 def test_who_repeats_the_question_is_not_right(tiny, tokenizer, monkeypatch):
     question = "Слово «ель» означает растение или животное?"
     stray = question[:-1] + "user"  # as the base of 270M does

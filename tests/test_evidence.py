@@ -111,6 +111,23 @@ def test_better_is_said_of_no_model_that_most_answers_speak_against():
     assert verdict(BETTER, unlike=0.5, review=liked)["word"] == "better"  # readers decide
 
 
+def test_what_is_better_and_worse_is_told_in_one_line():
+    def first(*lines):
+        return verdict(pd.DataFrame(lines))["lines"][0]
+
+    good, bad = line("a", 0.3), line("b", -0.3)
+    better, worse = "better: a 0.500 to 0.800 (+0.200 to +0.400)", "worse: b 0.500 to 0.200 (-0.400 to -0.200)"
+    assert first(good) == f"On 50 test rows {better}."
+    assert first(good, line("c", 0.3)) == f"On 50 test rows {better}, c 0.500 to 0.800 (+0.200 to +0.400)."
+    assert first(good, bad) == f"On 50 test rows {better}; {worse}."
+    assert first(bad) == f"On 50 test rows {worse}."
+    loss = line("loss on right answers", -1, better="lower") | {"before": 2.5, "after": 1.5}
+    said = "no difference in the answers is clear of chance; better: loss on right answers 2.50 to 1.50 (-1.10 to -0.90)"
+    assert first(line("a", 0.01, "no"), loss) == f"On 50 test rows {said}."
+    few = verdict(BETTER, pd.DataFrame([line("a", 0.3, "no number")]))["lines"]
+    assert few[1] == "A few examples in the prompt do better than tuning; worse: a is no number."
+
+
 def test_next_to_nothing_is_called_so():
     said = verdict(pd.DataFrame([line("a", 0.005)]))
     assert (said["word"], said["ship"]) == ("better", "not yet")

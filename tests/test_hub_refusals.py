@@ -168,6 +168,15 @@ def test_personal_data_in_a_text_are_named_and_sent_only_by_the_name_of_the_file
     assert mine in (hub.repos["learner/first"].folder / name).read_text()
 
 
+def test_a_file_of_the_model_that_is_no_text_is_sent_as_it_is(hub, adapter):
+    (adapter / "chat_template.jinja").write_bytes("ё".encode("cp1251"))
+    (adapter / "loss_curve.png").write_bytes(READER.encode())  # a picture is not searched
+    push(adapter, "first")
+    sent = hub.repos["learner/first"].folder
+    assert (sent / "chat_template.jinja").read_bytes() == "ё".encode("cp1251")
+    assert (sent / "loss_curve.png").read_bytes() == READER.encode()
+
+
 def test_a_key_is_sent_by_no_name(hub, adapter):
     for key in ("sk-proj-" + "x9_" * 10, "https://me:pass-word1@example.org/v1", READER):
         (adapter / "notes.txt").write_text(f"with {key}")

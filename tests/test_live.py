@@ -472,6 +472,7 @@ def test_the_saved_picture_has_the_losses_above_and_the_rate_below(monkeypatch):
     assert (line.get_linewidth(), below.get_xlabel(), below.get_ylabel(), below.get_ylim()[0]) == (1, "step", "rate", 0)
     shown = below.yaxis.get_major_formatter()
     assert (shown._scientific, shown._powerlimits, shown.get_useOffset()) == (True, (-2, 2), False)
+    assert below.xaxis.get_major_formatter()._powerlimits != (-2, 2)
     assert below.get_ygridlines()[0].get_alpha() == 0.3
     assert plt.get_fignums() == []
 

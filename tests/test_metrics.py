@@ -14,9 +14,9 @@ from gemma_colab.core.rows import answer, to_messages
 from gemma_colab.core.workspace import read_sample, samples
 from gemma_colab.evaluation import metrics as m
 from gemma_colab.evaluation.candidates import Evaluation
-from gemma_colab.evaluation.compare import compare
+from gemma_colab.evaluation.compare import compare, loss_gap
 from gemma_colab.evaluation.failures import failures, other_language, repeating, unlike
-from gemma_colab.evaluation.knowledge import memorization
+from gemma_colab.evaluation.knowledge import memorization, own_wording
 from gemma_colab.evaluation.verdict import verdict
 
 
@@ -81,6 +81,63 @@ def test_repeating():
         assert not repeating(" ".join([*phrase * 2, *phrase[:-1]]))
         assert repeating(f"Ответ: {' '.join(phrase * 3)}, конец")
     assert repeating(" ".join(["раз два три"] * 2 + ["и раз два три", "о раз два три"] * 4))
+
+
+def test_a_long_text_repeats_where_fewer_than_half_of_its_pairs_are_new():
+    words = "раз два три четыре пять шесть семь восемь девять десять".split()
+
+    def cycle(length, of):
+        return " ".join(words[i % of] for i in range(length))
+
+    assert not repeating(" ".join(f"слово{i}" for i in range(40)))
+    assert not repeating(cycle(21, of=10))  # ten of twenty
+    assert repeating(cycle(21, of=9))
+    assert repeating(cycle(20, of=9))
+    assert not repeating(cycle(19, of=8))  # too short to tell
+
+
+def test_another_language_shows_from_200_letters_on():
+    german = ("Vielen Dank für Ihre Nachricht. Wir werden Ihre Bestellung so schnell wie möglich prüfen. " * 5)[:300]
+    english = ("Thank you for your message. We will look at your order as soon as possible and come back. " * 5)[:300]
+
+    def with_letters(text, many):
+        while len(re.findall("[A-Za-z]", text)) > many:
+            text = text[:-1]
+        return text
+
+    for mine, theirs, other in ((200, 250, True), (250, 200, True), (199, 250, False), (250, 199, False)):
+        assert other_language(with_letters(german, mine), with_letters(english, theirs)) == other
+    assert other_language("Я", "Order")
+    assert other_language("I", "Заказ")
+    assert not other_language("Я", "Заказ")
+
+
+def test_failures_stand_beside_their_rows():
+    table = pd.DataFrame({"answer": ["", "да", "a a a"], "finished": [True, False, True]}, index=[5, 7, 9])
+    found = failures(table, ["да", "да", "a a a"])
+    assert list(found.index) == [5, 7, 9]
+    assert list(found.columns) == ["empty", "hit the limit", "repeating", "other language"]
+    assert found.to_numpy().tolist() == [[True, False, False, False], [False, True, False, False], [False] * 4]
+
+
+def test_memorization_adds_the_losses_of_train_and_test():
+    train = pd.DataFrame({"loss": [10.0, 12, 9, 14, 8], "tokens": [5, 5, 4, 6, 4]})
+    test = pd.DataFrame({"loss": [15.0, 13, 16, 20], "tokens": [5, 4, 5, 8]})
+    answers = {"train": ["а"], "test": ["б"]}
+    table = memorization(answers, answers, losses=(train, test))
+    columns = ["rows", "word for word", "by heart", "common prefix", "longest prefix"]
+    assert list(table.columns) == [*columns, "loss", "gap", "low", "high"]
+    assert table["loss"].tolist() == [53 / 24, 64 / 22]
+    assert table.loc["test", ["gap", "low", "high"]].tolist() == list(loss_gap(train, test))
+    assert table.loc["train", ["gap", "low", "high"]].isna().all()
+    assert list(memorization(answers, answers).columns) == columns
+    assert memorization({"train": []}, {"train": []}).loc["train"].tolist() == [0, 0, 0, 0, 0]
+
+
+def test_whose_wording_is_its_own():
+    texts = ["Заказ едет к вам", "Заказ едет домой к вам", "Заказ 12345 едет", "Да"]
+    assert own_wording(texts) == {*texts[:3]}
+    assert own_wording(["а б в", "а б", "б в"]) == set()
 
 
 def test_other_language():

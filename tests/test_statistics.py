@@ -4,7 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gemma_colab.evaluation.compare import clearly, compare, loss_gap, mcnemar, paired_bootstrap, paired_proportions
+from gemma_colab.evaluation.compare import (
+    COLUMNS,
+    _expanded,
+    clearly,
+    compare,
+    loss_gap,
+    mcnemar,
+    paired_bootstrap,
+    paired_proportions,
+)
 from gemma_colab.evaluation.verdict import word_for
 
 
@@ -97,12 +106,78 @@ def test_weights_are_tokens_and_the_seed_is_fixed():
     assert paired_bootstrap([1, 2, 3], [2, 2, 5]) == paired_bootstrap([1, 2, 3], [2, 2, 5])
 
 
+BEFORE = np.arange(20) * 0.05
+AFTER = BEFORE + np.sin(np.arange(20)) * 0.2 + 0.1
+FEW = BEFORE + 0.5 * (np.arange(20) < 4)
+
+
+@pytest.mark.parametrize(
+    ("after", "how", "interval"),
+    [
+        (AFTER, {}, (0.1008528, 0.0330065, 0.1687920)),
+        (AFTER, {"level": 0.9}, (0.1008528, 0.0442793, 0.1547928)),
+        (AFTER, {"seed": 1, "resamples": 500}, (0.1008528, 0.0306879, 0.1695601)),
+        (AFTER, {"weights": range(1, 21)}, (0.0096050, 0.0033437, 0.0175230)),
+        (FEW, {}, (0.1, 0.025, 0.2)),
+        (FEW, {"level": 0.8}, (0.1, 0.05, 0.15)),
+    ],
+)
+def test_intervals_of_the_bootstrap_as_they_were(after, how, interval):
+    """Not by another program: these are the figures that held the truth in the simulations of this file."""
+    assert paired_bootstrap(BEFORE, after, **how) == pytest.approx(interval, abs=2e-7)
+
+
+def test_quantiles_are_wider_by_as_much_as_students_t():
+    assert _expanded(1) == (0.0, 1.0)
+    assert _expanded(2) == pytest.approx((0, 1), abs=1e-9)  # two rows say next to nothing
+    assert _expanded(10) == pytest.approx((0.0085506, 0.9914494), abs=1e-7)
+    assert _expanded(10, 0.9) == pytest.approx((0.0266631, 0.9733369), abs=1e-7)
+    assert _expanded(100_000) == pytest.approx((0.025, 0.975), abs=1e-5)
+
+
+def test_intervals_of_proportions_by_the_formula():
+    before, after = [0] * 8 + [1] * 4, [1] * 5 + [0] * 3 + [1] * 3 + [0]  # five gained, one lost
+    assert paired_proportions(before, after) == pytest.approx((1 / 3, -0.0531010, 0.6245295), abs=1e-7)
+    assert paired_proportions(before, after, level=0.8) == pytest.approx((1 / 3, 0.0641749, 0.5072537), abs=1e-7)
+    assert paired_proportions([0] * 3, [1] * 3) == pytest.approx((1, 0.0185807, 1), abs=1e-7)
+    assert paired_proportions([1] * 3, [0] * 3) == pytest.approx((-1, -1, -0.0185807), abs=1e-7)
+
+
+def test_each_column_of_a_comparison():
+    table = compare(
+        {"a": (BEFORE, AFTER), "loss": ([30.0, 20.0] * 6, [10.0, 20.0] * 6), "right": ([0] * 12, [1] * 7 + [0] * 5)},
+        weights={"loss": [10, 5] * 6},
+        lower_is_better=["loss"],
+    )
+    assert list(table.columns) == COLUMNS
+    expected = [
+        ("a", "higher", 20, 0.475, 0.5758528, 0.1008528, 0.0330065, 0.1687920, 13, 0, 7, None, "yes"),
+        ("loss", "lower", 12, 10 / 3, 2, -4 / 3, -1.8181818, -0.5714286, 6, 6, 0, 0.03125, "perhaps"),
+        ("right", "higher", 12, 0, 7 / 12, 7 / 12, 0.2030206, 0.7969794, 7, 5, 0, 0.015625, "yes"),
+    ]
+    for line, values in zip(table.to_dict("records"), expected, strict=True):
+        for name, value in zip(COLUMNS, values, strict=True):
+            if value is None:
+                assert np.isnan(line[name])
+            else:
+                assert line[name] == (pytest.approx(value, abs=2e-7) if isinstance(value, float) else value), name
+    better, worse = clearly(table)
+    assert (list(better["metric"]), list(worse["metric"])) == (["a", "right"], [])
+    better, worse = clearly(table.assign(better=["lower", "lower", "lower"], clear="yes"))
+    assert (list(better["metric"]), list(worse["metric"])) == (["loss"], ["a", "right"])
+    nine, ten = compare({"m": ([0] * 9, [1] * 9)}), compare({"m": ([0] * 10, [1] * 10)})
+    assert (nine["clear"][0], ten["clear"][0]) == ("too few rows", "yes")
+
+
 def test_two_sets_of_rows():
     rng = np.random.default_rng(0)
     a, b = rng.normal(2, 0.3, 80), rng.normal(3, 0.3, 40)
     difference, low, high = loss_gap(*(pd.DataFrame({"loss": some, "tokens": 1}) for some in (a, b)))
     assert low < 1 < high
     assert difference == pytest.approx(b.mean() - a.mean())
+    train = pd.DataFrame({"loss": [10.0, 12, 9, 14, 8], "tokens": [5, 5, 4, 6, 4]})
+    other = pd.DataFrame({"loss": [15.0, 13, 16, 20], "tokens": [5, 4, 5, 8]})
+    assert loss_gap(train, other) == pytest.approx((64 / 22 - 53 / 24, 0.1856401, 1.2140020), abs=2e-7)
 
 
 def test_mcnemar_is_the_coin():

@@ -351,6 +351,15 @@ def test_undo_of_a_log_that_was_saved(workspace):
     assert undo([], clean([])[1]) == []
 
 
+def test_undo_takes_back_one_cleaning_of_two():
+    rows = [row(output="<b>да</b> "), row("Второй?", output="нет")]
+    once, log = clean(rows, ("html_to_text",))
+    twice, again = clean(once, ("white_space",))
+    assert "as_read" in once[0]
+    assert undo(twice, again) == once  # which still says how it was read
+    assert undo(undo(twice, again), log) == rows
+
+
 def test_a_chain_of_twins_never_loses_both_ends():
     words = "один два три четыре пять шесть семь восемь девять десять".split()
     rows = [row(f"{ASKED} {' '.join(words[:n])}", f"{LONG} {' '.join(words[:n])}") for n in range(10)]

@@ -175,6 +175,10 @@ def test_two_spellings_of_a_contact(spelling, other):
         (asked(30, "Ваша карта 4111 1111 1111 1111"), set()),
         ([{"messages": [{"role": "system", "content": OURS}, *row["messages"]]} for row in asked(9, "Да.")], {"help@shop.ru", "4951234567"}),
         ([{"messages": [{"role": "system", "content": f"Клиент: u{i % 9}@mail.ru"}, *row["messages"]]} for i, row in enumerate(asked(90, "Да."))], set()),
+        (asked(30, f"Ключ sk-proj-{'x9_' * 10}, СНИЛС 112-233-445 95, паспорт 4510 123456"), set()),
+        ([{"messages": [{"role": "system", "content": OURS * (i < 10)}, *row["messages"]]} for i, row in enumerate(asked(20, "Да."))], {"help@shop.ru", "4951234567"}),
+        ([{"messages": [{"role": "system", "content": OURS * (i < 9)}, *row["messages"]]} for i, row in enumerate(asked(20, "Да."))], set()),
+        ([{"messages": [{"role": "system", "content": OURS * (i < 4)}, *row["messages"]]} for i, row in enumerate(asked(8, "Да."))], set()),
         ([], set()),
     ],
 )  # fmt: skip

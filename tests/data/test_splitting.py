@@ -199,6 +199,12 @@ def test_canned_answers_that_tie_everything_are_left_out():
     assert sizes(split_rows(rows)[0]) == {"train": 30, "validation": 4, "test": 6}
 
 
+def test_of_a_few_rows_no_question_is_ever_parted_from_one_like_it():
+    few = [row(f"What is {i} + 7?", str(i + 7)) for i in range(10, 18)]
+    why = "8 of 8 rows are alike, so only rows alike in question or as a whole stay together"
+    assert group_rows(few) == ([list(range(8))], why)
+
+
 def test_questions_of_one_form_are_told_apart_by_their_numbers():
     rng = random.Random(0)
     rows = [row(f"What is {rng.randint(10, 99)} + {rng.randint(10, 99)}?", str(i)) for i in range(60)] * 2

@@ -168,8 +168,9 @@ def test_each_reason_to_tune_is_told_whether_it_worked():
         line("luck", 0.3, "perhaps"),
         line("few", 0.3, "too few rows", rows=5),
         line("errors", -0.45, better="lower"),
+        line("same", 0.0, "no"),
     ]
-    reasons = {name: name for name in ("full", "part", "bad", "luck", "few", "errors")} | {"missing": "not measured"}
+    reasons = {name: name for name in ("full", "part", "bad", "luck", "few", "errors", "same")} | {"missing": "not measured"}
     table = did_it_work(pd.DataFrame(lines), reasons).set_index("reason")
     assert table["did it work?"].to_dict() == {
         "full": "yes",
@@ -178,6 +179,7 @@ def test_each_reason_to_tune_is_told_whether_it_worked():
         "luck": "not shown: right in 80% of the answers, and the difference may be luck",
         "few": "not shown: right in 80% of the answers, and there are too few rows",
         "errors": "yes",
+        "same": "no: right in 50% of the answers, as before",
     }
     assert table.loc["part", "difference (95 %)"] == "+0.30 (+0.20 to +0.40)"
 

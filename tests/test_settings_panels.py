@@ -447,7 +447,7 @@ from gemma_colab import ui
 from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.machine import Machine
 from gemma_colab.core.settings import *
-assert len([getattr(ui, name) for name in ui.__all__]) == 10
+assert len([getattr(ui, name) for name in ui.__all__]) == 9
 cpu, tiny = Machine(False, None, None, 0.0, 12.7, 60.0, 2), dimensions_of("tiny-gemma3")
 ui.settings_panel(ModelSettings(), cpu)
 ui.settings_panel(LoraSettings(), cpu, dimensions=tiny, train=TrainSettings(), tokens=300)

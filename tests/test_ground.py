@@ -1,5 +1,6 @@
 """Floor 0: settings, workspace, hardware, catalog, chat."""
 
+import copy
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from gemma_colab.core import catalog, door
 from gemma_colab.core import machine as machine_module
 from gemma_colab.core import workspace as workspace_module
 from gemma_colab.core.catalog import CATALOG, TINY, Dimensions, dimensions_of, from_hub, source_of
-from gemma_colab.core.chat import load_tokenizer, stop_token_ids, tokenize_row
+from gemma_colab.core.chat import load_tokenizer, stop_token_ids, tokenize_row, with_template
 from gemma_colab.core.errors import (
     BlockedError,
     GemmaColabError,
@@ -763,9 +764,19 @@ def test_each_answer_of_a_conversation_is_trained_in_its_place(tokenizer):
     assert len(trained()) == len(trained(last_answer_only=True)) + len("B<end_of_turn>\n") - 3
 
 
-def test_a_template_that_writes_a_turn_otherwise_when_others_follow_is_refused(tokenizer):
-    import copy
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_a_template_that_writes_one_role_otherwise_is_kept(tokenizer, role):
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = f"{{{{ messages | selectattr('role', 'equalto', '{role}') | list | length }}}}{tokenizer.chat_template}"
+    kept = own.chat_template
+    assert with_template(own).chat_template == kept
+    own.chat_template = f"{{# a comment #}}{tokenizer.chat_template}"
+    assert with_template(own).chat_template == tokenizer.chat_template
+    own.chat_template = None
+    assert with_template(own).chat_template == tokenizer.chat_template
 
+
+def test_a_template_that_writes_a_turn_otherwise_when_others_follow_is_refused(tokenizer):
     own = copy.deepcopy(tokenizer)
     own.chat_template = "{{ messages | length }}" + tokenizer.chat_template
     row = {"messages": [{"role": role, "content": "x"} for role in ("user", "assistant") * 2]}

@@ -91,3 +91,16 @@ def test_code_that_comes_with_a_checkpoint_never_runs(planted, load, capsys):
         load(str(folder))  # Gemma 3 is loaded by the library's own classes
     assert not mark.exists()
     assert "[y/N]" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("load", [config_of, check_merged, dimensions_of, lambda name: load_model(name, None)])
+def test_an_adapter_beside_a_model_imports_nothing_and_is_not_put_on_it(load, random_gemma, tmp_path, monkeypatch):
+    folder = shutil.copytree(random_gemma, tmp_path / "megatron")
+    (folder / "payload.py").write_text("")
+    more = {"megatron_config": {"a": 1}, "megatron_core": "megatron.payload"}
+    said = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "target_modules": ["q_proj"]} | more
+    (folder / "adapter_config.json").write_text(json.dumps(said))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModelError, match="is an adapter, not a whole model, or has one beside .*; load its base and put"):
+        load(str(folder))
+    assert "megatron.payload" not in sys.modules

@@ -100,10 +100,12 @@ def meet_them_all(good: Path, folder: Path) -> dict[str, dict]:
         Gemma3ForCausalLM.from_pretrained(good).save_pretrained(shards, max_shard_size="1MB")
         shutil.copytree(good, pickle)
         (pickle / WEIGHTS).rename(pickle / "pytorch_model.bin")
+        (shutil.copytree(good, adapted := folder / "adapted") / "adapter_config.json").write_text("{}")
         hub.repos = {
             NAME: Repo(good, gated=True),
             "me/own": Repo(good),
             "me/pickle": Repo(pickle),
+            "me/adapted": Repo(adapted),
             "me/busy": Repo(good, status=429),
             "me/down": Repo(good, status=503),
             "me/closed": Repo(good, breaks={WEIGHTS: [(1_000_000, "closed"), (500_000, "closed")]}),
@@ -118,6 +120,7 @@ def meet_them_all(good: Path, folder: Path) -> dict[str, dict]:
                 attempt(f"{kind}: {case}", load, name, token, lost.get(case))
         for kind, load in {"config": config, "tokenizer": load_tokenizer, "model": model}.items():
             attempt(f"{kind}: good", load, NAME, READER)
+        attempt("config: adapted", config, "me/adapted")
         for case in ("pickle", "closed", "closing", "reset", "shards", "xet"):
             attempt(f"model: {case}", model, f"me/{case}")
         for case in ("closing", "reset", "shards"):
@@ -189,6 +192,11 @@ def test_a_broken_download_is_named_and_the_same_call_goes_through(told, how):
     if how != "xet":
         again = told[f"model: {how}, again"]
         assert (again["message"], again["equal"]) == ("", True)
+
+
+def test_a_model_of_the_hub_with_an_adapter_beside_it_is_not_read(told):
+    assert "me/adapted is an adapter, not a whole model, or has one beside" in told["config: adapted"]["message"]
+    assert "config.json" not in {file for _, file, _, _ in told["config: adapted"]["requests"]}
 
 
 def test_complete_files_are_kept(told):

@@ -125,7 +125,7 @@ def without_second(merged):
 
 SPOILT = {
     "nothing there": (shutil.rmtree, "is not there, or no longer"),
-    "an adapter": (lambda m: (m / "adapter_config.json").write_text("{}"), "is an adapter, not a whole model; merge it"),
+    "an adapter": (lambda m: (m / "adapter_config.json").write_text("{}"), "is an adapter, not a whole model"),
     "cut config": (lambda m: (m / "config.json").write_text('{"model_'), "can't be loaded.*not a valid JSON file"),
     "another model": (lambda m: rewrite(m / "config.json", model_type="llama"), "is a 'llama' model; this project loads Gemma 3"),
     "4 bit": (lambda m: rewrite(m / "config.json", quantization_config={"load_in_4bit": True}), "is stored quantized"),

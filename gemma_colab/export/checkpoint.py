@@ -97,8 +97,6 @@ def check_merged(merged: str | Path, llama_cpp: bool = True) -> tuple[Pretrained
     llama_cpp: whether it must have the tokenizer that llama.cpp and Ollama read. Raises `ModelError` that names what is wrong.
     """
     merged = Path(merged).absolute()
-    if (merged / "adapter_config.json").is_file():
-        raise ModelError(f"{merged} is an adapter, not a whole model; merge it into its base first, and name the merged folder")
     config = config_of(str(merged))
     _, tensors = stored_tensors(str(merged), merged, config)
     if half := next((name for name, tensor in tensors.items() if tensor.like.dtype == torch.float16), None):

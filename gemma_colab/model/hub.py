@@ -86,10 +86,16 @@ def refuse_links(folder: Path) -> None:
 
 
 def before_reading(name: str, source: str, cls: type) -> None:
-    """Look at a config before a library believes it."""
+    """Look at a config before a library believes it. Raises `ModelError` for an adapter beside it: transformers would put that on the
+    model by itself, and peft would import what its settings name."""
     if cls.__name__ == "AutoConfig":
         from transformers import PretrainedConfig
+        from transformers.utils.peft_utils import find_adapter_config_file
 
+        if find_adapter_config_file(source):
+            what = f"{name} is an adapter, not a whole model, or has one beside its weights (adapter_config.json)"
+            remedy = "load its base and put the adapter on that, or merge the two; take that file out of a model that is whole"
+            raise ModelError(f"{what}; {remedy}")
         check_config(name, PretrainedConfig.get_config_dict(source)[0])
 
 

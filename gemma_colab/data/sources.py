@@ -18,6 +18,7 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -30,7 +31,7 @@ from gemma_colab.data.encodings import CHUNK, SPOKEN, encoding_of, readable
 from gemma_colab.data.excel import read_excel
 from gemma_colab.data.json_files import BETWEEN, read_json
 from gemma_colab.data.schema import BadRow, Records, listed, printable, shown
-from gemma_colab.data.tables import checked, read_csv, read_parquet, unpacked
+from gemma_colab.data.tables import checked, read_csv, read_parquet
 
 JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 DATA_FILES = (*JSON_LINES, ".json", ".csv", ".tsv", ".txt", ".xlsx", ".parquet", ".arrow", ".gz")
@@ -286,13 +287,24 @@ def _open_folder(path: Path, name: str, split: str) -> Records:
                     f"{name} holds {shown(Path(file).name)}, which is no {kind}; give a file that can be read by itself"
                 )
     _not_compressed(name, chain(*splits.values()) if kind == "arrow" else ())
-    if kind == "parquet":
-        import pyarrow.parquet as pq
-
-        _fits(name, sum(unpacked(pq.read_metadata(file)) for file in chain(*splits.values())), room)
+    if kind == "parquet":  # which `datasets` would unpack a row group at once
+        _has_split(name, splits, split)
+        records = _parquets(splits[split], partial(_fits, name, room=room))
+        return Records(enumerate(records, 1), ["folder of data files", f"split {split}"], "row", table=True)
     told = {part: [*map(glob.escape, some)] for part, some in splits.items()}
     data = datasets.load_dataset(kind, data_files=told, split=split, streaming=True)  # no copy of the data in a cache
     return _rows_of(data, "folder of data files", split)
+
+
+def _parquets(files: list[str], fits: Callable[[float], None]) -> Iterator[dict[str, Any]]:
+    for file in files:
+        with open(file, "rb") as content:
+            yield from (record for _, record in read_parquet(content, fits).records)
+
+
+def _has_split(name: str, splits: Any, split: str) -> None:
+    if split not in splits:
+        raise DatasetError(f"{name} has no split {split!r}; it has {listed(splits)}; name one with split= (or --split)")
 
 
 def _not_compressed(name: str, files: Iterable[str | Path]) -> None:
@@ -316,10 +328,21 @@ def _open_saved(path: Path, name: str, split: str) -> Records:
         _stay_inside(name, [path / part for part in json.loads(parts.read_text(encoding="utf-8"))["splits"]], path)
     _not_compressed(name, (*path.glob("*.arrow"), *path.glob("*/*.arrow")))
     data = datasets.load_from_disk(str(path.resolve()))
-    if isinstance(data, dict) and split not in data:
-        raise DatasetError(f"{name} has no split {split!r}; it has {listed(data)}; name one with split= (or --split)")
+    if isinstance(data, dict):
+        _has_split(name, data, split)
     return _rows_of(data[split] if isinstance(data, dict) else data, "saved dataset", split)
 
 
-def _rows_of(data: Iterable[dict[str, Any]], what: str, split: str) -> Records:
+def _rows_of(data: Any, what: str, split: str) -> Records:
+    """Return the rows as they are stored: what only names a picture or a recording opens neither a file nor an address."""
+    if data.features:
+        from datasets.features.features import Json, _visit
+
+        as_stored = _visit(
+            data.features, lambda f: replace(f, decode=False) if hasattr(f, "decode") and type(f) is not Json else f
+        )
+        if hasattr(data, "num_rows"):
+            data.info.features = as_stored
+        else:
+            data = data.decode(False).cast(as_stored)
     return Records(((number, dict(record)) for number, record in enumerate(data, 1)), [what, f"split {split}"], "row", table=True)

@@ -177,11 +177,6 @@ def read_parquet(stream: io.BufferedIOBase, fits: Callable[[float], None]) -> Re
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(stream, pre_buffer=False)  # pre_buffer would hold all of it
-    fits(unpacked(file.metadata))
+    fits(sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)))
     batches = file.iter_batches(batch_size=32)  # a text that is stored once may stand in each row
     return Records(enumerate((record for batch in batches for record in batch.to_pylist()), 1), ["Parquet"], "row", table=True)
-
-
-def unpacked(metadata: Any) -> int:
-    """Return how many bytes a Parquet file says that it unpacks to."""
-    return sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))

@@ -180,3 +180,63 @@ def test_a_folder_is_bounded_too(tmp_path, small):
     parquet(tmp_path / "train.parquet", 40, "ab" * 40_000, use_dictionary=False, compression="zstd")
     with pytest.raises(DatasetError, match="unpacks to more than 1 MiB"):
         read_rows(tmp_path)
+
+
+def test_the_parquet_files_of_a_folder_are_read_in_parts_as_one_alone_is(tmp_path, monkeypatch):
+    """`datasets` would unpack a row group at once: 600 bytes, where all rows share one text, can be gigabytes."""
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: pytest.fail("it was unpacked"))
+    for part, text in enumerate("ab"):
+        parquet(tmp_path / f"train-0000{part}-of-00002.parquet", 3, text)
+    assert answers(tmp_path) == ["a"] * 3 + ["b"] * 3
+    with pytest.raises(DatasetError, match=r"has no split 'test'; it has 'train'"):
+        read_rows(tmp_path, split="test")
+
+
+# --- what a row only names
+
+
+def media(kind: str) -> pa.Table:
+    """Its metadata say that a column holds media, of which it holds the address; and a list of objects too."""
+    shown = {"bytes": None, "path": "http://127.0.0.1:9/a"}
+    stored = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    cells = {"question": ["a b?"], "answer": ["c d."], "shown": pa.array([shown], stored)}
+    table = pa.table(cells | {"more": pa.array([[{"it": shown}]], pa.list_(pa.struct({"it": stored})))})
+    text, it = {"dtype": "string", "_type": "Value"}, {"_type": kind}
+    what = {"question": text, "answer": text, "shown": it, "more": {"feature": {"it": it}, "_type": "List"}}
+    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": what}})})
+
+
+def write_arrow(path, table):
+    with pa.ipc.new_stream(str(path), table.schema) as out:
+        out.write_table(table)
+
+
+@pytest.mark.parametrize("kind", ["Image", "Audio", "Video", "Pdf", "Nifti"])
+@pytest.mark.parametrize("form", ["parquet", "arrow", "saved", "hub", "hub, a few rows"])
+def test_media_that_a_row_names_are_not_opened(tmp_path, monkeypatch, kind, form):
+    feature, load, path, how = getattr(datasets.features, kind), datasets.load_dataset, tmp_path, {}
+    monkeypatch.setattr(feature, "decode_example", lambda *a, **k: pytest.fail("it was opened"))
+    if form == "parquet":
+        pq.write_table(media(kind), tmp_path / "train.parquet")
+    elif form == "saved":
+        datasets.Dataset(pa.table({"a": [1]})).save_to_disk(tmp_path)
+        write_arrow(next(tmp_path.glob("*.arrow")), media(kind))
+        (tmp_path / "dataset_info.json").write_text(json.dumps(json.loads(media(kind).schema.metadata[b"huggingface"])["info"]))
+    else:
+        write_arrow(tmp_path / "train.arrow", media(kind))
+    if "hub" in form:
+        file, path, how = str(tmp_path / "train.arrow"), "hf://datasets/a/b", {"limit": 5} if "few" in form else {}
+        config = type("Config", (), {"data_files": None})
+        monkeypatch.setattr(datasets, "load_dataset_builder", lambda *a: type("Builder", (), {"config": config}))
+        monkeypatch.setattr(
+            datasets, "load_dataset", lambda *a, **k: load("arrow", data_files=file, cache_dir=str(tmp_path / "cache"), **k)
+        )
+    assert answers(path, **how) == ["c d."]
+
+
+def test_what_is_stored_as_json_is_still_read_as_what_it_is(tmp_path):
+    """`datasets` keeps so a field that is a text in one row and a list in another."""
+    features = datasets.Features({"messages": datasets.Json()})
+    chat = [{"role": "user", "content": "a b?"}, {"role": "assistant", "content": "c d."}]
+    datasets.Dataset.from_list([{"messages": chat}], features=features).save_to_disk(tmp_path / "set")
+    assert answers(tmp_path / "set") == ["c d."]

@@ -212,3 +212,15 @@ WRITTEN = {
 @pytest.mark.parametrize("text", WRITTEN)
 def test_what_is_written_otherwise_is_found_too(text):
     assert mask(text) == WRITTEN[text]
+
+
+def test_a_long_cell_is_not_read_as_python(tmp_path, monkeypatch):
+    """Python's own reader takes hundreds of bytes a character."""
+    read = []
+    monkeypatch.setattr("gemma_colab.data.schema.ast.literal_eval", lambda text: read.append(len(text)) or [{"role": "user"}])
+    rows = [{"question": "[{'role':'user'}," + "1," * count + "]", "answer": "b"} for count in (100, 100_000)] + [
+        {"question": "a", "answer": "b"}
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    read_rows(tmp_path / "a.jsonl", on_bad="aside")
+    assert read == [len(rows[0]["question"])]

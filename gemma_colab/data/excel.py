@@ -52,11 +52,12 @@ def _rows(page: Any, formulas: Any, notes: dict[str, list[int]], fits: Callable)
     formulas.reset_dimensions()
     rows = zip(page.iter_rows(max_row=LAST), formulas.iter_rows(max_row=LAST), strict=True)
     first = list(islice(rows, 200))
-    texts = "".join(cell.value for row, _ in first[1:] for cell in row if isinstance(cell.value, str))
+    texts = "".join(cell.value[:1000] for row, _ in first[1:] for cell in row if isinstance(cell.value, str))
     language = "ru" if len(re.findall("[а-яё]", texts, re.I)) > len(re.findall("[a-z]", texts, re.I)) else "en"
     seen = 0
     for number, (row, sources) in enumerate(chain(first, rows), 1):
-        fits(seen := seen + 8 * len(row))  # a cell in the last column makes thousands of empty ones
+        # A cell in the last column makes thousands of empty ones, and a text that is stored once may stand in each.
+        fits(seen := seen + sum(8 + (len(cell.value) if isinstance(cell.value, str) else 0) for cell in row))
         cells = [_text(cell, source, language) for cell, source in zip(row, sources, strict=True)]
         numbers = (text for cell, text in zip(row, cells, strict=True) if cell.data_type == "n" and isinstance(text, str))
         if language == "ru" and any("," in text for text in numbers):

@@ -260,7 +260,8 @@ def _marked(name: str, value: Any) -> bool:
 def _unpacked(text: str, name: str) -> Any:
     """Return the turns that a cell holds as JSON or as Python writes them. An answer of several turns is a text that somebody wants."""
     is_chat = CHAT.match(text) or (name in NAMES["earlier turns"] and text.startswith("[["))
-    for read in (json.loads, ast.literal_eval) if is_chat else ():
+    readers = (json.loads, ast.literal_eval)[: 1 + (len(text) <= 100_000)]  # Python's own takes 500 times as much memory
+    for read in readers if is_chat else ():
         with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             turns = read(text)
             return turns if name not in NAMES["output"] or len(turns) == 1 else text

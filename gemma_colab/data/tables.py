@@ -75,7 +75,7 @@ def _named(header: list[str]) -> list[str]:
 
 def _is_header(cells: list[str | BadRow] | BadRow, columns: list[str]) -> bool:
     """Tell a row that has the names of the columns, or others that a question and an answer are known by."""
-    if not isinstance(cells, list) or any(isinstance(cell, BadRow) for cell in cells):
+    if not isinstance(cells, list) or any(isinstance(cell, BadRow) or len(cell) > 1000 for cell in cells):
         return False
     names = list(map(normal, _named(cells)))
     if sorted(names) == sorted(map(normal, columns)):

@@ -3,11 +3,15 @@
 import re
 import zipfile
 from datetime import datetime, time, timedelta
+from functools import partial
+from types import SimpleNamespace
 
 import openpyxl
 import pytest
 
+from gemma_colab.core.errors import DatasetError
 from gemma_colab.core.rows import answer
+from gemma_colab.data import excel, sources
 from gemma_colab.data.reading import read_rows
 
 DAY = datetime(2024, 1, 5, 13, 5)
@@ -102,3 +106,25 @@ def test_a_formula_that_was_computed_is_its_result_also_an_empty_one(tmp_path):
                 text = re.sub(rb"<f>1\+1</f><v ?/?>(</v>)?", b"<f>1+1</f><v>2</v>", text).replace(b'r="B3"', b'r="B3" t="str"')
             out.writestr(name, text)
     assert [answer(row) for row in read_rows(tmp_path / "b.xlsx").rows] == ["2", "", "x"]
+
+
+class Page:
+    """A sheet whose cells all show the one long text that is stored."""
+
+    def reset_dimensions(self):
+        pass
+
+    def iter_rows(self, max_row):
+        cell = SimpleNamespace(value="ab" * 10_000, data_type="s")
+        return iter([[cell] * 50] * 60)
+
+
+def test_a_text_that_is_stored_once_costs_no_more_than_it_has_room(monkeypatch):
+    """It may stand in thousands of cells of one row. They are counted before any is made, and a little of each tells the language."""
+    made, looked, find = [], [], re.findall
+    monkeypatch.setattr(excel, "_text", lambda cell, *_: made.append(1) or cell.value)
+    monkeypatch.setattr(excel.re, "findall", lambda pattern, text, *how: looked.append(len(text)) or find(pattern, text, *how))
+    with pytest.raises(DatasetError, match="unpacks to more than"):
+        list(excel._rows(Page(), Page(), {}, partial(sources._fits, "a.xlsx", room=2**21)))
+    assert len(made) == 2 * 50
+    assert max(looked) <= 60 * 50 * 1000

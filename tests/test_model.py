@@ -146,10 +146,13 @@ def test_16_bit_keeps_every_weight_as_it_was():
 def test_a_model_stops_at_the_end_of_a_turn_whatever_its_config_says(random_gemma, tmp_path):
     folder = shutil.copytree(random_gemma, tmp_path / "pt")  # as a checkpoint without instruction tuning: no template, one stop
     (folder / "chat_template.jinja").unlink()
-    (folder / "generation_config.json").write_text('{"eos_token_id": 1}')
+    (folder / "generation_config.json").write_text(
+        '{"eos_token_id": 1, "num_beams": 20000, "suppress_tokens": [5], "max_time": 1}'
+    )
     model, tokenizer = load_model(str(folder), torch.float32), load_tokenizer(str(folder))
     assert model.generation_config.eos_token_id == [1, 106]
     assert model.generation_config.pad_token_id == tokenizer.pad_token_id == 0
+    assert {"num_beams", "suppress_tokens", "max_time"}.isdisjoint(model.generation_config.to_diff_dict())
     assert tokenizer.chat_template == load_tokenizer("tiny-gemma3").chat_template
 
 

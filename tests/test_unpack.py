@@ -162,7 +162,9 @@ def test_an_unpacked_gguf_is_the_model_it_was_made_from(whole):
 
 
 def test_what_lies_beside_a_gguf_is_not_looked_at(whole, tmp_path):
-    (shutil.copy(whole, tmp_path / "m.gguf").parent / "adapter_config.json").write_text('{"base_model_name_or_path": "some/other"}')
+    (shutil.copy(whole, tmp_path / "m.gguf").parent / "adapter_config.json").write_text(
+        '{"base_model_name_or_path": "some/other"}'
+    )
     assert dimensions_of(str(tmp_path / "m.gguf")) == dimensions_of(TINY)
 
 

@@ -3,7 +3,7 @@
 import os
 
 import torch
-from transformers import AutoConfig, BitsAndBytesConfig, Gemma3ForCausalLM, PreTrainedModel
+from transformers import AutoConfig, BitsAndBytesConfig, Gemma3ForCausalLM, GenerationConfig, PreTrainedModel
 
 from gemma_colab.core.catalog import from_hub, refuse_other_models, source_of
 from gemma_colab.core.chat import load_tokenizer, stop_token_ids
@@ -71,8 +71,8 @@ def load_model(name: str, dtype: torch.dtype, quantization_config: BitsAndBytesC
     if model.device.type == "cpu" and quantization_config is not None:
         keep_cpu_weights_unpacked(model)
     tokenizer = load_tokenizer(name)
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.eos_token_id = stop_token_ids(tokenizer)
+    pad, bos = tokenizer.pad_token_id, tokenizer.bos_token_id  # of the folder's own settings `generate` would take 20,000 beams
+    model.generation_config = GenerationConfig(pad_token_id=pad, bos_token_id=bos, eos_token_id=stop_token_ids(tokenizer))
     return model.eval()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.chat import load_tokenizer, tokenize_row
@@ -275,6 +275,7 @@ def _plain(folder: Path, dtype: torch.dtype) -> tuple:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     how = {"dtype": dtype, "device_map": device, "attn_implementation": "sdpa"}  # a config may name a kernel of the Hub
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **how)
+    model.generation_config = GenerationConfig()  # `generate` is told everything
     return model.eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 

@@ -1,11 +1,13 @@
 """Answers in batches are those of one by one; what was answered is kept, and never mistaken for another model's."""
 
 import json
+import os
 
 import pytest
 import torch
 from steps import load_4bit
 
+from gemma_colab.core.errors import WorkspaceError
 from gemma_colab.evaluation.generation import GREEDY, SAMPLING, _keys, generate, generate_answers
 
 QUESTIONS = ["Какая столица Японии?", "Count from 3 to 6.", "Сложи 2 и 3.", "Повтори слова: кот мост лампа"]
@@ -55,6 +57,15 @@ def test_the_model_stays_in_its_mode_also_after_an_error(tiny, tokenizer, monkey
         generate_answers(tiny, tokenizer, PROMPTS[:1], max_new_tokens=2)
     assert tiny.training
     tiny.eval()
+
+
+@pytest.mark.parametrize("make", [lambda path, other: path.symlink_to(other), lambda path, other: os.mkfifo(path)])
+def test_answers_are_added_to_no_link_and_no_pipe(tiny, tokenizer, tmp_path, make):
+    (tmp_path / "theirs").write_text("years of work")
+    make(tmp_path / "answers.jsonl", tmp_path / "theirs")
+    with pytest.raises(WorkspaceError, match=r"answers\.jsonl' is a link or no file, .*; name another one"):
+        generate(tiny, tokenizer, PROMPTS[:1], max_new_tokens=2, save=tmp_path / "answers.jsonl")
+    assert (tmp_path / "theirs").read_text() == "years of work"
 
 
 class Interrupted(Exception):

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +16,17 @@ from trl.chat_template_utils import gemma3_training_chat_template, gemma_chat_te
 from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.chat import load_tokenizer
 from gemma_colab.core.errors import DatasetError, ModelError, WorkspaceError, plain
+from gemma_colab.core.settings import ModelSettings
 from gemma_colab.core.workspace import Workspace, samples
 from gemma_colab.data import read_rows
 from gemma_colab.data.personal import mask
+from gemma_colab.evaluation.candidates import kept_answers
 from gemma_colab.export.adapter import SETTINGS, check_adapter, load_adapter
 from gemma_colab.handover.export import _plain
+from gemma_colab.handover.rows import prepare_rows
 from gemma_colab.model.hub import check_template
+from gemma_colab.training.checkpoints import OURS, check_ours
+from gemma_colab.training.records import list_runs
 
 TINY = samples() / "tiny-gemma3"
 LIES = [("num_hidden_layers", 10**9), ("num_labels", 10**9), ("vocab_size", 10**12), ("attn_implementation", "a/kernel")]
@@ -199,6 +206,59 @@ def test_a_link_that_is_replaced_goes_and_what_it_led_to_stays(tmp_path):
     assert (theirs / "thesis.txt").read_text() == "years of work"
     assert {path.name for path in ours.path.iterdir()} == {"adapter", "model_settings.json", "workspace.json"}
     assert not (ours.path / "adapter").is_symlink()
+
+
+@pytest.fixture
+def planted(tmp_path):
+    """A workspace in which each folder and file leads to the same of somebody else; and that one."""
+    theirs, planted = Workspace(tmp_path / "theirs"), Workspace(tmp_path / "planted")
+    for name in ("rows/train.jsonl", "gguf/.model.gguf.1.part", "evaluation/answers.jsonl", "checkpoints/checkpoint-7/half.bin"):
+        theirs.write_text(name, "years of work")
+    ModelSettings(model="tiny-gemma3").save(planted)
+    for name in ("rows", "gguf", "evaluation", "checkpoints"):
+        (planted.path / name).symlink_to(theirs.path / name)
+    yield planted
+    names = {str(path.relative_to(theirs.path)) for path in theirs.path.rglob("*") if path.is_file()}
+    left = {name for name in names if (theirs.path / name).read_text() == "years of work"}
+    assert (len(left), names) == (4, left | {"workspace.json"})
+
+
+def test_nothing_is_written_moved_or_deleted_through_a_link(planted):
+    for refused in (
+        lambda: planted.write_text("rows/train.jsonl", "ours"),
+        lambda: planted.write_text("rows/new/train.jsonl", "ours"),
+        lambda: prepare_rows(samples() / "support_en.jsonl", planted),
+        lambda: planted.own("gguf"),
+        lambda: kept_answers(planted, "base", SimpleNamespace(dtype="float32")),
+    ):
+        with pytest.raises(WorkspaceError, match="nothing is written through a link, so delete the link"):
+            refused()
+    (planted.path / "evaluation").unlink()
+    (planted.path / "evaluation").mkdir()
+    (planted.path / "evaluation" / "answers.jsonl").symlink_to(planted.path.parent / "theirs" / "evaluation" / "answers.jsonl")
+    with pytest.raises(WorkspaceError, match=r"answers.jsonl leads to .*theirs"):
+        planted.own("evaluation/answers.jsonl")
+    (planted.path.parent / "other name").symlink_to(planted.path)
+    assert Workspace(planted.path.parent / "other name").write_text("report.html", "ours").read_text() == "ours"
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints-before", "checkpoints/checkpoint-7", f"checkpoints/{OURS}"])
+def test_training_begins_in_no_folder_that_is_or_holds_a_link(planted, name):
+    folder = planted.path / "own" / "checkpoints"
+    (folder.parent / name).parent.mkdir(parents=True)
+    (folder.parent / name).symlink_to(planted.path.parent / "theirs" / "checkpoints")
+    with pytest.raises(WorkspaceError, match=f"{name} is a link, and training moves and deletes only what lies here"):
+        check_ours(folder)
+
+
+def test_a_file_that_would_never_end_is_not_read(tmp_path):
+    workspace = Workspace(tmp_path)
+    for name in ("rows/test.jsonl", "history/x.json"):
+        (tmp_path / name).parent.mkdir()
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(WorkspaceError, match=r"rows/test\.jsonl is missing"):
+        workspace.read_jsonl("rows/test.jsonl")
+    assert list_runs(workspace) == []
 
 
 WRITTEN = {

@@ -106,7 +106,7 @@ def _run(path: Path, workspace: Path, cwd: str) -> float:
         client.execute(env=env)
     finally:
         seconds = progress.finish()
-        Workspace(workspace / "notebooks").write_text(path.name, nbformat.writes(notebook))
+        Workspace(workspace).write_text(f"notebooks/{path.name}", nbformat.writes(notebook))
     return seconds
 
 
@@ -150,7 +150,6 @@ def main() -> int:
         else:
             for path in workspace.iterdir():
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    (workspace / "notebooks").mkdir(parents=True, exist_ok=True)
     ws = Workspace(workspace)
     memory = PeakMemory()
     memory.start()

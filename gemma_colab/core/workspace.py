@@ -21,7 +21,7 @@ SPLITS = ("train", "validation", "test")
 SPLIT_FILES = [f"rows/{split}.jsonl" for split in SPLITS]
 ADAPTER_FILES = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
 private = partial(os.open, mode=0o600)  # opens files for their owner alone, from the first byte: they hold what customers wrote
-# Which notebook writes what; used to say what is missing.
+OTHER = "that makes it"  # the notebook that writes what is not in here:
 MADE_IN = dict.fromkeys(SPLIT_FILES, "01_dataset_prep") | {"model_settings.json": "02_load_model"}
 MADE_IN |= dict.fromkeys(("lora_settings.json", "train_settings.json"), "03_lora")
 MADE_IN |= dict.fromkeys(("training.json", "adapter"), "04_train") | dict.fromkeys(("summary.json", "merged"), "05_evaluate")
@@ -60,16 +60,21 @@ class Workspace:
         return f"Workspace({str(self.path)!r}): {', '.join(filter(self.has, MADE_IN)) or 'empty'}"
 
     def has(self, name: str) -> bool:
-        if not (self.path / name).exists():  # a process that was killed may have moved its folder aside
+        if not (path := self.path / name).exists():  # a process that was killed may have moved its folder aside
             sweep(self.path, f".{glob.escape(Path(name).parts[0])}.[0-9]*.old")
-        return (self.path / name).exists()
+        return path.is_file() or path.is_dir()  # nothing that would never end, such as a pipe
 
     def need(self, name: str) -> Path:
         """Return the path of a file an earlier notebook made. Raises `WorkspaceError` that names the notebook."""
         if not self.has(name):
-            made_in = MADE_IN.get(name, "that makes it")
-            raise WorkspaceError(f"{name} is missing in the workspace {self.path}; run notebook {made_in} first")
+            raise WorkspaceError(f"{name} is missing in the workspace {self.path}; run notebook {MADE_IN.get(name, OTHER)} first")
         return self.path / name
+
+    def own(self, name: str | Path) -> Path:
+        """Return a path to write to. Raises `WorkspaceError` where a link, there or on the way, leads to other files."""
+        if (path := self.path / name).resolve() != path:
+            raise WorkspaceError(f"{path} leads to {path.resolve()}; nothing is written through a link, so delete the link")
+        return path
 
     @contextmanager
     def writing(self, name: str):
@@ -79,7 +84,7 @@ class Workspace:
             if (top := self.path / Path(name).parts[0]).exists() and not mine:
                 raise WorkspaceError(f"{top} is there, and gemma_colab did not make it; name another workspace, or move it away")
             self.write_json("workspace.json", {"version": VERSION})
-        with whole(self.path / name) as part:
+        with whole(self.own(Path(name).parent) / Path(name).name) as part:
             yield part
 
     def write_text(self, name: str, text: str) -> Path:
@@ -109,14 +114,12 @@ class Workspace:
                     raise ValueError(f"{field}={str(found.get(field))[:40]!r}")
             return found
         except SPOILT as e:
-            remedy = f"delete it and run notebook {MADE_IN.get(name, 'that makes it')} again"
+            remedy = f"delete it and run notebook {MADE_IN.get(name, OTHER)} again"
             what = "valid JSON" if isinstance(e, json.JSONDecodeError) else "what gemma_colab writes there"
-            why = f"it lacks {e}" if isinstance(e, KeyError) else e
-            raise WorkspaceError(f"{path} is not {what} ({why}); {remedy}") from None
+            raise WorkspaceError(f"{path} is not {what} ({'it lacks ' * isinstance(e, KeyError)}{e}); {remedy}") from None
 
     def read_jsonl(self, name: str, each=dict) -> list[dict]:
-        """Read an object from each line. each: makes something of it, such as `to_messages`."""
-        # split("\n"), not splitlines(): a text in it may hold U+2028
+        """Read an object from each line, which may hold U+2028. each: makes something of it, such as `to_messages`."""
         return self.read_json(name, lambda text: [each(json.loads(line)) for line in text.split("\n") if line.strip()])
 
 
@@ -153,12 +156,9 @@ def sweep(folder: Path, pattern: str) -> None:
 
 
 def open_workspace(path: str | Path | None = None) -> Workspace:
-    """Open the workspace at `path`; without one: `GEMMA_COLAB_WORKSPACE`, else Google Drive if it is mounted, Kaggle's folder for results
-    on Kaggle, else `./workspace`."""
-    if path is None:
-        kept = DRIVE / "gemma_colab" if DRIVE.is_dir() else KAGGLE / "gemma_colab" if on_kaggle() else "workspace"
-        path = os.environ.get("GEMMA_COLAB_WORKSPACE") or kept
-    return Workspace(path)
+    """Open the workspace at `path`, else at `GEMMA_COLAB_WORKSPACE`, on Google Drive if mounted, on Kaggle, or `./workspace`."""
+    kept = DRIVE / "gemma_colab" if DRIVE.is_dir() else KAGGLE / "gemma_colab" if on_kaggle() else "workspace"
+    return Workspace(path or os.environ.get("GEMMA_COLAB_WORKSPACE") or kept)
 
 
 def samples() -> Path:

@@ -184,7 +184,7 @@ def kept_answers(workspace: Workspace, candidate: str, model: PreTrainedModel) -
         if not workspace.has("adapter"):
             return {}
         made_by += f" {workspace.fingerprint(*ADAPTER_FILES)}"
-    return {"save": workspace.path / ANSWERS, "made_by": made_by}
+    return {"save": workspace.own(ANSWERS), "made_by": made_by}
 
 
 def _as_text(turns: Turns) -> str:

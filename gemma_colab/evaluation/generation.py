@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from gemma_colab.core.chat import stop_token_ids
-from gemma_colab.core.errors import ModelError
+from gemma_colab.core.errors import ModelError, WorkspaceError
 from gemma_colab.core.workspace import private
 
 GREEDY = {"do_sample": False}  # to measure: everybody gets the same answers
@@ -50,6 +50,8 @@ def generate(
     config = GenerationConfig(max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, eos_token_id=stops, **sampling)
     encoded = [tokenizer.apply_chat_template(p, add_generation_prompt=True, return_dict=True)["input_ids"] for p in prompts]
     keys = _keys(encoded, made_by, max_new_tokens, sampling)
+    if save and (save.is_symlink() or (save.exists() and not save.is_file())):
+        raise WorkspaceError(f"save={str(save)!r} is a link or no file, and answers are added to files only; name another one")
     known = _read(save) if save else {}
     # Rows of like length together: little padding. The longest first: if the memory does not suffice, it shows at once.
     order = sorted((i for i in range(len(prompts)) if keys[i] not in known), key=lambda i: -len(encoded[i]))

@@ -89,7 +89,7 @@ def export_workspace(
             name_for_whole_model(part)
     for name in FORMS:  # gigabytes of an export that was killed, which nobody would find
         sweep(workspace.path, f".{name}.[0-9]*")
-    sweep(workspace.path / "gguf", ".*.gguf.[0-9]*")
+    sweep(workspace.own("gguf"), ".*.gguf.[0-9]*")
     if to == "hub":  # before hours of merging; and a repository that is there may be private already
         repo_id, is_private, _ = check_push(repo_id, private=private, exist_ok=exist_ok)
     if to == "gguf":

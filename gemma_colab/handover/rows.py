@@ -64,7 +64,7 @@ def prepare_rows(
     when the report is blocked or the rows can't be split: no rows are written, the rest goes to `blocked/`, and a sample's rows that
     were there are deleted, so that nobody trains on them by mistake.
     """
-    own, whose = workspace.path / "rows", _whose(source, workspace)
+    own, whose = workspace.own("rows"), _whose(source, workspace)
     if own in [path := Path(source).absolute().resolve(), *path.parents]:
         raise SettingsError(f"source={str(source)!r} lies in {own}, which would be overwritten; copy it elsewhere first")
     tokenizer = tokenizer or (load_tokenizer(model) if model else None)

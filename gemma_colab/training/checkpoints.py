@@ -89,8 +89,10 @@ def numbered(folder: Path) -> list[Path]:
 
 
 def check_ours(folder: Path) -> None:
-    """Raise `WorkspaceError` where the folder, or that of the run before, holds what no run of this project wrote, such as plain TRL's."""
+    """Raise `WorkspaceError` where the folder, or that of the run before, is or holds a link, or what no run of this project wrote."""
     for place in (folder, _before(folder)):
+        if links := [path for path in (place, *place.glob("*")) if path.is_symlink()]:
+            raise WorkspaceError(f"{links[0]} is a link, and training moves and deletes only what lies here; delete the link")
         strange = [path.name for path in place.glob("*")]
         if strange and not (place / OURS).is_file() and not any((path / MARK).is_file() for path in numbered(place)):
             remedy = "name a new folder for the checkpoints, or move this one away"

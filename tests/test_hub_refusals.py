@@ -170,11 +170,11 @@ def test_personal_data_in_a_text_are_named_and_sent_only_by_the_name_of_the_file
 
 def test_a_file_of_the_model_that_is_no_text_is_sent_as_it_is(hub, adapter):
     (adapter / "chat_template.jinja").write_bytes("ё".encode("cp1251"))
-    (adapter / "loss_curve.png").write_bytes(READER.encode())  # a picture is not searched
+    (adapter / "loss_curve.png").write_bytes(b"\x89PNG anna@mail.ru")  # a picture is searched for keys only
     push(adapter, "first")
     sent = hub.repos["learner/first"].folder
     assert (sent / "chat_template.jinja").read_bytes() == "ё".encode("cp1251")
-    assert (sent / "loss_curve.png").read_bytes() == READER.encode()
+    assert (sent / "loss_curve.png").read_bytes() == b"\x89PNG anna@mail.ru"
 
 
 def test_a_key_is_sent_by_no_name(hub, adapter):
@@ -183,6 +183,69 @@ def test_a_key_is_sent_by_no_name(hub, adapter):
         with pytest.raises(WorkspaceError, match=r"notes\.txt holds what looks like a token"):
             push(adapter, "first", also=["notes.txt"])
     assert hub.log == []
+
+
+HIDDEN = {
+    "loss_curve.png": b"\x89PNG\xff" + READER.encode(),
+    "tokenizer.model": b"\0\1" + READER.encode(),
+    "README.md": READER.encode("utf-16"),
+    "tokenizer_config.json": ('{"a": "\\u0068' + READER[1:] + '"}').encode(),
+    "special_tokens_map.json": ('{"a": "\\n' + READER + '"}').encode(),
+    "added_tokens.json": ('{"a": "my_' + READER + '"}').encode(),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_key_is_found_however_it_is_written(hub, adapter, name):
+    (adapter / name).write_bytes(HIDDEN[name])
+    with pytest.raises(WorkspaceError, match=rf"{name} holds what looks like a token"):
+        push(adapter, "first", also=[name])
+    assert hub.log == []
+
+
+def test_what_weights_say_about_themselves_is_searched(hub, adapter):
+    weights = {"lora_A.weight": torch.zeros(1, 1)}
+    for said, holds in ((READER, "a token"), ("by anna@mail.ru", r"personal data \(e-mail\)")):
+        save_file(weights, adapter / "adapter_model.safetensors", metadata={"format": "pt", "note": said})
+        with pytest.raises(WorkspaceError, match=f"adapter_model.safetensors holds what looks like {holds}"):
+            push(adapter, "first")
+    (adapter / "tokenizer_config.json").write_text('{"by": "anna\\u0040mail.ru"}')
+    save_file(weights, adapter / "adapter_model.safetensors")
+    with pytest.raises(WorkspaceError, match=r"tokenizer_config.json holds what looks like personal data \(e-mail\)"):
+        push(adapter, "first")
+    assert hub.log == []
+
+
+@pytest.mark.parametrize("name", ["model-old/rows.safetensors", "model-of-anna.safetensors"])
+def test_only_the_forms_own_weights_belong_to_it(exported, tmp_path, name):
+    folder = shutil.copytree(exported / "merged", tmp_path / "merged")
+    (folder / "README.md").write_text(CARD)
+    (folder / name).parent.mkdir(exist_ok=True)
+    save_file({"x": torch.zeros(1)}, folder / name)
+    with pytest.raises(WorkspaceError, match=f"{name} is no part of the model"):
+        _files(folder, ())
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "adapter_model.safetensors"])
+def test_what_is_sent_is_what_was_checked(hub, adapter, name, tmp_path, monkeypatch):
+    (adapter / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "id_rsa").write_text("-----BEGIN PRIVATE KEY-----")
+
+    def swapped(*args, **how):
+        (adapter / name).unlink()
+        (adapter / name).symlink_to(tmp_path / "id_rsa")
+        return check_push(*args, **how)
+
+    monkeypatch.setattr("gemma_colab.export.hub.check_push", swapped)
+    if name == "tokenizer_config.json":
+        push(adapter, "first")
+        assert (hub.repos["learner/first"].folder / name).read_text() == "{}"
+    else:
+        with pytest.raises(
+            WorkspaceError, match=f"{name} was changed after it was checked, and nothing was sent; run this again"
+        ):
+            push(adapter, "first")
+        assert hub.repos == {}
 
 
 def test_the_names_are_shown_before_anything_is_sent(hub, adapter, capsys, monkeypatch):

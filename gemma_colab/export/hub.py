@@ -7,6 +7,7 @@ argument here, so that it can't end up in a notebook.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Collection
@@ -19,7 +20,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from gemma_colab.core.door import plugged
-from gemma_colab.core.errors import SECRET, ModelError, WorkspaceError, say
+from gemma_colab.core.errors import KEYS, SECRET, ModelError, WorkspaceError, say
 from gemma_colab.export.adapter import SETTINGS, WEIGHTS, check_adapter
 from gemma_colab.export.checkpoint import check_merged
 from gemma_colab.export.merged import VISION_FILES
@@ -32,11 +33,14 @@ EMPTY = {".gitattributes"}  # what a repository holds that was made and never fi
 CARD = "README.md"
 PLACE = re.compile(r"path/or/id/of/this/(?:adapter|model)")  # in the code of the card
 # What belongs to each form: all that export writes there, and tokenizers of older versions. Nothing else is sent unless it is named.
-BELONGS = {"adapter": [SETTINGS, WEIGHTS], "merged": ["config.json", "generation_config.json", "model*.safetensors"]}
-BELONGS["merged"] += ["model.safetensors.index.json", *VISION_FILES]
+BELONGS = {"adapter": [SETTINGS, WEIGHTS], "merged": ["config.json", "generation_config.json", *VISION_FILES]}
+BELONGS["merged"] += ["model.safetensors", "model-?????-of-?????.safetensors", "model.safetensors.index.json"]
 ALWAYS = [CARD, "loss_curve.png", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja"]
 ALWAYS += ["special_tokens_map.json", "added_tokens.json"]
-NO_TEXT = (".safetensors", ".gguf", ".png", ".model")  # all others are searched for keys
+# Sent from the disk, and searched in their first MiB; of all else, the bytes that were searched are sent.
+HEAVY = (".safetensors", ".gguf")
+NO_TEXT = (*HEAVY, ".png", ".model")  # searched for keys only, for by chance bytes look like much else
+ESCAPED = re.compile(r"\\(?:u([0-9a-fA-F]{4})|[bfnrt])")  # a letter as JSON may write it
 # Words and sizes, in which anything can be found.
 NUMBERS = ("tokenizer.json", "added_tokens.json", "model.safetensors.index.json")
 WRITE = f"make a token of the type 'write' at {SITE}/settings/tokens, and {STORE}"
@@ -62,7 +66,7 @@ def push(
     token, a repository that is there, or no network. A commit is there as a whole or not at all; should the upload break, run it again.
     """
     folder, api = Path(folder), HfApi()
-    files = _files(folder, also)
+    before, files = _states(folder), _files(folder, also)
     repo_id, is_private, old = check_push(repo_id, private=private, exist_ok=exist_ok)
     files[CARD] = PLACE.sub(lambda _: repo_id, files[CARD].decode(errors="replace")).encode()
     operations = [CommitOperationAdd(file, content) for file, content in files.items()]
@@ -70,6 +74,9 @@ def push(
     as_it_is = "" if is_private == private else ", as it is already"
     say(f"what is sent: {', '.join(files)}")
     say(f"{mib(folder):,.1f} MiB to {repo_id}, {'private' if is_private else 'public'}{as_it_is}")
+    now = _states(folder)
+    if other := [path for path in files.values() if isinstance(path, str) and before.get(path) != now.get(path)]:
+        raise WorkspaceError(f"{other[0]} was changed after it was checked, and nothing was sent; run this again")
     with _explained(repo_id):
         if old is None:
             api.create_repo(repo_id, private=private)
@@ -105,6 +112,12 @@ def check_push(repo_id: str, *, private: bool = True, exist_ok: bool = False) ->
     return repo_id, bool(there.private), old
 
 
+def _states(folder: Path) -> dict[str, tuple]:
+    """Tell by which a file of weights is known again: they are too large to be kept in memory."""
+    found = {str(path): path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {name: (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
+
+
 def _files(folder: Path, also: Collection[str]) -> dict[str, str | bytes]:
     """Map name to path or content of each file. Raises `WorkspaceError` for what is no whole model, nor part of it, and for secrets."""
     form = "adapter" if (folder / SETTINGS).is_file() else "merged"
@@ -120,23 +133,29 @@ def _files(folder: Path, also: Collection[str]) -> dict[str, str | bytes]:
         name = path.relative_to(folder)
         if any(part.startswith(".") for part in name.parts):
             continue
-        if not path.resolve().is_relative_to(folder.resolve()):
-            outside = f"{path} is a link to {path.resolve()}, outside the folder"
-            raise WorkspaceError(f"{outside}; copy that file here, or delete the link")
-        text = "" if path.suffix in NO_TEXT else path.read_text(encoding="utf-8", errors="replace")
-        if SECRET.search(text):
+        if not (real := path.resolve()).is_relative_to(folder.resolve()):
+            raise WorkspaceError(f"{path} is a link to {real}, outside the folder; copy that file here, or delete the link")
+        with open(os.open(real, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as f:  # it may be a link by now
+            content = f.read(2**20 if path.suffix in HEAVY else -1)
+        text = content.replace(b"\0", b"").decode(errors="replace")  # UTF-16 too
+        if path.suffix == ".safetensors":  # the header, without its numbers
+            header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+            text = re.sub(r"\[[\d,\s]*\]", "", header.decode(errors="replace"))
+        text += "\n" + ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else "\n", text)
+        no_text = path.suffix in NO_TEXT
+        if re.search(KEYS, text) if no_text else SECRET.search(text):
             raise WorkspaceError(f"{path} holds what looks like a token; take it out, and delete it at {SITE}/settings/tokens")
         if (named := name.as_posix()) not in also:
             send = f"name it in also=[{named!r}] (--also {shlex.quote(named)})"
-            if not any(fnmatch(named, one) for one in belongs):
+            if len(name.parts) > 1 or not any(fnmatch(named, one) for one in belongs):
                 raise WorkspaceError(f"{path} is no part of the model; move it out of this folder, or, to send it, {send}")
-            if found := {kind for kind, *_ in plugged("personal_data")(text * (named not in NUMBERS))} - {"phone?"}:
+            searched = named not in NUMBERS and (path.suffix == ".safetensors" or not no_text)
+            if found := {kind for kind, *_ in plugged("personal_data")(text * searched)} - {"phone?"}:
                 what = f"{path} holds what looks like personal data ({', '.join(sorted(found))})"
                 raise WorkspaceError(f"{what}; take it out, or, if it may be seen, {send}")
-        files[named] = str(path)
-    files[CARD] = (folder / CARD).read_bytes()
+        files[named] = str(path) if path.suffix in HEAVY else content
     if form == "adapter":
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        settings = json.loads(files[SETTINGS])
         settings["base_model_name_or_path"] = shown_name(str(settings.get("base_model_name_or_path") or ""))
         files[SETTINGS] = (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
     return files

@@ -1,5 +1,6 @@
 """Small files of somebody else's that ask for enormous work, for modules, for code of the Hub; and a folder that isn't ours."""
 
+import contextlib
 import gzip
 import json
 import os
@@ -18,7 +19,7 @@ from gemma_colab.core.chat import load_tokenizer
 from gemma_colab.core.errors import DatasetError, ModelError, WorkspaceError, plain
 from gemma_colab.core.settings import ModelSettings
 from gemma_colab.core.workspace import Workspace, samples
-from gemma_colab.data import read_rows
+from gemma_colab.data import json_files, read_rows
 from gemma_colab.data.personal import mask
 from gemma_colab.evaluation.candidates import kept_answers
 from gemma_colab.export.adapter import SETTINGS, check_adapter, load_adapter
@@ -284,3 +285,40 @@ def test_a_long_cell_is_not_read_as_python(tmp_path, monkeypatch):
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     read_rows(tmp_path / "a.jsonl", on_bad="aside")
     assert read == [len(rows[0]["question"])]
+
+
+@pytest.mark.parametrize("row", ["{x},\n", '{"a":[' + "1," * 400 + '1],"b":\n'], ids=["broken", "never closed"])
+def test_broken_rows_of_json_cost_no_more_each_where_there_are_many(row, tmp_path, monkeypatch):
+    """The work is counted: the characters that the decoder reads, and the lines that an error counts."""
+    work, decoder = [0], json_files.DECODER
+
+    class Counting:
+        def raw_decode(self, text, start):
+            try:
+                value, end = decoder.raw_decode(text, start)
+            except json.JSONDecodeError as error:
+                work[-1] += error.lineno + error.pos - start
+                raise
+            work[-1] += end - start
+            return value, end
+
+    monkeypatch.setattr(json_files, "DECODER", Counting())
+    monkeypatch.setattr(json_files, "AGAIN", 2, raising=False)
+    for count in (200, 800):
+        work.append(0)
+        (tmp_path / "a.json").write_text("[\n" + row * count + '{"question":"a b","answer":"c d"}\n]')
+        with contextlib.suppress(DatasetError):
+            read_rows(tmp_path / "a.json", on_bad="aside")
+    assert work[2] < 6 * work[1]
+
+
+def test_a_broken_row_far_below_is_told_by_its_true_line(tmp_path):
+    text = (
+        "[\n"
+        + '{"question": "a",\n "answer": "b"},\n' * 3
+        + '{"question": "a",\n "answer": x},\n' * 2
+        + '{"question": "c", "answer": "d"}]'
+    )
+    (tmp_path / "a.json").write_text(text)
+    told = [bad["problem"] for bad in read_rows(tmp_path / "a.json", on_bad="aside").aside]
+    assert told == [f"not valid JSON (Expecting value at character 12 of line {line})" for line in (9, 11)]

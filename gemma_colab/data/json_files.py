@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from gemma_colab.core.errors import DatasetError
@@ -19,12 +20,22 @@ BETWEEN = re.compile(rf"(?:[ \t\n\r,]|{COMMENT}|/\*(?s:.*))*")  # a comment that
 LOOSE = re.compile(rf'("(?:[^"\\\n]|\\.)*+"?)|{COMMENT}|,(?=(?:\s|{COMMENT})*+[\]}}])')
 
 
+AGAIN = 10  # how often a file may be looked through for rows that end somewhere behind the next one
+
+
+class _Text(str):
+    """A text in which an error does not count the lines before it, as each would do from the first line on."""
+
+    def count(self, *_: Any) -> int:
+        return 0
+
+
 def read_json(stream: io.TextIOBase, kind: str, name: str) -> Records:
     """kind: "lines", or "json" for one text over many lines."""
     if kind == "lines":
         return Records(_lines(stream, notes := {}), ["JSON lines"], notes=notes)
     details, notes = ["JSON"], {}
-    text = "".join(line for _, line in unmarked(stream, notes))
+    text = _Text("".join(line for _, line in unmarked(stream, notes)))
     return Records(_document(text, name, details), details, notes=notes)
 
 
@@ -86,10 +97,11 @@ def _is_column(value: Any) -> bool:
 def _values(text: str, at: int, closing: str = "") -> Iterator[tuple[int, Any]]:
     """Yield (line, value) for values that stand one after another, up to a closing bracket and behind it. Behind a broken one it goes
     on at the next line that begins like it."""
-    line, written, listed_rows, plain = 1 + text.count("\n", 0, at), text, bool(closing), None
+    count, room = partial(str.count, text), AGAIN * len(text) + 2**20
+    line, written, listed_rows, plain = 1 + count("\n", 0, at), text, bool(closing), None
     while True:
         start = BETWEEN.match(text, at).end()
-        line += text.count("\n", at, start)
+        line += count("\n", at, start)
         if text[start : start + 1] == closing:
             if not closing:
                 return
@@ -101,31 +113,33 @@ def _values(text: str, at: int, closing: str = "") -> Iterator[tuple[int, Any]]:
         try:
             if start == len(text):
                 raise BadRow("the list breaks off: its ] is missing", "check the file's end, or download it again")
-            value, at = _parsed(DECODER.raw_decode, text, start)
+            value, at = _parsed(DECODER.raw_decode, text, start, line=line)
         except BadRow as bad:
-            plain = plain or _without_comments(written)
-            if text is written and plain != written:
+            if plain is None and (plain := _Text(_without_comments(written))) != written:
                 text, at = plain, start
                 continue
             indent = text[text.rfind("\n", 0, start) + 1 : start]
             again = re.compile(rf"\n{re.escape(indent)}\{{").search(text, start)
+            room -= max(0, (bad.content or len(text)) - again.end()) if again else 0
+            again = again if room > 0 else None
             value, at = bad, again.end() - 1 if again else len(text)
             bad.content = written[start:at]
             if not again:
                 bad.problem += "; everything from here on can't be read"
                 closing = ""
         yield line, value
-        line += text.count("\n", start, at)
+        line += count("\n", start, at)
 
 
-def _parsed(decode: Callable, *args: Any) -> Any:
-    """Return what the decoder does. Raises `BadRow`."""
+def _parsed(decode: Callable, text: str, *start: int, line: int = 1) -> Any:
+    """Return what the decoder does, from a character in this line on. Raises `BadRow`; its content is how far it came, if known."""
     try:
-        return decode(*args)
+        return decode(text, *start)
     except RecursionError:
         raise BadRow("too many brackets inside each other", "a row is an object of texts; take the nesting out") from None
     except json.JSONDecodeError as e:
-        place = f"character {e.colno}" + f" of line {e.lineno}" * ("\n" in args[0])
-        raise BadRow(f"not valid JSON ({e.msg} at {place})", "write it as one whole JSON object") from None
+        line += str.count(text, "\n", *start or (0,), e.pos)
+        place = f"character {e.colno}" + f" of line {line}" * ("\n" in text)
+        raise BadRow(f"not valid JSON ({e.msg} at {place})", "write it as one whole JSON object", content=e.pos) from None
     except ValueError as e:  # Python's own, for a number of more than 4,300 digits
         raise BadRow(f"not valid JSON ({str(e).partition(';')[0]})", "write the number as a text") from None

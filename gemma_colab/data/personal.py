@@ -17,13 +17,17 @@ from gemma_colab.data.looking import question, replaced
 
 # Not numpy@1.26, logo@2x.png, git@github.com:..., nor "me@example.com" of a program, which is nobody's.
 EMAIL = re.compile(
-    r"(?<![\w.+-])(?!git@|(?<=[\"'])[^\s\"'@]+@example\.\w{3}[\"'])[\w.+-]+(?:@|＠|%40|&#64;)(?!\dx\.)[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}"
+    r"(?<![\w.+\xad\u200b-\u200d\u2060-])(?!git@|(?<=[\"'])[^\s\"'@]+@example\.\w{3}[\"'])"
+    r"[\w.+\xad\u200b-\u200d\u2060-]+(?:@|＠|%40|&#64;)(?!\dx\.)[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}"
 )
 # 15, 16, 18 or 19 digits in one piece or grouped as on the card; 13 and 14 are bar codes and parcels, 0.2679491924311228 a number.
 CARD = re.compile(
     r"(?<![\w-])(?<!\d[.,])(?:3[47]\d{13}|[2-6]\d{15}(?:\d{2,3})?|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|3[47]\d\d([ -])\d{6}\2\d{5})(?![\w-])"
 )
-IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
+IBAN = re.compile(  # small letters in one piece, or without any among the later groups: else words behind it would be its own
+    r"\b(?:[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?"
+    r"|[a-z]{2}\d{2}(?:[a-z0-9]{11,30}| ?[a-z0-9]{4}(?: ?\d{4}){2,6}(?: ?\d{1,3})?))\b"
+)
 PASSPORT = re.compile(r"(?i)(?:паспорт|passport)\D{0,20}(?P<it>\d{2} ?\d{2}[ ,№-]{0,3}(?:номер[ :№]{0,3})?\d{6})\b")
 SNILS = re.compile(
     r"(?P<named>(?i:снилс|snils)\D{0,10})?\b(?P<it>\d{3}(?(named)[ -]?|-)\d{3}(?(named)[ -]?|-)\d{3}(?(named)[ -]?|[ -])\d{2})\b"
@@ -88,14 +92,16 @@ KINDS = {
     "ip": ("[IP]", "[IP]", IP, _is_address),
     "phone": ("[телефон]", "[phone]", None, bool),  # found by the phonenumbers library
 }
+# What Excel and Word put for a space or a hyphen, and what is not seen: found as those are.
+BLANKS, HYPHENS = re.compile("[\xa0\xad\u2000-\u200d\u202f\u2060\u3000]"), re.compile("[\u2010\u2011]")
 MASKS = frozenset(word for russian, english, *_ in KINDS.values() for word in (russian, english))
 
 
 def personal_data(text: str, regions: tuple[str, ...] = ("RU",)) -> list[tuple[str, int, int]]:
     """(kind, start, end) of what is found in a text, in order, without overlaps; "phone?" may be none. regions: whose phones need no +."""
-    matches = []
+    matches, plain = [], HYPHENS.sub("-", BLANKS.sub(" ", text))
     for kind, (_, _, pattern, passes) in KINDS.items():
-        found = filter(passes, pattern.finditer(text) if pattern else ())
+        found = filter(passes, pattern.finditer(text if kind in ("key", "e-mail") else plain) if pattern else ())
         matches += [(kind, *match.span("it" if "it" in pattern.groupindex else 0)) for match in found]
     if re.search(r"\d(?:\D{0,3}\d){8}", text):  # the matcher is slow; most texts have no nine digits together
         phones = [match for region in regions for match in phonenumbers.PhoneNumberMatcher(text, region)]
@@ -197,9 +203,10 @@ def hidden(text: str) -> list[tuple[str, int, int]]:
 def redact(value: Any) -> Any:
     """The same value for a log or a screen: in every text and number within, a word in brackets for all that may be personal data."""
     if isinstance(value, dict):
-        return {key: redact(some) for key, some in value.items()}
+        return {redact(key): redact(some) for key, some in value.items()}
     if isinstance(value, list):
         return [redact(some) for some in value]
     if isinstance(value, str):
         return replaced(value, hidden(value))
-    return redact(str(value)) if type(value) is int and hidden(str(value)) else value
+    whole = int(value) if isinstance(value, float) and value.is_integer() else value  # as pandas has it beside an empty cell
+    return redact(str(whole)) if type(whole) is int and hidden(str(whole)) else value

@@ -354,3 +354,31 @@ def test_equal_finds_get_equal_numbers_from_one_on():
 def test_code_ends_where_its_back_quote_stands():
     assert mask("`curl x` a@mail.ru") == "`curl x` [e-mail]"
     assert mask("`curl x`a@mail.ru") == "`curl x`[e-mail]"
+
+
+def test_a_log_keeps_no_personal_data_in_names_of_fields_nor_in_floats():
+    inside = {"ivan@mail.ru": 1, "phone": 79161234567.0, "more": [{"+7 916 123-45-67": [79161234568.0]}], "a": 1.5, "b": 2.0}
+    masked = {"[e-mail]": 1, "phone": "[phone]", "more": [{"[phone]": ["[phone]"]}], "a": 1.5, "b": 2.0}
+    assert redact(inside) == masked
+    assert redact([float("nan"), float("inf"), True, None])[1:] == [float("inf"), True, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "piece"),
+    [
+        ("card 4111\u00a01111\u00a01111\u00a01111", "card [card]"),
+        ("card 4111\u20111111\u20111111\u20111111", "card [card]"),
+        ("card 4111\u202f1111\u202f1111\u202f1111", "card [card]"),
+        ("IBAN DE89\u00a03704\u00a00044\u00a00532\u00a00130\u00a000", "IBAN [account]"),
+        ("iban de89 3704 0044 0532 0130 00 please", "iban [account] please"),
+        ("at611904300234573201 is mine", "[account] is mine"),
+        ("at61 1904 3002 3457 3201 is mine", "[account] is mine"),
+        ("паспорт 4509\u00a0123456", "паспорт [паспорт]"),
+        ("паспорт 45\u00a009\u00a0123456", "паспорт [паспорт]"),
+        ("СНИЛС 112\u2011233\u2011445\u00a095", "СНИЛС [СНИЛС]"),
+        ("write to anna\u200b@mail.ru", "write to [e-mail]"),
+        ("write to a\u00adnna@mail.ru", "write to [e-mail]"),
+    ],
+)
+def test_blanks_and_hyphens_of_excel_and_word_hide_nothing(text, piece):
+    assert mask(text) == piece

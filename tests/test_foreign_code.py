@@ -101,6 +101,6 @@ def test_an_adapter_beside_a_model_imports_nothing_and_is_not_put_on_it(load, ra
     said = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "target_modules": ["q_proj"]} | more
     (folder / "adapter_config.json").write_text(json.dumps(said))
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ModelError, match="is an adapter, not a whole model, or has one beside .*; load its base and put"):
+    with pytest.raises(ModelError, match=r"is an adapter, not a whole model, or has one beside .*; load its base and put"):
         load(str(folder))
     assert "megatron.payload" not in sys.modules

@@ -65,6 +65,17 @@ TEMPLATES = {
     "recursive": "{% for a in messages recursive %}{{ loop(messages) }}{% endfor %}",
     "macro": "{% macro f(x) %}{{ f(x) }}{% endmacro %}",
     "include": "{% include '/etc/passwd' %}",
+    "chain of filters": """{% set x = ('"'""" + "|list|string" * 30 + ")|length %}",
+    "chain of one filter": """{{ '"'""" + "|tojson" * 60 + " }}",
+    "filters in a loop": "{% set ns = namespace(x='a') %}{% for a in messages %}{% set ns.x = ns.x|list|string %}{% endfor %}",
+    "indent": "{{ messages|tojson(indent=9999999999) }}",
+    "many at once": "{% set a = ['x'" + ",'x'" * 99 + "] %}" + "{% set a = [a" + ",a" * 99 + "] %}" * 3 + "{{ a }}",
+    "another's name": "{% set namespace = 'a'.center %}{{ namespace(9999999999) }}",
+    "another's name, a method's": "{% set get = 'a'.center %}{{ get(9999999999) }}",
+    "another's name in a namespace": "{% set ns = namespace(get='a'.center) %}{{ ns.get(9999999999) }}",
+    "another's name, set": "{% set ns = namespace() %}{% set ns.get = 'a'.center %}{{ ns.get(9999999999) }}",
+    "namespaces": "{% set x = namespace(a=x, b=x) %}" * 40 + "{{ x }}",
+    "block": "{% block get %}{{ self.get() }}{{ self.get() }}{% endblock %}",
     "not whole": "{% for",
 }
 
@@ -81,6 +92,36 @@ def test_a_chat_template_that_could_take_for_ever_is_not_begun(kind, tmp_path, m
 @pytest.mark.parametrize("template", [gemma3_training_chat_template, gemma_chat_template])
 def test_a_chat_template_of_the_usual_kind_is_taken(template):
     check_template("m", template)
+
+
+def test_a_chat_template_may_use_tools_and_a_namespace():
+    check_template(
+        "m",
+        "{% set ns = namespace(found=false) %}{% for m in messages %}{% set ns.found = true %}{% endfor %}{{ tools|tojson(indent=4) }}",
+    )
+
+
+DOUBLE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+STEPS = {
+    "normalizer": {"type": "Sequence", "normalizers": [DOUBLE] * 30},
+    "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a*)*b"}, "behavior": "Isolated", "invert": False},
+    "decoder": {"type": "Sequence", "decoders": [DOUBLE] * 30},
+    "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}] * 999},
+}
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer.4.0.0.json"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_tokenizer_that_makes_long_texts_of_short_ones_is_not_loaded(step, file, tmp_path, monkeypatch):
+    folder = shutil.copytree(TINY, tmp_path / "model")
+    load_tokenizer(str(folder))
+    (folder / file).write_text(json.dumps(json.loads((TINY / "tokenizer.json").read_text()) | {step: STEPS[step]}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(json.loads((TINY / "tokenizer_config.json").read_text()) | {"fast_tokenizer_files": [file]})
+    )
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *a, **k: pytest.fail("it was read"))
+    with pytest.raises(ModelError, match=r"changes texts otherwise than Gemma 3's tokenizer, .*; take a checkpoint with"):
+        load_tokenizer(str(folder))
 
 
 def test_a_list_in_a_gguf_file_ends_where_the_file_does(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -12,18 +13,20 @@ from huggingface_hub import constants, get_token, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from jinja2 import Environment, TemplateError, nodes
 
-from gemma_colab.core.catalog import known_dimensions
+from gemma_colab.core.catalog import TINY, known_dimensions
 from gemma_colab.core.errors import SECRET, GemmaColabError, ModelError, SettingsError, plain, say
+from gemma_colab.core.workspace import samples
 
 SITE = "https://huggingface.co"
 STORE = "store it as HF_TOKEN (Colab: a secret, the key icon on the left; Kaggle: Add-ons -> Secrets; elsewhere `hf auth login`) and restart"
 ACCESS = f"accept its license at {SITE}/{{name}}, make a token of the type 'read' at {SITE}/settings/tokens, and {STORE}; or use {{instead}}"
-MORE = "Mul Pow Macro AssignBlock With Include Import FromImport Extends"
+MORE = "Mul Pow Macro CallBlock Block AssignBlock With Include Import FromImport Extends"
 MORE = tuple(getattr(nodes, name) for name in MORE.split())
 JOINS = (nodes.Add, nodes.Concat, nodes.List, nodes.Tuple, nodes.Dict)
 # What a chat template may call, as a function, a method or a filter: nothing that makes a long text of a short one.
 QUICK = "raise_exception strftime_now namespace strip lstrip rstrip split startswith endswith lower upper get items keys values trim length"
 QUICK = (QUICK + " count tojson string list first last default capitalize title selectattr rejectattr int").split()
+FUNCTIONS, GROWS = QUICK[:3], ("tojson", "string", "list")  # what is called without a dot; filters that write more than they read
 ROOM = "make room there (`hf cache ls` lists what it holds), or set HF_HOME to a folder on a larger disk and restart"
 AGAIN = "check the network (Kaggle: Session options -> Internet) and run this again, whole files are kept; or use 'tiny-gemma3', which is here"
 # By name, because huggingface_hub 1 stands on httpx and 2 on httpx2; the last three are messages, the latter two of hf_xet.
@@ -97,6 +100,23 @@ def before_reading(name: str, source: str, cls: type) -> None:
             remedy = "load its base and put the adapter on that, or merge the two; take that file out of a model that is whole"
             raise ModelError(f"{what}; {remedy}")
         check_config(name, PretrainedConfig.get_config_dict(source)[0])
+    elif cls.__name__ == "AutoTokenizer":
+        from transformers.models.auto.tokenization_auto import get_tokenizer_config
+        from transformers.tokenization_utils_base import get_fast_tokenizer_file
+        from transformers.utils import cached_file
+
+        file = get_fast_tokenizer_file(get_tokenizer_config(source).get("fast_tokenizer_files", []))
+        file = cached_file(source, file, _raise_exceptions_for_missing_entries=False)
+        if file and _steps(Path(file), os.stat(file).st_mtime_ns) != _steps(samples() / TINY / "tokenizer.json"):
+            what = f"{file} changes texts otherwise than Gemma 3's tokenizer, which could take for ever"
+            raise ModelError(f"{what}; take a checkpoint with Gemma 3's own tokenizer")
+
+
+@cache
+def _steps(file: Path, changed: int = 0) -> list:
+    """Return what a tokenizer does to a text beside cutting it up: each step may make a long text of a short one, or search for ever."""
+    said = json.loads(file.read_text(encoding="utf-8"))
+    return [said[part] for part in ("normalizer", "pre_tokenizer", "decoder")] + [len(str(said["post_processor"])) < 5000]
 
 
 def check_config(name: str, said: dict) -> None:
@@ -129,17 +149,27 @@ def check_template(name: str, template: str | dict[str, str]) -> None:
             raise ModelError(f"the chat template of {name} is none: {e}; take a checkpoint with Gemma 3's own template") from None
         loops, sets = [*tree.find_all(nodes.For)], [*tree.find_all(nodes.Assign)]
         pairs = [(loop, inner) for loop in loops for inner in loop.find_all(nodes.For)]
-        called = [getattr(call.node, "name", getattr(call.node, "attr", "")) for call in tree.find_all(nodes.Call)]
-        odd = [f"{word}()" for word in called if word not in QUICK]
-        odd += [f"| {f.name}" for f in tree.find_all(nodes.Filter) if f.name not in QUICK]
+        calls, filters = [*tree.find_all(nodes.Call)], [*tree.find_all(nodes.Filter)]
+        grow = [part for loop in loops for one in loop.find_all(nodes.Assign) for part in one.find_all((*JOINS, nodes.Filter))]
+        called = [(getattr(call.node, "name", ""), getattr(call.node, "attr", "")) for call in calls]
+        odd = [f"{word or method}()" for word, method in called if word not in FUNCTIONS and method not in QUICK]
+        # and none of these names may stand for something else
+        odd += [word.name for word in tree.find_all(nodes.Name) if word.ctx == "store" and word.name in FUNCTIONS]
+        odd += [word for n in tree.find_all((nodes.Keyword, nodes.NSRef)) if (word := getattr(n, "key", 0) or n.attr) in QUICK]
+        odd += [f"| {f.name}" for f in filters if f.name not in QUICK]
+        given = [one for f in filters if f.name == "tojson" for one in (*f.args, *(word.value for word in f.kwargs))]
+        odd += ["| tojson()"] * any(getattr(one, "value", "") not in range(9) for one in given)
+        spaces = [call for call in calls if getattr(call.node, "name", "") == "namespace"]
+        odd += ["namespace()"] * any(call.args or len([*call.find_all(nodes.Name)]) > 1 for call in spaces)
+        odd += ["filters"] * (len([f for f in filters if f.name in GROWS]) > 4)
         odd += ["what multiplies or takes in"] * any(tree.find_all(MORE))
         odd += ["%"] * (any(tree.find_all(nodes.Mod)) and any("%" in str(text.value) for text in tree.find_all(nodes.Const)))
         odd += ["loops"] * any(
             getattr(getattr(inner.iter, "node", 0), "name", 0) != getattr(loop.target, "name", 1) for loop, inner in pairs
         )
         odd += ["set"] * (
-            any(part for loop in loops for one in loop.find_all(nodes.Assign) for part in one.find_all(JOINS))
-            or sum(len([*one.find_all(JOINS)]) for one in sets) > 4
+            any(not isinstance(part, nodes.Filter) or part.name in GROWS for part in grow)
+            or sum(max(1, len([*part.iter_child_nodes()]) - 1) for one in sets for part in one.find_all(JOINS)) > 4
             or len(text) > 10_000
         )
         if odd:

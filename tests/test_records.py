@@ -90,9 +90,11 @@ def test_an_unreadable_record_is_left_out_and_said_so(workspace, capsys):
     for i, missing in enumerate(("seconds", "status", "verdict", "train", "curves"), 3):
         part = {name: value for name, value in whole.items() if name != missing}
         (workspace.path / "history" / f"{i}-no-{missing}.json").write_text(json.dumps(part))
+    for name, spoilt in (("train", None), ("verdict", 5), ("lora", 3)):
+        (workspace.path / "history" / f"9-{name}.json").write_text(json.dumps(whole | {name: spoilt}))
     assert len(list_runs(workspace)) == 1
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 8
+    assert len(said) == 11
     assert said[0] == "history/0-half.json is no readable record of a run and is left out; delete it"
 
 

@@ -28,6 +28,7 @@ from gemma_colab.handover.rows import prepare_rows
 from gemma_colab.model.hub import check_template
 from gemma_colab.training.checkpoints import OURS, check_ours
 from gemma_colab.training.records import list_runs
+from gemma_colab.ui.report import write_report
 
 TINY = samples() / "tiny-gemma3"
 LIES = [("num_hidden_layers", 10**9), ("num_labels", 10**9), ("vocab_size", 10**12), ("attn_implementation", "a/kernel")]
@@ -291,6 +292,13 @@ def test_training_begins_in_no_folder_that_is_or_holds_a_link(planted, name):
     (folder.parent / name).symlink_to(planted.path.parent / "theirs" / "checkpoints")
     with pytest.raises(WorkspaceError, match=f"{name} is a link, and training moves and deletes only what lies here"):
         check_ours(folder)
+
+
+@pytest.mark.parametrize("verdict", [{}, {"word": "improved", "ship": "yes"}, {"word": ["x"], "ship": "no"}, None])
+def test_a_verdict_that_is_none_of_ours_is_one_sentence(tmp_path, verdict):
+    Workspace(tmp_path).write_json("summary.json", {"verdict": verdict, "training": None, "review": None})
+    with pytest.raises(WorkspaceError, match=r"summary\.json is not what gemma_colab writes there .* run notebook 05_evaluate"):
+        write_report(Workspace(tmp_path))
 
 
 def test_a_file_that_would_never_end_is_not_read(tmp_path):

@@ -116,6 +116,8 @@ def _still_good(done: dict, model: str | None) -> dict[str, float]:
     for path in NOTEBOOKS:
         if done.get("complete", True) or done["model"] != model or done["done"].get(path.stem) != _checksum(path):
             break
+        if path.stem not in done["seconds"]:  # a spoilt mark
+            break
         good[path.stem] = done["seconds"][path.stem]
     return good
 
@@ -138,14 +140,18 @@ def main() -> int:
         ws = Workspace(workspace)
         strange = sorted(path.name for path in workspace.iterdir() if path.name not in OWN)
         before = None if strange or not ws.has(DONE) else ws.read_json(DONE)
-        if not isinstance(before, dict) or not {"model", "complete", "done", "seconds"} <= before.keys():
+        if (
+            not isinstance(before, dict)
+            or not {"model", "complete"} <= before.keys()
+            or not all(isinstance(before.get(name), dict) for name in ("done", "seconds"))
+        ):
             print(
                 f"--workspace {workspace} holds {strange[0] if strange else 'files'} of no earlier run; name a new folder",
                 file=sys.stderr,
             )
             return 2
         if seconds := _still_good(before, args.model):
-            done, peak = {name: before["done"][name] for name in seconds}, before["peak_memory_gib"]
+            done, peak = {name: before["done"][name] for name in seconds}, before.get("peak_memory_gib", 0.0)
             print(f"going on with the run that was cut off; done: {', '.join(seconds)}")
         else:
             for path in workspace.iterdir():

@@ -141,7 +141,7 @@ def _files(folder: Path, also: Collection[str]) -> dict[str, str | bytes]:
         if path.suffix == ".safetensors":  # the header, without its numbers
             header = content[8 : 8 + int.from_bytes(content[:8], "little")]
             text = re.sub(r"\[[\d,\s]*\]", "", header.decode(errors="replace"))
-        text += "\n" + ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else "\n", text)
+        text = ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else "\n", text)
         no_text = path.suffix in NO_TEXT
         if re.search(KEYS, text) if no_text else SECRET.search(text):
             raise WorkspaceError(f"{path} holds what looks like a token; take it out, and delete it at {SITE}/settings/tokens")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from gemma_colab.core.curve import HISTORY_COLUMNS, new_axes
-from gemma_colab.core.errors import SettingsError, WorkspaceError, plain, say
+from gemma_colab.core.errors import SPOILT, SettingsError, WorkspaceError, plain, say
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.model.choice import shown_name
@@ -82,9 +82,9 @@ def list_runs(workspace: Workspace) -> list[dict]:
     for path in sorted((workspace.path / RECORDS).glob("*.json")):
         try:
             run = workspace.read_json(f"{RECORDS}/{path.name}")
-            run_history({name: run[name] for name in NEEDED})
+            run_history({name: run[name] for name in NEEDED}), _differing([run]), run["verdict"].split
             runs.append(run)
-        except (WorkspaceError, OSError, LookupError, TypeError, ValueError):
+        except (WorkspaceError, OSError, *SPOILT):
             say(f"{RECORDS}/{path.name} is no readable record of a run and is left out; delete it")
     return runs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -31,14 +32,13 @@ EXAMPLES = 4  # rows of each kind
 def write_report(workspace: Workspace) -> Path:
     """Write `report.html` from `summary.json` and the rows in `evaluation/rows.jsonl`, with the loss curve of
     `training.json`, and what `export.json` says of exports of this adapter; returns its path."""
-    summary, curve = workspace.read_json("summary.json"), io.BytesIO()
+    summary, curve = workspace.read_json("summary.json", _worded), io.BytesIO()
     if workspace.has("training.json") and (log := workspace.read_json("training.json").get("log_history")):
         save_curve(history_table(log), curve)
     page = ENVIRONMENT.get_template("ui/templates/report.html").render(
         s=summary,
         review=blind_result(summary["review"]) if summary["review"] else None,
-        word=SAID[summary["verdict"]["word"]],
-        ship=SHIP[summary["verdict"]["ship"]],
+        **summary["said"],
         examples=_examples(pd.DataFrame(workspace.read_jsonl("evaluation/rows.jsonl")), summary.get("sorted_by", "token F1")),
         export=exported(workspace),
         curve=base64.b64encode(curve.getvalue()).decode(),
@@ -46,6 +46,12 @@ def write_report(workspace: Workspace) -> Path:
         number=_number,
     )
     return workspace.write_text("report.html", page)
+
+
+def _worded(text: str) -> dict:
+    """The summary, and its verdict in words."""
+    summary = json.loads(text)
+    return summary | {"said": {"word": SAID[summary["verdict"]["word"]], "ship": SHIP[summary["verdict"]["ship"]]}}
 
 
 def _examples(rows: pd.DataFrame, score: str) -> dict:

@@ -246,12 +246,14 @@ def test_the_pace_of_notebook_03_and_the_preset_that_was_saved_are_on_the_panel_
         "demo.json thesis.txt",
         "demo.json .git/HEAD",
         "demo.json",
+        "demo.json ",
     ],
 )
 def test_the_runner_never_empties_a_strangers_folder(there, tmp_path):
     mark = {"model": None, "complete": True, "done": {}} | (
         {"seconds": {}} if " " in there else {}
     )  # alone, some other demo.json
+    mark |= {"complete": False, "done": [], "seconds": []} if there == "demo.json " else {}  # or a spoilt one
     for name in there.split():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(json.dumps(mark))

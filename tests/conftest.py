@@ -52,7 +52,7 @@ def the_process_is_left_as_it_was():
 
 
 @pytest.fixture(autouse=True)
-def the_package_names_its_encodings(monkeypatch):
+def the_package_names_its_encodings(the_process_is_left_as_it_was, monkeypatch):  # in this order: what is patched goes first
     """Where a text is read without one, it is read as this machine likes: on Windows not as UTF-8."""
     usual = io.text_encoding
 

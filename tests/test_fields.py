@@ -185,7 +185,7 @@ def test_figures_alone_may_say_ship_it_where_bars_are_set():
 def test_with_bars_likeness_reciting_and_forgetting_are_only_told():
     by_heart = pd.DataFrame({"word for word": [0.9, 0.4], "by heart": [0.9, 0.4]}, index=["train", "test"])
     lost = compare({"general questions right, ru": ([1.0] * 50, [0.0] * 50)})
-    how = {"alike": 0.1, "memorized": by_heart, "general": lost}
+    how = {"unlike": 0.9, "memorized": by_heart, "general": lost}
     bars = {"order": 0.95}
     said = verdict(compared(0.97), **how, bars=bars)
     assert said["ship"] == "yes"

@@ -168,11 +168,11 @@ def fetch_converter(into: str | Path = CACHE) -> Path:
     say(f"Fetching llama.cpp's converter, 77 MB, from the source package of {SOURCE} into {into}.")
     with whole(into) as part, tempfile.TemporaryDirectory() as folder:
         wanted = Path(folder) / "wanted.txt"
-        wanted.write_text(f"{SOURCE} --hash=sha256:{SHA256}\n")
+        wanted.write_text(f"{SOURCE} --hash=sha256:{SHA256}\n", encoding="utf-8")
         # pip asks a source package for its metadata. A backend of ours answers, so no build tool is downloaded and nothing of it runs.
         backend = Path(folder) / "scikit_build_core" / "build.py"
         backend.parent.mkdir()
-        backend.write_text(BACKEND.format(*SOURCE.replace("-", "_").split("==")))
+        backend.write_text(BACKEND.format(*SOURCE.replace("-", "_").split("==")), encoding="utf-8")
         command = [*PYTHON, "-m", "pip", "download", "-q", "--no-input", "--disable-pip-version-check", "--no-cache-dir"]
         command += ["--no-deps", "--no-binary", SOURCE.split("==")[0], "--no-build-isolation", "--require-hashes"]
         command += ["-r", str(wanted), "-d", folder]

@@ -116,7 +116,7 @@ def before_reading(name: str, source: str, cls: type) -> None:
 def _steps(file: Path, changed: int = 0) -> list:
     """Return what a tokenizer does to a text beside cutting it up: each step may make a long text of a short one, or search for ever."""
     said = json.loads(file.read_text(encoding="utf-8"))
-    return [said[part] for part in ("normalizer", "pre_tokenizer", "decoder")] + [len(str(said["post_processor"])) < 5000]
+    return [said.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")] + [len(str(said.get("post_processor"))) < 5000]
 
 
 def check_config(name: str, said: dict) -> None:

@@ -88,20 +88,19 @@ def test_a_learner_trains_loses_the_kernel_and_resumes(learner, tmp_path):
     for cell in (setup, setup + 1, setup + 2, panel_cell):
         notebook.run(cell)
 
-    # Three sliders: the rate a notch down, smaller batches, more epochs; the panel counts along.
+    # Two sliders: the rate a notch down, smaller batches; the panel counts along.
     panel = notebook.output(panel_cell)
-    shows(panel, "12 steps an epoch")
+    shows(panel, "24 steps an epoch")
     moves = (
         ("learning_rate", "ArrowLeft", "0.002"),
-        ("per_device_train_batch_size", "ArrowLeft", "4"),
-        ("num_train_epochs", "ArrowRight", "3"),
+        ("per_device_train_batch_size", "ArrowLeft", "2"),
     )
     for field, key, value in moves:
         line(panel, field).locator(HANDLE).focus()
         page.keyboard.press(key)
         shows(line(panel, field), f"^{value}$")
         page.wait_for_timeout(500)  # the panel answers, and may lay itself out anew
-    wait_for(page, lambda: "24 steps an epoch, 72 in all" in panel.inner_text(), "the panel to count 72 steps")
+    wait_for(page, lambda: "48 steps an epoch, 48 in all" in panel.inner_text(), "the panel to count 48 steps")
     picture(notebook, "train_panel_moved", tmp_path, panel_cell)
 
     # Train: the line moves, the curve grows, a verdict is there. Then the machine is gone.
@@ -112,16 +111,16 @@ def test_a_learner_trains_loses_the_kernel_and_resumes(learner, tmp_path):
     wait_for(page, lambda: output.locator("img").get_attribute("src") != first, "the curve to grow")
 
     def step() -> int:
-        found = re.search(r"step (\d+) of 72", output.inner_text())
+        found = re.search(r"step (\d+) of 48", output.inner_text())
         return int(found[1]) if found else 0
 
-    wait_for(page, lambda: step() >= 30 and whole_checkpoints(workspace.path / "checkpoints"), "the 30th step")
+    wait_for(page, lambda: step() >= 25 and whole_checkpoints(workspace.path / "checkpoints"), "the 25th step")
     assert output.locator("img").count() == 1  # one figure, in place
     assert re.search(r"(starting|learning|settled|overfitting|not learning|unstable): .*Next: ", output.inner_text(), re.DOTALL)
     picture(notebook, "train_live", tmp_path, train_cell)
     kill_the_kernel()
     kept = whole_checkpoints(workspace.path / "checkpoints")[-1].step
-    assert 0 < kept < 72
+    assert 0 < kept < 48
     assert not workspace.has("adapter")
 
     # The kernel is a new one. Two cells, the second with RESUME = True.
@@ -142,9 +141,9 @@ def test_a_learner_trains_loses_the_kernel_and_resumes(learner, tmp_path):
     page.keyboard.press("Control+Enter")
     output = notebook.cells.nth(resume_cell).locator(".jp-Cell-outputArea")
     wait_for(page, lambda: "in all" in output.inner_text(), "the end of the run")
-    assert "step 72 of 72" in output.inner_text()
+    assert "step 72 of 48" in output.inner_text()
     picture(notebook, "train_resumed", tmp_path, resume_cell)
     wait_for(page, lambda: workspace.has("training.json"), "the record")
     record = json.loads((workspace.path / "training.json").read_text())
-    assert [entry["step"] for entry in record["log_history"] if "loss" in entry] == list(range(1, 73))
+    assert [entry["step"] for entry in record["log_history"] if "loss" in entry] == list(range(1, 49))
     assert record["status"] == "finished"

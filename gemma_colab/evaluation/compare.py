@@ -48,6 +48,12 @@ def paired_bootstrap(
     return difference, difference - float(high) * error, difference - float(low) * error
 
 
+def share_interval(hits) -> tuple[float, float]:
+    """Return (low, high) of the share of rows that yes/no scores hold: Wilson's 95 % interval."""
+    low, high = binomtest(int(sum(hits)), len(hits)).proportion_ci(method="wilson")
+    return float(low), float(high)
+
+
 def loss_gap(train: pd.DataFrame, other: pd.DataFrame) -> tuple[float, float, float]:
     """Return (loss on other rows - loss on training rows, low, high), in nats per token. train, other: of `answer_losses`."""
     (a, weights_a), (b, weights_b) = (table[["loss", "tokens"]].to_numpy(float).T for table in (train, other))

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 from transformers import PreTrainedTokenizerBase
 
 from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import Row
 from gemma_colab.evaluation.candidates import Evaluation, few_shot_turns
-from gemma_colab.evaluation.compare import ENOUGH_ROWS, paired_bootstrap
+from gemma_colab.evaluation.compare import ENOUGH_ROWS, paired_bootstrap, share_interval
 
 TRAINING = 3  # a token of training computes as much as three that are only read: forward once, backward twice (arXiv 2001.08361)
 
@@ -57,5 +56,5 @@ def worth_training(
 def _interval(scores: np.ndarray) -> tuple[float, float]:
     """95 % of a mean: Wilson's for yes/no scores, else the bootstrap's."""
     if len(scores) and np.isin(scores, (0, 1)).all():
-        return tuple(map(float, binomtest(int(scores.sum()), len(scores)).proportion_ci(method="wilson")))
+        return share_interval(scores)
     return paired_bootstrap(np.zeros(len(scores)), scores)[1:] if len(scores) else (0.0, 1.0)

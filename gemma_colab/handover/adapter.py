@@ -20,7 +20,6 @@ from gemma_colab.handover.settings import settings_for
 from gemma_colab.model.choice import TEXT_ONLY, sees_images, shown_name
 from gemma_colab.model.lengths import token_lengths
 from gemma_colab.model.lent import describe_machine
-from gemma_colab.model.memory import memory_plan
 from gemma_colab.training.replay import REPLAY_ROWS, general_rows, mix_in
 
 ASKED = 3  # validation rows that are answered at each validation
@@ -106,7 +105,7 @@ def train_adapter(
     def plan(settings: TrainSettings) -> pd.Series:
         how = {"tokens": int(lengths["total"].max()), "scored": lengths["answer"].sum() / lengths["total"].sum()}
         how |= {"dtype": dtype, "load_in_4bit": chosen.load_in_4bit, "gpu": machine.gpu is not None}
-        return memory_plan(dimensions, saved.lora, settings, **how)
+        return saved.plan(settings, **how)
 
     def ask(model, seconds: float) -> dict[str, str]:
         some, how = rows["validation"][:ASKED], {"max_new_tokens": 96, "sampling": GREEDY | {"max_time": seconds}}

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from gemma_colab.core.curve import TRAIN, new_axes
 from gemma_colab.core.errors import say
@@ -18,7 +17,7 @@ from gemma_colab.data.cleaning import clean
 from gemma_colab.data.finding import CheckContext
 from gemma_colab.data.report import check_rows
 from gemma_colab.data.splitting import group_rows
-from gemma_colab.evaluation.compare import paired_bootstrap
+from gemma_colab.evaluation.compare import paired_bootstrap, share_interval
 from gemma_colab.evaluation.generation import generate
 from gemma_colab.evaluation.loss import answer_losses
 from gemma_colab.model.choice import shown_name
@@ -39,9 +38,8 @@ def artefacts(answers: Sequence[str]) -> list[bool]:
 def in_form(text: str, answers: Sequence[str]) -> bool:
     """Tell whether a text has the form of these answers: as long as one of them, ends on such a sign, and uses no other signs."""
     strange = {sign for sign in set(text) - set("".join(answers)) if not sign.isalnum() and not sign.isspace()}
-    return (
-        min(map(len, answers)) <= len(text) <= max(map(len, answers)) and text[-1:] in {a[-1:] for a in answers} and not strange
-    )
+    lengths, ends = [*map(len, answers)], {a[-1:] for a in answers}
+    return min(lengths) <= len(text) <= max(lengths) and text[-1:] in ends and not strange
 
 
 def apart(rows: Sequence[Row], held: Sequence[Row]) -> list[Row]:
@@ -53,10 +51,8 @@ def apart(rows: Sequence[Row], held: Sequence[Row]) -> list[Row]:
 def two_ways(sets: Mapping[str, Sequence[Row]]) -> Iterator[tuple[Row, Row]]:
     """Yield (row, contradicting row) for questions that a set answers in more than one way, and the last set in one: the right way."""
     *others, last = map(CheckContext, sets.values())
-    right, seen = (
-        dict(zip(last.same_questions, last.rows, strict=True)),
-        {*zip(last.same_questions, last.same_answers, strict=True)},
-    )
+    right = dict(zip(last.same_questions, last.rows, strict=True))
+    seen = {*zip(last.same_questions, last.same_answers, strict=True)}
     for context in others:
         for i in [hit.row for finding in contradictions(context) for hit in finding.hits]:
             key = context.same_questions[i], context.same_answers[i]
@@ -118,8 +114,7 @@ def compare_sets(
         lines[name] |= {"lowest": min(dots[name]), "highest": max(dots[name])} if len(seeds) > 1 else {}
         for score in runs[0][1]:
             hits = [hit for _, shares in runs for hit in shares[score]]
-            low, high = binomtest(int(sum(hits)), len(hits)).proportion_ci(method="wilson")
-            lines[name][score] = f"{sum(hits)} of {len(hits)} ({low:.0%} to {high:.0%})"
+            lines[name][score] = "{} of {} ({:.0%} to {:.0%})".format(sum(hits), len(hits), *share_interval(hits))
     said = []
     for before, after in [(others[-1], last)] if grows else [(last, name) for name in others]:
         gap, low, high = paired_bootstrap(rowwise[before], rowwise[after], weights=tokens)

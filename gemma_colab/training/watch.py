@@ -16,6 +16,7 @@ from gemma_colab.core.html import LIGHTS, render
 from gemma_colab.core.live import LiveView
 
 ASKING = 0.045  # share of the time so far; with the token that is on its way when the time is up, 5 %
+TO_READ = [{"selector": "th, td", "props": "text-align: left; vertical-align: top; white-space: pre-wrap"}]
 LIGHT_OF = dict(learning="fits", settled="fits", finished="fits", overfitting="tight", unstable="no") | {"not learning": "tight"}
 
 
@@ -63,8 +64,8 @@ class LiveCurve(LiveView):
         # Of a resumed run, those from before too: the first, and the newest four.
         if self.ask and state.is_world_process_zero and len(table := answers_table(state.log_history)):
             few = table.iloc[[0, *range(max(1, len(table) - 4), len(table))]]
-            with pd.option_context("display.max_colwidth", None):
-                self.shown[2].update(HTML(few.to_html(justify="left", border=0)))  # which escapes all texts
+            page = few.style.set_uuid("answers").format(escape="html").format_index(escape="html", axis=1)
+            self.shown[2].update(HTML(page.set_table_styles(TO_READ).to_html()))
 
     def line(self, facts: list[str], history: pd.DataFrame, percent: float, done: bool) -> None:
         verdict = self.verdict and self.verdict(history, finished=done)

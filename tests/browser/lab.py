@@ -17,6 +17,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import pytest
 from conftest import ROOT
 
@@ -159,15 +160,35 @@ class Notebook:
 
 
 @contextlib.contextmanager
-def opened(browser, url: str, name: str, **view):
-    """A `Notebook` in a page of its own, run from top to bottom; the page must raise no error until the end."""
+def opened(browser, url: str, name: str, *, run_all: bool = True, **view):
+    """A `Notebook` in a page of its own, run from top to bottom unless told otherwise; the page must raise no error until the end."""
     page, errors = browser.new_page(**view), []
     page.on("pageerror", lambda error: errors.append(error))  # playwright marks what it calls
     notebook = Notebook(page, url, name)
-    notebook.run_all()
+    if run_all:
+        notebook.run_all()
     yield notebook
     assert errors == []
     page.close()
+
+
+@contextlib.contextmanager
+def lesson(folder: Path, name: str):
+    """(one of the series, open without outputs in a JupyterLab of its own, the sources of its code cells)"""
+    read = nbformat.read(ROOT / "notebooks" / name, as_version=4)
+    code = [cell for cell in read.cells if cell.cell_type == "code"]
+    for cell in code:
+        cell.outputs = []
+    (folder / "lab").mkdir()
+    with running_lab(folder / "lab") as url, running_browser() as browser:
+        nbformat.write(read, folder / "lab" / "notebooks" / name)
+        with opened(browser, url, name, run_all=False, viewport={"width": 1100, "height": 1300}) as notebook:
+            yield notebook, [cell.source for cell in code]
+
+
+def cell_of(sources: list[str], text: str) -> int:
+    (found,) = [i for i, source in enumerate(sources) if text in source]
+    return found
 
 
 def shows(locator, text: str) -> None:

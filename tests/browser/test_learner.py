@@ -10,11 +10,9 @@ import signal
 import time
 from pathlib import Path
 
-import nbformat
 import psutil
 import pytest
-from conftest import ROOT
-from lab import Notebook, running_browser, running_lab, screenshot, shows
+from lab import cell_of, lesson, screenshot, shows
 from test_panels import HANDLE, line
 
 from gemma_colab.core.settings import ModelSettings
@@ -28,29 +26,13 @@ pytestmark = [pytest.mark.long, pytest.mark.learner]
 
 @pytest.fixture
 def learner(tmp_path, support_rows, monkeypatch):
-    """(page with notebook 04 open, its workspace, the process of the lab)"""
+    """(notebook 04 open in JupyterLab, its workspace, the sources of its code cells)"""
     workspace = Workspace(tmp_path / "workspace")
     save_rows({"train": support_rows[:96], "validation": support_rows[96:112], "test": support_rows[112:128]}, workspace)
     ModelSettings(model="tiny-gemma3").save(workspace)
     monkeypatch.setenv("GEMMA_COLAB_WORKSPACE", str(workspace.path))
-    notebook = nbformat.read(ROOT / "notebooks" / "04_train.ipynb", as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = []
-    (tmp_path / "lab").mkdir()
-    with running_lab(tmp_path / "lab") as url, running_browser() as browser:
-        nbformat.write(notebook, tmp_path / "lab" / "notebooks" / "04_train.ipynb")
-        page = browser.new_page(viewport={"width": 1100, "height": 1300})
-        errors = []
-        page.on("pageerror", lambda error: errors.append(error))
-        sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-        yield Notebook(page, url, "04_train.ipynb"), workspace, sources
-        assert errors == []
-
-
-def cell_of(sources: list[str], text: str) -> int:
-    (found,) = [i for i, source in enumerate(sources) if text in source]
-    return found
+    with lesson(tmp_path, "04_train.ipynb") as (notebook, sources):
+        yield notebook, workspace, sources
 
 
 def press(notebook, cell: int) -> None:

@@ -8,11 +8,9 @@ import json
 import re
 import time
 
-import nbformat
 import openpyxl
 import pytest
-from conftest import ROOT
-from lab import Notebook, running_browser, running_lab, screenshot, shows
+from lab import cell_of, lesson, screenshot, shows
 
 from gemma_colab.core.rows import answer
 from gemma_colab.core.workspace import Workspace
@@ -41,24 +39,8 @@ def excel(path, support_rows, bad=()):
 def analyst(tmp_path, monkeypatch):
     """(notebook 00 open in JupyterLab, its workspace for own files, the sources of its code cells)"""
     monkeypatch.setenv("GEMMA_COLAB_WORKSPACE", str(tmp_path / "workspace"))
-    read = nbformat.read(ROOT / "notebooks" / "00_quickstart.ipynb", as_version=4)
-    for cell in read.cells:
-        if cell.cell_type == "code":
-            cell.outputs = []
-    (tmp_path / "lab").mkdir()
-    with running_lab(tmp_path / "lab") as url, running_browser() as browser:
-        nbformat.write(read, tmp_path / "lab" / "notebooks" / "00_quickstart.ipynb")
-        page = browser.new_page(viewport={"width": 1100, "height": 1300})
-        errors = []
-        page.on("pageerror", lambda error: errors.append(error))
-        sources = [cell.source for cell in read.cells if cell.cell_type == "code"]
-        yield Notebook(page, url, "00_quickstart.ipynb"), Workspace(tmp_path / "workspace" / "my_model"), sources
-        assert errors == []
-
-
-def cell_of(sources, text):
-    (found,) = [i for i, source in enumerate(sources) if text in source]
-    return found
+    with lesson(tmp_path, "00_quickstart.ipynb") as (notebook, sources):
+        yield notebook, Workspace(tmp_path / "workspace" / "my_model"), sources
 
 
 def edit(notebook, cell, line, new):

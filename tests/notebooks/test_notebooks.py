@@ -302,7 +302,7 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stopped(tmp_path, monkeypatch, 
     import run_notebooks
 
     work = tmp_path / "work"
-    here = f"import os; os.chdir({str(work / 'notebooks')!r}); "
+    here = f"import os; os.makedirs({str(work / 'notebooks')!r}, exist_ok=True); os.chdir({str(work / 'notebooks')!r}); "
     cells = {"00_a": "print('a', file=open('ran', 'a'))", "01_b": "open('missing')", "02_c": "print('c', file=open('ran', 'a'))"}
     for name, source in cells.items():
         nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(here + source)]), tmp_path / f"{name}.ipynb")

@@ -8,7 +8,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 .PHONY: demo demo-270m test test-all fuzz mutants test-colab lab lint outputs screenshots links wheel colab-check constraints tiny-model clean
 
 demo: .venv/installed                  ## run all notebooks on the tiny Gemma 3, leave the reports in runs/demo
-	$(BIN)/python tools/run_notebooks.py --workspace runs/demo --model tiny-gemma3
+	$(BIN)/python tools/run_notebooks.py --workspace runs/demo --model tiny-gemma3 --beside
 
 demo-270m: .venv/installed-270m        ## the same on the real Gemma 3 270M, in runs/demo-270m (the quick start comes first)
 	$(BIN)/python tools/run_notebooks.py --workspace runs/demo-270m --model gemma-3-270m

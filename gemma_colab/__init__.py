@@ -1,6 +1,6 @@
 """Fine-tune Gemma 3 on your own data: the package that the notebooks call.
 
-Here is what every notebook begins with: the machine, the workspace, and whether both suffice. The rest lies behind six doors:
+Here is what every notebook begins with: the machine, the workspace, and whether both suffice. The rest is behind six doors:
 `gemma_colab.data`, `.model`, `.training`, `.evaluation`, `.export` and `.ui`. Nothing is imported before it is used.
 """
 

@@ -92,7 +92,7 @@ def test_no_other_files_are_overwritten(merged, tmp_path):
     with pytest.raises(SettingsError, match=r"holds '.git', which would be lost; name a new folder"):
         write_ollama(merged, tmp_path / "ours")
     for out in (merged, tmp_path, merged / "ollama"):
-        with pytest.raises(SettingsError, match="lie in one another"):
+        with pytest.raises(SettingsError, match="are one inside the other"):
             write_ollama(merged, out)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 

@@ -576,7 +576,7 @@ def test_errors_and_dates_of_excel(tmp_path):
     source = read_rows(sheet_of(tmp_path, ["Вопрос", "Ответ", "x"], *rows), on_bad="aside")
     assert pairs(source) == [(3, "b", "2026-03-05"), (5, "c", "d"), (6, "e", ""), (7, "f", "g")]
     assert [(bad["line"], bad["field"]) for bad in source.aside] == [(2, "Ответ"), (4, "Вопрос")]
-    assert "field 'Ответ': #N/A, the error of a formula; mend it in Excel" in source.aside[0]["sentence"]
+    assert "field 'Ответ': #N/A, the error of a formula; correct it in Excel" in source.aside[0]["sentence"]
 
 
 # --- refusals

@@ -340,7 +340,7 @@ def test_a_checkpoint_is_written_after_so_many_minutes(go, folder, monkeypatch):
 def test_no_room_is_said_before_training_and_survived_in_it(go, folder, monkeypatch, capsys):
     free = [0.01]
     monkeypatch.setattr(module, "free_gib", lambda path: free[0])
-    with pytest.raises(WorkspaceError, match=r"0\.01 GiB are free where .* lies, and checkpoints need 0\.\d\d; make room"):
+    with pytest.raises(WorkspaceError, match=r"0\.01 GiB are free for .*, and checkpoints need 0\.\d\d; make room"):
         go()
     free[0] = 100.0
     run = go(at={4: lambda m: free.__setitem__(0, 0.0), 10: lambda m: free.__setitem__(0, 100.0)})

@@ -1,6 +1,6 @@
 """Execute the notebooks in order, each in a fresh kernel, in one workspace; show where it is; sum it all up.
 
-    python tools/run_notebooks.py --workspace runs/demo --model tiny-gemma3 [--only 04_train]
+    python tools/run_notebooks.py --workspace runs/demo --model tiny-gemma3 [--beside] [--only 04_train]
 
 Leaves in the workspace: notebooks/*.ipynb as executed, report.html, loss_curve.png, summary.json; and quickstart/ with the same of
 notebook 00. A run that was cut off goes on at the notebook where it stopped: `demo.json` says which are done.
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -56,10 +57,11 @@ class PeakMemory(threading.Thread):
 
 
 class Progress:
-    """One line a notebook: which cell, how many seconds. On a terminal it moves in place."""
+    """One line a notebook: which cell, how many seconds. On a terminal it moves in place, unless two notebooks run side by side."""
 
-    def __init__(self, name: str, cells: int):
+    def __init__(self, name: str, cells: int, alone: bool):
         self.name, self.cells, self.done, self.start = name, cells, 0, time.monotonic()
+        self.moves = alone and sys.stdout.isatty()
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._tick, daemon=True)
         self.thread.start()
@@ -71,8 +73,8 @@ class Progress:
         return f"{self.name:<16} cell {self.done:>2} of {self.cells}  {time.monotonic() - self.start:6.1f} s"
 
     def _tick(self):
-        while not self.stop.wait(0.5 if sys.stdout.isatty() else 10):
-            print(self._line(), end="\r" if sys.stdout.isatty() else "\n", flush=True)
+        while not self.stop.wait(0.5 if self.moves else 10):
+            print(self._line(), end="\r" if self.moves else "\n", flush=True)
 
     def finish(self) -> float:
         self.stop.set()
@@ -81,17 +83,15 @@ class Progress:
         return round(time.monotonic() - self.start, 1)
 
 
-def run_notebook(path: Path, workspace: Path) -> float:
+def run_notebook(path: Path, workspace: Path, alone: bool = True) -> float:
     """Execute one notebook and keep it, with its outputs, in the workspace, whether or not it fails; returns seconds."""
-    with (
-        tempfile.TemporaryDirectory() as neutral
-    ):  # a kernel imports what lies in its folder: a pandas.py in a workspace would run
-        return _run(path, workspace, neutral)
+    with tempfile.TemporaryDirectory() as neutral:  # a kernel imports what its folder holds: a pandas.py in a workspace would run
+        return _run(path, workspace, neutral, alone)
 
 
-def _run(path: Path, workspace: Path, cwd: str) -> float:
+def _run(path: Path, workspace: Path, cwd: str, alone: bool) -> float:
     notebook = nbformat.read(path, as_version=4)
-    progress = Progress(path.stem, sum(cell.cell_type == "code" for cell in notebook.cells))
+    progress = Progress(path.stem, sum(cell.cell_type == "code" for cell in notebook.cells), alone)
     client = NotebookClient(
         notebook,
         timeout=3600,
@@ -102,6 +102,9 @@ def _run(path: Path, workspace: Path, cwd: str) -> float:
     )
     env = os.environ | {"GEMMA_COLAB_WORKSPACE": str(workspace), "TOKENIZERS_PARALLELISM": "false"}
     env["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else each kernel warns that its debugger may miss breakpoints
+    env |= (
+        {} if alone else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
+    )  # two that take all cores wait for one another
     try:
         client.execute(env=env)
     finally:
@@ -111,14 +114,14 @@ def _run(path: Path, workspace: Path, cwd: str) -> float:
 
 
 def _still_good(done: dict, model: str | None) -> dict[str, float]:
-    """Notebook -> seconds, of a run with this model that was cut off: those before the first that wasn't run, or was changed since."""
+    """Notebook -> seconds, of a run with this model that was cut off: those before the first that wasn't run, or was changed since.
+    The quick start has a workspace of its own, so nothing depends on it."""
     good = {}
-    for path in NOTEBOOKS:
-        if done.get("complete", True) or done["model"] != model or done["done"].get(path.stem) != _checksum(path):
+    for path in NOTEBOOKS if not done.get("complete", True) and done["model"] == model else []:
+        if done["done"].get(path.stem) == _checksum(path) and path.stem in done["seconds"]:  # else a spoilt mark
+            good[path.stem] = done["seconds"][path.stem]
+        elif not path.stem.startswith("00"):
             break
-        if path.stem not in done["seconds"]:  # a spoilt mark
-            break
-        good[path.stem] = done["seconds"][path.stem]
     return good
 
 
@@ -130,6 +133,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspace", type=Path, default=ROOT / "runs" / "demo")
     parser.add_argument("--model", help="what the notebooks choose where the machine decides, as GEMMA_COLAB_MODEL")
+    parser.add_argument("--beside", action="store_true", help="run the quick start beside the others, each on half of the cores")
     parser.add_argument("--only", help="run only the notebooks whose name starts so, in the workspace as it is")
     args = parser.parse_args()
     workspace = args.workspace.resolve()
@@ -166,18 +170,28 @@ def main() -> int:
 
     if not args.only:
         note(False)
-    for path in NOTEBOOKS:
-        if (args.only and not path.stem.startswith(args.only)) or path.stem in seconds:
-            continue
-        done_with = _checksum(path)  # it may be changed while it runs
-        try:
-            seconds[path.stem] = run_notebook(path, workspace)
-            done[path.stem] = done_with
-            peak = max(peak, round(memory.peak / 2**30, 2))
-            if not args.only:
-                note(False)
-        except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:  # an error, an hour in a cell, or no memory left
-            print(f"\n{path.stem} stopped ({type(e).__name__}):\n{e}", file=sys.stderr)
+    paths = [p for p in NOTEBOOKS if p.stem.startswith(args.only or "") and p.stem not in seconds]
+    quick = [path for path in paths if args.beside and path.stem.startswith("00") and len(paths) > 1]  # in a workspace of its own
+
+    def run_all(some: list[Path]) -> bool:
+        nonlocal peak
+        for path in some:
+            done_with = _checksum(path)  # it may be changed while it runs
+            try:
+                took = run_notebook(path, workspace, alone=not quick)
+            except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:  # an error, an hour in a cell, or no memory left
+                print(f"\n{path.stem} stopped ({type(e).__name__}):\n{e}", file=sys.stderr)
+                return False
+            with lock:
+                seconds[path.stem], done[path.stem] = took, done_with
+                peak = max(peak, round(memory.peak / 2**30, 2))
+                if not args.only:
+                    note(False)
+        return True
+
+    lock, begin = threading.Lock(), time.monotonic()
+    with ThreadPoolExecutor() as pool:
+        if not all([*pool.map(run_all, [quick, [path for path in paths if path not in quick]])]):
             return 1
     memory.stop.set()
     memory.join()
@@ -186,7 +200,8 @@ def main() -> int:
     note(True)
     if not ws.has("summary.json"):
         return 0
-    cost = {"seconds": seconds | {"total": round(sum(seconds.values()), 1)}, "peak_memory_gib": peak}
+    total = time.monotonic() - begin if quick else sum(seconds.values())
+    cost = {"seconds": seconds | {"total": round(total, 1)}, "peak_memory_gib": peak}
     quick = {"quickstart": ws.read_json("quickstart/summary.json")} if ws.has("quickstart/summary.json") else {}
     path = ws.write_json("summary.json", ws.read_json("summary.json") | cost | quick)
     print(json.dumps(cost, indent=1))

@@ -67,7 +67,7 @@ READING = {
 }  # fmt: skip
 PREPARING = _workspace("where the rows go") | {
     "--too-long": dict(choices=("keep", "drop", "split"), default="keep", help="rows beyond --max-length; needs --model"),
-    "--steps": dict(nargs="+", metavar="STEP", help="of cleaning; by default those that mend what storage has spoilt"),
+    "--steps": dict(nargs="+", metavar="STEP", help="of cleaning; by default those that repair what storage has spoilt"),
     "--also": dict(nargs="+", metavar="STEP", default=[], help="further steps; the report names those that would change rows"),
     "--groups": dict(metavar="COLUMN", help="rows with the same value of it stay together, such as those of one customer"),
     "--originals": FLAG | dict(help="also keep the logs with personal data as in the file, unmasked_*.jsonl, which undo needs"),
@@ -156,7 +156,7 @@ def _parsed(argv: list[str] | None) -> argparse.Namespace:
 
 def _without_effect(args: argparse.Namespace, actions: dict[str, argparse.Action]) -> str:
     """Say what would change nothing, if there is anything."""
-    if not getattr(args, "workspace", ".").strip():  # of an unset variable, say; for Python it is the folder one stands in
+    if not getattr(args, "workspace", ".").strip():  # of an unset variable, say; for Python it is the current folder
         return f"--workspace {args.workspace!r} must be the name of a folder"
     if len(dict(pairs := getattr(args, "map", []))) < len(pairs):
         return "--map names something twice; say it once, and join two columns before"

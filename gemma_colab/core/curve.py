@@ -20,7 +20,7 @@ TRAIN, VALIDATION, BEST = "#1f6fb2", "#c8552b", "#5b8c3a"
 def history_table(log_history: list[dict]) -> pd.DataFrame:
     """Tabulate a `Trainer`'s log, which holds `loss` and `eval_loss` in lines of their own: one line a step, `HISTORY_COLUMNS`.
 
-    A loss that was logged as "not a number" stands here as infinite: in a table, NaN means that nothing was logged.
+    A loss that was logged as "not a number" is infinite here: in a table, NaN means that nothing was logged.
     """
     logged = [
         {name: math.inf if value != value else value for name, value in line.items() if name in HISTORY_COLUMNS}

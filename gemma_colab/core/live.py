@@ -46,7 +46,7 @@ class LiveView(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self._show(args, state, done=True)
-        self.running = False  # whoever validates by hand afterwards doesn't move the line again
+        self.running = False  # a validation by hand afterwards doesn't move the line again
 
     def _show(self, args, state, doing: str = "", done: bool = False) -> None:
         if not state.is_world_process_zero:

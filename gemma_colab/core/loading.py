@@ -80,7 +80,7 @@ def keep_cpu_weights_unpacked(model: PreTrainedModel) -> None:
     """Switch off bitsandbytes' packed weights on CPUs with bf16 instructions.
 
     There, the first pass in eval mode repacks each layer for good and computes it in bf16 through a kernel without a backward
-    pass (bitsandbytes 0.50, `Linear4bit.forward`): whoever evaluates before training then trains on wrong gradients, silently.
+    pass (bitsandbytes 0.50, `Linear4bit.forward`): who evaluates before training then trains on wrong gradients, silently.
     """
     from bitsandbytes.nn import Linear4bit  # 16 bit does without, also on a machine that lacks it
 

@@ -42,7 +42,7 @@ def existing(path: str | Path) -> Path:
 
 
 def free_gib(path: str | Path) -> float:
-    """GiB that are free where `path` lies, or would lie."""
+    """GiB that are free where `path` is, or would be."""
     return shutil.disk_usage(existing(path)).free / GIB
 
 

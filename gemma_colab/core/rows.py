@@ -44,5 +44,5 @@ def answer(row: Row) -> str:
 
 
 def place(row: Row, number: int) -> str:
-    """Say where to look for a row: "line 17", or "item 17" of a list that stands on one line; else its number, as given."""
+    """Say where to look for a row: "line 17", or "item 17" of a list that is written on one line; else its number, as given."""
     return next((f"{name} {row[name]}" for name in ("item", "line") if row.get(name) is not None), f"row {number}")

@@ -15,7 +15,7 @@ ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 # The linear layers of one block, named from the block on.
 LINEAR = [f"self_attn.{name}" for name in ATTENTION] + ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
 NOT_LINEAR = "model.norm lm_head model.embed_tokens model.layers.0.self_attn model.layers.0.self_attn.q_norm".split()
-# Of regular expressions what can't take for ever, whoever wrote it: names, lists, `.*` and `\d+`; at most two of * and +, and four lists.
+# Of regular expressions what can't take for ever, no matter who wrote it: names, lists, `.*` and `\d+`; at most two of * and +, and four lists.
 PLAIN = r"(?:\.[*+]?|\\[.d]\+?|[\w|]|\[[\d-]+\]\+?|\((?:\?:)?(?:[\w|.-]|\\[.d]\+?|\[[\d-]+\])+\))++"
 PLAIN = re.compile(r"(?!.{301})(?!(?:[^*+]*[*+]){3})(?!(?:[^(]*\(){5})" + PLAIN)
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")

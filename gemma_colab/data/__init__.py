@@ -1,7 +1,7 @@
 """From a file to training rows: read it, check it, clean it, split it, save it.
 
 `read_rows` takes any common format, and a row is always `{"messages": [...]}` with its place in the file. `check_rows` reports what is
-wrong, `clean` mends what can be mended with a log that `undo` reads backwards, `split_rows` keeps look-alikes on one side.
+wrong, `clean` repairs what can be repaired with a log that `undo` reads backwards, `split_rows` keeps look-alikes on one side.
 `tokenize_row` shows what of a row is trained. `prepare_rows` does all of this in one call; `ensure_rows` gives the saved rows.
 """
 

@@ -78,7 +78,7 @@ def explain(problem: str, record: dict[str, Any], others: list[tuple[int, Any]])
 
 
 def _most(pattern: re.Pattern, texts: list[str]) -> bool:
-    """Tell whether the pattern is in most of these texts, and they are no few that stand in row after row."""
+    """Tell whether the pattern is in most of these texts, and they are no few that are in row after row."""
     return 2 * len(set(texts)) > len(texts) < 2 * sum(bool(pattern.search(text)) for text in texts)
 
 

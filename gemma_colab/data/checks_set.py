@@ -19,7 +19,7 @@ from gemma_colab.data.personal import MASKS
 
 # What tells near twins apart: numbers, negations, the signs that `sameness` leaves (C++, C#), but for marks above and below letters.
 FACTS = re.compile(r"\d+|\b(?:не\w*|ни|без|not?|none|nothing|cannot|never|without|\w+n't)\b|[^\w\s\u0300-\u1fff]")
-# What stands in square brackets where something is to be filled in; [смех в зале] is none.
+# What is in square brackets where something is to be filled in; [смех в зале] is none.
 FILL_IN = r"(?:ваш\w*|your|вставь?т?е?\w*|insert|enter|укаж\w+|the )?\s*(?:имя|фамилия|фио|name|ссылк[аиу]|link|url|дат[аыу]|date|время|time"
 FILL_IN += r"|номер|number|город|city|адрес|address|компани[яи]|company|телефон|phone|почт[аы]|e-?mail|сумм[аыу]|amount|товар|product|цен[аы]|price)"
 PLACEHOLDER = re.compile(
@@ -118,7 +118,7 @@ def near_twins(context: CheckContext) -> Iterator[tuple[int, int, float, bool]]:
 
 @check("contradiction", advice="decide which answer is right: the model can't")
 def contradictions(context: CheckContext) -> list[Hit]:
-    """Rows whose question stands elsewhere with another answer."""
+    """Rows whose question comes elsewhere with another answer."""
     groups = defaultdict(list)
     for row, asked in enumerate(context.same_questions):
         if asked:

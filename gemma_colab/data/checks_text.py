@@ -113,9 +113,9 @@ def fake_input(context: CheckContext) -> Iterator[Hit]:
 @check("mojibake", advice="the text was decoded with the wrong encoding; the step `mojibake` puts it right")
 def mojibake(context: CheckContext) -> Iterator[Hit]:
     for row, field, text in context.fields():
-        if not text.isascii() and (mended := fix_encoding(text)) != text:
+        if not text.isascii() and (repaired := fix_encoding(text)) != text:
             bad = BADNESS_RE.search(text)
-            yield Hit(row, field, *(bad.span() if bad else (0, 0)), f"probably: {mended[:60]}")
+            yield Hit(row, field, *(bad.span() if bad else (0, 0)), f"probably: {repaired[:60]}")
 
 
 @check("control characters", advice="remove them, or the model will write them")
@@ -138,7 +138,7 @@ def personal(context: CheckContext, regions: tuple[str, ...] = ("RU",), keep: tu
     if others:
         advice = "mask it: a model may repeat to anybody what it was trained on; code, and what may be no phone, is left to you"
         where = sorted({hit.field.removeprefix(BESIDE) for hit in others if hit.field.startswith(BESIDE)})
-        advice += f"; beside the texts it stands in {', '.join(where[:5])}{' ...' * (len(where) > 5)}" * bool(where)
+        advice += f"; beside the texts it is in {', '.join(where[:5])}{' ...' * (len(where) > 5)}" * bool(where)
         yield Finding("personal data", "W", advice, others)
     spelt = {contact(hit.note): hit.note for hit in kept}
     if kept:
@@ -195,7 +195,7 @@ def check_pattern(name: str, pattern: re.Pattern, advice: str, severity: str = "
                 yield from (Hit(row, field, *match.span(pattern.groups)) for match in pattern.finditer(text))
 
 
-# Gemma's own become the real tokens, wherever they stand; the others show that a template was applied already.
+# Gemma's own become the real tokens, wherever they are; the others show that a template was applied already.
 CHAT_MARKERS = (
     r"</?(?:bos|eos|start_of_turn|end_of_turn)>|<(?:pad|unk|mask|unused\d{1,4}|image_soft_token|(?:start|end)_of_image)>"
 )

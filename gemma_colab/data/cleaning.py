@@ -35,7 +35,7 @@ ENCODING = re.compile(
     r"(?i)mojibake|encod|decod|charset|unicode|ascii|utf-?\d|latin-?1|8859|(?:cp|ws-)125|кодиров|козябр|юникод|байт"
 )
 SCRIPT = re.compile(r"(?is)<(script|style|head)(?:\s[^<>]*)?>.*?(?:</\1\s*>|\Z)")
-BLOCK = re.compile(r"</?(?:br|p|div|li|tr|h[1-6]|blockquote|pre)\b", re.IGNORECASE)  # they stand on lines of their own
+BLOCK = re.compile(r"</?(?:br|p|div|li|tr|h[1-6]|blockquote|pre)\b", re.IGNORECASE)  # they have lines of their own
 
 
 def file_marks(text: str) -> str:
@@ -45,9 +45,9 @@ def file_marks(text: str) -> str:
 
 
 def about_encoding(row: Row) -> bool:
-    """Tell whether the row is about encodings, or has all that can be mended in the right letters too: there the fault is the lesson."""
-    said, mended = ("\n".join(map(change, texts(row).values())).lower() for change in (str, fix_encoding))
-    words, right = (set(re.findall(r"\w+|[^\w\s]", text)) for text in (said, mended))
+    """Tell whether the row is about encodings, or has all that can be repaired in the right letters too: there the fault is the lesson."""
+    said, repaired = ("\n".join(map(change, texts(row).values())).lower() for change in (str, fix_encoding))
+    words, right = (set(re.findall(r"\w+|[^\w\s]", text)) for text in (said, repaired))
     return right <= words or bool(ENCODING.search(said))
 
 
@@ -79,7 +79,7 @@ def entities(text: str) -> str:
 
 
 def control_characters(text: str) -> str:
-    """Control characters away; escapes written out as text become what they stand for."""
+    """Control characters away; escapes written out as text become what they mean."""
 
     def unescaped(escape: str) -> str:
         if escape[1:2] in ("u", "x"):
@@ -159,7 +159,7 @@ def clean(
 ) -> tuple[list[Row], pd.DataFrame]:
     """Return new rows, and the log: step, row (number in `rows`), line, field, before, after. The rows given are not changed.
 
-    steps: by default those that mend what is certainly an artefact of storage. also: others, each in its usual place among them:
+    steps: by default those that repair what is certainly an artefact of storage. also: others, each in its usual place among them:
     html_to_text, entities, control_characters, invisible_characters, white_space, fake_input (a word such as N/A at the end of a
     question), mask_personal_data (also in labels and the like, where equal ones get the same number), drop_near_duplicates. What they
     take away may be right in your rows: look first.
@@ -187,7 +187,7 @@ def clean(
             if new and step in LESSONS and LESSONS[step](row):
                 continue
             kept[i] = with_texts(row, new) if new else row
-            if step == "mask_personal_data":  # it stands beside the texts, too
+            if step == "mask_personal_data":  # it is beside the texts, too
                 fields |= (names := beside(row))
                 new |= (others := {name: text for name, old in names.items() if (text := number(old)) != old})
                 kept[i] = with_beside(kept[i], others) if others else kept[i]

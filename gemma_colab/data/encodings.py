@@ -54,7 +54,7 @@ def encoding_of(content: io.BufferedIOBase, head: bytes, name: str, save_as: str
 
 
 def unmarked(stream: io.TextIOBase, notes: dict[str, list[int]]) -> Iterator[tuple[int, str]]:
-    """Yield (number, line) without the byte order marks that stand where files were joined, and note them."""
+    """Yield (number, line) without the byte order marks that are left where files were joined, and note them."""
     for number, line in enumerate(stream, 1):
         if line[0] == "\ufeff":
             notes.setdefault("a byte order mark in the middle, as of joined files, taken out", []).append(number)
@@ -106,5 +106,5 @@ def _guess(sample: bytes) -> str:
 
 
 def _plain(c: str) -> bool:
-    """Tell what stands in any text, whatever its language, from letters and from the frames and signs of a wrong encoding."""
+    """Tell what is in any text, whatever its language, from letters and from the frames and signs of a wrong encoding."""
     return c < "\x80" or c in "“”„‘’«»–—…·¿¡•€£°§©®™№"

@@ -41,7 +41,7 @@ def read_excel(stream: io.BufferedIOBase, sheet: str | int, name: str, fits: Cal
         there = f"{listed(pages)} (numbers count from 0)"
         raise DatasetError(f"{name} has no sheet {sheet!r}; it has {there}; name one as sheet= (on the command line: --sheet)")
     others = f" (other sheets: {listed(other for other in pages if other != title)})" * (len(pages) > 1)
-    remedy, notes = "name each column in the header row, or delete the cells that stand beyond it", {}
+    remedy, notes = "name each column in the header row, or delete the cells beyond it", {}
     rows = _rows(pages[title], books[1][title], notes, fits)
     return table(rows, f"{name}, sheet {title!r}", ["Excel", f"sheet {title!r}{others}"], "row", remedy, notes)
 
@@ -56,7 +56,7 @@ def _rows(page: Any, formulas: Any, notes: dict[str, list[int]], fits: Callable)
     language = "ru" if len(re.findall("[а-яё]", texts, re.I)) > len(re.findall("[a-z]", texts, re.I)) else "en"
     seen = 0
     for number, (row, sources) in enumerate(chain(first, rows), 1):
-        # A cell in the last column makes thousands of empty ones, and a text that is stored once may stand in each.
+        # A cell in the last column makes thousands of empty ones, and a text that is stored once may be in each.
         fits(seen := seen + sum(8 + (len(cell.value) if isinstance(cell.value, str) else 0) for cell in row))
         cells = [_text(cell, source, language) for cell, source in zip(row, sources, strict=True)]
         numbers = (text for cell, text in zip(row, cells, strict=True) if cell.data_type == "n" and isinstance(text, str))
@@ -116,7 +116,7 @@ def _number(number: Decimal, pieces: list[tuple[str, str]], where: Any) -> str:
     from babel.numbers import format_decimal, get_decimal_symbol
 
     wide = [text for kind, text in pieces if kind == "digits"]
-    patterns = [text.rstrip(",") for text in wide]  # each comma at the end stands for three digits less
+    patterns = [text.rstrip(",") for text in wide]  # each comma at the end means three digits less
     number = number.scaleb(2 * pieces.count(("other", "%")) - 3 * (len("".join(wide)) - len("".join(patterns))))
     with localcontext(rounding=ROUND_HALF_UP):  # as Excel does
         if len(patterns) > 1:

@@ -107,7 +107,7 @@ class CheckContext:
     @cached_property
     def own_questions(self) -> list[str]:
         """The questions by which rows can be told apart: without system prompts, and without opening paragraphs (an instruction)
-        that stand over 5 different texts or more. Else all rows of one prompt would look alike."""
+        that are over 5 different texts or more. Else all rows of one prompt would look alike."""
         asked = ["\n\n".join(t["content"] for t in prompt(row) if t["role"] != "system" and t["content"]) for row in self.rows]
         seen = Counter(key for text in set(asked) for key, _ in _openings(text))
         return [text[max((end for key, end in _openings(text) if seen[key] >= 5), default=0) :] for text in asked]

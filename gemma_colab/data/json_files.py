@@ -95,7 +95,7 @@ def _is_column(value: Any) -> bool:
 
 
 def _values(text: str, at: int, closing: str = "") -> Iterator[tuple[int, Any]]:
-    """Yield (line, value) for values that stand one after another, up to a closing bracket and behind it. Behind a broken one it goes
+    """Yield (line, value) for values that come one after another, up to a closing bracket and behind it. Behind a broken one it goes
     on at the next line that begins like it."""
     count, room = partial(str.count, text), AGAIN * len(text) + 2**20
     line, written, listed_rows, plain = 1 + count("\n", 0, at), text, bool(closing), None

@@ -1,4 +1,4 @@
-"""Look at a row: its texts by field, where it stands in its file, and by what a decision about it finds it again."""
+"""Look at a row: its texts by field, where it is in its file, and by what a decision about it finds it again."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def _is_address(match: re.Match) -> bool:
     return len(match[0]) > len("1.2.3.4") and not re.search(NUMBERED, match.string[max(0, match.start() - 40) : match.start()])
 
 
-# Kind -> what stands in its place in a Russian and in an English text, the pattern, and what a match of it must pass. The surest
+# Kind -> what is put in its place in a Russian and in an English text, the pattern, and what a match of it must pass. The surest
 # kinds come first: another that overlaps them doesn't count.
 KINDS = {
     "key": ("[ключ]", "[key]", KEY, bool),
@@ -144,7 +144,7 @@ def contact(value: str) -> str:
 def own_contacts(rows: list[Row], keep: Iterable[str] = (), regions: tuple[str, ...] = ("RU",)) -> set[str]:
     """Return the contacts that are the house's own, as `contact` writes them: those of `keep` and, unless "only" is among these, more.
 
-    They stand in answers to at least 5 different questions, and to 3 % of all, where nobody had named them before, and more often so
+    They are in answers to at least 5 different questions, and to 3 % of all, where nobody had named them before, and more often so
     than customers name them; or in half of the system prompts. Rows of one `conversation` count once.
     """
     kept, places, asked = {contact(value) for value in keep}, defaultdict(set), set()
@@ -174,13 +174,13 @@ def mask(text: str, regions: tuple[str, ...] = ("RU",), keep: Collection[str] = 
 
 
 def _language(text: str) -> int:
-    """Where its word stands in `KINDS`: 0 for Russian, 1 for English."""
+    """The place of its word in `KINDS`: 0 for Russian, 1 for English."""
     return 0 if re.search("[а-яё]", text.lower()) else 1
 
 
 def numbered(regions: tuple[str, ...] = ("RU",), keep: Collection[str] = ()) -> Callable[[Any], Any]:
     """Return what masks a value beside the texts, such as the name of a conversation: equal finds get the same number, others another,
-    so that rows are grouped as before. (A checksum of a phone would give it away to whoever tries all phones.)"""
+    so that rows are grouped as before. (A checksum of a phone would give it away to anybody who tries all phones.)"""
     numbers: dict[str, int] = {}
 
     def change(value: Any) -> Any:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ASIDE = {  # findings of rows that reading put aside: could not read, and those that the file wants out
-    "unreadable row": ("E", "mend them in the file, or accept 'unreadable row' to go on without them"),
+    "unreadable row": ("E", "correct them in the file, or accept 'unreadable row' to go on without them"),
     "not to be learned": ("W", "left out, as the file says; look, and accept 'not to be learned'"),
 }
 # Every name a finding may have: those of the checks, and what is found beside them.
@@ -86,7 +86,7 @@ class Report:
         return finding.lines or [self.rows[row].get("line") for row in finding.rows]
 
     def places(self, finding: Finding, most: int = 5) -> str:
-        """Where the first few rows are: "line 3, 5, 8 ...", or items of a list that stands on one line."""
+        """Where the first few rows are: "line 3, 5, 8 ...", or items of a list that is written on one line."""
         rows = [line if isinstance(line, str) else f"line {line}" for line in finding.lines[:most]]
         rows = rows or [place(self.rows[row], row) for row in finding.rows[:most]]
         if len({text.split()[0] for text in rows}) == 1:

@@ -54,7 +54,7 @@ MARKS |= dict.fromkeys(("bad", "is bad", "is rejected", "deleted", "skip", "excl
 RATINGS = ("label", "метка", "correct", "rating", "score", "vote", "feedback", "reward", "csat", "verdict", "оценка", "рейтинг")
 MARKS |= dict.fromkeys(RATINGS, ("false", "ложь", "bad", "плохо", "dislike", "👎", "thumbs down", "thumbs_down"))
 MARKS |= {name: (*MARKS[name], "negative", "down", "wrong", "incorrect") for name in RATINGS[2:]}  # a label says what a text is
-# Columns that the texts of a row may need; and what stands in one that holds nothing.
+# Columns that the texts of a row may need; and what is in one that holds nothing.
 NO_TEXT = re.compile(r"\b(?:(?:image|img|picture|photo|audio|video)s?|tools|изображени[ея]|картинк[аи]|фото|аудио|видео)\b")
 CHOICES = re.compile(r"choices?|options?|варианты(?: ответ\w+)?|(?:option|choice|вариант|ответ) ?[a-hа-г1-8]|[a-d]")
 EMPTY = ("", "none", "nan", "null", "false", "no", "0", "[]", "{}")

@@ -54,7 +54,7 @@ FOREIGN = {  # how a file begins, in small letters -> what it is; what to do
     rb"rar!|7z\xbc\xaf|bzh|\xfd7zxz|\x28\xb5\x2f\xfd": "a packed archive; unpack it, and give the data file in it",
     rb"sqlite format 3": f"a database; {SAVE_AS}",
 }
-PACKED = {  # what lies in a zip archive -> what it is
+PACKED = {  # what is in a zip archive -> what it is
     "word/": "a Word document",
     "ppt/": "a presentation",
     "xl/workbook.bin": "a binary Excel file (.xlsb)",
@@ -220,7 +220,7 @@ def _open_zip(content: io.BufferedIOBase, sheet: str | int, name: str, fits: Cal
 
 
 def _counted(records: Iterable, name: str, room: float) -> Iterator:
-    """Yield the records, as long as there is room (a text that is stored once may stand in each), under a bar that is shown after two
+    """Yield the records, as long as there is room (a text that is stored once may be in each), under a bar that is shown after two
     seconds. (Iterating over the bar itself would show it as failed, perhaps cells later, when somebody stops early.)"""
     with tqdm(desc=name, unit=" rows", leave=False, delay=2) as bar:
         size = 0

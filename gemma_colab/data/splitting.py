@@ -190,7 +190,7 @@ def deal(rows: list[Row], grouped: list[list[int]], shares: dict[str, float], se
 
 
 def leaks(splits: dict[str, list[Row]], *, twin: float = 0.72, **measures) -> list[Finding]:
-    """Look for rows of validation and test that stand in training, and rows of test that stand in validation.
+    """Look for rows of validation and test that are in training too, and rows of test that are in validation.
 
     E: the very same question and answer. W: near ones (Jaccard >= twin), or rows of one conversation or group.
     """
@@ -202,7 +202,7 @@ def leaks(splits: dict[str, list[Row]], *, twin: float = 0.72, **measures) -> li
         for row, earlier in sorted(pairs):
             (split, number), (other, its) = places[row], places[earlier]
             if split != other:
-                kind = f"has its {reason} from" if reason else "stands in"
+                kind = f"has its {reason} from" if reason else "is in"
                 told.setdefault(row, ("W" if reason else "E", f"{split} row {number} {kind} {other} (row {its})"))
     findings = []
     for severity in "EW":

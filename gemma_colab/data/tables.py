@@ -28,7 +28,7 @@ def table(
 ) -> Records:
     """Make records of rows of cells under a header, perhaps with titles above it: they fill one cell where the rows below fill several.
 
-    The header may stand again in the middle, where files were joined, with its columns in another order.
+    The header may come again in the middle, where files were joined, with its columns in another order.
     remedy: for rows with too many or too few cells. Raises `DatasetError`.
     """
     first = list(islice(rows, 6))
@@ -95,7 +95,7 @@ def checked(records: Iterator[tuple[int, Any]], notes: dict[str, list[int]]) -> 
                     notes.setdefault(r"\N, which databases write for no value, was read as an empty cell", []).append(line)
                     record[column] = ""
                 elif ERROR_WORD.fullmatch(word):
-                    record[column] = BadRow(f"{word}, the error of a formula", "mend it in Excel, or clear that cell")
+                    record[column] = BadRow(f"{word}, the error of a formula", "correct it in Excel, or clear that cell")
         yield line, record
 
 
@@ -178,5 +178,5 @@ def read_parquet(stream: io.BufferedIOBase, fits: Callable[[float], None]) -> Re
 
     file = pq.ParquetFile(stream, pre_buffer=False)  # pre_buffer would hold all of it
     fits(sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)))
-    batches = file.iter_batches(batch_size=32)  # a text that is stored once may stand in each row
+    batches = file.iter_batches(batch_size=32)  # a text that is stored once may be in each row
     return Records(enumerate((record for batch in batches for record in batch.to_pylist()), 1), ["Parquet"], "row", table=True)

@@ -182,7 +182,7 @@ class BlindReview:
         return next((i for i in order if not self.of(i)["choice"]), None)
 
     def names(self, number: int) -> dict[str, str]:
-        """Return what stands over the answers of this row: "left" and "right", and whose they are once the names are shown."""
+        """Return what is written over the answers of this row: "left" and "right", and whose they are once the names are shown."""
         return {side: f"{side}: {who}" if self.opened else side for side, who in self._sides(self.rows[number].row).items()}
 
     def open_mapping(self) -> None:

@@ -136,7 +136,7 @@ def evaluate(
     for name in (name for name in CANDIDATES if name in candidates and possible[name]):
         shown = solved if name == "few-shot" else []
         asked = [row | {"messages": [*in_front(shown, prompt(row)), row["messages"][-1]]} for row in rows]
-        extra = len(tokenizer.apply_chat_template(shown, return_dict=True)["input_ids"]) - 1 if shown else 0  # <bos> stands once
+        extra = len(tokenizer.apply_chat_template(shown, return_dict=True)["input_ids"]) - 1 if shown else 0  # <bos> comes once
         how = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "description": f"{name}: answers"}
         how |= kept_answers(workspace, name, model) if workspace else {}
         with adapter_for(name, model):
@@ -156,7 +156,7 @@ def few_shot_turns(rows: Sequence[Row], examples: int) -> Turns:
     """Return so many solved rows as the turns of one conversation: drawn at random, or where all answers fill in one form, those that
     show most of it (`fields.telling_examples`).
 
-    Their system prompts are left out: one can't stand in the middle of a conversation, and the question that follows has its own.
+    Their system prompts are left out: one can't be in the middle of a conversation, and the question that follows has its own.
     """
     answers, most = [answer(row) for row in rows], min(examples, len(rows))
     drawn = telling_examples(answers, most) if most and schema_of(answers) else random.Random(0).sample(range(len(rows)), most)

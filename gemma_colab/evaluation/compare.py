@@ -1,7 +1,7 @@
 """Is the difference real? Paired statistics: the same rows before and after.
 
-A mean over 82 rows would be another one over 82 other rows. How far it might lie off is found by drawing rows again, with
-repetition, a few thousand times (the bootstrap): the middle 95 % of what comes out is the interval. Before and after stand in the
+A mean over 82 rows would be another one over 82 other rows. How far off it might be is found by drawing rows again, with
+repetition, a few thousand times (the bootstrap): the middle 95 % of what comes out is the interval. Before and after are in the
 same row and are drawn together, so that hard rows and easy rows weigh on both alike. For yes/no scores, and where few rows
 change, McNemar's exact test asks how often a fair coin would do what the changed rows did.
 

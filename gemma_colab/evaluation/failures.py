@@ -22,7 +22,7 @@ UNLIKE = "unlike the right answer"
 
 
 def repeating(text: str) -> bool:
-    """Find a phrase of one to six words that stands three times in a row, or a text of 20 words whose pairs are half the same."""
+    """Find a phrase of one to six words that comes three times in a row, or a text of 20 words whose pairs are half the same."""
     said = re.findall(r"\w+", text.lower())
     thrice = re.search(r"(?<!\S)(\S+(?: \S+){0,5})(?: \1){2}(?!\S)", " ".join(said))
     pairs = list(pairwise(said))

@@ -52,7 +52,7 @@ def schema_of(answers: Texts) -> dict | None:
 
 def json_metrics(schema: dict) -> dict[str, Metric]:
     """Make the measures of answers in the form of `schema`, each of the first JSON object in the answer: "all fields" right; "valid JSON", one
-    that fits the schema; each field by its name; and "nothing but JSON", where nothing stands around it."""
+    that fits the schema; each field by its name; and "nothing but JSON", where nothing is around it."""
     fits = validator_for(schema)(schema).is_valid
     its = "in its first JSON object is as in the right answer"
     return {

@@ -97,7 +97,7 @@ def memorization(
 
 
 def own_wording(texts: Texts) -> set[str]:
-    """Return those of the texts in which two words stand side by side as in no other: only such can be known by heart. A label, or a
+    """Return those of the texts in which two words come side by side as in no other: only such can be known by heart. A label, or a
     form that is filled in, is made of what repeats, and of what one text alone has (numbers too), such as an order number: a slot."""
     split = [words(text) for text in texts]
     often = Counter(word for some in split for word in set(some))

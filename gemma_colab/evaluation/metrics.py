@@ -62,7 +62,7 @@ def chrf(predictions: Texts, references: Texts) -> Scores:
 
 
 def contains_answer(predictions: Texts, keys: Texts) -> Scores:
-    """1 where the key stands in the answer as whole words, case and ё aside: for general questions with one right word. A Russian
+    """1 where the key is in the answer as whole words, case and ё aside: for general questions with one right word. A Russian
     word of five letters or more may have another ending ("Чехия" for "Чехии")."""
 
     def plain(text: str) -> str:

@@ -44,15 +44,15 @@ KNOWN = 0.2  # share of general questions; a base that can answer fewer has litt
 VERBATIM = 0.2  # so much larger a share of training answers than of test answers by heart: memorized
 WORKS = 0.9  # share of right answers from which on something simply works
 WORTH_HAVING = 0.02  # the smallest difference of a metric worth having
-MEND = "Read the rows that got worse, correct the rows they were learnt from, and train with a lower learning rate."
+REPAIR = "Read the rows that got worse, correct the rows they were learnt from, and train with a lower learning rate."
 STAY = "Stay with the base model and a few examples in the prompt: that costs no training."
 AS_WELL = "a few examples in the prompt do as well, or better"
 AGAINST_BASE = {  # word -> (what to say, what speaks against shipping, what to do)
     "better": ("", "", ""),
     "closer": ("it came closer, and is not good yet", "", ""),
     "too few rows": ("nothing can be said", "there are too few test rows to tell", f"Test on at least {ENOUGH_ROWS} rows, better on a hundred."),
-    "worse": ("", "it got worse", MEND),
-    "mixed": ("", "it got worse in some measures", MEND),
+    "worse": ("", "it got worse", REPAIR),
+    "mixed": ("", "it got worse in some measures", REPAIR),
     "no clear difference": ("no difference in the answers is clear of chance", "its answers did not get clearly better", "Train on more or better rows, or with a higher learning rate; more test rows would show a smaller difference."),
 }  # fmt: skip
 AGAINST_FEW_SHOT = {

@@ -19,7 +19,7 @@ MARKS = re.compile(r"([\\`*_{}\[\]#~$!|@])")  # what Markdown reads as more than
 
 
 def model_card(form: str, run: dict, dtype: str = "bfloat16") -> ModelCard:
-    """Make the card of an "adapter" or a "merged" model, whose weights are of `dtype`; `loss_curve.png` lies beside it.
+    """Make the card of an "adapter" or a "merged" model, whose weights are of `dtype`; `loss_curve.png` is beside it.
 
     run: what `summary.json` holds; whatever is missing is left out, and where nothing was evaluated the card says so. Every text of
     the run is escaped, for Markdown and for the YAML at the top; no folder of this machine and no token gets in.

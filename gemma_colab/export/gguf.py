@@ -149,7 +149,7 @@ def ready_converter() -> Path:
 
 def find_converter() -> Path | None:
     """Return the path of convert_hf_to_gguf.py, or None if there is none: in the folder that LLAMA_CPP in the environment names, which
-    must have it, or `WorkspaceError` is raised; else what `fetch_converter` got. What merely lies nearby is never run."""
+    must have it, or `WorkspaceError` is raised; else what `fetch_converter` got. What is merely nearby is never run."""
     named = os.environ.get("LLAMA_CPP")
     script = Path(named or CACHE).expanduser().absolute() / SCRIPT
     if named and not script.is_file():

@@ -57,7 +57,9 @@ def write_ollama(merged: str | Path, out: str | Path, *, system: str | None = No
         raise WorkspaceError(f"{merged} is not there; write it with write_gguf first")
     files = [merged] if merged.is_file() else [path for path in merged.iterdir() if path.is_file() and path.suffix != ".gguf"]
     if (place := out.resolve()) == merged or place in merged.parents or merged in place.parents:
-        raise SettingsError(f"out={str(out)!r} and the model it is made from, {merged}, lie in one another; name another folder")
+        raise SettingsError(
+            f"out={str(out)!r} and the model it is made from, {merged}, are one inside the other; name another folder"
+        )
     ours = {"Modelfile", *(path.name for path in files)} if (out / "Modelfile").is_file() else ()
     weights = (".gguf", ".safetensors") if ours else ()  # of a model that was here before
     if strange := [path.name for path in out.glob("*") if path.name not in ours and path.suffix not in weights]:

@@ -146,7 +146,7 @@ def train_adapter(
         try:
             save_adapter(run.trainer.model, run.trainer.processing_class, workspace, weights)
         except Exception as e:  # each library has an error of its own
-            what = f"the adapter could not be written where {workspace.path} lies, {type(e).__name__}: {e}"
+            what = f"the adapter could not be written to {workspace.path}, {type(e).__name__}: {e}"
             whole = whole_checkpoints(checkpoints)
             then = "go on with resume=True (--resume)" if whole else "train again: there is no checkpoint to go on from"
             raise WorkspaceError(f"{what}; make room there, and {then}") from e

@@ -66,7 +66,7 @@ def prepare_rows(
     """
     own, whose = workspace.own("rows"), _whose(source, workspace)
     if own in [path := Path(source).absolute().resolve(), *path.parents]:
-        raise SettingsError(f"source={str(source)!r} lies in {own}, which would be overwritten; copy it elsewhere first")
+        raise SettingsError(f"source={str(source)!r} is in {own}, which would be overwritten; copy it elsewhere first")
     tokenizer = tokenizer or (load_tokenizer(model) if model else None)
     max_length = max_length or (starting_point(model)[1].max_length if model else 1024)
     if groups:  # the reader keeps this column, and rows of one conversation are never parted
@@ -123,7 +123,7 @@ def save_rows(
     whose = _whose(source, workspace)
     if kept := _save_logs(logs, workspace, "rows", originals):
         say(kept)
-    for split, rows in splits.items():  # the checksum of a masked text would give the phone away to whoever tries all phones
+    for split, rows in splits.items():  # the checksum of a masked text would give the phone away to anybody who tries all phones
         workspace.write_jsonl(f"rows/{split}.jsonl", [{key: row[key] for key in row if key != AS_READ} for row in rows])
     workspace.write_json(f"rows/{SOURCE}", whose)
 
@@ -166,7 +166,7 @@ def _save_logs(logs: dict[str, Any], workspace: Workspace, folder: str, original
 def _redacted(line: dict[str, Any]) -> dict[str, Any]:
     """A line of a log as it is saved."""
     new = redact(line)
-    with suppress(ValueError, TypeError, KeyError):  # a row that was left out stands there as JSON
+    with suppress(ValueError, TypeError, KeyError):  # a row that was left out is there as JSON
         row = json.loads(line["before"])
         shown = {key: redact(row[key]) for key in row if key != AS_READ}
         new["before"] = json.dumps(shown, ensure_ascii=False) if row != row | shown else line["before"]
@@ -179,7 +179,7 @@ def ensure_rows(workspace: Workspace) -> dict[str, list[Row]]:
     blocked = workspace.read_json(f"blocked/{SOURCE}") if workspace.has(f"blocked/{SOURCE}") else {"sample": True}
     if not saved_source(workspace):  # where one is there, the others must be too: never overwrite somebody's rows
         if not blocked["sample"]:
-            remedy = "mend it and run notebook 01 again; or, to work with the sample, open another workspace"
+            remedy = "correct it and run notebook 01 again; or, to work with the sample, open another workspace"
             what = f"{blocked['file']} was blocked, so there are no rows of it (see {workspace.path / 'blocked'})"
             raise WorkspaceError(f"{what}; {remedy}")
         say("Notebook 01 has not run in this workspace: making the rows from the sample support_ru.jsonl.")

@@ -29,7 +29,7 @@ QUICK = (QUICK + " count tojson string list first last default capitalize title 
 FUNCTIONS, GROWS = QUICK[:3], ("tojson", "string", "list")  # what is called without a dot; filters that write more than they read
 ROOM = "make room there (`hf cache ls` lists what it holds), or set HF_HOME to a folder on a larger disk and restart"
 AGAIN = "check the network (Kaggle: Session options -> Internet) and run this again, whole files are kept; or use 'tiny-gemma3', which is here"
-# By name, because huggingface_hub 1 stands on httpx and 2 on httpx2; the last three are messages, the latter two of hf_xet.
+# By name, because huggingface_hub 1 uses httpx and 2 uses httpx2; the last three are messages, the latter two of hf_xet.
 LOST = "Connect(?:ion)?Error|NetworkError|ProxyError|ProtocolError|Timeout|LocalEntryNotFoundError|OfflineModeIsEnabled|Consistency check failed|CAS Client Error|CAS service error"
 FAILURES = {  # pattern in an error's `trace` -> what it means, and the next step; the first that is found counts
     "trust_remote_code": ("{name} brings code of its own, which nothing here runs", "take a plain Gemma 3 checkpoint, without auto_map in its files"),
@@ -51,7 +51,7 @@ FAILURES = {  # pattern in an error's `trace` -> what it means, and the next ste
 def before_asking(name: str, source: str) -> None:
     """Say, once for each name, that the Hub is asked for a model, where the name may be a path: its words leave this machine.
 
-    Raises an error for a name that is a key, and for a folder with a link out of it: what lies there would be taken along.
+    Raises an error for a name that is a key, and for a folder with a link out of it: what is there would be taken along.
     """
     no_secret("model", name)
     if os.path.isdir(source):

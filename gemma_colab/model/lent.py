@@ -20,7 +20,7 @@ HIDDEN = "GEMMA_COLAB_HIDES_GPUS"  # set where `use_one_gpu` leaves one in sight
 
 
 def describe_machine(path: str = ".") -> Machine:
-    """Describe this machine (`disk_gib`: free where `path` lies), once Kaggle's are settled: one GPU for this process, and the token."""
+    """Describe this machine (`disk_gib`: free where `path` is), once Kaggle's are settled: one GPU for this process, and the token."""
     use_one_gpu()
     if on_kaggle() and not os.environ.get("HF_TOKEN"):  # huggingface_hub looks into the environment, and asks Colab only
         with suppress(Exception):  # no such secret, or no access to it: Kaggle has errors of its own

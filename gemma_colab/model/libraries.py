@@ -1,4 +1,4 @@
-"""The libraries this project stands on: which versions are here, and how to keep them quiet."""
+"""The libraries this project uses: which versions are here, and how to keep them quiet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STACK = "torch transformers peft trl bitsandbytes datasets ipywidgets matplotlib
 
 
 def stack_versions() -> dict[str, str]:
-    """Installed versions of the libraries this project stands on; "missing" where one isn't there."""
+    """Installed versions of the libraries this project uses; "missing" where one isn't there."""
     found = {"python": platform.python_version()}
     for name in STACK:
         try:

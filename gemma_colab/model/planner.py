@@ -89,7 +89,7 @@ def plan_training(
         tried.append({"change": change or "as it is", "GiB": round(gib, 2), "fits": word, "why": why})
         return word == "fits"
 
-    roomy = attempt({}, f"{train.effective_batch} rows stand behind each update, the longest has {how['tokens']:,} tokens")
+    roomy = attempt({}, f"{train.effective_batch} rows make each update, the longest has {how['tokens']:,} tokens")
     for changes, why in _faster(train) if roomy else _smaller(lora, train, how["tokens"], load_in_4bit):
         if not changes.keys().isdisjoint(closed):
             continue

@@ -1,4 +1,4 @@
-"""What stands between this machine and a first training run, and the next step for each such thing. Takes a few seconds."""
+"""What this machine still needs before a first training run, and the next step for each such thing. Takes a few seconds."""
 
 from __future__ import annotations
 

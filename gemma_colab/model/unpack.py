@@ -36,7 +36,7 @@ FORMAT = 2  # raised when what is written changes, so that older folders are mad
 def unpacked(name: str) -> Path:
     """Return the folder of `name`, "gemma-3-270m" or the path of a GGUF file; made the first time, which takes about a minute.
 
-    It lies in `GEMMA_COLAB_CACHE`, else in the user's cache. Raises `ModelError` when the wheels or `gguf` are missing, the file is
+    It is kept in `GEMMA_COLAB_CACHE`, else in the user's cache. Raises `ModelError` when the wheels or `gguf` are missing, the file is
     not whole, is another model, or is packed in a way that transformers can't unpack, and when the disk is too full. Nothing
     half-written is left.
     """
@@ -110,7 +110,7 @@ def unpack_gguf(file: Path, folder: Path) -> Path:
             short = f"{file.name} takes {readable(need)} when it is unpacked, and {readable(free)} is free in {folder.parent}"
             raise ModelError(f"{short}; make room there, or set GEMMA_COLAB_CACHE to a folder on a larger disk")
         options = {"gguf_file": "model.gguf", "dtype": torch.bfloat16, "output_loading_info": True}
-        with TemporaryDirectory() as alone:  # transformers also takes what lies beside the file, such as an adapter
+        with TemporaryDirectory() as alone:  # transformers also takes what is beside the file, such as an adapter
             (Path(alone) / "model.gguf").symlink_to(file.resolve())
             read, found = AutoModelForCausalLM.from_pretrained(alone, trust_remote_code=False, **options)
         tokenizer, pieces = gemma_tokenizer(fields), sentencepiece_model(fields)
@@ -159,7 +159,7 @@ def _as_llama_cpp_reads_it(config: dict, fields: dict) -> dict:
 def _vocabulary(fields: dict) -> tuple[list[tuple[str, float, int]], dict[str, int]]:
     """Return piece, score and type (as SentencePiece numbers them) of each token, and the numbers of the special ones."""
     columns = (fields[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type"))
-    # llama.cpp's converter writes the spaces of pieces that are found as they stand as spaces.
+    # llama.cpp's converter writes the spaces of pieces that are found as they are, as spaces.
     lines = zip(*columns, strict=True)
     pieces = [(p.replace(" ", SPACE) if kind == AS_IT_STANDS else p, score, kind) for p, score, kind in lines]
     return pieces, {name: fields[f"tokenizer.ggml.{long}_token_id"] for name, long in SPECIAL.items()}

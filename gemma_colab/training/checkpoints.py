@@ -28,7 +28,7 @@ from gemma_colab.core.settings import LoraSettings, TrainSettings
 MARK = "whole.json"
 OURS = "made_by_gemma_colab.txt"  # the sign by which a folder of checkpoints is known; without it nothing in there is moved or deleted
 KEPT = 2  # the newest ones; and the best
-# What may change between a checkpoint and the run that goes on from it: the same rows stand behind each update.
+# What may change between a checkpoint and the run that goes on from it: the same rows make each update.
 MAY_DIFFER = {"per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing"}
 MAY_DIFFER |= {"save_minutes", "early_stopping_patience"}
 
@@ -92,7 +92,7 @@ def check_ours(folder: Path) -> None:
     """Raise `WorkspaceError` where the folder, or that of the run before, is or holds a link, or what no run of this project wrote."""
     for place in (folder, _before(folder)):
         if links := [path for path in (place, *place.glob("*")) if path.is_symlink()]:
-            raise WorkspaceError(f"{links[0]} is a link, and training moves and deletes only what lies here; delete the link")
+            raise WorkspaceError(f"{links[0]} is a link, and training moves and deletes only what is here; delete the link")
         strange = [path.name for path in place.glob("*")]
         if strange and not (place / OURS).is_file() and not any((path / MARK).is_file() for path in numbered(place)):
             remedy = "name a new folder for the checkpoints, or move this one away"
@@ -160,7 +160,7 @@ class KeepCheckpoints(TrainerCallback):
         if state.is_world_process_zero:
             self._remove_half()  # of one, from a process that was killed
             if (there := free_gib(self.folder)) < (need := (KEPT + 2) * self.gib):
-                short = f"{there:.2f} GiB are free where {self.folder} lies, and checkpoints need {need:.2f}"
+                short = f"{there:.2f} GiB are free for {self.folder}, and checkpoints need {need:.2f}"
                 raise WorkspaceError(f"{short}; make room there, or take a workspace on a larger disk")
             self.begin()
             claim(self.folder)
@@ -181,7 +181,7 @@ class KeepCheckpoints(TrainerCallback):
             raise
         except Exception as e:  # where a disk or a quota is full each library has an error of its own; tokenizers' is a bare one
             why = e if full else f"{type(e).__name__}: {str(e).splitlines()[0]}"
-            what = f"step {state.global_step}: no checkpoint was written where {self.folder} lies, {why}"
+            what = f"step {state.global_step}: no checkpoint was written to {self.folder}, {why}"
             if args.world_size > 1 and not full:  # the others wait for this one
                 raise WorkspaceError(f"{what}; make room there, and go on with resume=True (--resume)") from e
             if state.is_world_process_zero:

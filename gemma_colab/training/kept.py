@@ -26,7 +26,7 @@ def fit_rows(
 ) -> tuple[dict[str, list[int]], Lost]:
     """Find what `settings.max_length` leaves of the rows of each split, "train" and "validation", and say what it does not.
 
-    Returns split -> numbers of the rows that have something to learn, and "left_out" or "cut" -> split -> where the rows stand that have
+    Returns split -> numbers of the rows that have something to learn, and "left_out" or "cut" -> split -> where the rows are that have
     not, or that lose the end of an answer. Raises `SettingsError` where a split has nothing left.
     """
     kept, lost, limit = {}, {how: {split: [] for split in splits} for how in WHY}, settings.max_length
@@ -38,7 +38,7 @@ def fit_rows(
             kept[split] += [i] * learned
             # More than the line break behind an answer.
             if not learned or tokenizer.decode([label for label in labels[limit:] if label != -100]).strip():
-                general = row.get("line", 0) is None  # of replay: it stands in no file of yours
+                general = row.get("line", 0) is None  # of replay: it is in no file of yours
                 lost["cut" if learned else "left_out"][split].append("a general row" if general else place(row, i + 1))
                 longest = max(longest, len(labels))
         remedy = f"max_length={longest} would keep all, if the memory suffices; or " * (longest <= 131_072) + "shorten them"

@@ -101,7 +101,7 @@ def compare_runs(
     x: str = "step",
     ax: Axes | None = None,
 ) -> tuple[pd.DataFrame, Axes]:
-    """Compare runs in a table and a picture: train thin, validation with points. What lies far above the losses at the start is cut off.
+    """Compare runs in a table and a picture: train thin, validation with points. What is far above the losses at the start is cut off.
 
     runs: a workspace with its records, records, or short runs by their names. names: one for each; without them a record is named by
     the settings in which it differs from the others. x: "step" or "epoch". The table has one line a run: the settings that differ,

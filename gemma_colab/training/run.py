@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class Run:
     """How a run ended. trainer: with the best adapter on its model. settings: as they were at the end; saving memory may have
     changed them. status: "finished", "stopped early" or "interrupted". seconds: of training, earlier parts of a resumed run
-    included. notes: what happened on the way, each a sentence. lost: where rows stand that were "left_out" or "cut", by split.
+    included. notes: what happened on the way, each a sentence. lost: where the rows are that were "left_out" or "cut", by split.
     adapter_step: which the adapter is of; the best on the validation rows, unless that could not be saved."""
 
     trainer: SFTTrainer

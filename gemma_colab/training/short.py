@@ -230,7 +230,7 @@ def suggest(table: pd.DataFrame, otherwise: float) -> tuple[float, str]:
     means: of 2,000 flat curves, fewer than 1 % passed.
     """
     if not np.isfinite(table["loss"]).any():
-        return otherwise, "no loss was a number: look at the rows and at how the model is loaded; your settings' rate stands"
+        return otherwise, "no loss was a number: look at the rows and at how the model is loaded; your settings' rate is kept"
     rates, loss, means, window = table["learning_rate"], table["loss"], smoothed(table["loss"]), _window(len(table))
     first, best = loss.head(max(window, len(table) // 6)).mean(), means.idxmin()
     noise = loss.diff().abs().median() / 0.954  # the median of these is 0.954 for normal noise with a deviation of 1
@@ -240,7 +240,7 @@ def suggest(table: pd.DataFrame, otherwise: float) -> tuple[float, str]:
     if not fall > enough:
         what = ", it only rose: look lower; until then" if rose else ": nothing can be said, and"
         span = f"from {rates.iloc[0]:.1e} to {rates.iloc[-1]:.1e}"
-        return otherwise, f"the loss never fell {span}{what} your settings' rate stands"
+        return otherwise, f"the loss never fell {span}{what} your settings' rate is kept"
     at = float(f"{rates[(means <= first - FALL * fall).idxmax()]:.1e}")
     what = "rose behind it" if rose else f"never rose up to {rates.iloc[-1]:.1e}: a higher rate may do as well"
     return at, f"four fifths of the fall were made at {at:.1e}; the loss was lowest at {rates[best]:.1e} and {what}"

@@ -109,7 +109,7 @@ def training_verdict(history: pd.DataFrame, finished: bool = False) -> TrainingV
             advice = "train for fewer epochs, or add rows" if finished else "and stop: more steps make it worse"
             return says("overfitting", seen, f"keep the checkpoint of step {step}, {advice}", since)
 
-    # The training loss fell by 5 %, compared over 4 steps, 8, 16, and so on: it may fall fast and then lie flat, or slowly all the
+    # The training loss fell by 5 %, compared over 4 steps, 8, 16, and so on: it may fall fast and then stay flat, or slowly all the
     # time; in short runs, whose noise is hardly known, by more of that. Or the validation loss fell by 2 %.
     third = max(1, n // 3)
     fall = log[:third].mean() - log[-third:].mean()

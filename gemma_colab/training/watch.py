@@ -30,7 +30,7 @@ class LiveCurve(LiveView):
     """For notebooks: facts and verdict in a line, and below it the curve, which change in place. Only `display` and its updates are
     used, which Colab, JupyterLab and VS Code share; no widget.
 
-    ask: (model, seconds) -> {question: answer}, for at most so long. It is called at each validation; the answers stand below the
+    ask: (model, seconds) -> {question: answer}, for at most so long. It is called at each validation; the answers are shown below the
     curve, and in the log, where checkpoints and the record of the run keep them. All of it takes at most `ASKING` of the time.
     """
 

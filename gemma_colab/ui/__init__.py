@@ -1,7 +1,7 @@
 """What a notebook shows: tables in which every text is escaped, settings on sliders, and panels in which a person reads, judges,
 compares blind and talks. Only widgets that Colab's ipywidgets 7.7 and version 8 share; no JavaScript; it starts without torch.
 
-`panel = settings_panel(LoraSettings(), machine, ...)` shows controls, and `panel.settings` is what they stand on. Decisions of
+`panel = settings_panel(LoraSettings(), machine, ...)` shows controls, and `panel.settings` is what they are set to. Decisions of
 `ReviewPanel` and `BlindPanel` are saved in the workspace with every click.
 """
 

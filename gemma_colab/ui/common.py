@@ -35,7 +35,7 @@ class Panel:
 
 
 class Pages(Panel):
-    """One of `count` things at a time, in turn. `fill` shows the one that `at` (from 0) stands on."""
+    """One of `count` things at a time, in turn. `fill` shows the one that `at` (from 0) points to."""
 
     def __init__(self, count: int):
         self.at, self.count = 0, count

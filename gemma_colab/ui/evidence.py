@@ -77,7 +77,7 @@ def _candidates(summary: dict) -> pd.DataFrame:
 
 
 def shared_words(text: str, reference: str) -> list[tuple[str, bool]]:
-    """`text` cut into pieces: (piece, whether its words stand in the reference too, in the same order)."""
+    """`text` cut into pieces: (piece, whether its words are in the reference too, in the same order)."""
     words = [list(re.finditer(r"\w+", t)) for t in (text, reference)]
     folded = [[word[0].lower().replace("ё", "е") for word in part] for part in words]
     blocks = SequenceMatcher(None, *folded, autojunk=False).get_matching_blocks()

@@ -35,7 +35,7 @@ TEMPLATE = "ui/panels"
 
 
 def settings_panel(settings: Settings, machine: Machine | None = None, **about) -> SettingsPanel:
-    """Show controls for settings, and below them what they come to. `panel.settings` is what they stand on.
+    """Show controls for settings, and below them what they come to. `panel.settings` is what they are set to.
 
     machine: for which memory is predicted; this one if left out. about: what else the prediction needs, by the kind of settings.
 

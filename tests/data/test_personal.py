@@ -276,7 +276,7 @@ def test_personal_data_is_found_in_all_that_is_written_of_a_row():
     (found,) = [f for f in check_rows(private()).findings if f.check == "personal data"]
     assert (found.severity, found.count) == ("W", 80)
     assert {hit.field for hit in found.hits} == {f"beside: {place}" for place in PLACES}
-    assert found.what_to_do.endswith("beside the texts it stands in conversation, customer.id, customer.names.0, label")
+    assert found.what_to_do.endswith("beside the texts it is in conversation, customer.id, customer.names.0, label")
     turn = {"role": "user", "content": "Что такое кот?", "name": "anna@mail.ru"}
     (found,) = personal(CheckContext([{"messages": [turn, {"role": "assistant", "content": "Зверь."}]}]))
     assert [hit.field for hit in found.hits] == ["beside: messages.0.name"]

@@ -315,12 +315,12 @@ def test_a_clean_split_says_nothing():
 @pytest.mark.parametrize(
     ("splits", "told"),
     [
-        (split_of([B, row(question(A).upper() + "?", answer(A) + ".")], train=[A]), "test row 1 stands in train (row 30)"),
-        (split_of([A], "validation", train=[A]), "validation row 20 stands in train (row 30)"),
-        (split_of([A], "validation") | {"test": [B, row(question(A), answer(A) + "!")]}, "test row 1 stands in validation (row 20)"),
+        (split_of([B, row(question(A).upper() + "?", answer(A) + ".")], train=[A]), "test row 1 is in train (row 30)"),
+        (split_of([A], "validation", train=[A]), "validation row 20 is in train (row 30)"),
+        (split_of([A], "validation") | {"test": [B, row(question(A), answer(A) + "!")]}, "test row 1 is in validation (row 20)"),
         (split_of([A], train=[A]) | {"validation": [A, *different(20)]},
-         "validation row 0 stands in train (row 30); test row 0 stands in train (row 30)"),
-        (split_of([A] * 5, train=[A]), "; ".join(f"test row {i} stands in train (row 30)" for i in range(3)) + " and 2 more"),
+         "validation row 0 is in train (row 30); test row 0 is in train (row 30)"),
+        (split_of([A] * 5, train=[A]), "; ".join(f"test row {i} is in train (row 30)" for i in range(3)) + " and 2 more"),
     ],
 )  # fmt: skip
 def test_an_exact_leak_is_an_error(splits, told):
@@ -364,7 +364,7 @@ def test_ready_made_splits_stay_and_are_checked():
     splits, notes = split_rows(ready)
     assert splits == ready
     assert [(f.check, f.severity) for f in notes.findings] == [("leak", "E")]
-    assert str(notes).startswith("the splits were ready-made\nE  leak: test row 0 stands in train (row 30): ")
+    assert str(notes).startswith("the splits were ready-made\nE  leak: test row 0 is in train (row 30): ")
 
 
 def test_what_is_missing_is_taken_from_train():

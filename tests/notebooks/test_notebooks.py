@@ -271,7 +271,7 @@ PLANTED = "hf_" + 17 * "Pl"  # a token that must not be found in anything that t
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     workspace = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, ROOT / "tools" / "run_notebooks.py", "--workspace", workspace]
+    command = [sys.executable, ROOT / "tools" / "run_notebooks.py", "--beside", "--workspace", workspace]
     subprocess.run(command, check=True, env=os.environ | {"MPLBACKEND": "", "HF_TOKEN": PLANTED})
     return workspace
 
@@ -319,11 +319,34 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stopped(tmp_path, monkeypatch, 
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")]), tmp_path / "01_b.ipynb")
     assert run_notebooks.main() == 0
     assert (work / "notebooks" / "ran").read_text() == "a\nc\nc\n"
+    # nothing depends on the quick start: where only that was cut off, only that runs again, here beside nothing
+    mark = json.loads((work / "demo.json").read_text())
+    del mark["done"]["00_a"]
+    (work / "demo.json").write_text(json.dumps(mark | {"complete": False}))
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--beside"])
+    assert run_notebooks.main() == 0
+    assert (work / "notebooks" / "ran").read_text() == "a\nc\nc\na\n"
+    sys.argv.pop()
     monkeypatch.setattr(sys, "argv", [*sys.argv[:-1], "gemma-3-270m"])
     (tmp_path / "01_b.ipynb").unlink()
     monkeypatch.setattr(run_notebooks, "NOTEBOOKS", sorted(tmp_path.glob("*.ipynb")))
     assert run_notebooks.main() == 0
     assert (work / "notebooks" / "ran").read_text() == "a\nc\n"
+
+
+def test_two_notebooks_run_side_by_side(tmp_path, monkeypatch):
+    import run_notebooks
+
+    # each waits until the other is there
+    wait = "import os, time; open({!r}, 'w').close()\nwhile not os.path.exists({!r}): time.sleep(0.1)\nassert os.environ['OMP_NUM_THREADS']"
+    there = [str(tmp_path / name) for name in ("00_a", "01_b")]
+    for mine, other in (there, there[::-1]):
+        cell = nbformat.v4.new_code_cell(wait.format(mine, other))
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), f"{mine}.ipynb")
+    monkeypatch.setattr(run_notebooks, "NOTEBOOKS", sorted(tmp_path.glob("*.ipynb")))
+    monkeypatch.setattr(sys, "argv", ["run_notebooks", "--workspace", str(tmp_path / "work"), "--beside"])
+    assert run_notebooks.main() == 0
+    assert json.loads((tmp_path / "work" / "demo.json").read_text())["seconds"].keys() == {"00_a", "01_b"}
 
 
 def test_a_kernel_imports_nothing_that_lies_in_a_workspace(tmp_path):

@@ -5,8 +5,10 @@ import io
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 from test_house import code_of
 
@@ -16,6 +18,7 @@ from gemma_colab.core.errors import ModelError
 from gemma_colab.core.loading import load_model
 from gemma_colab.export.card import model_card
 from gemma_colab.export.checkpoint import check_merged, config_of
+from gemma_colab.handover.export import _plain
 
 FOLDERS = ("gemma_colab", "notebooks", "tools", "benchmarks", "data_samples")
 BY_NAME = {"from_pretrained", "from_config", "pipeline", "load_dataset", "load_dataset_builder"}
@@ -57,6 +60,11 @@ def test_every_call_that_loads_by_name_says_that_no_code_runs():
         assert said == ["False"] or (not said and ast.unparse(call.func) in NO_CODE), where
 
 
+def merged_again(name):
+    """`merged/` is read again, some time after it was written."""
+    return _plain(Path(name), torch.float32)
+
+
 @pytest.fixture(params=["gemma3_text", "somebodys"])
 def planted(request, random_gemma, tmp_path, monkeypatch):
     """A checkpoint with code of its own in config, model and tokenizer, a learner who says yes, and the file that the code would write."""
@@ -93,7 +101,7 @@ def test_code_that_comes_with_a_checkpoint_never_runs(planted, load, capsys):
     assert "[y/N]" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("load", [config_of, check_merged, dimensions_of, lambda name: load_model(name, None)])
+@pytest.mark.parametrize("load", [config_of, check_merged, dimensions_of, lambda name: load_model(name, None), merged_again])
 def test_an_adapter_beside_a_model_imports_nothing_and_is_not_put_on_it(load, random_gemma, tmp_path, monkeypatch):
     folder = shutil.copytree(random_gemma, tmp_path / "megatron")
     (folder / "payload.py").write_text("")

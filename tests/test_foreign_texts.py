@@ -211,6 +211,18 @@ def test_a_spoilt_file_is_one_sentence_that_names_it(tuned_rows, file):
         ("review.json", {"a": {"action": "edit", "why": "", "checks": [], "new": {"answer": None}}}, "review.json is not what"),
         ("rows/replay.jsonl", {"messages": [{"role": "user", "content": None}]}, "replay.jsonl is not what"),
         ("rows/replay.jsonl", {"text": "a"}, "it lacks 'instruction'"),
+        *(
+            ("rows/replay.jsonl", {"messages": [{"role": role, "content": "a"} for role in roles.split()]}, "must take turns")
+            for roles in (
+                "",
+                "assistant",
+                "user",
+                "user assistant user",
+                "user user assistant",
+                "user system assistant",
+                "user tool",
+            )
+        ),
     ],
 )
 def test_what_is_wrong_in_it_is_said(tuned_rows, file, holds, words):

@@ -41,7 +41,7 @@ def test_rows_are_made_from_the_sample_once_and_said_aloud(workspace, capsys):
 
 
 def test_somebodys_rows_are_never_overwritten(workspace):
-    mine = [{"messages": [{"role": "user", "content": "mine"}]}]
+    mine = [{"messages": [{"role": "user", "content": "mine"}, {"role": "assistant", "content": "mine"}]}]
     workspace.write_jsonl("rows/train.jsonl", mine)
     with pytest.raises(WorkspaceError, match=r"rows/validation.jsonl is missing"):
         ensure_rows(workspace)
@@ -285,7 +285,7 @@ def test_an_adapter_that_cannot_be_written_ends_with_a_sentence_and_is_resumed(w
 
     try:
         for when, then in (("on_step_begin", "train again: there is no checkpoint"), ("on_train_end", r"go on .*--resume")):
-            with pytest.raises(WorkspaceError, match=rf"the adapter could not be written where .*; make room there, and {then}"):
+            with pytest.raises(WorkspaceError, match=rf"the adapter could not be written to .*; make room there, and {then}"):
                 train_adapter(workspace, chosen, TrainSettings(num_train_epochs=1), show=Full(when))
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     finally:

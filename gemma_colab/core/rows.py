@@ -8,8 +8,10 @@ by), `conversation` (rows with the same value belong together), `cut` (how many 
 (if changed since: its first fingerprint).
 """
 
+import re
 from typing import Any
 
+ROLES = {"system": "s", "user": "u", "assistant": "a", "model": "m"}
 Row = dict[str, Any]
 Turn = dict[str, str]
 
@@ -21,7 +23,11 @@ def to_messages(record: dict) -> Row:
     understood too (workspaces made before version 2 hold it), and a row is returned as it is.
     """
     if "messages" in record:
-        "".join(turn["role"] + turn["content"] for turn in record["messages"])  # raises where one is no text
+        roles = "".join(
+            ROLES.get(turn["role"], "?") + turn["content"][:0] for turn in record["messages"]
+        )  # raises where one is no text
+        if not re.fullmatch("s?(u[am])*ua", roles):
+            raise ValueError(f"its turns are {[turn['role'] for turn in record['messages']]}; user and assistant must take turns")
         return record
     parts = ("instruction", "input", "output", "system", "prompt", "completion")
     extras = {key: value for key, value in record.items() if key not in parts}

@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from gemma_colab.core.catalog import dimensions_of
+from gemma_colab.core.catalog import dimensions_of, from_hub
 from gemma_colab.core.chat import load_tokenizer, tokenize_row
 from gemma_colab.core.curve import history_table, save_curve
 from gemma_colab.core.errors import SettingsError, say
@@ -271,12 +271,12 @@ def behind(model, tokenizer, prompt: list[dict[str, str]], expected: str, answer
 
 
 def _plain(folder: Path, dtype: torch.dtype) -> tuple:
-    """Load model and tokenizer as anybody loads them."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    """Load model and tokenizer by plain classes, as anybody loads them, from a folder that may have been changed since."""
+    name, device = str(folder), "cuda" if torch.cuda.is_available() else "cpu"
     how = {"dtype": dtype, "device_map": device, "attn_implementation": "sdpa"}  # a config may name a kernel of the Hub
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **how)
+    model = from_hub(AutoModelForCausalLM, name, name, config=from_hub(AutoConfig, name, name), **how)
     model.generation_config = GenerationConfig()  # `generate` is told everything
-    return model.eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return model.eval(), from_hub(AutoTokenizer, name, name)
 
 
 def _free_gpu() -> None:

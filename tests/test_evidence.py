@@ -182,6 +182,7 @@ def test_each_reason_to_tune_is_told_whether_it_worked():
         "same": "no: right in 50% of the answers, as before",
     }
     assert table.loc["part", "difference (95 %)"] == "+0.30 (+0.20 to +0.40)"
+    assert list(table) == ["measure", "rows", "base", "tuned", "difference (95 %)", "did it work?"]
 
 
 def test_a_bar_on_what_was_not_measured_is_refused():

@@ -680,8 +680,13 @@ def test_every_model_has_its_starting_point():
     assert {found[name][1] for name in rates if name not in small} == {TrainSettings()}
 
 
-def test_errors_show_one_sentence_in_a_notebook():
+def test_errors_show_one_sentence_in_a_notebook(monkeypatch):
     assert GemmaColabError("r=0 is too small")._render_traceback_() == ["GemmaColabError: r=0 is too small"]
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    error = BlockedError("no row", "page")
+    said = error._render_traceback_(), error._render_traceback_()  # a kernel asks twice
+    assert (said, shown) == ((["BlockedError: no row"],) * 2, ["page"])
 
 
 def test_errors_carry_what_belongs_to_them(capsys):

@@ -174,6 +174,7 @@ def test_memorization_counts_words_from_the_start():
         "longest prefix": 1.0,
     }
     assert table.loc["test", "word for word"] == 0
+    assert memorization({"train": ["а б"]}, {"train": ["а б"]}).loc["train", "by heart"] == 1
     as_test = memorization({"train": ["а"], "test": ["а"]}, {"train": ["а"], "test": ["а"]})
     assert verdict(BETTER, memorized=table)["against"] == ["it recites training answers"]
     assert verdict(BETTER, memorized=as_test)["against"] == []

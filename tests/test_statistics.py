@@ -13,6 +13,7 @@ from gemma_colab.evaluation.compare import (
     mcnemar,
     paired_bootstrap,
     paired_proportions,
+    share_interval,
 )
 from gemma_colab.evaluation.verdict import word_for
 
@@ -178,6 +179,11 @@ def test_two_sets_of_rows():
     train = pd.DataFrame({"loss": [10.0, 12, 9, 14, 8], "tokens": [5, 5, 4, 6, 4]})
     other = pd.DataFrame({"loss": [15.0, 13, 16, 20], "tokens": [5, 4, 5, 8]})
     assert loss_gap(train, other) == pytest.approx((64 / 22 - 53 / 24, 0.1856401, 1.2140020), abs=2e-7)
+
+
+def test_the_interval_of_a_share_is_wilsons():
+    assert share_interval([True, 0, 0.0, False, 1]) == pytest.approx((0.1176208, 0.7692757), abs=1e-6)  # 2 of 5
+    assert share_interval([0] * 4)[0] == 0
 
 
 def test_mcnemar_is_the_coin():

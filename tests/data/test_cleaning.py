@@ -218,6 +218,7 @@ def test_dropped_rows_are_in_the_log_whole():
         ["drop_exact_duplicates", 2, "", f"{DROPPED} like row 0"],
     ]
     assert [json.loads(text) for text in log["before"]] == [rows[1], rows[3], rows[2]]
+    assert log["line"].dropna().tolist() == [4]
 
 
 LONG = "Ваш заказ передан в службу доставки и прибудет в течение 3 дней, отследить его можно в личном кабинете на нашем сайте"

@@ -41,7 +41,7 @@ outputs: .venv/installed               ## after make demo-270m: its outputs into
 
 screenshots: .venv/installed-dev       ## the pictures of the panels in docs/, taken by the browser test
 	SCREENSHOTS=docs $(BIN)/pytest tests/browser
-	rm docs/train_panel_moved.png docs/train_resumed.png docs/*_dark.png
+	rm docs/train_panel_moved.png docs/blind_result.png docs/train_resumed.png docs/*_dark.png
 
 links: .venv/installed                 ## make links REPO=owner/name: set the repository's address everywhere
 	$(BIN)/python tools/links.py $(REPO)

@@ -212,13 +212,21 @@ talk.ask("Номер 48213, жду уже неделю.")
 talk
 """
 
+REVIEWED = """
+from gemma_colab import samples
+from gemma_colab.data import check_rows, clean, read_rows
+from gemma_colab.ui import ReviewPanel
+rows = clean(read_rows(samples() / "support_ru_raw.csv", on_bad="aside").rows)[0]
+ReviewPanel(rows, check_rows(rows), Workspace("review"), checks=["contradiction"])
+"""
+
 
 def test_the_panels_are_wide_enough_for_what_they_say_in_light_and_dark(lab, tmp_path):
     folder, url, browser = lab
-    write_notebook(folder / "pictures.ipynb", [START.format(evil=EVIL), PICTURES, OPENED, TALK])
+    write_notebook(folder / "pictures.ipynb", [START.format(evil=EVIL), PICTURES, OPENED, TALK, REVIEWED])
     view, panels = (
         {"viewport": {"width": 1100, "height": 2400}, "device_scale_factor": 2},
-        ("blind_panel", "blind_result", "chat_panel"),
+        ("blind_panel", "blind_result", "chat_panel", "review_panel"),
     )
     with opened(browser, url, "pictures.ipynb", **view) as notebook:
         for theme in ("Light", "Dark"):
@@ -227,7 +235,9 @@ def test_the_panels_are_wide_enough_for_what_they_say_in_light_and_dark(lab, tmp
             )
             light = "true" if theme == "Light" else "false"
             notebook.page.wait_for_selector(f"body[data-jp-theme-light={light}]", state="attached")
-            for cell, (name, text) in enumerate(zip(panels, ("48213", "fair coin", "answered in"), strict=True), 1):
+            for cell, (name, text) in enumerate(
+                zip(panels, ("48213", "fair coin", "answered in", "contradiction"), strict=True), 1
+            ):
                 panel = notebook.output(cell).locator(".widget-vbox").first
                 shows(panel, text)
                 notebook.page.wait_for_timeout(300)  # the theme's colors

@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -347,6 +349,18 @@ def test_two_notebooks_run_side_by_side(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run_notebooks", "--workspace", str(tmp_path / "work"), "--beside"])
     assert run_notebooks.main() == 0
     assert json.loads((tmp_path / "work" / "demo.json").read_text())["seconds"].keys() == {"00_a", "01_b"}
+
+
+def test_a_picture_stands_in_for_each_panel_of_a_saved_notebook():
+    shown = []
+    for path in (ROOT / "notebooks").glob("0*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        for cell, below in pairwise(cells):
+            if cell.cell_type == "code" and re.search(r"^(panel|chat|blind)$", cell.source, re.MULTILINE):
+                (picture,) = re.findall(r"!\[[^]]+\]\((\S+\.png)\)", below.source)
+                assert (path.parent / picture).is_file()
+                shown.append(Path(picture).stem)
+    assert Counter(shown) == Counter(f"{name}_panel" for name in "chat review model lora train review blind".split())
 
 
 def test_a_kernel_imports_nothing_that_lies_in_a_workspace(tmp_path):

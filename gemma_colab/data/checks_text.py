@@ -196,10 +196,8 @@ def check_pattern(name: str, pattern: re.Pattern, advice: str, severity: str = "
 
 
 # Gemma's own become the real tokens, wherever they are; the others show that a template was applied already.
-CHAT_MARKERS = (
-    r"</?(?:bos|eos|start_of_turn|end_of_turn)>|<(?:pad|unk|mask|unused\d{1,4}|image_soft_token|(?:start|end)_of_image)>"
-)
-CHAT_MARKERS += r"|\[multimodal\]|<\|[a-z_]{3,30}\|>|\[/?INST\]"
+CHAT_MARKERS = r"</?(?:bos|eos|start_of_turn|end_of_turn)>|<(?:pad|unk|mask|unused\d{1,4})>"
+CHAT_MARKERS += r"|<(?:image_soft_token|(?:start|end)_of_image)>|\[multimodal\]|<\|[a-z_]{3,30}\|>|\[/?INST\]"
 MARKER = r"(?:instruction|input|question|user|инструкция|вопрос|клиент|задание)"
 MERGED = re.compile(rf"(?:^|[\s.!?])(\d{{1,3}}[.)]\s*{MARKER}\s*:|#{{2,}}\s*{MARKER}\s*(?::|$))", re.IGNORECASE | re.MULTILINE)
 REFUSAL = re.compile(

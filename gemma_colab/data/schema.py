@@ -46,9 +46,8 @@ TOOLS = ("tool", "function", "observation", "function_call")
 BROKEN = re.compile("[\ud800-\udfff]")  # no whole character; also Python's stand-in for a byte that can't be decoded
 CHAT = re.compile(r"""\s*\[\s*\{\s*["'](?:role|from|content|value)["']\s*:""")  # in a cell, as JSON or as Python writes it
 # Columns, and keys of a turn, that say whether it is to be learned -> what they say where it is not.
-MARKS = (
-    "weight, loss weight, sample weight, loss, train, training, trainable, learn, good, is good, ok, is ok, is correct, approved"
-)
+MARKS = "weight, loss weight, sample weight, loss, train, training, trainable, learn"
+MARKS += ", good, is good, ok, is ok, is correct, approved"
 MARKS = dict.fromkeys(MARKS.split(", "), ("false", "no", "нет", "ложь", "0", "0.0", "-1"))
 MARKS |= dict.fromkeys(("bad", "is bad", "is rejected", "deleted", "skip", "exclude"), ("true", "yes", "да", "истина", "1"))
 RATINGS = ("label", "метка", "correct", "rating", "score", "vote", "feedback", "reward", "csat", "verdict", "оценка", "рейтинг")

@@ -99,7 +99,7 @@ def compare_sets(
             shares["prefers a wrong answer"] = list(each[1::2] < each[::2])
         return losses.head(len(held)), shares
 
-    lines, rowwise, dots = {}, {}, {}
+    lines, rowwise, dots, said = {}, {}, {}, []
     for name, rows in kept.items():
         usual = math.ceil(settings.num_train_epochs * settings.steps_per_epoch(len(rows)))
         runs, steps = [], (max_steps.get(name) if isinstance(max_steps, Mapping) else max_steps) or usual
@@ -115,7 +115,6 @@ def compare_sets(
         for score in runs[0][1]:
             hits = [hit for _, shares in runs for hit in shares[score]]
             lines[name][score] = "{} of {} ({:.0%} to {:.0%})".format(sum(hits), len(hits), *share_interval(hits))
-    said = []
     for before, after in [(others[-1], last)] if grows else [(last, name) for name in others]:
         gap, low, high = paired_bootstrap(rowwise[before], rowwise[after], weights=tokens)
         loss = lines[after][f"loss above “{before}”"] = f"{gap:+.2f} ({low:+.2f} to {high:+.2f})"

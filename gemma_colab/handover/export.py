@@ -219,9 +219,8 @@ def _compare_merged(workspace: Workspace, rows: int, max_new_tokens: int) -> dic
         # the rest of the answer follows.
         off = lines[-1]["loss"] - lines[-2]["loss"]
         same = abs(off) <= CLOSE  # not so for a loss that is no number
-        sentence = (
-            f"merged against {ON_16}: loss {round(off, 2) + 0.0:+.2f}, {_equal(*answers[-2:])} of {len(asked)} answers equal"
-        )
+        equal = f"{_equal(*answers[-2:])} of {len(asked)} answers equal"
+        sentence = f"merged against {ON_16}: loss {round(off, 2) + 0.0:+.2f}, {equal}"
         if not same:
             sentence += f"; more than {CLOSE} is too much for rounding: export it again, and check that its base is the same"
         return {"parity": pd.DataFrame(lines).round(6).to_dict("records"), "same": same, "sentence": sentence}

@@ -148,7 +148,7 @@ def check_template(name: str, template: str | dict[str, str]) -> None:
         except TemplateError as e:
             raise ModelError(f"the chat template of {name} is none: {e}; take a checkpoint with Gemma 3's own template") from None
         loops, sets = [*tree.find_all(nodes.For)], [*tree.find_all(nodes.Assign)]
-        pairs = [(loop, inner) for loop in loops for inner in loop.find_all(nodes.For)]
+        pairs = [(loop.target, getattr(inner.iter, "node", 0)) for loop in loops for inner in loop.find_all(nodes.For)]
         calls, filters = [*tree.find_all(nodes.Call)], [*tree.find_all(nodes.Filter)]
         grow = [part for loop in loops for one in loop.find_all(nodes.Assign) for part in one.find_all((*JOINS, nodes.Filter))]
         called = [(getattr(call.node, "name", ""), getattr(call.node, "attr", "")) for call in calls]
@@ -164,14 +164,10 @@ def check_template(name: str, template: str | dict[str, str]) -> None:
         odd += ["filters"] * (len([f for f in filters if f.name in GROWS]) > 4)
         odd += ["what multiplies or takes in"] * any(tree.find_all(MORE))
         odd += ["%"] * (any(tree.find_all(nodes.Mod)) and any("%" in str(text.value) for text in tree.find_all(nodes.Const)))
-        odd += ["loops"] * any(
-            getattr(getattr(inner.iter, "node", 0), "name", 0) != getattr(loop.target, "name", 1) for loop, inner in pairs
-        )
-        odd += ["set"] * (
-            any(not isinstance(part, nodes.Filter) or part.name in GROWS for part in grow)
-            or sum(max(1, len([*part.iter_child_nodes()]) - 1) for one in sets for part in one.find_all(JOINS)) > 4
-            or len(text) > 10_000
-        )
+        odd += ["loops"] * any(getattr(of, "name", 0) != getattr(target, "name", 1) for target, of in pairs)
+        joined = sum(max(1, len([*part.iter_child_nodes()]) - 1) for one in sets for part in one.find_all(JOINS))
+        more = joined > 4 or any(not isinstance(part, nodes.Filter) or part.name in GROWS for part in grow)
+        odd += ["set"] * (more or len(text) > 10_000)
         if odd:
             what = f"the chat template of {name} could take for ever ({odd[0]})"
             raise ModelError(f"{what}; take a checkpoint with Gemma 3's own template")

@@ -64,8 +64,8 @@ class Preflight:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        table = pd.DataFrame(self.checks).set_axis(["checked", "found", "status", "next step"], axis=1)
-        style = table.style.hide(axis="index").format(escape="html").set_caption(self.verdict)
+        table = pd.DataFrame(self.checks).rename(columns={"what": "checked", "next_step": "next step"}).style.hide(axis="index")
+        style = table.format(escape="html").set_caption(self.verdict)
         return style.set_properties(**{"text-align": "left", "vertical-align": "top", "max-width": "36em"}).to_html()
 
 

@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from safetensors import safe_open
+from safetensors.torch import save_file
 from test_house import code_of
 
 from gemma_colab.core.catalog import dimensions_of
@@ -99,6 +102,34 @@ def test_code_that_comes_with_a_checkpoint_never_runs(planted, load, capsys):
         load(str(folder))  # Gemma 3 is loaded by the library's own classes
     assert not mark.exists()
     assert "[y/N]" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file", ["w.bin", "../outside.safetensors", "/tmp/outside.safetensors"])
+def test_an_index_names_safetensors_beside_it_and_nothing_else(file, random_gemma, tmp_path, monkeypatch):
+    folder = shutil.copytree(random_gemma, tmp_path / "indexed")
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    names = [*safe_open(folder / "part.safetensors", "pt").keys()]
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, "part.safetensors")})
+    )
+    load_model(str(folder), torch.float32)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, file)}))
+    monkeypatch.setattr("torch.load", lambda *a, **k: pytest.fail("a pickle was read"))
+    for load in (lambda name: load_model(name, torch.float32), merged_again):
+        with pytest.raises(
+            ModelError, match=rf"takes weights from {re.escape(file)}, which is no .safetensors file in its own folder"
+        ):
+            load(str(folder))
+
+
+def test_a_config_that_asks_for_more_weights_than_there_are_takes_no_memory(random_gemma, tmp_path, monkeypatch):
+    folder = shutil.copytree(random_gemma, tmp_path / "empty")
+    save_file({"model.norm.weight": torch.zeros(8)}, folder / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr("transformers.Gemma3ForCausalLM.from_pretrained", lambda *a, **k: pytest.fail("it was made"))
+    with pytest.raises(
+        ModelError, match=r"holds \d+ bytes, and its config asks for [\d,]+ weights in linear layers alone; take a whole"
+    ):
+        load_model(str(folder), torch.float32)
 
 
 @pytest.mark.parametrize("load", [config_of, check_merged, dimensions_of, lambda name: load_model(name, None), merged_again])

@@ -298,6 +298,12 @@ def test_answers_stand_below_the_curve_in_the_log_and_escaped(monkeypatch):
     later.line = later.draw = view.draw
     later.on_train_begin(fake.args, fake.state, None)
     assert page == later.shown[2].shown[-1].data
+    planted = [{"step": 5, "answers": {"Где?": ["<img src=x>"], "<img src=y>": {"<img src=z>": 1}}}]
+    fake.state.log_history = planted  # of somebody else's checkpoint
+    later.on_train_begin(fake.args, fake.state, None)
+    assert "<img" not in later.shown[2].shown[-1].data
+    with pytest.raises(ValueError, match="invalid literal"):
+        answers_table([{"step": "<img src=x>", "answers": {"Где?": "a"}}])
 
 
 def test_nobody_is_asked_where_memory_is_short_or_several_processes_train(monkeypatch):

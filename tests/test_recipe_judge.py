@@ -1,8 +1,10 @@
 """docs/recipes.md: a judge with habits that are known, and over HTTP against a server started here."""
 
+import io
 import json
 import threading
 import types
+import urllib.error
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pandas as pd
@@ -176,6 +178,17 @@ def test_a_busy_server_is_asked_again_and_no_refusal_shows_the_key(names, server
     statuses += [500] * 3
     with pytest.raises(RuntimeError, match="500"):
         ask(PROMPT)
+
+
+def test_a_key_in_a_long_refusal_is_hidden_before_the_text_is_cut(names, monkeypatch):
+    said = io.BytesIO(b"x" * 280 + KEY.encode() + b" is not valid")
+
+    def refuse(request, timeout):
+        raise urllib.error.HTTPError(request.full_url, 401, "no", {}, said)
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    with pytest.raises(RuntimeError, match=r"x\*\*\* is not valid"):
+        names["endpoint"]("m", "http://localhost/v1", key=KEY)("?")
 
 
 def test_the_key_does_not_follow_a_redirect(names, server):

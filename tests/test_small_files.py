@@ -4,10 +4,15 @@ import contextlib
 import gzip
 import json
 import os
+import resource
 import shutil
+import sys
+import zipfile
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
+import openpyxl
 import pyarrow as pa
 import pytest
 from peft import LoraConfig, get_peft_model
@@ -196,19 +201,61 @@ def test_what_is_packed_otherwise_is_refused_in_a_folder_whatever_its_name_says(
 
 
 @pytest.mark.parametrize("saved", [False, True])
-@pytest.mark.parametrize("compression", ["zstd", "lz4"])
-def test_arrow_files_that_are_compressed_within_are_not_unpacked(compression, saved, tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: pytest.fail("it was unpacked"))
-    monkeypatch.setattr("datasets.load_from_disk", lambda *a, **k: pytest.fail("it was unpacked"))
-    table = pa.table({"question": ["a" * 2**20], "answer": ["b"]})
-    with pa.ipc.new_stream(
-        str(tmp_path / "train.arrow"), table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)
-    ) as out:
-        out.write_table(table)
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of a process")
+def test_a_small_file_takes_no_more_memory_than_some_gigabytes_whatever_it_holds(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr("gemma_colab.data.sources.MEMORY", 2**28)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    texts = pa.DictionaryArray.from_arrays(
+        pa.array([0] * 2000, pa.int32()), pa.array(["a" * 2**20])
+    )  # one text in each row: 2 GiB
+    data = datasets.Dataset(pa.table({"question": texts.dictionary.take(pa.array([0])), "answer": ["b"]}))
+    table = pa.table({"question": texts, "answer": ["b"] * 2000})
     if saved:
-        (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "train.arrow"}]}')
-    with pytest.raises(DatasetError, match=r"holds .train\.arrow., which is compressed"):
+        data.save_to_disk(str(tmp_path))
+    (file,) = tmp_path.glob("*.arrow") if saved else [tmp_path / "train.arrow"]
+    with pa.ipc.new_stream(str(file), table.schema) as out:
+        out.write_table(table)
+    with pytest.raises(DatasetError, match="takes more memory than a file of its size should; look at what is in it"):
         read_rows(tmp_path)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_a_folder_reads_nothing_beside_it(tmp_path):
+    private, one = tmp_path / "private", {"question": ["pin?"], "answer": ["1234"]}
+    datasets.Dataset.from_dict(one).save_to_disk(str(private / "saved"))
+    (private / "mine.jsonl").write_text('{"question": "pin?", "answer": "1234"}\n')
+    joined = tmp_path / "joined"
+    joined.mkdir()
+    (joined / "train::x.jsonl").write_text('{"question": "a", "answer": "b"}\n')  # for datasets, x.jsonl packed in "train"
+    (joined / "train").symlink_to(private / "mine.jsonl")
+    nested = tmp_path / "nested"
+    for split in ("train", "x/y"):
+        datasets.Dataset.from_dict(one).save_to_disk(str(nested / split))
+    state = json.loads((nested / "x/y/state.json").read_text())
+    state["_data_files"] = [{"filename": "../../../private/saved/data-00000-of-00001.arrow"}]
+    (nested / "x/y/state.json").write_text(json.dumps(state))
+    (nested / "dataset_dict.json").write_text('{"splits": ["train", "x/y"]}')
+    for folder, split in ((joined, "train"), (nested, "train"), (nested, "x/y")):
+        with pytest.raises(DatasetError, match=r"takes its rows from .*, which is not in it"):
+            read_rows(folder, split=split)
+
+
+def test_styles_without_end_are_not_parsed(tmp_path, monkeypatch):
+    book = openpyxl.Workbook()
+    book.active.append(["question", "answer"])
+    book.active.append(["a", "b"])
+    book.save(tmp_path / "book.xlsx")
+    assert len(read_rows(tmp_path / "book.xlsx").rows) == 1
+    with (
+        zipfile.ZipFile(tmp_path / "book.xlsx") as old,
+        zipfile.ZipFile(tmp_path / "styled.xlsx", "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            more = b"<xf/>" * 500_000 if name.endswith("styles.xml") else b""
+            new.writestr(name, old.read(name).replace(b"</cellXfs>", more + b"</cellXfs>"))
+    monkeypatch.setattr("openpyxl.load_workbook", lambda *a, **k: pytest.fail("it was parsed"))
+    with pytest.raises(DatasetError, match=r"has more than 2 MiB of styles .*; save its sheet as \.csv"):
+        read_rows(tmp_path / "styled.xlsx")
 
 
 @pytest.mark.parametrize("name", ["adapter/x.json", "merged", "report.html"])
@@ -290,7 +337,7 @@ def test_training_begins_in_no_folder_that_is_or_holds_a_link(planted, name):
     folder = planted.path / "own" / "checkpoints"
     (folder.parent / name).parent.mkdir(parents=True)
     (folder.parent / name).symlink_to(planted.path.parent / "theirs" / "checkpoints")
-    with pytest.raises(WorkspaceError, match=f"{name} is a link, and training moves and deletes only what lies here"):
+    with pytest.raises(WorkspaceError, match=f"{name} is a link, and training moves and deletes only what is here"):
         check_ours(folder)
 
 

@@ -6,7 +6,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from gemma_colab.core.errors import SettingsError
+from gemma_colab.core.errors import SettingsError, WorkspaceError
 from gemma_colab.export import take_home
 from gemma_colab.handover import take_home as module
 
@@ -49,6 +49,17 @@ def test_on_colab_one_zip_goes_to_the_browser(workspace, exports, monkeypatch):
     assert path.endswith(f"{workspace.path.name}.zip")
     assert not path.startswith(str(workspace.path))  # the workspace may be on a Drive
     assert sorted(ZipFile(path).namelist()) == ["gguf/model-q8_0.gguf", "merged/weights"]
+
+
+def test_a_link_out_of_the_workspace_is_not_packed(workspace, exports, monkeypatch, tmp_path):
+    colab = types.ModuleType("google.colab")
+    colab.files = types.SimpleNamespace(download=lambda path: pytest.fail("it was sent"))
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    (tmp_path / "id_rsa").write_text("secret")
+    workspace.write_text("merged/weights", "")
+    (workspace.path / "merged" / "notes.txt").symlink_to(tmp_path / "id_rsa")
+    with pytest.raises(WorkspaceError, match=r"notes\.txt is a link to .*id_rsa, outside the workspace; delete the link"):
+        take_home(workspace, "merged")
 
 
 def test_a_form_that_is_none_is_refused(workspace):

@@ -377,6 +377,17 @@ def test_a_file_that_is_cut_short_is_refused(kept, refused, whole, tmp_path):
     refused(tmp_path / "short.gguf", str(tmp_path / "short.gguf"), "download it again")
 
 
+def test_tensors_on_the_same_bytes_are_refused(refused, whole, tmp_path):
+    """So many of them in a small file would take all memory."""
+    shutil.copy(whole, path := tmp_path / "overlap.gguf")
+    reader = pytest.importorskip("gguf").GGUFReader(path, "r+")
+    for tensor in reader.tensors:
+        tensor.field.parts[-1][0] = 0
+    reader.data.flush()
+    os.truncate(path, reader.data_offset + max(int(tensor.n_bytes) for tensor in reader.tensors))
+    refused(path, "its tensors overlap")
+
+
 @pytest.mark.parametrize("data", [b"", b"Dear all, " * 1000, b"PK\3\4" + bytes(1000), b"GGUF\1\0\0\0" + bytes(100)])
 def test_a_file_that_is_no_gguf_is_refused(data, refused, tmp_path):
     (tmp_path / "model.gguf").write_bytes(data)

@@ -12,9 +12,9 @@ import gzip
 import io
 import json
 import math
-import mmap
 import os
 import re
+import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +24,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import psutil
 from tqdm.auto import tqdm
 
 from gemma_colab.core.errors import DatasetError, GemmaColabError
@@ -40,6 +41,8 @@ KINDS |= {".parquet": "parquet", ".arrow": "arrow"}  # what a folder's files are
 SAVED = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves
 # A small file may unpack to more than the memory holds. This is for those that people made: texts become 2 to 20 times smaller.
 TIMES, ROOM = 50, 64 * 2**20
+STYLES = 2 * 2**20  # bytes of an .xlsx file that are no cells: each element there becomes an object
+MEMORY = 4 * 2**30  # bytes that a library may take beyond that room, whatever a file says of itself
 HUB = "hf://datasets/"  # as huggingface_hub and datasets spell it; a name alone may be a path, such as clients/ivanov, and is nobody's business
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")  # owner/name, or owner/name:configuration
 SAVE_AS = "save the rows as .jsonl, .json, .csv, .xlsx or .parquet and try again"
@@ -63,6 +66,7 @@ PACKED = {  # what is in a zip archive -> what it is
 }
 ADDRESS = re.compile(r"(?i)(?:[a-z][a-z0-9+.-]+:/|(?:www|docs\.google|drive\.google|huggingface|github)\.[a-z]+(?:\.[a-z]+)?/)")
 FAILURES = {  # found in the names and texts of the errors of gzip, openpyxl, Arrow, datasets and others -> what it means
+    "MemoryError|malloc of size|bad_alloc": "takes more memory than a file of its size should; look at what is in it, and save the rows as .jsonl or .csv",
     "EOFError|BadGzipFile|while decompressing": "is cut off or damaged as a gzip file; download or compress it again",
     r"\bgated\b|GatedRepoError": "asks you to accept its terms first: open its page on huggingface.co, accept, and give a token as HF_TOKEN",
     r"(?:splits?: |one of )\[([^\]]*)\]": "has no such split; it has {0}; name one with split= (on the command line: --split)",
@@ -120,6 +124,24 @@ def _download(address: str) -> str:
     if "docs.google.com" in address:
         return "in Google Sheets choose File > Download > .xlsx (or .csv), upload that file, and give its name"
     return "download it first, and give the name of the file that you then have"
+
+
+@contextlib.contextmanager
+def bounded(source: str | Path):
+    """Let the reading of a file or a folder take no more memory than `MEMORY` and its room, where the system can: under Linux."""
+    room = _room(Path(source))
+    if sys.platform != "linux" or room == math.inf:
+        yield
+        return
+    import resource
+
+    before = soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = psutil.Process().memory_info().vms + MEMORY + int(room)
+    resource.setrlimit(resource.RLIMIT_AS, (most if soft < 0 else min(soft, most), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @contextlib.contextmanager
@@ -214,6 +236,9 @@ def _open_zip(content: io.BufferedIOBase, sheet: str | int, name: str, fits: Cal
     names = [file.filename for file in files]
     if what := next((what for start, what in PACKED.items() if any(n.startswith(start) for n in names)), ""):
         raise DatasetError(f"{name} is {what}; open it in its program and save it as .xlsx or .csv, or copy its table into Excel")
+    if sum(file.file_size for file in files if re.search(r"(styles|workbook|\])\.xml$|\.rels$", file.filename)) > STYLES:
+        what = f"{name} has more than {STYLES / 2**20:.0f} MiB of styles and of names of sheets, which would take minutes"
+        raise DatasetError(f"{what}; save its sheet as .csv, or copy its cells into a new workbook")
     if "[Content_Types].xml" not in names:
         raise DatasetError(f"{name} is a zip archive, not an .xlsx workbook; unpack it, and give the data file in it")
     return read_excel(content, sheet, name, fits)
@@ -249,7 +274,8 @@ def _stay_inside(name: str, files: Iterable[str | Path], folder: Path | None = N
     it: what somebody gave you must not take in what is yours."""
     home = folder and folder.resolve()
     home = home.parents[1] if home and home.parent.name == "snapshots" else home
-    if outside := [file for file in files if not (home and Path(file).resolve().is_relative_to(home))]:
+    # datasets reads `a::b` as b, unpacked out of a
+    if outside := [file for file in files if "::" in str(file) or not (home and Path(file).resolve().is_relative_to(home))]:
         what = f"{name} takes its rows from {shown(str(outside[0]), 300)}, which is not in it"
         raise DatasetError(f"{what}; if that is meant, give that file itself")
 
@@ -286,7 +312,6 @@ def _open_folder(path: Path, name: str, split: str) -> Records:
                 raise DatasetError(
                     f"{name} holds {shown(Path(file).name)}, which is no {kind}; give a file that can be read by itself"
                 )
-    _not_compressed(name, chain(*splits.values()) if kind == "arrow" else ())
     if kind == "parquet":  # which `datasets` would unpack a row group at once
         _has_split(name, splits, split)
         records = _parquets(splits[split], partial(_fits, name, room=room))
@@ -307,26 +332,17 @@ def _has_split(name: str, splits: Any, split: str) -> None:
         raise DatasetError(f"{name} has no split {split!r}; it has {listed(splits)}; name one with split= (or --split)")
 
 
-def _not_compressed(name: str, files: Iterable[str | Path]) -> None:
-    """Raise `DatasetError` for Arrow files that are compressed within, which `datasets` never writes: a block unpacks as a whole."""
-    for file in filter(os.path.getsize, files):
-        with open(file, "rb") as content, mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ) as there:
-            if any(there.find(start) >= 0 for start in (b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")):  # zstd, lz4
-                raise DatasetError(
-                    f"{name} holds {shown(Path(file).name)}, which is compressed; save it uncompressed, or as .parquet"
-                )
-
-
 def _open_saved(path: Path, name: str, split: str) -> Records:
     """Open a folder saved by `save_to_disk`, whose files name others."""
     import datasets
 
-    for state in (*path.glob(SAVED[0]), *path.glob(f"*/{SAVED[0]}")):
-        named = json.loads(state.read_text(encoding="utf-8"))["_data_files"]
-        _stay_inside(name, [state.parent / file["filename"] for file in named], path)
-    for parts in path.glob(SAVED[1]):
-        _stay_inside(name, [path / part for part in json.loads(parts.read_text(encoding="utf-8"))["splits"]], path)
-    _not_compressed(name, (*path.glob("*.arrow"), *path.glob("*/*.arrow")))
+    parts = [path] * (path / SAVED[0]).is_file()
+    for whole in path.glob(SAVED[1]):
+        parts += [path / part for part in json.loads(whole.read_text(encoding="utf-8"))["splits"]]
+    _stay_inside(name, parts, path)
+    for part in parts:
+        files = json.loads((part / SAVED[0]).read_text(encoding="utf-8"))["_data_files"]
+        _stay_inside(name, [part / file["filename"] for file in files], path)
     data = datasets.load_from_disk(str(path.resolve()))
     if isinstance(data, dict):
         _has_split(name, data, split)

@@ -9,6 +9,7 @@ from zipfile import ZipFile
 
 import pandas as pd
 
+from gemma_colab.core.errors import WorkspaceError
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.handover.export import export_workspace
 
@@ -28,6 +29,8 @@ def take_home(workspace: Workspace, *forms: str, rows: int = 20) -> pd.DataFrame
         with ZipFile(Path(tempfile.mkdtemp()) / f"{workspace.path.name}.zip", "w") as packed:  # weights don't get smaller
             for top in (Path(line["path"]) for line in lines.values()):
                 for path in filter(Path.is_file, (top, *top.rglob("*"))):
+                    if not path.resolve().is_relative_to(workspace.path.resolve()):
+                        raise WorkspaceError(f"{path} is a link to {path.resolve()}, outside the workspace; delete the link")
                     packed.write(path, path.relative_to(workspace.path))
         files.download(packed.filename)
     return pd.DataFrame(lines).T

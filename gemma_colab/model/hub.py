@@ -13,7 +13,7 @@ from huggingface_hub import constants, get_token, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from jinja2 import Environment, TemplateError, nodes
 
-from gemma_colab.core.catalog import TINY, known_dimensions
+from gemma_colab.core.catalog import TINY, dimensions_of, known_dimensions
 from gemma_colab.core.errors import SECRET, GemmaColabError, ModelError, SettingsError, plain, say
 from gemma_colab.core.workspace import samples
 
@@ -89,8 +89,10 @@ def refuse_links(folder: Path) -> None:
 
 
 def before_reading(name: str, source: str, cls: type) -> None:
-    """Look at a config before a library believes it. Raises `ModelError` for an adapter beside it: transformers would put that on the
-    model by itself, and peft would import what its settings name."""
+    """Look at a config, a tokenizer or an index before a library believes it. Raises `ModelError` for an adapter beside a config:
+    transformers would put that on the model by itself, and peft would import what its settings name."""
+    from transformers.utils import cached_file
+
     if cls.__name__ == "AutoConfig":
         from transformers import PretrainedConfig
         from transformers.utils.peft_utils import find_adapter_config_file
@@ -103,13 +105,22 @@ def before_reading(name: str, source: str, cls: type) -> None:
     elif cls.__name__ == "AutoTokenizer":
         from transformers.models.auto.tokenization_auto import get_tokenizer_config
         from transformers.tokenization_utils_base import get_fast_tokenizer_file
-        from transformers.utils import cached_file
 
         file = get_fast_tokenizer_file(get_tokenizer_config(source).get("fast_tokenizer_files", []))
         file = cached_file(source, file, _raise_exceptions_for_missing_entries=False)
         if file and _steps(Path(file), os.stat(file).st_mtime_ns) != _steps(samples() / TINY / "tokenizer.json"):
             what = f"{file} changes texts otherwise than Gemma 3's tokenizer, which could take for ever"
             raise ModelError(f"{what}; take a checkpoint with Gemma 3's own tokenizer")
+    elif file := cached_file(source, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False):
+        for part in json.loads(Path(file).read_text(encoding="utf-8"))["weight_map"].values():
+            if Path(part).name != part or not part.endswith(".safetensors"):
+                what = f"{name} takes weights from {part}, which is no .safetensors file in its own folder"
+                raise ModelError(f"{what}; take a sound checkpoint")
+    elif size := sum(path.stat().st_size for path in Path(source).glob("*.safetensors")) * os.path.isdir(source):
+        asked = dimensions_of(name).linear_parameters  # in 4 bit each takes half a byte; what is missing would be made at random
+        if 2 * size < asked:
+            what = f"{name} holds {size:,} bytes, and its config asks for {asked:,} weights in linear layers alone"
+            raise ModelError(f"{what}; take a whole checkpoint")
 
 
 @cache

@@ -105,6 +105,8 @@ def unpack_gguf(file: Path, folder: Path) -> Path:
         if (kind := fields.get("general.architecture")) != "gemma3":
             raise ModelError(f"{file} is a {kind!r} model; this project loads Gemma 3 (gemma3) only")
         check_config(str(file), fields)
+        if sum(int(t.n_bytes) for t in reader.tensors) > file.stat().st_size:
+            raise ValueError("its tensors overlap")
         need = (2 * sum(int(t.n_elements) for t in reader.tensors) + 64 * 2**20) / GIB  # 16 bits a weight, and the tokenizer
         if (free := free_gib(folder)) < need:
             short = f"{file.name} takes {readable(need)} when it is unpacked, and {readable(free)} is free in {folder.parent}"

@@ -15,7 +15,7 @@ from gemma_colab.data.report import check_rows
 SHORT, TIMES = 2000, 4
 # What the patterns look for, or stop at.
 UNITS = """<a;<a x=;<a x= ;<script>;</;';\\';\\";";\\;\\n;`;```;&#1;&a;![;![a](;{;{{;[;[[;(;<|;[INST];a@;a@a.;'a@;'a;a.;1;1 ;12-;+7 ;
-1.1.1.1 ;AB12 ;://;a://b:;sk-;-----BEGIN PRIVATE KEY-----;-----BEGIN ;# ;##;/*;,/*;,#;, ;,;;|;-;--- ;.;?;a, ;я;яa;Aя;не ;как ;ешь;паспорт ;
+1.1.1.1 ;AB12 ;://;a://b:;sk-;-eyJ;eyJ;SG.;-----BEGIN PRIVATE KEY-----;-----BEGIN ;# ;##;/*;,/*;,#;, ;,;;|;-;--- ;.;?;a, ;я;яa;Aя;не ;как ;ешь;паспорт ;
 a b ;ab1_;f";Ã©;Р°;[ваш ;:-(;*;_;=;#REF;\\u0434;a\nb;"a;"", """.replace("\n", "").split(";")
 UNITS = [
     *filter(None, UNITS),

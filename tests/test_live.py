@@ -298,6 +298,9 @@ def test_answers_stand_below_the_curve_in_the_log_and_escaped(monkeypatch):
     later.line = later.draw = view.draw
     later.on_train_begin(fake.args, fake.state, None)
     assert page == later.shown[2].shown[-1].data
+    resumed = [{"step": 1, "answers": {"a": "1", "b": "2"}}, {"step": 2, "answers": {"b": "3", "a": "4"}}]
+    assert answers_table(resumed).to_dict("list") == {"b": ["2", "3"], "a": ["1", "4"]}
+    assert list(answers_table(resumed)) == ["b", "a"]
     planted = [{"step": 5, "answers": {"Где?": ["<img src=x>"], "<img src=y>": {"<img src=z>": 1}}}]
     fake.state.log_history = planted  # of somebody else's checkpoint
     later.on_train_begin(fake.args, fake.state, None)

@@ -21,10 +21,11 @@ LIGHT_OF = dict(learning="fits", settled="fits", finished="fits", overfitting="t
 
 
 def answers_table(log_history: list[dict]) -> pd.DataFrame:
-    """Tabulate the answers that a run noted at its validations: one line a step, one column a question."""
+    """Tabulate the answers that a run noted at its validations: one line a step, one column a question, as last asked."""
     said = {int(line["step"]): line["answers"].items() for line in log_history if "answers" in line}
     said = {step: {question: str(answer) for question, answer in some} for step, some in said.items()}  # only texts are escaped
-    return pd.DataFrame.from_dict(said, orient="index").rename_axis("step")
+    order = [*max(said.items(), default=(0, ()))[1]]  # a checkpoint sorts its keys
+    return pd.DataFrame.from_dict(said, orient="index").reindex(columns=order).rename_axis("step")
 
 
 class LiveCurve(LiveView):

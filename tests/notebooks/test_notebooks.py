@@ -134,7 +134,7 @@ def test_the_experiments_of_notebook_04_touch_no_test_row(support_rows, monkeypa
 
         def compare_sets(model, tokenizer, sets, held, settings, lora, dtype, rows=rows, apart_from=(), **how):
             trained, tested = ([row["messages"] for row in rows[name]] for name in ("train", "test"))
-            assert len(held) == 24
+            assert len(held) == 16
             assert not [row for row in held if row["messages"] in tested + trained]
             assert list(apart_from) == rows["test"]
             cleaned = {n: clean(some[0], also=some[1])[0] if isinstance(some, tuple) else some for n, some in sets.items()}

@@ -364,7 +364,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_no_run_and_leaves_nothing(go, 
     assert list(losses(run)) == list(range(1, 13))
     assert steps(folder) == [3, 12]
     assert {path.name for path in folder.iterdir()} == {module.OURS, "checkpoint-3", "checkpoint-12"}
-    said = [line for line in capsys.readouterr().out.splitlines() if "no checkpoint was written where" in line]
+    said = [line for line in capsys.readouterr().out.splitlines() if "no checkpoint was written to" in line]
     assert [line.split(":")[0] for line in said] == ["step 6", "step 9"]
     assert all("Error: " in line and line.endswith("training goes on, make room there") for line in said)
 

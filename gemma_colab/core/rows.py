@@ -11,7 +11,6 @@ by), `conversation` (rows with the same value belong together), `cut` (how many 
 import re
 from typing import Any
 
-ROLES = {"system": "s", "user": "u", "assistant": "a", "model": "m"}
 Row = dict[str, Any]
 Turn = dict[str, str]
 
@@ -23,11 +22,9 @@ def to_messages(record: dict) -> Row:
     understood too (workspaces made before version 2 hold it), and a row is returned as it is.
     """
     if "messages" in record:
-        roles = "".join(
-            ROLES.get(turn["role"], "?") + turn["content"][:0] for turn in record["messages"]
-        )  # raises where one is no text
-        if not re.fullmatch("s?(u[am])*ua", roles):
-            raise ValueError(f"its turns are {[turn['role'] for turn in record['messages']]}; user and assistant must take turns")
+        roles = " ".join(turn["role"] + turn["content"][:0] for turn in record["messages"])  # raises where one is no text
+        if not re.fullmatch("(system )?(user (assistant|model) )*user assistant", roles):
+            raise ValueError(f"its turns are {roles!r}, and user and assistant must take turns")
         return record
     parts = ("instruction", "input", "output", "system", "prompt", "completion")
     extras = {key: value for key, value in record.items() if key not in parts}

@@ -122,8 +122,13 @@ def test_an_index_names_safetensors_beside_it_and_nothing_else(file, random_gemm
             load(str(folder))
 
 
-def test_a_config_that_asks_for_more_weights_than_there_are_takes_no_memory(random_gemma, tmp_path, monkeypatch):
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_config_that_asks_for_more_weights_than_there_are_takes_no_memory(indexed, random_gemma, tmp_path, monkeypatch):
     folder = shutil.copytree(random_gemma, tmp_path / "empty")
+    if indexed:
+        (folder / "model.safetensors.index.json").write_text(
+            '{"metadata": {}, "weight_map": {"model.norm.weight": "model.safetensors"}}'
+        )
     save_file({"model.norm.weight": torch.zeros(8)}, folder / "model.safetensors", metadata={"format": "pt"})
     monkeypatch.setattr("transformers.Gemma3ForCausalLM.from_pretrained", lambda *a, **k: pytest.fail("it was made"))
     with pytest.raises(

@@ -11,8 +11,6 @@ from gemma_colab.core.door import plugged
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.float16 import keep_residual_in_float32
 
-FSDP = ("ACCELERATE_USE_FSDP", "false")  # what `accelerate launch` sets where it was told to shard the model
-
 
 def quantization_config(dtype: torch.dtype) -> BitsAndBytesConfig:
     """NF4 with double quantization (QLoRA, arXiv 2305.14314): 0.516 byte per weight. `dtype` is what it computes in."""
@@ -22,8 +20,12 @@ def quantization_config(dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
         # FSDP cuts up weights of the type it computes in, and would leave bytes whole on every GPU.
-        bnb_4bit_quant_storage=dtype if os.environ.get(*FSDP).lower() == "true" else None,
+        bnb_4bit_quant_storage=dtype if _in_pieces() else None,
     )
+
+
+def _in_pieces() -> bool:  # whether `accelerate launch` was told to shard the model (FSDP)
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def load_model(name: str, dtype: torch.dtype, quantization_config: BitsAndBytesConfig | None = None) -> PreTrainedModel:
@@ -33,7 +35,7 @@ def load_model(name: str, dtype: torch.dtype, quantization_config: BitsAndBytesC
     `machine.pick_dtype`; with float16 the residual stream is kept in float32. quantization_config: None keeps every weight in
     `dtype`; otherwise embeddings and norms do. Raises `ModelError` when the model can't be had, is no Gemma 3, or lacks weights.
     """
-    if dtype == torch.float16 and os.environ.get(*FSDP).lower() == "true":
+    if dtype == torch.float16 and _in_pieces():
         cause = "must be bfloat16 under FSDP, which would compute the residual stream in float16"
         raise ModelError(f"dtype={dtype} {cause}; take GPUs from Ampere on, or DDP (docs/recipes.md)")
     plugged("pass_over_old_torchao")()  # before somebody adds an adapter to what is loaded here

@@ -19,7 +19,7 @@ def to_messages(record: dict) -> Row:
     """Turn `{"instruction", "input", "output"}`, perhaps with a `system` prompt, into a row; the extras stay beside the messages.
 
     Instruction and input become one user turn, with a blank line between them. TRL's `{"prompt": [...], "completion": [...]}` is
-    understood too (workspaces made before version 2 hold it), and a row is returned as it is.
+    understood too (workspaces made before version 2 hold it), and a row is returned as it is. Raises `ValueError`, `KeyError` or `TypeError` for what is none.
     """
     if "messages" in record:
         roles = " ".join(turn["role"] + turn["content"][:0] for turn in record["messages"])  # raises where one is no text

@@ -28,9 +28,7 @@ def lora_config(settings: LoraSettings) -> LoraConfig:
     return LoraConfig(task_type="CAUSAL_LM", **named)
 
 
-def sft_config(
-    settings: TrainSettings, output_dir: str | Path, rows: int, dtype: torch.dtype, *, report_to: str = "none"
-) -> SFTConfig:
+def sft_config(settings: TrainSettings, output_dir: str | Path, rows: int, dtype: torch.dtype, *, report_to="none") -> SFTConfig:
     """Make the `trl.SFTConfig` of these settings for `rows` training rows computed in `dtype`.
 
     Validation, checkpoints and the choice of the best one come together, `evals_per_epoch` times. report_to: such as "wandb".

@@ -24,7 +24,7 @@ from gemma_colab.core.rows import Row
 from gemma_colab.data.advice import explain, refuse_ratings
 from gemma_colab.data.columns import columns_page
 from gemma_colab.data.schema import BadRow, NotLearned, UnknownSchema, check_mapping, listed, normal, printable, shown, to_row
-from gemma_colab.data.sources import bounded, open_source, plain_words
+from gemma_colab.data.sources import open_source, plain_words
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def read_rows(
     source = source if os.path.lexists(source) else os.path.expanduser(source)
     name = printable(Path(source).name or source) if os.path.lexists(source) else printable(source)
     rows, schemas, aside, lines, marks, explained, page, usable = [], [], [], Counter(), set(), {}, None, None
-    with contextlib.ExitStack() as stack, plain_words(name), bounded(source):
+    with contextlib.ExitStack() as stack, plain_words(name):
         found = open_source(source, name, stack, sheet, split, limit)
         if (sheet != 0 and found.details[0] != "Excel") or (split != "train" and os.path.isfile(source)):
             what = f"split={shown(split)} is for a dataset" if split != "train" else f"sheet={shown(sheet)} is for an Excel file"

@@ -80,10 +80,11 @@ FAILURES = {  # found in the names and texts of the errors of gzip, openpyxl, Ar
 def open_source(
     source: str | Path, name: str, stack: contextlib.ExitStack, sheet: str | int, split: str, limit: int | None
 ) -> Records:
-    """Open a source. name: what stands for it in messages. stack: closes what is opened. Raises `DatasetError`."""
+    """Open a source. name: what it is called in messages. stack: closes what is opened, and ends the bound on memory. Raises `DatasetError`."""
+    stack.enter_context(bounded(room := _room(Path(source))))
     found = _open(source, name, stack, sheet, split, limit)
     found.records = checked(found.records, found.notes) if found.table else found.records
-    found.records = _counted(found.records, name, _room(Path(source)))
+    found.records = _counted(found.records, name, room)
     return found
 
 
@@ -127,9 +128,8 @@ def _download(address: str) -> str:
 
 
 @contextlib.contextmanager
-def bounded(source: str | Path):
+def bounded(room: float):
     """Let the reading of a file or a folder take no more memory than `MEMORY` and its room, where the system can: under Linux."""
-    room = _room(Path(source))
     if sys.platform != "linux" or room == math.inf:
         yield
         return

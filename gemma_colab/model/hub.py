@@ -111,14 +111,14 @@ def before_reading(name: str, source: str, cls: type) -> None:
         if file and _steps(Path(file), os.stat(file).st_mtime_ns) != _steps(samples() / TINY / "tokenizer.json"):
             what = f"{file} changes texts otherwise than Gemma 3's tokenizer, which could take for ever"
             raise ModelError(f"{what}; take a checkpoint with Gemma 3's own tokenizer")
-    elif file := cached_file(source, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False):
-        for part in json.loads(Path(file).read_text(encoding="utf-8"))["weight_map"].values():
+    else:
+        file = cached_file(source, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
+        for part in json.loads(Path(file).read_text(encoding="utf-8"))["weight_map"].values() if file else ():
             if Path(part).name != part or not part.endswith(".safetensors"):
                 what = f"{name} takes weights from {part}, which is no .safetensors file in its own folder"
                 raise ModelError(f"{what}; take a sound checkpoint")
-    elif size := sum(path.stat().st_size for path in Path(source).glob("*.safetensors")) * os.path.isdir(source):
-        asked = dimensions_of(name).linear_parameters  # in 4 bit each takes half a byte; what is missing would be made at random
-        if 2 * size < asked:
+        size = sum(path.stat().st_size for path in Path(source).glob("*.safetensors"))  # nothing is here of a model on the Hub
+        if size and 2 * size < (asked := dimensions_of(name).linear_parameters):  # in 4 bit each takes half a byte
             what = f"{name} holds {size:,} bytes, and its config asks for {asked:,} weights in linear layers alone"
             raise ModelError(f"{what}; take a whole checkpoint")
 

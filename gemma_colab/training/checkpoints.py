@@ -195,10 +195,8 @@ class KeepCheckpoints(TrainerCallback):
 
     def _find_best(self, state: TrainerState) -> None:
         """Remember the best that was saved. The Trainer looks where it was then, and before the parts of a sharded model are written."""
-        self.best, best = (
-            (state.best_global_step, state.best_metric),
-            self.folder / f"checkpoint-{int(state.best_global_step or 0)}",
-        )
+        self.best = state.best_global_step, state.best_metric
+        best = self.folder / f"checkpoint-{int(state.best_global_step or 0)}"
         state.best_model_checkpoint = str(best) if best.is_dir() else None
 
     def _finish(self, args: TrainingArguments, state: TrainerState) -> None:

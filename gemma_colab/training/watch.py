@@ -22,8 +22,8 @@ LIGHT_OF = dict(learning="fits", settled="fits", finished="fits", overfitting="t
 
 def answers_table(log_history: list[dict]) -> pd.DataFrame:
     """Tabulate the answers that a run noted at its validations: one line a step, one column a question, as last asked."""
-    said = {int(line["step"]): line["answers"].items() for line in log_history if "answers" in line}
-    said = {step: {question: str(answer) for question, answer in some} for step, some in said.items()}  # only texts are escaped
+    lines = [line for line in log_history if "answers" in line]
+    said = {int(line["step"]): {q: str(a) for q, a in line["answers"].items()} for line in lines}  # only texts are escaped
     order = [*max(said.items(), default=(0, ()))[1]]  # a checkpoint sorts its keys
     return pd.DataFrame.from_dict(said, orient="index").reindex(columns=order).rename_axis("step")
 

@@ -115,8 +115,9 @@ def test_whether_more_rows_would_help_is_computed(halves, wholes, says, told, su
 
 def test_sets_are_judged_against_the_last_and_may_share_its_steps(told, support_rows):
     sets = {"little": support_rows[40:44], "much": support_rows[40:80], "as many steps": support_rows[40:44]}
-    table, ax, _asked = told([3.5, 3.0, 3.2], sets, max_steps={"as many steps": "much"})
+    table, ax, _asked = told([3.5, 3.0, 3.2004], sets, max_steps={"as many steps": "much"})
     assert list(table["steps"]) == [1, 10, 10]
+    assert list(table["loss"]) == [3.5, 3.0, 3.2]
     assert list(table["loss above “as many steps”"]) == ["+0.30 (+0.30 to +0.30)", "-0.20 (-0.20 to -0.20)", "–"]
     assert "“little” against “as many steps”: loss +0.30 (+0.30 to +0.30), worse" in table.attrs["sentence"]
     assert "“much” against “as many steps”: loss -0.20 (-0.20 to -0.20), better" in table.attrs["sentence"]

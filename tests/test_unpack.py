@@ -43,7 +43,7 @@ def cache(tmp_path, monkeypatch) -> Path:
     """An empty place for unpacked models."""
     monkeypatch.setenv("GEMMA_COLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("GEMMA_COLAB_MODEL", raising=False)
-    return tmp_path / "cache"
+    return tmp_path / "cache" / str(unpack.FORMAT)
 
 
 # --------------------------------------------------------------------------------------------- a small real GGUF file

@@ -126,7 +126,7 @@ def compare_sets(
             word = "worse" if low > 0 else "better" if high < 0 else "no clear difference"
             said.append(f"“{after}” against “{before}”: loss {loss}, {word}")
     say("\n".join(said))
-    table = pd.DataFrame.from_dict(lines, orient="index").fillna("–").rename_axis("set")
+    table = pd.DataFrame.from_dict(lines, orient="index").round(3).fillna("–").rename_axis("set")
     table.attrs["sentence"], ax = "\n".join(said), new_axes(8, 3)
     ax.plot(range(len(kept)), [*dots.values()], "o", color=TRAIN, alpha=0.7)
     ax.plot(table["loss"].to_numpy(), color=TRAIN, linewidth=int(grows))

@@ -57,7 +57,7 @@ def unpacked(name: str) -> Path:
 def _made(name: str, make: Callable[[Path], object]) -> Path:
     """Have `make(part)` write the folder of this name, once."""
     cache = os.environ.get("GEMMA_COLAB_CACHE") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/gemma_colab"
-    target = Path(cache).expanduser() / f"{name}.{FORMAT}"
+    target = Path(cache).expanduser() / str(FORMAT) / name  # the folder's own name is shown
     if not ((target / "config.json").is_file() and (target / "model.safetensors").is_file()):
         with whole(target) as part:
             part.mkdir()

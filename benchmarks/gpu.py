@@ -26,7 +26,7 @@ from shutil import which
 from statistics import mean
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
 # Nothing here may import torch or bitsandbytes: this process must not hold memory of the GPU while the recipes' are measured.
 from gemma_colab.core.catalog import PACKAGED, TINY, dimensions_of, source_of

@@ -111,6 +111,16 @@ def test_16_bit_does_without_bitsandbytes(monkeypatch, random_gemma):
     assert loading.load_model(random_gemma, torch.float32).dtype == torch.float32
 
 
+@pytest.mark.parametrize("name", ["memory", "training"])
+def test_what_runs_after_it_starts_too(name):
+    """Where two folders hold a file of one name, the benchmark's own must win."""
+    script = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--help"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(script, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "--sizes" in done.stdout
+
+
 @pytest.mark.long
 def test_every_line_starts(gpu, tmp_path):
     (tmp_path / "wheels").mkdir()  # with nothing in it: pip must pass over what is there, and the script over what isn't

@@ -15,7 +15,7 @@ from gemma_colab.core.machine import GIB
 from gemma_colab.core.settings import CPU_TILE, LINEAR, LoraSettings, TrainSettings
 
 NF4_BYTES = 0.51587  # per weight: 4 bits, an 8-bit scale for 64 of them, a 32-bit scale for 256 scales (bitsandbytes 0.50)
-OVERHEAD = 0.8  # GiB of CUDA context, cuBLAS workspaces, fragmentation: a guess, not measured on a GPU yet
+OVERHEAD = 1.0  # GiB of CUDA context, cuBLAS workspaces, fragmentation: 0.85 to 1.34 on an H200 (benchmarks/README.md); a T4 was never measured
 TILE = 32_768  # vocabulary that TRL's fused loss computes at once, for up to 4,096 tokens
 OPTIMIZER_BYTES = {"adamw_torch_fused": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2}  # a trained weight: Adam's two numbers
 

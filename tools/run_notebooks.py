@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -133,7 +134,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspace", type=Path, default=ROOT / "runs" / "demo")
     parser.add_argument("--model", help="what the notebooks choose where the machine decides, as GEMMA_COLAB_MODEL")
-    parser.add_argument("--beside", action="store_true", help="run the quick start beside the others, each on half of the cores")
+    parser.add_argument(
+        "--beside", action="store_true", help="run 00 beside 01 to 04, and 06 beside 05, each on half of the cores"
+    )
     parser.add_argument("--only", help="run only the notebooks whose name starts so, in the workspace as it is")
     args = parser.parse_args()
     workspace = args.workspace.resolve()
@@ -171,14 +174,17 @@ def main() -> int:
     if not args.only:
         note(False)
     paths = [p for p in NOTEBOOKS if p.stem.startswith(args.only or "") and p.stem not in seconds]
-    quick = [path for path in paths if args.beside and path.stem.startswith("00") and len(paths) > 1]  # in a workspace of its own
+    # 00 has a workspace of its own, and 06 needs no more than 04 leaves.
+    halves = [[p for p in paths if p.stem < "05"], [p for p in paths if p.stem >= "05"]] if args.beside else []
+    asides = [[p for p in half if p.stem[:2] in ("00", "06")] for half in halves]
+    lanes = [[aside, [p for p in half if p not in aside]] for half, aside in zip(halves, asides, strict=True)] or [[[], paths]]
 
-    def run_all(some: list[Path]) -> bool:
+    def run_all(some: list[Path], alone: bool) -> bool:
         nonlocal peak
         for path in some:
             done_with = _checksum(path)  # it may be changed while it runs
             try:
-                took = run_notebook(path, workspace, alone=not quick)
+                took = run_notebook(path, workspace, alone)
             except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:  # an error, an hour in a cell, or no memory left
                 print(f"\n{path.stem} stopped ({type(e).__name__}):\n{e}", file=sys.stderr)
                 return False
@@ -191,8 +197,9 @@ def main() -> int:
 
     lock, begin = threading.Lock(), time.monotonic()
     with ThreadPoolExecutor() as pool:
-        if not all([*pool.map(run_all, [quick, [path for path in paths if path not in quick]])]):
-            return 1
+        for two in lanes:
+            if not all([*pool.map(partial(run_all, alone=not all(two)), two)]):
+                return 1
     memory.stop.set()
     memory.join()
     if args.only:  # the cost is of a whole run
@@ -200,7 +207,7 @@ def main() -> int:
     note(True)
     if not ws.has("summary.json"):
         return 0
-    total = time.monotonic() - begin if quick else sum(seconds.values())
+    total = time.monotonic() - begin if args.beside else sum(seconds.values())
     cost = {"seconds": seconds | {"total": round(total, 1)}, "peak_memory_gib": peak}
     quick = {"quickstart": ws.read_json("quickstart/summary.json")} if ws.has("quickstart/summary.json") else {}
     path = ws.write_json("summary.json", ws.read_json("summary.json") | cost | quick)

@@ -335,19 +335,32 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stopped(tmp_path, monkeypatch, 
     assert (work / "notebooks" / "ran").read_text() == "a\nc\n"
 
 
-def test_two_notebooks_run_side_by_side(tmp_path, monkeypatch):
+@pytest.mark.parametrize("names", [("00_a", "01_b"), ("05_a", "06_b")])
+def test_two_notebooks_run_side_by_side(names, tmp_path, monkeypatch):
     import run_notebooks
 
     # each waits until the other is there
     wait = "import os, time; open({!r}, 'w').close()\nwhile not os.path.exists({!r}): time.sleep(0.1)\nassert os.environ['OMP_NUM_THREADS']"
-    there = [str(tmp_path / name) for name in ("00_a", "01_b")]
+    there = [str(tmp_path / name) for name in names]
     for mine, other in (there, there[::-1]):
         cell = nbformat.v4.new_code_cell(wait.format(mine, other))
         nbformat.write(nbformat.v4.new_notebook(cells=[cell]), f"{mine}.ipynb")
     monkeypatch.setattr(run_notebooks, "NOTEBOOKS", sorted(tmp_path.glob("*.ipynb")))
     monkeypatch.setattr(sys, "argv", ["run_notebooks", "--workspace", str(tmp_path / "work"), "--beside"])
     assert run_notebooks.main() == 0
-    assert json.loads((tmp_path / "work" / "demo.json").read_text())["seconds"].keys() == {"00_a", "01_b"}
+    assert json.loads((tmp_path / "work" / "demo.json").read_text())["seconds"].keys() == {*names}
+
+
+def test_what_needs_the_training_waits_for_it(tmp_path, monkeypatch):
+    import run_notebooks
+
+    cell = "import os, time\nfile = {!r}\n{}"
+    for name, code in {"04_a": "time.sleep(2)\nopen(file, 'w').close()", "06_b": "assert os.path.exists(file)"}.items():
+        cells = [nbformat.v4.new_code_cell(cell.format(str(tmp_path / "trained"), code))]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    monkeypatch.setattr(run_notebooks, "NOTEBOOKS", sorted(tmp_path.glob("*.ipynb")))
+    monkeypatch.setattr(sys, "argv", ["run_notebooks", "--workspace", str(tmp_path / "work"), "--beside"])
+    assert run_notebooks.main() == 0
 
 
 def test_a_picture_stands_in_for_each_panel_of_a_saved_notebook():

@@ -153,6 +153,8 @@ def test_what_speaks_against_it_is_named_with_its_remedy():
     assert said["against"] == ["60% of its answers are no more like their right answer than the answer to another question is"]
     assert said["lines"][0].startswith("On 50 test rows it came closer, and is not good yet: 60% of its answers")
     assert [step.split(":")[0] for step in said["next"]] == ["Read some of them"]
+    counted = verdict(BETTER, unlike=0.9, bars={BETTER["metric"][0]: 0.1})  # the answers of a form are all alike
+    assert (counted["word"], counted["against"]) == ("better", [])
     said = verdict(BETTER, failures=failed(any=0.25, repeating=0.25), memorized=recited(0.5))
     assert said["against"] == ["25% of its answers show a fault that a program can see", "it recites training answers"]
     assert len(said["next"]) == 2
@@ -226,6 +228,7 @@ def test_shared_words_are_marked_in_their_order():
         (" к вам", False),
     ]
     assert shared_words("", "x") == []
+    assert shared_words("ab " * 20_000, "ab " * 20_000) == [("ab " * 20_000, False)]  # takes no minutes: it isn't compared
     assert shared_words("a, b; c", "b c") == [("a, ", False), ("b; c", True)]
 
 

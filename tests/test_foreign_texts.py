@@ -247,6 +247,18 @@ def test_a_mark_that_was_spoilt_makes_no_checkpoint(tmp_path, text):
         checkpoint_to_resume(tmp_path, {})
 
 
+def test_another_adapter_inside_a_checkpoint_is_not_resumed_with(tmp_path):
+    """The trainer would load and save it beside ours, unseen."""
+    (tmp_path / "checkpoint-2" / "extra").mkdir(parents=True)
+    (tmp_path / "checkpoint-2" / "a").touch()
+    mark = {"step": 2, "seconds": 1, "made_with": {}, "files": {"a": 0}}
+    (tmp_path / "checkpoint-2" / "whole.json").write_text(json.dumps(mark))
+    assert checkpoint_to_resume(tmp_path, {}).step == 2
+    (tmp_path / "checkpoint-2" / "extra" / "adapter_config.json").touch()
+    with pytest.raises(WorkspaceError, match="checkpoint-2 holds folders with other adapters, which no run here writes"):
+        checkpoint_to_resume(tmp_path, {})
+
+
 def test_what_a_mark_says_was_otherwise_is_said_without_steering(tmp_path):
     folder = tmp_path / "checkpoint-2"
     folder.mkdir()

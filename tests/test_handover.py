@@ -1,5 +1,6 @@
 """A notebook that starts alone gets its earlier steps, and never somebody else's."""
 
+import errno
 import json
 import os
 import resource
@@ -16,7 +17,7 @@ from gemma_colab.core.errors import BlockedError, GemmaColabError, ModelError, T
 from gemma_colab.core.machine import Machine
 from gemma_colab.core.rows import answer
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
-from gemma_colab.core.workspace import SPLIT_FILES, Workspace, samples
+from gemma_colab.core.workspace import SPLIT_FILES, SPLITS, Workspace, samples
 from gemma_colab.data.looking import question
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.review import Review
@@ -155,6 +156,35 @@ def trained(workspace, support_rows, random_gemma):
         workspace, ModelSettings(model=random_gemma), TrainSettings(num_train_epochs=1, per_device_train_batch_size=8)
     )
     return workspace, run
+
+
+def test_rows_that_change_while_it_trains_are_not_taken_for_those_it_trained_on(random_gemma, workspace, support_rows):
+    parts = {"train": support_rows[:8], "validation": support_rows[24:28], "test": support_rows[32:34]}
+    save_rows(parts, workspace)
+    other = parts | {"train": parts["train"][:6] + parts["test"]}
+
+    class Meanwhile(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            save_rows(other, workspace)
+
+    train_adapter(workspace, ModelSettings(model=random_gemma), TrainSettings(num_train_epochs=1), show=Meanwhile())
+    assert workspace.read_json("training.json")["rows"] != workspace.fingerprint(*SPLIT_FILES)
+
+
+@pytest.mark.parametrize("full", ["train", "validation", "test"])
+def test_a_disk_that_is_full_leaves_all_old_rows_or_all_new_ones(full, workspace, support_rows, monkeypatch):
+    save_rows(dict.fromkeys(SPLITS, support_rows[:3]), workspace)
+    before, dumps = workspace.fingerprint(*SPLIT_FILES), json.dumps
+
+    def fails(row, **how):
+        if row.get("marked") == full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return dumps(row, **how)
+
+    monkeypatch.setattr("gemma_colab.handover.rows.json.dumps", fails)
+    with pytest.raises(OSError, match="No space left"):
+        save_rows({split: [row | {"marked": split} for row in support_rows[3:6]] for split in SPLITS}, workspace)
+    assert workspace.fingerprint(*SPLIT_FILES) == before
 
 
 def test_training_leaves_adapter_settings_and_record(trained, random_gemma):

@@ -1,7 +1,5 @@
 """What to say of columns that are not recognized: which known form this is, or a mapping, where their texts look like an answer."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

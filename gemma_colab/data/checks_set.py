@@ -1,7 +1,5 @@
 """Checks of the set as a whole: how many rows, repeated and contradicting ones, those unlike the others."""
 
-from __future__ import annotations
-
 import re
 import statistics
 from collections import Counter, defaultdict

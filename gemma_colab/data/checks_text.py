@@ -1,7 +1,5 @@
 """Checks of single texts: each looks at the turns of every row and yields what it hit."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator

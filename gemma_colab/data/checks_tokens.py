@@ -1,7 +1,5 @@
 """Checks that need the tokenizer: what the chat template makes of a row, how long that is, and what of it is trained."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from gemma_colab.data.finding import CheckContext, Finding, Hit, check

@@ -3,8 +3,6 @@
 By default only what is certainly an artefact of storage is changed. A tag may be a left-over in one file and the lesson in another.
 """
 
-from __future__ import annotations
-
 import html
 import json
 import re

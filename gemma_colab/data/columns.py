@@ -1,7 +1,5 @@
 """Which column of a file is taken for what, shown with three of its rows, before anything is trained on it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from gemma_colab.core.html import ENVIRONMENT

@@ -1,7 +1,5 @@
 """Which encoding a text has: known by its mark or its bytes, or guessed by the language that it makes sense in, or not to be told."""
 
-from __future__ import annotations
-
 import codecs
 import io
 import re

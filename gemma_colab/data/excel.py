@@ -1,7 +1,5 @@
 """Excel: the cells of one sheet as texts, as Excel shows them. Number formats are turned into Babel's patterns, which knows languages."""
 
-from __future__ import annotations
-
 import io
 import locale
 import re
@@ -34,7 +32,7 @@ def read_excel(stream: io.BufferedIOBase, sheet: str | int, name: str, fits: Cal
     """Read one sheet of an .xlsx file; a number becomes its text, an empty cell "". fits: raises where too much comes out."""
     import openpyxl
 
-    books = [openpyxl.load_workbook(stream, read_only=True, data_only=computed) for computed in (True, False)]
+    books = [openpyxl.load_workbook(stream, read_only=True, data_only=computed, keep_links=False) for computed in (True, False)]
     pages = {page.title: page for page in books[0].worksheets}
     title = dict(enumerate(pages)).get(sheet, sheet)
     if title not in pages:

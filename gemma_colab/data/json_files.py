@@ -1,7 +1,5 @@
 """JSON: an object a line, in a stream; or one text over many lines, read whole. Each record with the line it begins in."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

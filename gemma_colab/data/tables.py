@@ -1,7 +1,5 @@
 """Tables: CSV with any delimiter, Parquet, and what Excel's have in common with them. Each record with the line it begins in."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

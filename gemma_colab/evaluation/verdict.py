@@ -134,7 +134,8 @@ def verdict(
     """
     bars, (liked, disliked) = bars or {}, (bool(review) and review["verdict"] == said for said in ("better", "worse"))
     check_bars(bars)
-    word = word_for(against_base, 0.0 if liked else unlike)
+    counted = bool(bars.keys() - FORM)
+    word = word_for(against_base, 0.0 if liked or counted else unlike)
     against, lines, steps, failed = [], [], [], False
 
     def note(line: str, reason: str = "", step: str = "", when: bool = True) -> None:
@@ -170,7 +171,7 @@ def verdict(
         said = f"{name} is {reached[name]:.0%}, and the bar is {bar:.0%}"
         note(f"{said}.", said, "" if WRONG in steps else WRONG, not reached[name] >= bar)
     if unlike >= MOSTLY:
-        note("" if word == "closer" else f"{far[0].upper()}{far[1:]}.", far, READ_SOME, not liked and not bars)
+        note("" if word == "closer" else f"{far[0].upper()}{far[1:]}.", far, READ_SOME, not liked and not counted)
     if memorized is not None:
         (train, heart), (test, foreseen) = memorized.loc[["train", "test"], ["word for word", "by heart"]].to_numpy().tolist()
         said = f"It reproduces {train:.0%} of its training answers word for word, and {test:.0%} of the test's."
@@ -194,7 +195,7 @@ def verdict(
     elif against:
         ship = "not yet"
     else:
-        ship = "yes" if liked or bars.keys() - FORM else "ask a reader"
+        ship = "yes" if liked or counted else "ask a reader"
     steps += [READ] * (ship == "ask a reader")
     return {"word": word, "ship": ship, "against": against, "lines": lines, "next": steps}
 

@@ -24,6 +24,7 @@ KNOWN = "peft_type task_type base_model_name_or_path revision inference_mode aut
 KNOWN += " use_rslora use_dora fan_in_fan_out modules_to_save init_lora_weights layers_to_transform layers_pattern rank_pattern"
 KNOWN = (KNOWN + " alpha_pattern exclude_modules alora_invocation_tokens lora_bias peft_version").split()
 MOST = 1024  # the rank of an adapter of somebody else's
+PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")  # values of init_lora_weights that leave the base as it was
 BLOCK = r"model\\\.\(language_model\\\.\)\?layers\\\.\([\d|]+\)\\\.\([\w\\.|]+\)"  # as `name_for_whole_model` writes it
 BLOCKS = re.compile(rf"{BLOCK}(?:\|{BLOCK})*")
 TEXT = re.compile(r"^base_model\.model\.model\.(?!language_model\.)")  # of an adapter of the text part alone
@@ -102,6 +103,7 @@ def _odd(settings: dict) -> str:
     """Name what is set and not known here; "" for nothing."""
     stock = LoraConfig().to_dict()
     odd = [k for k, v in settings.items() if k in stock and k not in KNOWN and v not in (stock[k], None, False, [], {})]
+    odd += ["init_lora_weights"] * (settings.get("init_lora_weights", True) not in PLAIN_STARTS)
     for name in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "rank_pattern", "alpha_pattern"):
         texts = [settings[name]] if isinstance(settings.get(name), str) else settings.get(name) or []
         odd += [name] * any(not (PLAIN.fullmatch(t) or BLOCKS.fullmatch(t[:3000])) for t in texts if t != "all-linear")

@@ -35,7 +35,6 @@ from gemma_colab.model.memory import readable
 SMALLEST_SHARD = 2**28  # bytes; a shard is as large as the largest tensor, which sets the peak anyway, but no smaller than this
 # What peft calls its tensors in a layer of a block; the last one of DoRA only. A head that is also the embedding can't take a change.
 LORA_TENSOR = re.compile(r"base_model\.model\.(.+\.layers\..+)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.weight)?")
-PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")  # values of init_lora_weights that leave the base as it was
 VISION_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -98,7 +97,7 @@ def _changes(base: str, adapter: Path, settings: LoraConfig, text: dict[str, Sto
     """Return the adapter's tensors, by weight and kind. Raises `WorkspaceError` unless they are pairs that fit weights of this base."""
     changes = defaultdict(dict)
     # others change the base too, or scale each layer by itself
-    other = settings.alpha_pattern or settings.alora_invocation_tokens or settings.init_lora_weights not in PLAIN_STARTS
+    other = settings.alpha_pattern or settings.alora_invocation_tokens
     for name, tensor in load_file(adapter / WEIGHTS).items():
         found = LORA_TENSOR.fullmatch(name)
         weight = text_name(f"{found[1]}.weight") if found else None

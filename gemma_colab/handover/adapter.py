@@ -99,6 +99,7 @@ def train_adapter(
         say(f"{shown_name(chosen.model)} {TEXT_ONLY}.")
     base = {"model": chosen.model, "load_in_4bit": chosen.load_in_4bit}
     made_with = base | {"lora": dataclasses.asdict(saved.lora)}
+    split = workspace.fingerprint(*SPLIT_FILES)  # now: notebook 01 may write others while this trains
     made_with["rows"] = workspace.fingerprint(*SPLIT_FILES, *[REPLAY_ROWS] * bool(settings.replay and workspace.has(REPLAY_ROWS)))
     training_rows = mix_in(rows["train"], general_rows(workspace), settings.replay, settings.seed)
 
@@ -152,7 +153,7 @@ def train_adapter(
             raise WorkspaceError(f"{what}; make room there, and {then}") from e
         best = {"steps": state.global_step, "best_step": state.best_global_step, "best_eval_loss": state.best_metric}
         best |= {"adapter_step": run.adapter_step, "notes": run.notes} | run.lost
-        left = base | {"rows": workspace.fingerprint(*SPLIT_FILES)} | ended | {"seconds": round(run.seconds, 1)} | best
+        left = base | {"rows": split} | ended | {"seconds": round(run.seconds, 1)} | best
         workspace.write_json("training.json", left | {"log_history": state.log_history})
         record(run.settings, state.log_history, run.lost["left_out"]["train"], **ended)
     if rounds and run.status == "finished" and run.verdict.next_step == MORE_EPOCHS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 from gemma_colab.core.chat import load_tokenizer
 from gemma_colab.core.errors import BlockedError, DatasetError, SettingsError, WorkspaceError, say
 from gemma_colab.core.rows import Row, to_messages
-from gemma_colab.core.workspace import SPLIT_FILES, SPLITS, Workspace, samples
+from gemma_colab.core.workspace import SPLIT_FILES, SPLITS, Workspace, private, samples
 from gemma_colab.data.cleaning import DEFAULT, STEPS, clean, summarize
 from gemma_colab.data.finding import Finding
 from gemma_colab.data.looking import AS_READ
@@ -123,8 +123,12 @@ def save_rows(
     whose = _whose(source, workspace)
     if kept := _save_logs(logs, workspace, "rows", originals):
         say(kept)
-    for split, rows in splits.items():  # the checksum of a masked text would give the phone away to anybody who tries all phones
-        workspace.write_jsonl(f"rows/{split}.jsonl", [{key: row[key] for key in row if key != AS_READ} for row in rows])
+    with ExitStack() as together:  # all are written before the first takes its place: new train beside old test would leak
+        for split, rows in splits.items():  # without checksums of masked texts, which would give a phone away to who tries all
+            lines = [json.dumps({key: row[key] for key in row if key != AS_READ}, ensure_ascii=False) + "\n" for row in rows]
+            part = together.enter_context(workspace.writing(f"rows/{split}.jsonl"))
+            with open(part, "w", encoding="utf-8", errors="backslashreplace", opener=private) as file:
+                file.write("".join(lines))
     workspace.write_json(f"rows/{SOURCE}", whose)
 
 

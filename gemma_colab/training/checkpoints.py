@@ -61,6 +61,8 @@ def checkpoint_to_resume(folder: Path, made_with: dict, anyway: bool = False, lo
     if not (found := whole_checkpoints(folder)):
         raise WorkspaceError(f"{folder} holds no whole checkpoint to resume from; start anew, with resume=False (no --resume)")
     name = found[-1].path.name
+    if any(found[-1].path.glob("*/adapter_config.json")):  # the trainer would load each of them
+        raise WorkspaceError(f"{name} holds folders with other adapters, which no run here writes; start anew, with resume=False")
     others = differences(found[-1].made_with, made_with, name)
     if (others := [other for other in others if not (longer and other.startswith("num_train_epochs:"))]) and not anyway:
         remedy = "set them back, start anew with resume=False (no --resume), or go on in spite of it with anyway=True (--anyway)"

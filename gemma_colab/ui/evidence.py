@@ -80,7 +80,8 @@ def shared_words(text: str, reference: str) -> list[tuple[str, bool]]:
     """`text` cut into pieces: (piece, whether its words are in the reference too, in the same order)."""
     words = [list(re.finditer(r"\w+", t)) for t in (text, reference)]
     folded = [[word[0].lower().replace("ё", "е") for word in part] for part in words]
-    blocks = SequenceMatcher(None, *folded, autojunk=False).get_matching_blocks()
+    few = len(folded[0]) * len(folded[1]) <= 2000**2  # a word that is repeated takes the square
+    blocks = SequenceMatcher(None, *folded, autojunk=False).get_matching_blocks() if few else []
     spans = [(words[0][b.a].start(), words[0][b.a + b.size - 1].end()) for b in blocks if b.size]
     return pieces(text, spans, 0, len(text))
 

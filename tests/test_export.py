@@ -522,9 +522,11 @@ def test_an_adapter_that_does_more_or_gives_no_numbers_is_refused(base32, adapte
     config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], modules_to_save=["norm"])
     more = save(get_peft_model(load(base32), config), tmp_path / "more")
     refused(WorkspaceError, "changes more than linear layers.*merge_and_unload", base32, more, tmp_path / "m")
-    for other in ({"alpha_pattern": {"q_proj": 1}}, {"init_lora_weights": "pissa"}, {"alora_invocation_tokens": [1]}):
+    for other in ({"alpha_pattern": {"q_proj": 1}}, {"alora_invocation_tokens": [1]}):
         rewrite(shutil.copytree(adapter, tmp_path / str(other)) / "adapter_config.json", **other)
         refused(WorkspaceError, "or DoRA.*merge_and_unload", base32, tmp_path / str(other), tmp_path / "m")
+    rewrite(shutil.copytree(adapter, tmp_path / "pissa") / "adapter_config.json", init_lora_weights="pissa")
+    refused(WorkspaceError, "init_lora_weights .* a plain LoRA with peft", base32, tmp_path / "pissa", tmp_path / "m")
     nan = shutil.copytree(adapter, tmp_path / "nan")
     save_file({name: weight * float("nan") for name, weight in load_file(nan / ADAPTER).items()}, nan / ADAPTER)
     with pytest.raises(WorkspaceError, match="infinite or not a number"), whole(tmp_path / "w" / "merged") as part:

@@ -241,7 +241,7 @@ def test_a_folder_reads_nothing_beside_it(tmp_path):
             read_rows(folder, split=split)
 
 
-@pytest.mark.parametrize("large", ["xl/styles.xml", "xl/book.xml", "docProps/custom.xml"])
+@pytest.mark.parametrize("large", ["xl/styles.xml", "xl/book.xml", "docProps/custom.xml", "[Content_Types].xml"])
 def test_styles_without_end_are_not_parsed(large, tmp_path, monkeypatch):
     """Nor anything else that becomes objects, whatever the workbook is called."""
     book = openpyxl.Workbook()

@@ -207,7 +207,7 @@ def main() -> int:
     note(True)
     if not ws.has("summary.json"):
         return 0
-    total = time.monotonic() - begin if args.beside else sum(seconds.values())
+    total = time.monotonic() - begin if args.beside and len(paths) == len(seconds) else sum(seconds.values())
     cost = {"seconds": seconds | {"total": round(total, 1)}, "peak_memory_gib": peak}
     quick = {"quickstart": ws.read_json("quickstart/summary.json")} if ws.has("quickstart/summary.json") else {}
     path = ws.write_json("summary.json", ws.read_json("summary.json") | cost | quick)

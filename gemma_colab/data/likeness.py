@@ -3,8 +3,6 @@
 MinHash after Broder, "On the resemblance and containment of documents", 1997; hashing and index are the datasketch library's.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 

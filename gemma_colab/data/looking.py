@@ -1,7 +1,5 @@
 """Look at a row: its texts by field, where it is in its file, and by what a decision about it finds it again."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable
 from itertools import pairwise

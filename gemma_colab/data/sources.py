@@ -42,7 +42,7 @@ SAVED = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves
 # A small file may unpack to more than the memory holds. This is for those that people made: texts become 2 to 20 times smaller.
 TIMES, ROOM = 50, 64 * 2**20
 STYLES = 2 * 2**20  # bytes of an .xlsx file that are no cells: each element there becomes an object
-OBJECTS = re.compile(r"(styles|workbook|custom|core|app|\])\.xml$|\.rels$|externalLinks/", re.I)
+OBJECTS = re.compile(r"(styles|workbook|custom|core|app|\])\.xml$|\.rels$", re.I)
 MEMORY = 4 * 2**30  # bytes that a library may take beyond that room, whatever a file says of itself
 HUB = "hf://datasets/"  # as huggingface_hub and datasets spell it; a name alone may be a path, such as clients/ivanov, and is nobody's business
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")  # owner/name, or owner/name:configuration
@@ -243,10 +243,12 @@ def _open_zip(content: io.BufferedIOBase, sheet: str | int, name: str, fits: Cal
         raise DatasetError(f"{name} is {what}; open it in its program and save it as .xlsx or .csv, or copy its table into Excel")
     if "[Content_Types].xml" not in names:
         raise DatasetError(f"{name} is a zip archive, not an .xlsx workbook; unpack it, and give the data file in it")
-    with archive.open("[Content_Types].xml") as types:  # it says where the workbook is, whatever that is called
-        parts = Manifest.from_tree(fromstring(types.read(STYLES))).Override
-    books = {part.PartName.lstrip("/") for part in parts if "main+xml" in part.ContentType}
-    if sum(file.file_size for file in files if OBJECTS.search(file.filename) or file.filename in books) > STYLES:
+    sizes = {file.filename: file.file_size for file in files if OBJECTS.search(file.filename)}
+    if sum(sizes.values()) <= STYLES:  # else the list of the parts itself may be what is too large
+        parts = Manifest.from_tree(fromstring(archive.read("[Content_Types].xml"))).Override
+        books = [part.PartName.lstrip("/") for part in parts if "main+xml" in part.ContentType]  # whatever they are called
+        sizes |= {name: archive.getinfo(name).file_size for name in books if name in names}
+    if sum(sizes.values()) > STYLES:
         what = f"{name} has more than {STYLES / 2**20:.0f} MiB of styles and of names of sheets, which would take minutes"
         raise DatasetError(f"{what}; save its sheet as .csv, or copy its cells into a new workbook")
     return read_excel(content, sheet, name, fits)

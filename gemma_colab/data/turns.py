@@ -1,7 +1,5 @@
 """Rows too long for `max_length`: what to do with them is a choice, never a default."""
 
-from __future__ import annotations
-
 import json
 
 import pandas as pd

@@ -7,7 +7,7 @@ after the correction for several measures, so that two equal models are called d
 | --- | --- |
 | too few rows | the test has fewer than 10 rows |
 | better | at least one metric of answers is clearly better, and nothing is clearly worse |
-| closer | the same, but half of the answers or more are no more like their right answer than that of another row is (`failures.unlike`), and no reader who judged blind found it better: fluent nonsense in the house's words can be like that |
+| closer | the same, but half of the answers or more are no more like their right answer than that of another row is (`failures.unlike`), no bars count (see below), and no reader who judged blind found it better: fluent nonsense in the house's words can be like that |
 | worse | something is clearly worse, or the loss is no number, and no metric of answers is clearly better |
 | mixed | metrics of answers are clearly better, and something is clearly worse |
 | no clear difference | no metric of answers is clear either way (the loss alone may be better: that proves little) |
@@ -178,7 +178,7 @@ def verdict(
         recited = heart - foreseen >= VERBATIM
         if train - test >= VERBATIM and not recited:
             said += f" That is no recital: the wording of {train - heart:.0%} repeats in other right answers."
-        note(said, "it recites training answers", BY_HEART, recited and not bars)
+        note(said, "it recites training answers", BY_HEART, recited and not counted)
     if general is not None:
         _, lost = clearly(general)
         known = general.loc[general["metric"].str.startswith(QUESTIONS), "before"].max()
@@ -187,7 +187,7 @@ def verdict(
             said += f" Its base could answer {known:.0%} of the general questions at most, so only the texts tell what it forgot."
         said += " Questions of these kinds were mixed into its training, so that says little about all else." * replayed
         worse = f"it got clearly worse elsewhere: {', '.join(lost['metric'])}"
-        note(said, worse, ELSEWHERE, len(lost) > 0 and not bars)
+        note(said, worse, ELSEWHERE, len(lost) > 0 and not counted)
     if review:
         note(f"Judged blind: {review['sentence']}", "readers who judged blind preferred the base", when=disliked)
     if word == "worse" or failed or disliked:

@@ -96,6 +96,7 @@ def check_adapter(folder: Path) -> None:
         kind = f"{type(e).__name__}: {e}"[:200]
     if kind != "LORA":
         again = f"save it again (notebook 04, or gemma-colab train --workspace {shlex.quote(str(folder.parent))})"
+        again = "convert it to a plain LoRA with peft" if "init_lora_weights" in kind else again
         raise WorkspaceError(f"{folder} is not a whole LoRA adapter ({kind}); {again}")
 
 

@@ -86,6 +86,7 @@ def train_adapter(
     from gemma_colab.training.watch import live_view
 
     rows, machine, dimensions = ensure_rows(workspace), describe_machine(str(workspace.path)), dimensions_of(chosen.model)
+    split = workspace.fingerprint(*SPLIT_FILES)  # now: notebook 01 may write others while this trains
     dtype, _ = pick_dtype(machine, dimensions)
     if loaded is None:
         nf4 = quantization_config(dtype) if chosen.load_in_4bit else None
@@ -99,7 +100,6 @@ def train_adapter(
         say(f"{shown_name(chosen.model)} {TEXT_ONLY}.")
     base = {"model": chosen.model, "load_in_4bit": chosen.load_in_4bit}
     made_with = base | {"lora": dataclasses.asdict(saved.lora)}
-    split = workspace.fingerprint(*SPLIT_FILES)  # now: notebook 01 may write others while this trains
     made_with["rows"] = workspace.fingerprint(*SPLIT_FILES, *[REPLAY_ROWS] * bool(settings.replay and workspace.has(REPLAY_ROWS)))
     training_rows = mix_in(rows["train"], general_rows(workspace), settings.replay, settings.seed)
 

@@ -123,8 +123,10 @@ def save_rows(
     whose = _whose(source, workspace)
     if kept := _save_logs(logs, workspace, "rows", originals):
         say(kept)
-    with ExitStack() as together:  # all are written before the first takes its place: new train beside old test would leak
-        for split, rows in splits.items():  # without checksums of masked texts, which would give a phone away to who tries all
+    # All are written before the first, train, takes its place, as new train beside old test would leak. And without the checksums of
+    # masked texts, which would give a phone away to anybody who tries all phones.
+    with ExitStack() as together:
+        for split, rows in reversed(splits.items()):
             lines = [json.dumps({key: row[key] for key in row if key != AS_READ}, ensure_ascii=False) + "\n" for row in rows]
             part = together.enter_context(workspace.writing(f"rows/{split}.jsonl"))
             with open(part, "w", encoding="utf-8", errors="backslashreplace", opener=private) as file:

@@ -90,7 +90,7 @@ def test_a_gpu_that_others_use_is_noticed():
     ("name", "machine", "status"),
     [
         (NAME, T4, OK),
-        (LARGE, replace(T4, gpu="NVIDIA GTX 1660", gpu_gib=4.6), WARN),
+        (LARGE, replace(T4, gpu="NVIDIA GTX 1660", gpu_gib=4.8), WARN),
         ("google/gemma-3-27b-it", T4, FAIL),
     ],
 )

@@ -118,8 +118,8 @@ def before_reading(name: str, source: str, cls: type) -> None:
                 what = f"{name} takes weights from {part}, which is no .safetensors file in its own folder"
                 raise ModelError(f"{what}; take a sound checkpoint")
         size = sum(path.stat().st_size for path in Path(source).glob("*.safetensors"))  # nothing is here of a model on the Hub
-        asked = dimensions_of(name)  # in 4 bit a weight of a linear layer takes half a byte; an embedding isn't quantized so far
-        if size and size < (least := asked.linear_parameters // 2 + asked.embedding_parameters):
+        # In 4 bit a weight of a linear layer takes half a byte; an embedding isn't quantized so far.
+        if size and size < (least := (asked := dimensions_of(name)).linear_parameters // 2 + asked.embedding_parameters):
             what = f"{name} holds {size:,} bytes, and its config asks for weights of {least:,} bytes at least"
             raise ModelError(f"{what}; take a whole checkpoint")
 

@@ -300,6 +300,7 @@ def test_demo_keeps_its_promises(demo):
 
 
 def test_a_run_that_was_cut_off_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GEMMA_COLAB_MODEL", "tiny-gemma3")  # the runner sets another, which must not stay
     import run_notebooks
 
     work = tmp_path / "work"

@@ -163,6 +163,27 @@ def test_kept_outputs_are_there_and_clean(path):
             assert str(ROOT) not in text
 
 
+@pytest.mark.parametrize(
+    ("cell", "file", "more"),
+    [("x06conf1", "train_settings.json", "push_to_hub"), ("x06lora1", "lora_settings.json", "megatron_core")],
+)
+def test_notebook_06_takes_only_known_settings_from_a_workspace(cell, file, more, tmp_path):
+    import torch
+
+    from gemma_colab.core.settings import LoraSettings, TrainSettings
+    from gemma_colab.core.workspace import Workspace
+
+    workspace = Workspace(tmp_path)
+    for settings in (LoraSettings(), TrainSettings()):
+        settings.save(workspace)
+    saved = json.loads((tmp_path / file).read_text())
+    (tmp_path / file).write_text(json.dumps(saved | {more: "somebody/else"}))
+    (source,) = (one.source for one in read(ROOT / "notebooks" / "06_exit_ramp.ipynb").cells if one.id == cell)
+    names = {"workspace": workspace, "TrainSettings": TrainSettings, "torch": torch, "dtype": torch.float32, "gpu": False}
+    exec(source, names)
+    assert "somebody/else" not in str(vars(names.get("adapter") or names["args"]))
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_keywords_exist_in_the_installed_libraries(path):
     from peft import LoraConfig

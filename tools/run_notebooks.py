@@ -174,10 +174,12 @@ def main() -> int:
     if not args.only:
         note(False)
     paths = [p for p in NOTEBOOKS if p.stem.startswith(args.only or "") and p.stem not in seconds]
-    # 00 has a workspace of its own, and 06 needs no more than 04 leaves.
-    halves = [[p for p in paths if p.stem < "05"], [p for p in paths if p.stem >= "05"]] if args.beside else []
-    asides = [[p for p in half if p.stem[:2] in ("00", "06")] for half in halves]
-    lanes = [[aside, [p for p in half if p not in aside]] for half, aside in zip(halves, asides, strict=True)] or [[[], paths]]
+    lanes = [([], paths)]
+    if args.beside:  # 00 has a workspace of its own, and 06 needs no more than 04 leaves
+        each = {"00": [], "01": [], "05": [], "06": []}
+        for path in paths:
+            each[path.stem[:2] if path.stem[:2] in each else "01"].append(path)  # 02 to 04 follow 01
+        lanes = [(each["00"], each["01"]), (each["06"], each["05"])]
 
     def run_all(some: list[Path], alone: bool) -> bool:
         nonlocal peak

@@ -1,7 +1,5 @@
 """`gemma-colab`: the series without a browser. Here is what can be said to each command; `commands.py` does it."""
 
-from __future__ import annotations
-
 import argparse
 import ast
 import json

@@ -1,7 +1,5 @@
 """What the commands do: each is given the parsed arguments, and returns what `main` says of it."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import json

@@ -1,8 +1,6 @@
 """The dataset report as a page in a notebook: verdict, counts, lengths, findings that open to their rows. All text is escaped, and
 personal data are masked, as a notebook is saved with what it shows."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from gemma_colab.core.html import ENVIRONMENT

@@ -1,7 +1,5 @@
 """Personal data and secrets in a text: e-mail, phone, payment card, IBAN, Russian passport, SNILS and INN, IP, keys."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable

@@ -3,8 +3,6 @@
 Sources are only read. What goes wrong on the way is one `DatasetError` that says what to do.
 """
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import glob
@@ -247,7 +245,7 @@ def _open_zip(content: io.BufferedIOBase, sheet: str | int, name: str, fits: Cal
     if sum(sizes.values()) <= STYLES:  # else the list of the parts itself may be what is too large
         parts = Manifest.from_tree(fromstring(archive.read("[Content_Types].xml"))).Override
         books = [part.PartName.lstrip("/") for part in parts if "main+xml" in part.ContentType]  # whatever they are called
-        sizes |= {name: archive.getinfo(name).file_size for name in books if name in names}
+        sizes |= {book: archive.getinfo(book).file_size for book in books if book in names}
     if sum(sizes.values()) > STYLES:
         what = f"{name} has more than {STYLES / 2**20:.0f} MiB of styles and of names of sheets, which would take minutes"
         raise DatasetError(f"{what}; save its sheet as .csv, or copy its cells into a new workbook")

@@ -5,8 +5,6 @@ is in a CSV file that names only left and right. Who was left is in a second fil
 `open_mapping()`. Nothing is written before the first decision.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import re

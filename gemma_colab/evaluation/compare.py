@@ -9,8 +9,6 @@ Of twenty measures one moves by chance. So where several are compared, a differe
 divided by their number (Bonferroni); the intervals shown are those of 95 %.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

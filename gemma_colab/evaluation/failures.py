@@ -4,8 +4,6 @@ whether the answer is more like its right answer than an answer to another quest
 An answer without a fault is complete, and may still be nonsense in the house's own words; likeness finds that out.
 """
 
-from __future__ import annotations
-
 import re
 from itertools import pairwise
 

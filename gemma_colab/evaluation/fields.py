@@ -1,7 +1,5 @@
 """Answers that are JSON objects: is there one, does it fit, and which of its fields are right."""
 
-from __future__ import annotations
-
 import json
 import random
 import re

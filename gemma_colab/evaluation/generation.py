@@ -1,7 +1,5 @@
 """Answers in batches: left padding, sorted by length, stopped at either of Gemma's two stop tokens."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

@@ -1,7 +1,5 @@
 """The loss on answers, token by token weighted, without ever holding logits for more than a few hundred of them."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -7,8 +7,6 @@
 Scores are between 0 and 1, and `None` where a row has nothing to measure. The docstring's first sentence is what a report says of it.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence

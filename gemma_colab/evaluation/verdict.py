@@ -28,8 +28,6 @@ only told: an adapter that does one job is switched on for that job alone. Bars 
 well-formed answer may be wrong.
 """
 
-from __future__ import annotations
-
 import pandas as pd
 
 from gemma_colab.core.errors import SettingsError

@@ -1,7 +1,5 @@
 """Is training worth it? What the untouched model reaches, bare and with a few examples in its prompt, against what the data ask for."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

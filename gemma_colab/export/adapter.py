@@ -1,7 +1,5 @@
 """Save the adapter, and load it again on a fresh base."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

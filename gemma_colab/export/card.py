@@ -1,7 +1,5 @@
 """The card that goes with a model: README.md, as the Hub shows it, made from what the run recorded."""
 
-from __future__ import annotations
-
 import html
 import math
 import re

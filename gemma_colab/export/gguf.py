@@ -3,8 +3,6 @@
 The converter is that of the llama.cpp that LLAMA_CPP names, or comes with the source package of llama-cpp-python.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -4,8 +4,6 @@ The token is the one huggingface_hub finds by itself: Colab's secret HF_TOKEN, t
 argument here, so that it can't end up in a notebook.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

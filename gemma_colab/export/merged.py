@@ -4,8 +4,6 @@ Never into 4 bit, whose steps are coarser than what an adapter changes; and neve
 The sums are those of peft, in float32, to the last digit.
 """
 
-from __future__ import annotations
-
 import ctypes
 import json
 import re

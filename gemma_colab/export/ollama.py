@@ -1,7 +1,5 @@
 """A folder that `ollama create` takes as it is: the merged weights, and a Modelfile with template, stop tokens and sampling."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`export.json`: what was exported from a workspace, and whether it is of the adapter that is there today."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from gemma_colab.core.workspace import ADAPTER_FILES, Workspace

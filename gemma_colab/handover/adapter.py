@@ -1,7 +1,5 @@
 """What notebook 04 leaves: an adapter trained on the rows of the workspace, and the record of its run."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import time
@@ -100,7 +98,8 @@ def train_adapter(
         say(f"{shown_name(chosen.model)} {TEXT_ONLY}.")
     base = {"model": chosen.model, "load_in_4bit": chosen.load_in_4bit}
     made_with = base | {"lora": dataclasses.asdict(saved.lora)}
-    made_with["rows"] = workspace.fingerprint(*SPLIT_FILES, *[REPLAY_ROWS] * bool(settings.replay and workspace.has(REPLAY_ROWS)))
+    replayed = settings.replay and workspace.has(REPLAY_ROWS)
+    made_with["rows"] = workspace.fingerprint(*SPLIT_FILES, REPLAY_ROWS) if replayed else split
     training_rows = mix_in(rows["train"], general_rows(workspace), settings.replay, settings.seed)
 
     def plan(settings: TrainSettings) -> pd.Series:

@@ -1,7 +1,5 @@
 """Which training rows are to blame for bad answers? Nobody can tell for sure; these are the ones to read first."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from gemma_colab.core.rows import Row, answer

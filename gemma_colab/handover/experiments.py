@@ -1,7 +1,5 @@
 """Which rows make the better model: short runs on several sets of rows, judged on the same held-out rows."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Take a trained workspace home: adapter and card, merged model, Ollama, GGUF, the Hub; and compare what was written with it."""
 
-from __future__ import annotations
-
 import gc
 import shutil
 import time

@@ -1,7 +1,5 @@
 """Notebook 01 in one call: read, clean, check, split and save any dataset; and the rows for a notebook that starts alone."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterable, Sequence

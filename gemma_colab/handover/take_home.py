@@ -1,7 +1,5 @@
 """The last cell of the quick start: write the forms that somebody wants, and hand them over where they are wanted."""
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which Gemma 3 to take: the one that was named, or the one that suits this machine, and why."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

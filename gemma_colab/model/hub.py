@@ -1,7 +1,5 @@
 """Fetch from the Hugging Face Hub or a folder, and say in one sentence why that failed and what to do next."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Machines that are lent for an hour, Colab's and Kaggle's: their secrets, Kaggle's second GPU, and where the work is kept."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The libraries this project uses: which versions are here, and how to keep them quiet."""
 
-from __future__ import annotations
-
 import logging
 import platform
 import sys

@@ -4,8 +4,6 @@ Counted from the graph: what each operation of a Gemma 3 block keeps for its bac
 peft 0.21, trl 1.16 and bitsandbytes 0.50 write it. Measured against the allocator in benchmarks/README.md.
 """
 
-from __future__ import annotations
-
 import re
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Does it fit, what to change first if not, and what would be faster if so. From the memory plan; nothing heavy is imported."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ transformers unpacks the weights. What it leaves out is added here: which layers
 scaled, the chat template, both stop tokens, and the `tokenizer.model` that llama.cpp's converter and Ollama ask for.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """What stops a run, or keeps it from stopping: a loss that is no number, an interrupt, no more progress, too little memory."""
 
-from __future__ import annotations
-
 import math
 import signal
 import threading

@@ -1,7 +1,5 @@
 """Replay: general rows mixed into the training rows, so that tuning on one thing does not wipe out the rest."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 

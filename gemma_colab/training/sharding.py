@@ -1,7 +1,5 @@
 """What a model in pieces (FSDP) asks of a run. How to launch one on several GPUs or machines: docs/recipes.md."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import torch

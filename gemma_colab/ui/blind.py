@@ -3,8 +3,6 @@
 Names reach the browser only when the mapping is opened.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import ipywidgets as widgets

@@ -1,7 +1,5 @@
 """What the panels share. Works alike with ipywidgets 7.7 (Colab) and 8, without JavaScript."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import ipywidgets as widgets

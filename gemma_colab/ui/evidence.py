@@ -1,7 +1,5 @@
 """Tables to look at: rows, tokens, comparisons with their intervals as bars, answers side by side. Every text is escaped."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Settings on sliders, with what they come to below: which model, LoRA, and (in `train_panel.py`) training. Nothing needs torch."""
 
-from __future__ import annotations
-
 from huggingface_hub import constants
 from IPython.display import HTML
 

@@ -1,7 +1,5 @@
 """A picture of what LoRA trains."""
 
-from __future__ import annotations
-
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 

@@ -1,7 +1,5 @@
 """The report on a tuned model: one HTML file that works offline, prints, and follows the reader's light or dark setting."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

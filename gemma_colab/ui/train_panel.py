@@ -1,7 +1,5 @@
 """What training takes: the sliders of notebook 04, with steps, tokens, rate and time below them, and the memory. Nothing needs torch."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -4,9 +4,7 @@ SCREENSHOTS=docs pytest tests/browser/test_learner.py saves the pictures in docs
 """
 
 import json
-import os
 import re
-import signal
 import time
 from pathlib import Path
 
@@ -53,11 +51,20 @@ def picture(notebook, name: str, tmp_path: Path, cell: int) -> None:
     screenshot(notebook.cells.nth(cell).locator(".jp-Cell-outputArea"), name, tmp_path, 300_000)
 
 
-def kill_the_kernel() -> None:
-    """SIGKILL, as a machine that is taken away; the server then starts a new, empty one."""
+def the_kernel() -> psutil.Process:
     kernels = [p for p in psutil.Process().children(recursive=True) if "ipykernel_launcher" in " ".join(p.cmdline())]
     assert len(kernels) == 1
-    os.kill(kernels[0].pid, signal.SIGKILL)
+    return kernels[0]
+
+
+def wait_and_hold(page, kernel: psutil.Process, condition, what: str) -> None:
+    """Wait for `condition`, with the kernel held while one looks, and after: it trains faster than a browser draws."""
+
+    def held():
+        kernel.suspend()
+        return condition() or kernel.resume()
+
+    wait_for(page, held, what)
 
 
 def test_a_learner_trains_loses_the_kernel_and_resumes(learner, tmp_path):
@@ -88,21 +95,28 @@ def test_a_learner_trains_loses_the_kernel_and_resumes(learner, tmp_path):
     picture(notebook, "train_panel_moved", tmp_path, panel_cell)
 
     # Train: the line moves, the curve grows, a verdict is there. Then the machine is gone.
+    kernel = the_kernel()
     press(notebook, train_cell)
     output = notebook.cells.nth(train_cell).locator(".jp-Cell-outputArea")
-    wait_for(page, lambda: output.locator("img").count() == 1, "the curve")
+    wait_and_hold(page, kernel, lambda: output.locator("img").count() == 1, "the curve")
     first = output.locator("img").get_attribute("src")
-    wait_for(page, lambda: output.locator("img").get_attribute("src") != first, "the curve to grow")
+    kernel.resume()
+    wait_and_hold(page, kernel, lambda: output.locator("img").get_attribute("src") != first, "the curve to grow")
 
     def step() -> int:
         found = re.search(r"step (\d+) of 96", output.inner_text())
         return int(found[1]) if found else 0
 
-    wait_for(page, lambda: step() >= 30 and whole_checkpoints(workspace.path / "checkpoints"), "the 30th step")
+    kernel.resume()
+
+    def half_way() -> bool:
+        return step() >= 30 and bool(whole_checkpoints(workspace.path / "checkpoints"))
+
+    wait_and_hold(page, kernel, half_way, "the 30th step")
     assert output.locator("img").count() == 1  # one figure, in place
     assert re.search(r"(starting|learning|settled|overfitting|not learning|unstable): .*Next: ", output.inner_text(), re.DOTALL)
     picture(notebook, "train_live", tmp_path, train_cell)
-    kill_the_kernel()
+    kernel.kill()  # as a machine that is taken away; the server then starts a new, empty one
     kept = whole_checkpoints(workspace.path / "checkpoints")[-1].step
     assert 0 < kept < 96
     assert not workspace.has("adapter")

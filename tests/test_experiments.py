@@ -1,5 +1,7 @@
 """Sets of rows are compared fairly: on rows that none of them holds, at equal steps, and the sentence follows from the figures."""
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -114,14 +116,15 @@ def test_whether_more_rows_would_help_is_computed(halves, wholes, says, told, su
 
 
 def test_sets_are_judged_against_the_last_and_may_share_its_steps(told, support_rows):
-    sets = {"little": support_rows[40:44], "much": support_rows[40:80], "as many steps": support_rows[40:44]}
-    table, ax, _asked = told([3.5, 3.0, 3.2004], sets, max_steps={"as many steps": "much"})
+    sets = {"little": support_rows[40:44], "much $^ more$": support_rows[40:80], "as many steps": support_rows[40:44]}
+    table, ax, _asked = told([3.5, 3.0, 3.2004], sets, max_steps={"as many steps": "much $^ more$"})
     assert list(table["steps"]) == [1, 10, 10]
     assert list(table["loss"]) == [3.5, 3.0, 3.2]
     assert list(table["loss above “as many steps”"]) == ["+0.30 (+0.30 to +0.30)", "-0.20 (-0.20 to -0.20)", "–"]
     assert "“little” against “as many steps”: loss +0.30 (+0.30 to +0.30), worse" in table.attrs["sentence"]
-    assert "“much” against “as many steps”: loss -0.20 (-0.20 to -0.20), better" in table.attrs["sentence"]
-    assert [label.get_text() for label in ax.get_xticklabels()][1] == "much\n40 rows"
+    assert "“much $^ more$” against “as many steps”: loss -0.20 (-0.20 to -0.20), better" in table.attrs["sentence"]
+    assert [label.get_text() for label in ax.get_xticklabels()][1] == "much $^ more$\n40 rows"
+    ax.figure.savefig(io.BytesIO())  # a name is no mathematics
 
 
 def test_a_real_comparison_asks_and_leaves_the_model_as_it_was(random_gemma, tokenizer, support_rows, capsys):

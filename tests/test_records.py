@@ -1,5 +1,6 @@
 """Records of runs: written, read, compared in a table and a picture."""
 
+import io
 import json
 import math
 import subprocess
@@ -128,6 +129,12 @@ def test_no_token_and_no_home_is_written(workspace, monkeypatch):
     assert "/home/ann" not in text
     assert token not in text
     assert "~/w is full, *** was refused" in text
+
+
+def test_a_dollar_in_a_name_begins_no_mathematics(workspace):
+    record(workspace)
+    _, ax = compare_runs(workspace, names=["a $^ run$"])
+    ax.figure.savefig(io.BytesIO())
 
 
 def test_the_table_shows_what_differs_and_what_came_of_it(workspace):

@@ -1,5 +1,7 @@
 """A whole training run: checkpoints that are whole, resumed or refused; interrupted, out of memory, broken."""
 
+import copy
+import errno
 import json
 import os
 import resource
@@ -38,6 +40,16 @@ SETTINGS = TrainSettings(
     warmup_steps=0,
     gradient_checkpointing=False,
 )  # 12 steps of 24 rows
+
+
+class Program:
+    """Its pickle runs when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +205,41 @@ def test_the_patience_may_change_at_a_resume(go, folder, patience):
     resumed = go(settings.replace(early_stopping_patience=after), resume=True)
     stopped = run.trainer.state.best_global_step + 2
     assert resumed.trainer.state.global_step == (max(6, stopped) if after else 18)
+
+
+def test_while_one_run_trains_another_one_is_refused(go, folder):
+    said = []
+
+    def second(model):
+        with pytest.raises(WorkspaceError, match=r"another training writes checkpoints to .*; wait for its end") as refused:
+            go(SETTINGS.replace(num_train_epochs=1), model=copy.deepcopy(model))
+        said.append(refused)
+
+    run = go(at={7: second})
+    assert (len(said), run.status, steps(folder)[-1]) == (1, "finished", 12)
+    assert go(SETTINGS.replace(num_train_epochs=1)).status == "finished"  # the first is over
+
+
+def test_a_drive_without_locks_is_trained_on_all_the_same(go, monkeypatch):
+    def flock(*how):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert go(SETTINGS.replace(num_train_epochs=1)).status == "finished"
+
+
+@pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_program_in_a_checkpoint_is_not_run_and_torchs_advice_to_run_it_not_passed_on(go, folder, file, tmp_path):
+    go(at={5: interrupt})
+    newest, mark = whole_checkpoints(folder)[-1], folder / "checkpoint-5" / MARK
+    torch.save(Program(tmp_path / "it_ran"), newest.path / file)
+    sizes = json.loads(mark.read_text()) | {}
+    sizes["files"][file] = (newest.path / file).stat().st_size
+    mark.write_text(json.dumps(sizes))
+    with pytest.raises(WorkspaceError, match=r"checkpoint-5 holds a file that is not of this training .*; start anew") as refused:
+        go(resume=True)
+    assert "weights_only" not in str(refused.value)
+    assert not (tmp_path / "it_ran").exists()
 
 
 def test_a_resumed_run_goes_on_exactly(go, folder):

@@ -1,5 +1,7 @@
 """The picture of LoRA shows what it is given, and no text of a dataset is ever run."""
 
+import io
+
 import pandas as pd
 
 from gemma_colab.core.catalog import CATALOG
@@ -16,6 +18,12 @@ def test_frozen_and_trained_are_drawn_and_counted():
     assert ax.get_title().startswith("1B, block 1 of 26")
     assert f"{lora_parameters(dimensions, lora):,}" in ax.get_title()
     assert len(ax.patches) == 7 + 2 * 4  # seven frozen matrices, and A and B beside those of attention
+
+
+def test_a_dollar_in_a_name_begins_no_mathematics():
+    ax = frozen_and_trained("a $^ model$", CATALOG["google/gemma-3-1b-it"], LoraSettings())
+    assert ax.get_title().startswith("a $^ model$, block 1")
+    ax.figure.savefig(io.BytesIO())  # where mathematics was read, its error came here
 
 
 def test_texts_of_a_dataset_are_escaped(tokenizer):

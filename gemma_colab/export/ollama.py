@@ -27,6 +27,8 @@ TEMPLATE = """\
 
 def modelfile(weights: str, system: str | None = None) -> str:
     """Return the Modelfile for weights at a path seen from its folder. Raises `SettingsError` where Ollama would read `system` otherwise."""
+    if not weights.isprintable():  # what follows a line break would be a command
+        raise SettingsError(f"the name {weights!r} holds a line break or another unprintable character; rename the file")
     lines = [f"FROM {weights}", f'TEMPLATE """{TEMPLATE}"""']
     lines += [f'PARAMETER stop "{token}"' for token in ("<end_of_turn>", "<eos>")]
     lines += [f"PARAMETER {name} {value}" for name, value in SAMPLING.items()]  # Ollama's own defaults are others

@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import torch
 from transformers import TrainerCallback, TrainerState, TrainingArguments
@@ -108,6 +108,25 @@ def _before(folder: Path) -> Path:
 def claim(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / OURS).write_text("Training moves and deletes the checkpoints in this folder, and nothing else.\n", encoding="utf-8")
+
+
+def hold(folder: Path) -> BinaryIO:
+    """Claim `folder` and hold it until what is returned is closed: a second run would delete checkpoints of the first. Raises
+    `WorkspaceError` where one is on. Where the system or the drive knows no locks, nothing is held."""
+    claim(folder)
+    sign = (folder / OURS).open("rb")
+    try:
+        import fcntl  # not on Windows
+
+        fcntl.flock(sign, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sign.close()
+        raise WorkspaceError(
+            f"another training writes checkpoints to {folder}; wait for its end, or restart its kernel"
+        ) from None
+    except (ImportError, OSError):
+        pass
+    return sign
 
 
 def put_aside(folder: Path) -> Path | None:

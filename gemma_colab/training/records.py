@@ -127,6 +127,7 @@ def compare_runs(
         train, validation = history.dropna(subset=["loss"]), history.dropna(subset=["eval_loss"])
         ax.plot(train[x], train["loss"], color=color, linewidth=0.8, alpha=0.6)
         label = f"{name}: best {line['best_eval_loss']:.2f}" if len(validation) else name
+        label = label.replace("$", r"\$")  # matplotlib reads mathematics between two
         ax.plot(validation[x], validation["eval_loss"], marker=marker, markersize=6, linewidth=1.6, color=color, label=label)
     ax.set(xlabel=x, ylabel="loss (nats per token)", title="thin: train; points: validation")
     cut_above_the_start(ax, pd.concat([history["loss"].dropna().head(1) for history in curves]))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -18,10 +19,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import SFTTrainer
 
 from gemma_colab.core.curve import history_table, loss_curve
-from gemma_colab.core.errors import TrainingError
+from gemma_colab.core.errors import TrainingError, WorkspaceError
 from gemma_colab.core.settings import TrainSettings
 from gemma_colab.core.trainer import build_trainer, sft_config, unload_adapters
-from gemma_colab.training.checkpoints import KeepCheckpoints, check_ours, checkpoint_to_resume, put_aside, whole_checkpoints
+from gemma_colab.training.checkpoints import KeepCheckpoints, check_ours, checkpoint_to_resume, hold, put_aside, whole_checkpoints
 from gemma_colab.training.guard import SCALER_SKIPS, Interrupt, StopEarly, StopOnNonFiniteLoss, save_memory
 from gemma_colab.training.kept import Lost, compare_held, fit_rows
 from gemma_colab.training.sharding import prepare_sharding
@@ -98,7 +99,7 @@ def train(
     An interrupt keeps a checkpoint. When the GPU's memory runs out, the run goes on from the newest one with the next step of
     `save_memory`. Rows of which max_length leaves nothing to learn are left out and named, and those that lose the end of an answer.
     Raises `TrainingError` when the loss is no number, or nothing is left to save memory with; `SettingsError` when no row is left;
-    `WorkspaceError` when it can't be resumed, there is no room for checkpoints, or the folder is somebody else's.
+    `WorkspaceError` when it can't be resumed, there is no room for checkpoints, another run writes to the folder, or it is somebody else's.
     """
     folder, notes, start, say = Path(folder), [], None, getattr(show, "say", TrainingError.say)
     processes, first = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0)) == 0
@@ -125,7 +126,7 @@ def train(
         kept, lost = fit_rows({"train": train_dataset, "validation": eval_dataset}, tokenizer, settings, note)
         fitting = train_dataset.select(kept["train"]), eval_dataset.select(kept["validation"])
         unload_adapters(model)
-        with ExitStack() as undo:
+        with hold(folder) if first else nullcontext(), ExitStack() as undo:
             undo.callback(remember(model))  # whatever goes wrong in here, the model is as it was
             args = sft_config(settings, folder, len(fitting[0]), dtype, report_to=report_to)
             args.disable_tqdm = show is not None
@@ -143,6 +144,11 @@ def train(
             try:
                 with interrupt:
                     trainer.train(resume_from_checkpoint=str(start.path) if start else None)
+            except UnpicklingError as e:  # torch's own message says how to run what is in there
+                what = (
+                    f"{start.path.name if start else folder} holds a file that is not of this training ({str(e).split('.')[0]})"
+                )
+                raise WorkspaceError(f"{what}; start anew, with resume=False (no --resume)") from None
             except torch.OutOfMemoryError as e:
                 full = str(e).splitlines()[0]
             # Out here the error is gone, and with it the frames that held the step's tensors.

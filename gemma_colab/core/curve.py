@@ -1,17 +1,13 @@
 """The losses of a run, as a table and as a picture."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 HISTORY_COLUMNS = ["step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm"]
 TRAIN, VALIDATION, BEST = "#1f6fb2", "#c8552b", "#5b8c3a"

@@ -1,7 +1,5 @@
 """Frozen settings with upstream names, checked when they are made and saved as JSON in the workspace."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re
@@ -50,7 +48,7 @@ class Settings:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             if limits := f.metadata.get("limits"):
-                check_number(f.name, value, *limits, f.default, whole=f.type == "int")
+                check_number(f.name, value, *limits, f.default, whole=f.type is int)
             elif (choices := f.metadata.get("choices")) and value not in choices:
                 raise SettingsError(f"{f.name}={value!r} must be one of {', '.join(choices)}; try {f.name}={f.default!r}")
             elif isinstance(f.default, str) and not isinstance(value, str):

@@ -1,7 +1,5 @@
 """What a check is, what it sees of the rows, and what it says: which of them it hit and where, how bad that is, what to do."""
 
-from __future__ import annotations
-
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator

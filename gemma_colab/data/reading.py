@@ -9,8 +9,6 @@
 says what to do where it can't.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections import Counter

@@ -3,8 +3,6 @@
 A decision is saved at once, and found again by the text of its row as it was read, whatever steps cleaned it.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import defaultdict

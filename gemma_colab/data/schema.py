@@ -4,8 +4,6 @@ A record is what a file holds, a dict of columns; a row is what the package work
 known by their names (`NAMES`) or told by a mapping. Lists of turns are read in OpenAI's and in ShareGPT's spelling.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import functools

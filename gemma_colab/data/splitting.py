@@ -1,7 +1,5 @@
 """Deal rows out to train, validation and test so that what belongs together stays together, and say what leaks all the same."""
 
-from __future__ import annotations
-
 import json
 import math
 import random

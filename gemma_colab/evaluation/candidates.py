@@ -1,8 +1,6 @@
 """The candidates on the same held-out rows: the base, the base with a few examples, the tuned model. One model in memory is all of
 them: without its adapter it is the base."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """Checkpoints on disk, tensor by tensor: the 16-bit base that is merged into, and the merged model; and whether they are whole."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

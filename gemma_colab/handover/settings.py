@@ -1,7 +1,5 @@
 """What notebooks 02 and 03 leave: the model and the settings that were chosen, and what they were made for."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

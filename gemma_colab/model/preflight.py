@@ -1,7 +1,5 @@
 """What this machine still needs before a first training run, and the next step for each such thing. Takes a few seconds."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import sys

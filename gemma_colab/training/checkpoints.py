@@ -5,8 +5,6 @@ can it know that a machine went away, or a copy to a drive broke off, before eve
 `whole.json`, with the size of each file: without it, or with a file cut, a folder is no checkpoint.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -1,20 +1,15 @@
 """Which rows a run can learn from: TRL leaves out, without a word, those that have no answer token within max_length."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
 from trl import SFTTrainer
 
 from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.errors import SettingsError, TrainingError
 from gemma_colab.core.rows import place
 from gemma_colab.core.settings import TrainSettings
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 NAMED = 20  # places in a sentence, at most; `training.json` holds all
 Lost = dict[str, dict[str, list[str]]]

@@ -1,7 +1,5 @@
 """Every run leaves a record, so that runs of different days and machines can be compared. Imports without torch."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
@@ -9,9 +7,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import cycle, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
+from matplotlib.axes import Axes
 
 from gemma_colab.core.curve import HISTORY_COLUMNS, new_axes
 from gemma_colab.core.errors import SPOILT, SettingsError, WorkspaceError, plain, say
@@ -20,9 +18,6 @@ from gemma_colab.core.workspace import Workspace
 from gemma_colab.model.choice import shown_name
 from gemma_colab.model.libraries import stack_versions
 from gemma_colab.training.verdict import training_verdict
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 RECORDS = "history"  # their folder in the workspace
 NEEDED = ("status", "verdict", "seconds", "data", "rows", "machine", "model", "lora", "train", "curves")

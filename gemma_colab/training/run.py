@@ -1,7 +1,5 @@
 """One training run, from settings to the best adapter, that loses nothing on the way."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Callable
@@ -9,11 +7,11 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 from datasets import Dataset
+from matplotlib.axes import Axes
 from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTTrainer
@@ -29,9 +27,6 @@ from gemma_colab.training.sharding import prepare_sharding
 from gemma_colab.training.short import no_bars, remember
 from gemma_colab.training.verdict import TrainingVerdict, training_verdict
 from gemma_colab.training.watch import answers_table
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)

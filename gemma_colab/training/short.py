@@ -4,8 +4,6 @@
 breaks; `trial_run` measures how much memory the steps of a long run will take, and how long they last.
 """
 
-from __future__ import annotations
-
 import copy
 import gc
 import math
@@ -15,13 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from datasets.utils import are_progress_bars_disabled
+from matplotlib.axes import Axes
 from peft import LoraConfig, PeftModel
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
@@ -38,9 +37,6 @@ from gemma_colab.model.memory import readable
 from gemma_colab.training.kept import fit_rows
 from gemma_colab.training.records import cut_above_the_start
 from gemma_colab.training.replay import general_rows, mix_in
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 BROKEN = 1.5  # times the lowest smoothed loss: a range test's run has broken
 VALIDATED = 4  # rows at once, of any short run: it is compared with others of its kind, and single rows take twice as long

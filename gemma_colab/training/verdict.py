@@ -6,8 +6,6 @@ make of it. A validation loss is of the same rows each time: its differences are
 synthetic curves of every kind and on real runs that were made to go wrong.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A panel to talk to several models at once, side by side; each keeps its own history. Texts are escaped, Markdown is left as it is."""
 
-from __future__ import annotations
-
 import time
 from typing import NamedTuple
 

@@ -133,10 +133,14 @@ def test_a_real_comparison_asks_and_leaves_the_model_as_it_was(random_gemma, tok
     sets = {"dirty": [*rows, wrong], "clean": rows[6:]}
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     how = {"max_steps": 2, "ask": True, "apart_from": rows[4:6]}
-    table, _ = compare_sets(model, tokenizer, sets, rows[:4], SETTINGS, LoraSettings(r=4), torch.float32, **how)
+    table, ax = compare_sets(model, tokenizer, sets, rows[:4], SETTINGS, LoraSettings(r=4), torch.float32, **how)
     assert "dirty: 6 of 29 rows are like held-out ones, and are left out." in capsys.readouterr().out
-    assert list(table["rows"]) == [23, 22]
-    assert list(table["in the right form"]) == ["0 of 4 (0% to 49%)"] * 2
+    assert list(table.index) == ["untrained", "dirty", "clean"]
+    assert list(table["rows"]) == [0, 23, 22]
+    assert list(table["steps"]) == [0, 2, 2]
+    assert list(table["in the right form"]) == ["0 of 4 (0% to 49%)"] * 3
+    assert len({*table["loss"]}) == 3
+    assert [*ax.figure.axes[1].get_legend_handles_labels()[1]] == ["artefacts", "in the right form"]
     assert set(table["prefers a wrong answer"]) <= {"0 of 1 (0% to 79%)", "1 of 1 (21% to 100%)"}
     assert np.isfinite(table["loss"]).all()
     assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())

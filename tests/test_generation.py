@@ -8,7 +8,7 @@ import torch
 from steps import load_4bit
 
 from gemma_colab.core.errors import WorkspaceError
-from gemma_colab.evaluation.generation import GREEDY, SAMPLING, _keys, generate, generate_answers
+from gemma_colab.evaluation.generation import GREEDY, SAMPLING, _keys, _read, generate, generate_answers
 
 QUESTIONS = ["Какая столица Японии?", "Count from 3 to 6.", "Сложи 2 и 3.", "Повтори слова: кот мост лампа"]
 PROMPTS = [[{"role": "user", "content": q}] for q in QUESTIONS]
@@ -103,6 +103,13 @@ def test_answers_of_another_model_or_with_other_settings_are_not_taken(tiny, tok
     generate(tiny, tokenizer, PROMPTS[:1], **options)
     generate(tiny, tokenizer, PROMPTS[:1], **options | change)
     assert len([line for line in path.read_text().split("\n") if line]) == 2
+
+
+def test_a_line_that_was_cut_inside_a_letter_loses_no_other_answer(tmp_path):
+    lines = [json.dumps({"key": key, "answer": "Да", "tokens": 1, "finished": True}, ensure_ascii=False) for key in "ab"]
+    whole, half = (line.encode() for line in lines)
+    (tmp_path / "answers.jsonl").write_bytes(whole + b"\n" + half[: half.index("Д".encode()) + 1])
+    assert list(_read(tmp_path / "answers.jsonl")) == ["a"]
 
 
 def test_answers_that_an_older_version_kept_are_found():

@@ -171,20 +171,21 @@ def test_rows_that_change_while_it_trains_are_not_taken_for_those_it_trained_on(
     assert workspace.read_json("training.json")["rows"] != workspace.fingerprint(*SPLIT_FILES)
 
 
-@pytest.mark.parametrize("full", ["train", "validation", "test"])
+@pytest.mark.parametrize("full", ["train", "validation", "test", "source"])
 def test_a_disk_that_is_full_leaves_all_old_rows_or_all_new_ones(full, workspace, support_rows, monkeypatch):
     save_rows(dict.fromkeys(SPLITS, support_rows[:3]), workspace)
-    before, dumps = workspace.fingerprint(*SPLIT_FILES), json.dumps
+    files = [*SPLIT_FILES, "rows/source.json"]
+    before, dumps = workspace.fingerprint(*files), json.dumps
 
     def fails(row, **how):
-        if row.get("marked") == full:
+        if row.get("marked", "source") == full:
             raise OSError(errno.ENOSPC, "No space left on device")
         return dumps(row, **how)
 
     monkeypatch.setattr("gemma_colab.handover.rows.json.dumps", fails)
     with pytest.raises(OSError, match="No space left"):
-        save_rows({split: [row | {"marked": split} for row in support_rows[3:6]] for split in SPLITS}, workspace)
-    assert workspace.fingerprint(*SPLIT_FILES) == before
+        save_rows({split: [row | {"marked": split} for row in support_rows[3:6]] for split in SPLITS}, workspace, "other.csv")
+    assert workspace.fingerprint(*files) == before
 
 
 def test_training_leaves_adapter_settings_and_record(trained, random_gemma):

@@ -306,3 +306,13 @@ def test_a_base_in_the_cache_of_the_hub_is_all_links_and_weights_may_lie_on_anot
     merge(str(base), exported / "adapter", tmp_path / "out2")
     one, two = ((tmp_path / out / "model.safetensors").read_bytes() for out in ("out", "out2"))
     assert one == two
+
+
+def test_a_header_that_is_not_searched_to_its_end_is_not_sent(hub, adapter):
+    about = {"note": " " * 2**20 + "hf_" + "a1B2" * 8}
+    save_file({"lora_A.weight": torch.zeros(1, 1)}, adapter / "adapter_model.safetensors", metadata=about)
+    with pytest.raises(
+        WorkspaceError, match=r"adapter_model.safetensors has a header of 1,048,\d+ bytes, and 1 MiB of it is searched"
+    ):
+        push(adapter, "first")
+    assert not hub.repos

@@ -328,6 +328,24 @@ def test_only_whole_checkpoints_are_found_and_half_ones_make_room(go, folder):
         checkpoint_to_resume(folder, {})
 
 
+@pytest.mark.parametrize("spoilt", [{"best_global_step": "x"}, {"log_history": {}}, {"unknown": 1}, {"global_step": None}])
+def test_a_spoilt_state_is_refused_in_a_sentence(go, folder, spoilt):
+    go(at={5: interrupt})
+    file, mark = folder / "checkpoint-5" / "trainer_state.json", folder / "checkpoint-5" / MARK
+    file.write_text(json.dumps(json.loads(file.read_text()) | spoilt))
+    sizes = json.loads(mark.read_text())
+    sizes["files"][file.name] = file.stat().st_size
+    mark.write_text(json.dumps(sizes))
+    with pytest.raises(WorkspaceError, match=r"checkpoint-5/trainer_state.json is spoilt \(.*\); start anew"):
+        go(resume=True)
+
+
+def test_only_its_owner_reads_what_a_checkpoint_logs(go, folder):
+    folder.mkdir(mode=0o755)
+    go(SETTINGS.replace(num_train_epochs=1))
+    assert folder.stat().st_mode & 0o077 == 0
+
+
 def test_a_new_run_puts_the_old_one_aside(go, folder):
     go(at={5: interrupt})
     run = go(at={4: interrupt})
@@ -465,6 +483,15 @@ def test_no_room_at_the_best_point_is_recorded_too(go, folder, monkeypatch):
     run = go(SETTINGS.replace(early_stopping_patience=0), at=at)
     assert (run.adapter_step, steps(folder)) == (3, [3, 9, 12])
     assert "the adapter is that of step 3" in run.notes[-1]
+
+
+def test_an_error_that_says_nothing_is_told_by_its_name(go, folder, monkeypatch, capsys):
+    def nothing(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr("trl.SFTTrainer._save_rng_state", nothing)
+    assert go(SETTINGS.replace(num_train_epochs=1)).status == "finished"
+    assert "MemoryError: MemoryError; training goes on" in capsys.readouterr().out
 
 
 def test_a_finished_run_moved_to_another_folder_still_gives_its_best(go, folder):

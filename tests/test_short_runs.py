@@ -109,6 +109,16 @@ def test_a_short_run_is_a_real_run_that_logs_each_step(run, random_gemma, rows, 
     pd.testing.assert_frame_equal(run(rows[:24], lora=LoraSettings(r=4), eval_rows=rows[24:]), history)
 
 
+def test_a_rehearsal_is_interrupted_resumed_and_like_a_run_without(run, model, rows, capsys):
+    before, undisturbed = {name: p.detach().clone() for name, p in model.named_parameters()}, run(rows, eval_rows=rows[:4])
+    again = run(rows, eval_rows=rows[:4], interrupted=True)
+    assert "stopping after this step, with a checkpoint" in capsys.readouterr().out
+    losses = [history.dropna(subset=["loss"]).set_index("step")["loss"] for history in (undisturbed, again)]
+    assert len(losses[0]) == 7
+    pd.testing.assert_series_equal(*losses, atol=1e-6, rtol=0)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
 def test_a_measure_sees_the_trained_model_and_replay_mixes_general_rows_in(run, rows):
     def measure(model):
         return len(model.peft_config), max(

@@ -1,19 +1,12 @@
 """From rows to what the model reads: token ids, and which of them are trained."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from gemma_colab.core.catalog import TINY, from_hub, source_of
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.rows import Row
 from gemma_colab.core.workspace import samples
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
-
-def tokenize_row(row: Row, tokenizer: PreTrainedTokenizerBase, last_answer_only: bool = False) -> dict[str, list[int]]:
+def tokenize_row(row: Row, tokenizer, last_answer_only: bool = False) -> dict[str, list[int]]:
     """Tokenize a row as TRL does: {"input_ids", "labels"}, two lists of one length; labels are -100 where nothing is learned.
 
     Every answer is learned, with the `<end_of_turn>` and line break behind it; with `last_answer_only` just the last one. Raises
@@ -37,12 +30,12 @@ def tokenize_row(row: Row, tokenizer: PreTrainedTokenizerBase, last_answer_only:
     return {"input_ids": whole, "labels": labels}
 
 
-def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def stop_token_ids(tokenizer) -> list[int]:
     """Return the ids that end an answer. Base checkpoints and merges often name only the first, and then never stop."""
     return tokenizer.convert_tokens_to_ids(["<eos>", "<end_of_turn>"])
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str):
     """Load the tokenizer of a model, with Gemma's padding token, and its chat template where a checkpoint (-pt) brings none.
 
     Raises `ModelError` when the tokenizer can't be had, or isn't Gemma's.
@@ -55,7 +48,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return with_template(tokenizer)
 
 
-def with_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def with_template(tokenizer):
     """Return the tokenizer, with Gemma 3's template, which TRL knows by its letters, where its own is missing or writes the same."""
     known = (samples() / TINY / "chat_template.jinja").read_text(encoding="utf-8")
     how = {"conversation": [{"role": role, "content": role} for role in ("user", "assistant") * 2], "tokenize": False}

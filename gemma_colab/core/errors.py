@@ -18,13 +18,25 @@ SECRET = re.compile(
 )
 # What a terminal obeys, or what turns the order of letters round.
 CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-SPOILT = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # raised where a file of ours was spoilt
+SPOILT = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+)  # raised where a file of ours was spoilt
 
 
 def plain(text: object) -> str:
     """The text as it may be shown anywhere: *** for what may be a secret, and control characters written out, as \\u001b."""
     text = SECRET.sub(lambda found: f"{found['kept'] or ''}***", str(text))
     return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what a library says, or, where it says nothing, the name of its error."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def say(text: object, **how) -> None:

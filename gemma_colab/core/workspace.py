@@ -43,7 +43,7 @@ class Workspace:
     def __init__(self, path: str | Path):
         self.path = Path(path).expanduser().resolve()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as e:
             cause = f"workspace={str(self.path)!r} can't be made ({e.strerror})"
             raise WorkspaceError(f"{cause}; name a folder you may write to") from None

@@ -1,12 +1,9 @@
 """All checks over a dataset, and what came of them: a verdict and findings, as page, table, text or JSON."""
 
-from __future__ import annotations
-
 import inspect
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -18,10 +15,6 @@ from gemma_colab.data.finding import CHECKS, CheckContext, Finding
 from gemma_colab.data.looking import fingerprint
 from gemma_colab.data.personal import redact
 from gemma_colab.model.lengths import token_lengths
-
-if TYPE_CHECKING:
-    from IPython.display import HTML
-    from transformers import PreTrainedTokenizerBase
 
 ASIDE = {  # findings of rows that reading put aside: could not read, and those that the file wants out
     "unreadable row": ("E", "correct them in the file, or accept 'unreadable row' to go on without them"),
@@ -55,7 +48,7 @@ class Report:
         names = dict.fromkeys(f.check for f in self.findings if f.severity != "I" and VERDICTS[f.severity] == self.verdict)
         return f"{self.verdict}: {', '.join(names) or 'no errors, no warnings'}"
 
-    def page(self, most: int = 20) -> HTML:
+    def page(self, most: int = 20):
         """Show the whole report; each finding opens to at most `most` of its rows."""
         from IPython.display import HTML  # only a notebook needs it
 
@@ -66,7 +59,7 @@ class Report:
     def _repr_html_(self) -> str:
         return self.page().data
 
-    def with_findings(self, findings: list[Finding], accept: Iterable[str] = ()) -> Report:
+    def with_findings(self, findings: list[Finding], accept: Iterable[str] = ()) -> "Report":
         """Return the report with more findings, such as those of `split_rows`. accept: as in `check_rows`."""
         accept, more = set(accept), []
         if unknown := sorted(accept - FINDINGS):
@@ -138,14 +131,14 @@ def parameters() -> dict[str, dict]:
 def check_rows(
     rows: list[Row],
     *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer=None,
     max_length: int = 1024,
     num_train_epochs: float = 3.0,
     aside: Iterable[dict] = (),
     accept: Iterable[str] = (),
     kept: dict[str, set[str]] | None = None,
     **thresholds: dict,
-) -> Report:
+) -> "Report":
     """Run every check; those that count tokens only with a tokenizer.
 
     max_length: tokens of a row that training will keep. aside: rows that could not be read (`Source.aside`).

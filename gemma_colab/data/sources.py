@@ -308,6 +308,9 @@ def _open_folder(path: Path, name: str, split: str) -> Records:
         raise DatasetError(f"{name} holds files of a kind that a folder is not read from, {shown(files[0].name)}; give that file")
     kind = kinds.most_common(1)[0][0]
     splits = {part: some for part in found if (some := [file for file in found[part] if kind_of(file) == kind])}
+    read = {Path(file).resolve() for file in splits.get(split, ())}
+    others = [str(p.relative_to(path)) for p in sorted(files) if p.resolve() not in read]
+    notes = {f"not read, as a folder is read in one kind and one split: {listed(others)}": []} if others else {}
     _stay_inside(name, chain(*splits.values()), path)
     room = _room(path)
     for file in chain(*splits.values()):  # what `datasets` unpacks, by how it begins and not by its name, it unpacks whole
@@ -323,10 +326,12 @@ def _open_folder(path: Path, name: str, split: str) -> Records:
     if kind == "parquet":  # which `datasets` would unpack a row group at once
         _has_split(name, splits, split)
         records = _parquets(splits[split], partial(_fits, name, room=room))
-        return Records(enumerate(records, 1), ["folder of data files", f"split {split}"], "row", table=True)
+        return Records(enumerate(records, 1), ["folder of data files", f"split {split}"], "row", table=True, notes=notes)
     told = {part: [*map(glob.escape, some)] for part, some in splits.items()}
     data = datasets.load_dataset(kind, data_files=told, split=split, streaming=True)  # no copy of the data in a cache
-    return _rows_of(data, "folder of data files", split)
+    found = _rows_of(data, "folder of data files", split)
+    found.notes.update(notes)
+    return found
 
 
 def _parquets(files: list[str], fits: Callable[[float], None]) -> Iterator[dict[str, Any]]:
@@ -343,6 +348,7 @@ def _has_split(name: str, splits: Any, split: str) -> None:
 def _open_saved(path: Path, name: str, split: str) -> Records:
     """Open a folder saved by `save_to_disk`, whose files name others."""
     import datasets
+    import pyarrow as pa
 
     parts = [path] * (path / SAVED[0]).is_file()
     for whole in path.glob(SAVED[1]):
@@ -352,6 +358,11 @@ def _open_saved(path: Path, name: str, split: str) -> Records:
         files = json.loads((part / SAVED[0]).read_text(encoding="utf-8"))["_data_files"]
         _stay_inside(name, [part / file["filename"] for file in files], path)
     data = datasets.load_from_disk(str(path.resolve()))
+    try:
+        for part in data.values() if isinstance(data, dict) else [data]:
+            part.data.validate(full=True)  # Arrow would read beyond the file where a text is said to be
+    except pa.ArrowInvalid as e:
+        raise DatasetError(f"{name} is damaged ({e}); save the dataset again") from None
     if isinstance(data, dict):
         _has_split(name, data, split)
     return _rows_of(data[split] if isinstance(data, dict) else data, "saved dataset", split)

@@ -13,6 +13,7 @@ from gemma_colab.core.errors import DatasetError
 from gemma_colab.data.encodings import unmarked
 from gemma_colab.data.schema import HEADER, NAMES, BadRow, Records, UnknownSchema, normal, recognize, shown
 
+AGAIN = 10  # how often as much as a whole file may be looked through for quotes that are never closed
 DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
 KNOWN = {name for names in NAMES.values() for name in names}
 # What spreadsheets show for a fault, in any language: #REF!, #ЗНАЧ!, #¿NOMBRE?, #N/A, #Н/Д; and a column that is too narrow.
@@ -126,16 +127,19 @@ def find_delimiter(sample: str) -> str:
         width, count = Counter(map(len, rows)).most_common(1)[0] if rows else (0, 0)
         return any(not KNOWN.isdisjoint(map(normal, cells)) for cells in rows[:6]), count / max(len(found), 1), width
 
-    best = max(DELIMITERS, key=fit)
-    return best if fit(best)[2] else ""
+    fits = {delimiter: fit(delimiter) for delimiter in DELIMITERS}
+    best = max(fits, key=fits.get)
+    return best if fits[best][2] else ""
 
 
 def _csv_rows(stream: io.TextIOBase, delimiter: str, notes: dict) -> Iterator[tuple[int, list[str] | BadRow]]:
     """Yield (line where it begins, cells). Behind a fault, such as a quote that is never closed, it goes on with the next line."""
-    lines, taken, again = unmarked(stream, notes), [], deque()
+    lines, taken, again, room = unmarked(stream, notes), [], deque(), 2**22
 
     def feed() -> Iterator[str]:
-        while item := again.popleft() if again else next(lines, None):
+        nonlocal room
+        while item := again[0] if again else next(lines, None):
+            room += 0 if again and again.popleft() else AGAIN * len(item[1])
             taken.append(item)
             yield item[1]
 
@@ -154,7 +158,14 @@ def _csv_rows(stream: io.TextIOBase, delimiter: str, notes: dict) -> Iterator[tu
         except csv.Error as e:
             what = "a quotation mark is opened and never closed" if "unexpected end" in str(e) else str(e)
             remedy = 'close each quoted text, and write a quote inside it twice ("")'
+            if (
+                room := room - sum(len(line) for _, line in taken)
+            ) < 0:  # each line opens a quote, and each time all the rest is read
+                taken = [*taken, *again, *lines]
+                what = f"so many quotation marks are never closed that the rest of the file, {len(taken)} lines, was not read"
             yield taken[0][0], BadRow(what, remedy, content="".join(line for _, line in taken))
+            if room < 0:
+                return
             again.extendleft(reversed(taken[1:]))
             taken.clear()
 

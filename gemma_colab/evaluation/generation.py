@@ -123,7 +123,7 @@ def _keys(encoded: list[list[int]], made_by: str, max_new_tokens: int, sampling:
 def _read(path: Path) -> dict[str, dict]:
     """Read key -> answer. A last line that was cut off in the middle is left out: that row is asked again."""
     known = {}
-    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
         try:
             saved = json.loads(line)
             known[saved["key"]] = {"answer": "" + saved["answer"], "tokens": saved["tokens"], "finished": saved["finished"]}

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gemma_colab.core.errors import WorkspaceError
+from gemma_colab.core.errors import WorkspaceError, first_line
 from gemma_colab.core.settings import PLAIN
 from gemma_colab.core.trainer import unload_adapters
 from gemma_colab.core.workspace import Workspace
@@ -78,7 +78,7 @@ def load_adapter(model: PreTrainedModel, workspace: Workspace) -> PeftModel:
         return tuned
     except (RuntimeError, ValueError, UserWarning) as e:
         unload_adapters(model)  # it must not stay on the base in part
-        reason = str(e).splitlines()[0][:120]
+        reason = first_line(e)[:120]
         raise WorkspaceError(f"{path} doesn't fit this base model ({reason}); load the base it was trained on") from None
 
 

@@ -137,7 +137,9 @@ def _files(folder: Path, also: Collection[str]) -> dict[str, str | bytes]:
             content = f.read(2**20 if path.suffix in HEAVY else -1)
         text = content.replace(b"\0", b"").decode(errors="replace")  # UTF-16 too
         if path.suffix == ".safetensors":  # the header, without its numbers
-            header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+            if (size := int.from_bytes(content[:8], "little")) > 2**20 - 8:
+                raise WorkspaceError(f"{path} has a header of {size:,} bytes, and 1 MiB of it is searched; save it anew")
+            header = content[8 : 8 + size]
             text = re.sub(r"\[[\d,\s]*\]", "", header.decode(errors="replace"))
         text = ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else "\n", text)
         no_text = path.suffix in NO_TEXT

@@ -83,8 +83,8 @@ def train_adapter(
     from gemma_colab.training.verdict import MORE_EPOCHS, training_verdict
     from gemma_colab.training.watch import live_view
 
-    rows, machine, dimensions = ensure_rows(workspace), describe_machine(str(workspace.path)), dimensions_of(chosen.model)
-    split = workspace.fingerprint(*SPLIT_FILES)  # now: notebook 01 may write others while this trains
+    rows, split = ensure_rows(workspace), workspace.fingerprint(*SPLIT_FILES)  # at once: notebook 01 may write others
+    machine, dimensions = describe_machine(str(workspace.path)), dimensions_of(chosen.model)
     dtype, _ = pick_dtype(machine, dimensions)
     if loaded is None:
         nf4 = quantization_config(dtype) if chosen.load_in_4bit else None

@@ -1,12 +1,9 @@
 """Notebook 05 in one call: the candidates on the test rows, statistics, what was forgotten or memorized, a verdict, the report."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -36,17 +33,13 @@ from gemma_colab.model.libraries import stack_versions
 from gemma_colab.training.replay import REPLAY_ROWS
 from gemma_colab.ui.report import write_report
 
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedTokenizerBase
-
 ASKED_AGAIN = 32  # training rows that are asked again: enough for a share of a fifth to show
 GENERAL = 120  # general questions there are
 BARS = "ship_settings.json"
 LOSS_ROWS = 32  # training rows, and validation rows, whose loss is measured: some thousand tokens
 
 
-def load_tuned(workspace: Workspace, *, anyway: bool = False) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+def load_tuned(workspace: Workspace, *, anyway: bool = False) -> tuple:
     """Load the model that was chosen in this workspace with the adapter that was trained here, in eval mode, and its tokenizer.
 
     Prints what is loaded and why. Trains an adapter if notebook 04 did not run. anyway: also a model that looks too large for this

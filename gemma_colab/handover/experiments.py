@@ -3,11 +3,12 @@
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
 
-from gemma_colab.core.curve import TRAIN, new_axes
+from gemma_colab.core.curve import BEST, TRAIN, VALIDATION, new_axes
 from gemma_colab.core.errors import say
 from gemma_colab.core.rows import Row, answer, prompt, to_messages
 from gemma_colab.data.checks_set import contradictions
@@ -64,10 +65,10 @@ def compare_sets(
 ) -> tuple:
     """Train a fresh adapter on each set of rows with `short_run`, and lay the losses on `held`, rows that none of them trains on, side by side.
 
-    sets: name -> rows, the best last, or (rows, what `data.clean` should do `also`); or just rows, of which a quarter, a half and all are compared: would more of them help? What is like a
-    row of `held`, or of `apart_from`, is left out of all sets. max_steps: of each run, or by the name of the set, a number or the name of
+    sets: name -> rows, the best last, or (rows, what `data.clean` should do `also`); or just rows, of which a quarter, a half and all are
+    compared: would more of them help? What is like a row of `held`, or of `apart_from`, is left out of all sets. max_steps: of each run, or by the name of the set, a number or the name of
     a set before it whose number it has; unless given, the epochs of the settings, and for a quarter, a half and all as many steps as one
-    pass over all has. seeds: each draws other rows for a part, another order and another start. ask: have the held-out rows answered too.
+    pass over all has. seeds: each draws other rows for a part, another order and another start. ask: have the held-out rows answered too, also by the untrained model.
 
     Returns a table, one line a set: rows, steps, the mean loss (nats per token) and its range over the seeds, how much it is above that
     of the last set, with a 95 % interval over the held-out rows; and shares of answers, "k of n (95 % interval)": `in_form`, with
@@ -84,6 +85,8 @@ def compare_sets(
         (every,) = kept.values()
         kept = {f"{share:.0%}": every[: round(share * len(every))] for share in SHARES}
         max_steps = max_steps or settings.steps_per_epoch(len(every))
+    elif ask:
+        kept = {"untrained": []} | kept
     (*others, last), pairs = kept, [] if grows else [*two_ways(kept)][:PAIRS]
 
     def measured(tuned) -> tuple[pd.DataFrame, dict[str, list]]:
@@ -97,16 +100,18 @@ def compare_sets(
             shares["prefers a wrong answer"] = list(each[1::2] < each[::2])
         return losses.head(len(held)), shares
 
-    lines, rowwise, dots, said = {}, {}, {}, []
+    lines, rowwise, dots, said, shares = {}, {}, {}, [], []
     for name, rows in kept.items():
         usual = math.ceil(settings.num_train_epochs * settings.steps_per_epoch(len(rows)))
         runs, steps = [], (max_steps.get(name) if isinstance(max_steps, Mapping) else max_steps) or usual
-        steps = lines[steps]["steps"] if isinstance(steps, str) else steps
+        steps = lines[steps]["steps"] if isinstance(steps, str) else steps if rows else 0
         for seed in seeds:  # no more rows than the steps take: all are tokenized
             some = random.Random(seed).sample(every if grows else rows, min(len(rows), steps * settings.effective_batch))
             how = {"measure": measured, "max_steps": steps, "say": lambda sentence: None}
-            runs.append(short.short_run(model, tokenizer, some, settings.replace(seed=seed), lora, dtype, **how))
+            now = settings.replace(seed=seed)
+            runs.append(short.short_run(model, tokenizer, some, now, lora, dtype, **how) if rows else measured(model))
         tokens, rowwise[name] = runs[0][0]["tokens"], np.mean([losses["loss"] for losses, _ in runs], axis=0)
+        shares.append(runs[0][1])
         dots[name] = [losses["loss"].sum() / tokens.sum() for losses, _ in runs]
         lines[name] = {"rows": len(rows), "steps": steps, "loss": np.mean(dots[name])}
         lines[name] |= {"lowest": min(dots[name]), "highest": max(dots[name])} if len(seeds) > 1 else {}
@@ -128,9 +133,15 @@ def compare_sets(
     table.attrs["sentence"], ax = "\n".join(said), new_axes(8, 3)
     ax.plot(range(len(kept)), [*dots.values()], "o", color=TRAIN, alpha=0.7)
     ax.plot(table["loss"].to_numpy(), color=TRAIN, linewidth=int(grows))
-    ax.set_xticks(range(len(kept)), [f"{name}\n{len(rows)} rows" for name, rows in kept.items()], parse_math=False)
+    ax.set_xticks(range(len(kept)), [fill(name, 20) + f"\n{len(rows)} rows" for name, rows in kept.items()], parse_math=False)
     ax.set_title(f"{shown_name(model.name_or_path)} on {len(held)} held-out rows, each dot a run", parse_math=False)
     ax.set_ylabel("loss (nats per token)")
     ax.margins(x=0.2)
     ax.grid(alpha=0.3)
+    if ask:
+        found = pd.DataFrame(shares)[["artefacts", "in the right form"]].map(np.mean)
+        found.index += 0.05  # beside the dots
+        beside = found.plot(ax=ax.twinx(), style="s", color=[VALIDATION, BEST], alpha=0.7, ylim=(-0.05, 1.05), legend=False)
+        beside.set_ylabel("share of answers (squares)")
+        beside.legend(fontsize=8)
     return table, ax

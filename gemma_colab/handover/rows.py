@@ -123,13 +123,13 @@ def save_rows(
         say(kept)
     # All are written before the first, train, takes its place, as new train beside old test would leak. And without the checksums of
     # masked texts, which would give a phone away to anybody who tries all phones.
+    files = {SOURCE: [whose]} | {f"{split}.jsonl": rows for split, rows in reversed(splits.items())}
     with ExitStack() as together:
-        for split, rows in reversed(splits.items()):
-            lines = [json.dumps({key: row[key] for key in row if key != AS_READ}, ensure_ascii=False) + "\n" for row in rows]
-            part = together.enter_context(workspace.writing(f"rows/{split}.jsonl"))
+        for name, lines in files.items():
+            part = together.enter_context(workspace.writing(f"rows/{name}"))
             with open(part, "w", encoding="utf-8", errors="backslashreplace", opener=private) as file:
-                file.write("".join(lines))
-    workspace.write_json(f"rows/{SOURCE}", whose)
+                for line in lines:
+                    file.write(json.dumps({key: line[key] for key in line if key != AS_READ}, ensure_ascii=False) + "\n")
 
 
 def _whose(source: str | Path | None, workspace: Workspace) -> dict:

@@ -1,20 +1,13 @@
 """How long rows are in tokens: from this, memory and time are planned."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import pandas as pd
 from tqdm.auto import tqdm
 
 from gemma_colab.core.chat import tokenize_row
 from gemma_colab.core.rows import Row
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
-
-def token_lengths(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> pd.DataFrame:
+def token_lengths(rows: list[Row], tokenizer, max_length: int) -> pd.DataFrame:
     """Count the tokens of each row. Columns: `prompt` (not trained), `answer` (trained), `total`; `answer_tokens_cut` beyond `max_length`;
     `bos`, how many `<bos>` there are; `end_trained`, whether a trained `<end_of_turn>` stays within `max_length`."""
     bos, end = tokenizer.bos_token_id, tokenizer.convert_tokens_to_ids("<end_of_turn>")

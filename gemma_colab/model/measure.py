@@ -1,22 +1,16 @@
 """Memory as it is, beside the plan's memory as it should be."""
 
-from __future__ import annotations
-
 import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate, chain
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 from gemma_colab.core.machine import GIB
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
-
-def model_bytes(model: PreTrainedModel) -> int:
+def model_bytes(model) -> int:
     """Count the bytes of a model's weights, and of the scales, and their scales, that bitsandbytes keeps beside 4-bit ones."""
     storages = {}
     for tensor in chain(model.parameters(), model.buffers()):

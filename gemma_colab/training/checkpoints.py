@@ -12,6 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -19,7 +20,7 @@ import torch
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
-from gemma_colab.core.errors import SPOILT, WorkspaceError
+from gemma_colab.core.errors import SPOILT, WorkspaceError, first_line
 from gemma_colab.core.machine import GIB, free_gib
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 
@@ -59,6 +60,13 @@ def checkpoint_to_resume(folder: Path, made_with: dict, anyway: bool = False, lo
     if not (found := whole_checkpoints(folder)):
         raise WorkspaceError(f"{folder} holds no whole checkpoint to resume from; start anew, with resume=False (no --resume)")
     name = found[-1].path.name
+    try:
+        state = TrainerState.load_from_json(str(found[-1].path / "trainer_state.json"))
+        kinds = (state.log_history, list), (state.best_global_step, int | None), (state.global_step, int)
+        if not all(isinstance(value, kind) for value, kind in kinds):
+            raise ValueError("it is not what the trainer writes")
+    except (OSError, *SPOILT) as e:
+        raise WorkspaceError(f"{name}/trainer_state.json is spoilt ({first_line(e)}); start anew, with resume=False") from None
     if any(found[-1].path.glob("*/adapter_config.json")):  # the trainer would load each of them
         raise WorkspaceError(f"{name} holds folders with other adapters, which no run here writes; start anew, with resume=False")
     others = differences(found[-1].made_with, made_with, name)
@@ -105,6 +113,8 @@ def _before(folder: Path) -> Path:
 
 def claim(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # a drive may know no modes
+        folder.chmod(0o700)  # the log in a checkpoint holds questions and answers
     (folder / OURS).write_text("Training moves and deletes the checkpoints in this folder, and nothing else.\n", encoding="utf-8")
 
 
@@ -119,9 +129,8 @@ def hold(folder: Path) -> BinaryIO:
         fcntl.flock(sign, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         sign.close()
-        raise WorkspaceError(
-            f"another training writes checkpoints to {folder}; wait for its end, or restart its kernel"
-        ) from None
+        what = f"another training writes checkpoints to {folder}"
+        raise WorkspaceError(f"{what}; wait for its end, or restart its kernel") from None
     except (ImportError, OSError):
         pass
     return sign
@@ -199,7 +208,7 @@ class KeepCheckpoints(TrainerCallback):
         except torch.OutOfMemoryError:
             raise
         except Exception as e:  # where a disk or a quota is full each library has an error of its own; tokenizers' is a bare one
-            why = e if full else f"{type(e).__name__}: {str(e).splitlines()[0]}"
+            why = e if full else f"{type(e).__name__}: {first_line(e)}"
             what = f"step {state.global_step}: no checkpoint was written to {self.folder}, {why}"
             if args.world_size > 1 and not full:  # the others wait for this one
                 raise WorkspaceError(f"{what}; make room there, and go on with resume=True (--resume)") from e

@@ -125,7 +125,8 @@ def compare_runs(
         label = label.replace("$", r"\$")  # matplotlib reads mathematics between two
         ax.plot(validation[x], validation["eval_loss"], marker=marker, markersize=6, linewidth=1.6, color=color, label=label)
     ax.set(xlabel=x, ylabel="loss (nats per token)", title="thin: train; points: validation")
-    cut_above_the_start(ax, pd.concat([history["loss"].dropna().head(1) for history in curves]))
+    shown = [losses for history in curves for losses in (history["loss"].dropna().head(1), history["eval_loss"] / 1.25)]
+    cut_above_the_start(ax, pd.concat(shown))  # every validation is in the picture: there are few, and they are what is compared
     ax.legend(fontsize=8)
     ax.grid(alpha=0.3)
     return pd.DataFrame(lines, index=pd.Index(names, name="run")).astype({"best_step": "Int64"}), ax
@@ -158,7 +159,7 @@ def _best(history: pd.DataFrame) -> dict:
 
 
 def cut_above_the_start(ax: Axes, start: pd.Series) -> None:
-    """One broken run must not press all others flat: show no more than 1.3 times the highest loss at the start."""
+    """One broken run must not press all others flat: show no more than 1.3 times the highest of these losses."""
     finite = start[start < float("inf")]
     if len(finite) and ax.get_ylim()[1] > 1.3 * finite.max():
         ax.set_ylim(top=1.3 * finite.max())

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import SFTTrainer
 
 from gemma_colab.core.curve import history_table, loss_curve
-from gemma_colab.core.errors import TrainingError, WorkspaceError
+from gemma_colab.core.errors import TrainingError, WorkspaceError, first_line
 from gemma_colab.core.settings import TrainSettings
 from gemma_colab.core.trainer import build_trainer, sft_config, unload_adapters
 from gemma_colab.training.checkpoints import KeepCheckpoints, check_ours, checkpoint_to_resume, hold, put_aside, whole_checkpoints
@@ -140,12 +140,10 @@ def train(
                 with interrupt:
                     trainer.train(resume_from_checkpoint=str(start.path) if start else None)
             except UnpicklingError as e:  # torch's own message says how to run what is in there
-                what = (
-                    f"{start.path.name if start else folder} holds a file that is not of this training ({str(e).split('.')[0]})"
-                )
+                what = f"{start.path.name} holds a file that is not of this training ({str(e).split('.')[0]})"
                 raise WorkspaceError(f"{what}; start anew, with resume=False (no --resume)") from None
             except torch.OutOfMemoryError as e:
-                full = str(e).splitlines()[0]
+                full = first_line(e)
             # Out here the error is gone, and with it the frames that held the step's tensors.
             state, kept = trainer.state, whole_checkpoints(folder)
             if broken.reason:

@@ -7,6 +7,7 @@ breaks; `trial_run` measures how much memory the steps of a long run will take, 
 import copy
 import gc
 import math
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -104,6 +105,7 @@ def short_run(
     max_steps: int | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     schedule: Callable[[int], float] | None = None,
+    interrupted: bool = False,
     say: Callable[[str], None] = say,
 ) -> pd.DataFrame | Any:
     """Train a fresh adapter on a model and unload it again; the model stays as it was, an adapter of an earlier run included.
@@ -111,13 +113,18 @@ def short_run(
     eval_rows: give `evals_per_epoch` validation points. dtype: what the model computes in. measure: a function of the trained
     model, called before the adapter is unloaded. general: what `settings.replay` mixes in, the sample's `general_rows` unless given.
     max_steps: updates in all, instead of the epochs of the settings. schedule: step, from 0 -> what the learning rate is multiplied
-    by, instead of the scheduler of the settings. say: told which rows max_length cuts or leaves out. Early stopping is left out.
+    by, instead of the scheduler of the settings. interrupted: rehearse what `train` does with a lost session: it interrupts half way, and
+    goes on from the checkpoint; then only rows, eval_rows and the settings count. say: told which rows max_length cuts or leaves out. Early stopping is left out.
 
     Returns what `measure` returned, without one the `history_table`: one line a step. Raises `ModelError` for a `PeftModel`,
     `SettingsError` where max_length leaves nothing to learn.
     """
     if isinstance(model, PeftModel):
         raise ModelError("the model is wrapped in a PeftModel, and needs to be given without; pass model.get_base_model()")
+    # peft writes into a config that it is given
+    peft_config = lora_config(lora) if isinstance(lora, LoraSettings) else copy.deepcopy(lora)
+    if interrupted:
+        return _resumed(model, tokenizer, *map(Dataset.from_list, (rows, eval_rows or rows)), settings, peft_config, dtype)
     if settings.replay:
         rows = mix_in(rows, general_rows() if general is None else general, settings.replay, settings.seed)
     given = {"train": rows} | ({"validation": eval_rows} if eval_rows else {})
@@ -128,8 +135,6 @@ def short_run(
         for s, numbers in kept.items()
     ]
     train, validation = [*parts, None][:2]
-    # peft writes into a config that it is given
-    peft_config = lora_config(lora) if isinstance(lora, LoraSettings) else copy.deepcopy(lora)
     with no_bars(), tempfile.TemporaryDirectory() as folder, ExitStack() as undo:
         undo.callback(remember(model))
         gc.freeze()  # accelerate looks for garbage again, which takes as long as tokenizing
@@ -144,6 +149,21 @@ def short_run(
             trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), schedule)
         trainer.train()
         return measure(trainer.model) if measure else history_table(trainer.state.log_history)
+
+
+class _Interrupt(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == state.max_steps // 2:
+            signal.raise_signal(signal.SIGINT)  # as the square button does
+
+
+def _resumed(model, *given) -> pd.DataFrame:
+    from gemma_colab.training.run import train  # which needs this module
+
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as undo:
+        undo.callback(remember(model))
+        train(model, *given, folder, show=_Interrupt())
+        return train(model, *given, folder, show=TrainerCallback(), resume=True).history
 
 
 @dataclass(frozen=True, eq=False)

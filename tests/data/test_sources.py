@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import json
 import re
+import struct
 import zipfile
 
 import datasets
@@ -51,6 +52,30 @@ def test_the_readme_of_a_folder_brings_in_no_other_file(folder, place, split):
     (folder / "README.md").write_text(written)
     (folder / "set.py").write_text("raise SystemExit('a program in the folder ran')")
     assert answers(folder) == [ROW["answer"]]
+
+
+@pytest.mark.parametrize("jump", [16_384, 2**31 - 100])
+def test_a_saved_dataset_whose_texts_lie_outside_the_file_is_refused(tmp_path, jump):
+    """Arrow checks no offset when it reads: it gave other memory of the process as an answer, or ended Python."""
+    rows = [{"question": "Что?", "answer": None}, {"question": "Где?", "answer": "Да, это так."}]
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "set")
+    (file,) = (tmp_path / "set").glob("*.arrow")
+    begins = struct.pack("<3i", 0, 0, len("Да, это так.".encode()))
+    assert file.read_bytes().count(begins) == 1
+    file.write_bytes(file.read_bytes().replace(begins, struct.pack("<3i", 0, jump, jump + 64)))
+    with pytest.raises(DatasetError, match=r"set is damaged \(.*\); save the dataset again"):
+        answers(tmp_path / "set")
+
+
+def test_what_a_folder_holds_and_is_not_read_is_named(tmp_path):
+    for name in ("train-1.jsonl", "train-2.jsonl", "test.jsonl"):
+        (tmp_path / name).write_text(json.dumps(ROW))
+    (tmp_path / "c.csv").write_text("question,answer\nq,a\n")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "d.xlsx").write_bytes(b"PK")
+    found = read_rows(tmp_path)
+    assert len(found.rows) == 2
+    assert found.notes == ("not read, as a folder is read in one kind and one split: 'c.csv', 'more/d.xlsx', 'test.jsonl'",)
 
 
 def test_a_link_out_of_the_folder_is_refused(folder):

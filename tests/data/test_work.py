@@ -10,6 +10,7 @@ import pytest
 from gemma_colab.core.rows import to_messages
 from gemma_colab.data import advice, checks_set, checks_text, encodings, json_files, likeness, personal, schema, splitting, tables
 from gemma_colab.data.cleaning import CHANGES
+from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import check_rows
 
 SHORT, TIMES = 2000, 4
@@ -91,3 +92,19 @@ def test_no_text_makes_more_work_than_its_length(name):
         else:
             slow.append((before, unit, behind, round(long_one, 2)))
     assert not slow
+
+
+@pytest.mark.parametrize("line", ['a,""",x","\n', 'a,"b\n', '"a,b\n', 'a,"b" c,"\n'])
+def test_quotes_that_are_never_closed_cost_no_square(line, tmp_path):
+    """Each of them is looked for to the end of the file. What is not read any more is put aside, not lost."""
+
+    def reading(lines: int) -> float:
+        (file := tmp_path / "quotes.csv").write_text("instruction,output\nЧто?,Да.\n" + line * lines, encoding="utf-8")
+        start = time.process_time()
+        found = read_rows(file, on_bad="aside")
+        assert len(found.rows) == 1
+        assert "".join(bad["content"] for bad in found.aside).count(line) >= lines
+        return time.process_time() - start
+
+    reading(100)
+    assert any(reading(16_000) < 1 or reading(16_000) < 8 * reading(4000) for _ in range(3))

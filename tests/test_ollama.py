@@ -95,6 +95,11 @@ def test_no_other_files_are_overwritten(merged, tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(SettingsError, match=r"holds 'thesis.txt', which would be lost; name a new folder"):
         write_ollama(merged, tmp_path / "mine")
+    for name in ("Modelfile", "llama.gguf"):
+        (tmp_path / "theirs").mkdir(exist_ok=True)
+        (tmp_path / "theirs" / name).write_text("FROM ./llama.gguf")
+    with pytest.raises(SettingsError, match=r"which would be lost; name a new folder"):
+        write_ollama(merged, tmp_path / "theirs")
     write_ollama(merged, tmp_path / "ours")
     (tmp_path / "ours" / ".git").mkdir()
     with pytest.raises(SettingsError, match=r"holds '.git', which would be lost; name a new folder"):

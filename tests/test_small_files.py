@@ -107,6 +107,15 @@ def test_a_chat_template_may_use_tools_and_a_namespace():
     )
 
 
+def test_a_tokenizer_that_transformers_would_make_of_other_files_is_not_loaded(tmp_path, monkeypatch):
+    """Of a tekken.json it takes any pattern, and some search for ever."""
+    folder = shutil.copytree(TINY, tmp_path / "model")
+    (folder / "tokenizer.json").rename(folder / "tekken.json")
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *a, **k: pytest.fail("it was read"))
+    with pytest.raises(ModelError, match=r"model has no tokenizer.json; take a checkpoint with Gemma 3's own tokenizer"):
+        load_tokenizer(str(folder))
+
+
 DOUBLE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
 STEPS = {
     "normalizer": {"type": "Sequence", "normalizers": [DOUBLE] * 30},

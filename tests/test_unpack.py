@@ -221,6 +221,12 @@ def test_a_piece_of_several_spaces_stays_one(tmp_path):
     assert AutoTokenizer.from_pretrained(folder)("a  b")["input_ids"][1:] == pieces.encode("a  b")
 
 
+def test_a_token_that_would_take_the_square_of_its_length_is_refused(tmp_path):
+    piece = ("ab" * 5000, 0.0, pytest.importorskip("gguf").TokenType.NORMAL)
+    with pytest.raises(ModelError, match=r"a token of the GGUF file has 10,000 characters, and more than 128 are not read"):
+        source_of(str(write_whole(tmp_path / "tiny.gguf", pieces={6: piece})))
+
+
 def test_a_chat_template_in_the_file_is_kept(tmp_path):
     template = "{{ messages[0]['content'] }}"
     path = write_whole(tmp_path / "tiny.gguf", template=template)

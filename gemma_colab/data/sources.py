@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 DATA_FILES = (*JSON_LINES, ".json", ".csv", ".tsv", ".txt", ".xlsx", ".parquet", ".arrow", ".gz")
 KINDS = dict.fromkeys((*JSON_LINES, ".json"), "json") | {".csv": "csv", ".tsv": "csv", ".txt": "text"}
 KINDS |= {".parquet": "parquet", ".arrow": "arrow"}  # what a folder's files are to `datasets`
+NO_DATA = ("", ".md", ".py", ".yaml", ".yml", ".lock")  # what lies beside data, and is not told of
 SAVED = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves
 # A small file may unpack to more than the memory holds. This is for those that people made: texts become 2 to 20 times smaller.
 TIMES, ROOM = 50, 64 * 2**20
@@ -309,7 +310,8 @@ def _open_folder(path: Path, name: str, split: str) -> Records:
     kind = kinds.most_common(1)[0][0]
     splits = {part: some for part in found if (some := [file for file in found[part] if kind_of(file) == kind])}
     read = {Path(file).resolve() for file in splits.get(split, ())}
-    others = [str(p.relative_to(path)) for p in sorted(files) if p.resolve() not in read]
+    there = [p for p in islice(path.rglob("*"), 10_000) if p.suffix.lower() not in NO_DATA and p.is_file()]
+    others = [str(p.relative_to(path)) for p in sorted(there) if p.resolve() not in read]
     notes = {f"not read, as a folder is read in one kind and one split: {listed(others)}": []} if others else {}
     _stay_inside(name, chain(*splits.values()), path)
     room = _room(path)
@@ -328,7 +330,8 @@ def _open_folder(path: Path, name: str, split: str) -> Records:
         records = _parquets(splits[split], partial(_fits, name, room=room))
         return Records(enumerate(records, 1), ["folder of data files", f"split {split}"], "row", table=True, notes=notes)
     told = {part: [*map(glob.escape, some)] for part, some in splits.items()}
-    data = datasets.load_dataset(kind, data_files=told, split=split, streaming=True)  # no copy of the data in a cache
+    as_text = {"keep_default_na": False} if kind == "csv" else {}  # else an answer such as NA or None would be empty
+    data = datasets.load_dataset(kind, data_files=told, split=split, streaming=True, **as_text)  # no copy in a cache
     found = _rows_of(data, "folder of data files", split)
     found.notes.update(notes)
     return found

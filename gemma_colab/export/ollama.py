@@ -60,7 +60,8 @@ def write_ollama(merged: str | Path, out: str | Path, *, system: str | None = No
         raise SettingsError(
             f"out={str(out)!r} and the model it is made from, {merged}, are one inside the other; name another folder"
         )
-    ours = {"Modelfile", *(path.name for path in files)} if (out / "Modelfile").is_file() else ()
+    was = (out / "Modelfile").read_text(encoding="utf-8", errors="replace") if (out / "Modelfile").is_file() else ""
+    ours = {"Modelfile", *(path.name for path in files)} if TEMPLATE in was else ()
     weights = (".gguf", ".safetensors") if ours else ()  # of a model that was here before
     if strange := [path.name for path in out.glob("*") if path.name not in ours and path.suffix not in weights]:
         raise SettingsError(f"out={str(out)!r} holds {min(strange)!r}, which would be lost; name a new folder")

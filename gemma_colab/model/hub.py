@@ -44,6 +44,8 @@ FAILURES = {  # pattern in an error's `trace` -> what it means, and the next ste
     # transformers says so too when the connection was lost behind the config
     "file named model.safetensors": ("{name} has no weights as safetensors, or the connection broke", "run this again, or choose a checkpoint that has: other formats can run code when they are opened"),
 }  # fmt: skip
+# Of other files, transformers would make a tokenizer whose steps nobody has looked at.
+NO_TOKENIZER = "has no tokenizer.json; take a checkpoint with Gemma 3's own tokenizer"
 
 
 def before_asking(name: str, source: str) -> None:
@@ -101,11 +103,8 @@ def before_reading(name: str, source: str, cls: type) -> None:
             raise ModelError(f"{what}; {remedy}")
         check_config(name, PretrainedConfig.get_config_dict(source)[0])
     elif cls.__name__ == "AutoTokenizer":
-        from transformers.models.auto.tokenization_auto import get_tokenizer_config
-        from transformers.tokenization_utils_base import get_fast_tokenizer_file
-
-        file = get_fast_tokenizer_file(get_tokenizer_config(source).get("fast_tokenizer_files", []))
-        file = cached_file(source, file, _raise_exceptions_for_missing_entries=False)
+        if not (file := _tokenizer_file(source)) and Path(source).is_dir():  # of the Hub, it may just not be to be had now
+            raise ModelError(f"{name} {NO_TOKENIZER}")
         if file and _steps(Path(file), os.stat(file).st_mtime_ns) != _steps(samples() / TINY / "tokenizer.json"):
             what = f"{file} changes texts otherwise than Gemma 3's tokenizer, which could take for ever"
             raise ModelError(f"{what}; take a checkpoint with Gemma 3's own tokenizer")
@@ -142,8 +141,19 @@ def check_config(name: str, said: dict) -> None:
             raise ModelError(f"{what}; take {field} out of its config.json")
 
 
+def _tokenizer_file(source: str) -> str | None:
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+    from transformers.tokenization_utils_base import get_fast_tokenizer_file
+    from transformers.utils import cached_file
+
+    file = get_fast_tokenizer_file(get_tokenizer_config(source).get("fast_tokenizer_files", []))
+    return cached_file(source, file, _raise_exceptions_for_missing_entries=False)
+
+
 def after_reading(name: str, got):
-    """Return it. Look at the chat template of a tokenizer before anybody uses it."""
+    """Return it. Look at the chat template of a tokenizer before anybody uses it, and whether its steps were looked at."""
+    if hasattr(got, "backend_tokenizer") and not _tokenizer_file(got.name_or_path):
+        raise ModelError(f"{name} {NO_TOKENIZER}")
     if template := getattr(got, "chat_template", None):
         check_template(name, template)
     return got

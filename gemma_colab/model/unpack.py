@@ -27,6 +27,7 @@ WHEELS = PACKAGE.replace("_", "-")
 TAKE = "download it again if it is not whole, or take a GGUF in F16, BF16, Q8_0, Q4_0 or Q4_K_M"
 UNKNOWN, CONTROL, AS_IT_STANDS = 2, 3, 4  # types of pieces, in SentencePiece and in GGUF
 SPECIAL = {"unk": "unknown", "bos": "bos", "eos": "eos", "pad": "padding"}  # SentencePiece's name -> GGUF's
+LONGEST = 128  # characters of a token: all pairs of its halves are looked for. The longest of Gemma's has 31
 SPACE = "\u2581"  # as SentencePiece writes it
 FORMAT = 2  # raised when what is written changes, so that older folders are made anew
 
@@ -162,6 +163,10 @@ def _vocabulary(fields: dict) -> tuple[list[tuple[str, float, int]], dict[str, i
     # llama.cpp's converter writes the spaces of pieces that are found as they are, as spaces.
     lines = zip(*columns, strict=True)
     pieces = [(p.replace(" ", SPACE) if kind == AS_IT_STANDS else p, score, kind) for p, score, kind in lines]
+    if (longest := max(len(piece) for piece, _, _ in pieces)) > LONGEST:
+        raise ModelError(
+            f"a token of the GGUF file has {longest:,} characters, and more than {LONGEST} are not read; take a sound file"
+        )
     return pieces, {name: fields[f"tokenizer.ggml.{long}_token_id"] for name, long in SPECIAL.items()}
 
 

@@ -60,12 +60,13 @@ def checkpoint_to_resume(folder: Path, made_with: dict, anyway: bool = False, lo
     if not (found := whole_checkpoints(folder)):
         raise WorkspaceError(f"{folder} holds no whole checkpoint to resume from; start anew, with resume=False (no --resume)")
     name = found[-1].path.name
+    file = found[-1].path / "trainer_state.json"
     try:
-        state = TrainerState.load_from_json(str(found[-1].path / "trainer_state.json"))
+        state = TrainerState.load_from_json(str(file)) if file.is_file() else TrainerState()
         kinds = (state.log_history, list), (state.best_global_step, int | None), (state.global_step, int)
         if not all(isinstance(value, kind) for value, kind in kinds):
             raise ValueError("it is not what the trainer writes")
-    except (OSError, *SPOILT) as e:
+    except SPOILT as e:
         raise WorkspaceError(f"{name}/trainer_state.json is spoilt ({first_line(e)}); start anew, with resume=False") from None
     if any(found[-1].path.glob("*/adapter_config.json")):  # the trainer would load each of them
         raise WorkspaceError(f"{name} holds folders with other adapters, which no run here writes; start anew, with resume=False")

@@ -67,15 +67,29 @@ def test_a_saved_dataset_whose_texts_lie_outside_the_file_is_refused(tmp_path, j
         answers(tmp_path / "set")
 
 
+def test_the_csv_files_of_a_folder_are_read_as_one_alone_is(tmp_path):
+    (tmp_path / "set").mkdir()
+    lines = "instruction,input,output\nWhich region?,NA,None\nWhich number?,null,nan\nWhich day?,N/A,2026-01-02\n"
+    for name in ("one.csv", "set/train.csv"):
+        (tmp_path / name).write_text(lines)
+    alone, folder = (read_rows(tmp_path / name).rows for name in ("one.csv", "set"))
+    assert [row["messages"] for row in folder] == [row["messages"] for row in alone]
+    assert folder[0]["messages"][0]["content"].endswith("NA")
+    assert [row["messages"][1]["content"] for row in folder] == ["None", "nan", "2026-01-02"]
+
+
 def test_what_a_folder_holds_and_is_not_read_is_named(tmp_path):
     for name in ("train-1.jsonl", "train-2.jsonl", "test.jsonl"):
         (tmp_path / name).write_text(json.dumps(ROW))
     (tmp_path / "c.csv").write_text("question,answer\nq,a\n")
-    (tmp_path / "more").mkdir()
-    (tmp_path / "more" / "d.xlsx").write_bytes(b"PK")
+    (tmp_path / "more" / "and" / "more").mkdir(parents=True)
+    for name in ("more/d.xlsx", "e.ods", "more/and/more/f.jsonl.zst", "README.md", "LICENSE"):
+        (tmp_path / name).write_bytes(b"PK")
     found = read_rows(tmp_path)
     assert len(found.rows) == 2
-    assert found.notes == ("not read, as a folder is read in one kind and one split: 'c.csv', 'more/d.xlsx', 'test.jsonl'",)
+    assert found.notes == (
+        "not read, as a folder is read in one kind and one split: 'c.csv', 'e.ods', 'more/and/more/f.jsonl.zst', 'more/d.xlsx', 'test.jsonl'",
+    )
 
 
 def test_a_link_out_of_the_folder_is_refused(folder):

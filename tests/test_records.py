@@ -213,6 +213,11 @@ def test_a_broken_run_does_not_press_the_others_flat(broken):
     assert ax.get_ylim()[1] <= 1.3 * 4.0
 
 
+def test_a_validation_that_rose_is_in_the_picture():
+    _, ax = compare_runs({"overfits": curve([4.0, 3.0, 1.0, 0.2], {1: 3.5, 4: 6.27})})
+    assert 6.27 < ax.get_ylim()[1] < 7
+
+
 def test_records_import_without_torch():
     code = "import sys; import gemma_colab.training.records; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -125,8 +125,10 @@ def compare_runs(
         label = label.replace("$", r"\$")  # matplotlib reads mathematics between two
         ax.plot(validation[x], validation["eval_loss"], marker=marker, markersize=6, linewidth=1.6, color=color, label=label)
     ax.set(xlabel=x, ylabel="loss (nats per token)", title="thin: train; points: validation")
-    shown = [losses for history in curves for losses in (history["loss"].dropna().head(1), history["eval_loss"] / 1.25)]
-    cut_above_the_start(ax, pd.concat(shown))  # every validation is in the picture: there are few, and they are what is compared
+    validated = pd.concat([history["eval_loss"].dropna() for history in curves])
+    start = pd.concat([history["loss"].dropna().head(1) for history in curves])
+    # Validations that rose are in the picture too, unless they are of a broken run: they are what is compared.
+    cut_above_the_start(ax, pd.concat([start, validated[validated < 2 * start.max()] / 1.25]))
     ax.legend(fontsize=8)
     ax.grid(alpha=0.3)
     return pd.DataFrame(lines, index=pd.Index(names, name="run")).astype({"best_step": "Int64"}), ax

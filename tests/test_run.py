@@ -233,7 +233,7 @@ def test_a_program_in_a_checkpoint_is_not_run_and_torchs_advice_to_run_it_not_pa
     go(at={5: interrupt})
     newest, mark = whole_checkpoints(folder)[-1], folder / "checkpoint-5" / MARK
     torch.save(Program(tmp_path / "it_ran"), newest.path / file)
-    sizes = json.loads(mark.read_text()) | {}
+    sizes = json.loads(mark.read_text())
     sizes["files"][file] = (newest.path / file).stat().st_size
     mark.write_text(json.dumps(sizes))
     with pytest.raises(WorkspaceError, match=r"checkpoint-5 holds a file that is not of this training .*; start anew") as refused:
@@ -331,11 +331,7 @@ def test_only_whole_checkpoints_are_found_and_half_ones_make_room(go, folder):
 @pytest.mark.parametrize("spoilt", [{"best_global_step": "x"}, {"log_history": {}}, {"unknown": 1}, {"global_step": None}])
 def test_a_spoilt_state_is_refused_in_a_sentence(go, folder, spoilt):
     go(at={5: interrupt})
-    file, mark = folder / "checkpoint-5" / "trainer_state.json", folder / "checkpoint-5" / MARK
-    file.write_text(json.dumps(json.loads(file.read_text()) | spoilt))
-    sizes = json.loads(mark.read_text())
-    sizes["files"][file.name] = file.stat().st_size
-    mark.write_text(json.dumps(sizes))
+    rewrite(folder / "checkpoint-5", lambda text: json.dumps(json.loads(text) | spoilt))
     with pytest.raises(WorkspaceError, match=r"checkpoint-5/trainer_state.json is spoilt \(.*\); start anew"):
         go(resume=True)
 

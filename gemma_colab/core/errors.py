@@ -18,14 +18,8 @@ SECRET = re.compile(
 )
 # What a terminal obeys, or what turns the order of letters round.
 CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-SPOILT = (
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-    OverflowError,
-)  # raised where a file of ours was spoilt
+# Raised where a file of ours was spoilt.
+SPOILT = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)
 
 
 def plain(text: object) -> str:

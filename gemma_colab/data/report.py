@@ -138,7 +138,7 @@ def check_rows(
     accept: Iterable[str] = (),
     kept: dict[str, set[str]] | None = None,
     **thresholds: dict,
-) -> "Report":
+) -> Report:
     """Run every check; those that count tokens only with a tokenizer.
 
     max_length: tokens of a row that training will keep. aside: rows that could not be read (`Source.aside`).

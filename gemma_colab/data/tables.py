@@ -158,9 +158,8 @@ def _csv_rows(stream: io.TextIOBase, delimiter: str, notes: dict) -> Iterator[tu
         except csv.Error as e:
             what = "a quotation mark is opened and never closed" if "unexpected end" in str(e) else str(e)
             remedy = 'close each quoted text, and write a quote inside it twice ("")'
-            if (
-                room := room - sum(len(line) for _, line in taken)
-            ) < 0:  # each line opens a quote, and each time all the rest is read
+            room -= sum(len(line) for _, line in taken)
+            if room < 0:  # each line opens a quote, and each time all the rest is read
                 taken = [*taken, *again, *lines]
                 what = f"so many quotation marks are never closed that the rest of the file, {len(taken)} lines, was not read"
             yield taken[0][0], BadRow(what, remedy, content="".join(line for _, line in taken))

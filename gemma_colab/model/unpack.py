@@ -164,9 +164,8 @@ def _vocabulary(fields: dict) -> tuple[list[tuple[str, float, int]], dict[str, i
     lines = zip(*columns, strict=True)
     pieces = [(p.replace(" ", SPACE) if kind == AS_IT_STANDS else p, score, kind) for p, score, kind in lines]
     if (longest := max(len(piece) for piece, _, _ in pieces)) > LONGEST:
-        raise ModelError(
-            f"a token of the GGUF file has {longest:,} characters, and more than {LONGEST} are not read; take a sound file"
-        )
+        what = f"a token of the GGUF file has {longest:,} characters, and more than {LONGEST} are not read"
+        raise ModelError(f"{what}; take a sound file")
     return pieces, {name: fields[f"tokenizer.ggml.{long}_token_id"] for name, long in SPECIAL.items()}
 
 

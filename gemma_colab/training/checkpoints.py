@@ -192,7 +192,6 @@ class KeepCheckpoints(TrainerCallback):
                 short = f"{there:.2f} GiB are free for {self.folder}, and checkpoints need {need:.2f}"
                 raise WorkspaceError(f"{short}; make room there, or take a workspace on a larger disk")
             self.begin()
-            claim(self.folder)
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_save |= agreed(time.monotonic() - self.saved >= 60 * self.minutes, args)

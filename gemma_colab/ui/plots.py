@@ -29,7 +29,6 @@ def frozen_and_trained(name: str, dimensions: Dimensions, lora: LoraSettings, ax
     frozen = dimensions.linear_parameters + dimensions.embedding_parameters
     ax.set(xlim=(-gap, left), ylim=(-gap, unit * 1.1), aspect="equal")
     said = f"{frozen:,} frozen (grey, and the embedding), {trained:,} trained (red): {trained / (frozen + trained):.2%}"
-    title = f"{name}, block 1 of {dimensions.num_hidden_layers}. In all {said}"
-    ax.set_title(title, fontsize=9, parse_math=False)
+    ax.set_title(f"{name}, block 1 of {dimensions.num_hidden_layers}. In all {said}", fontsize=9, parse_math=False)
     ax.axis("off")
     return ax

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -35,6 +35,8 @@ OWN = {
 model_settings.json notebooks ollama plain quickstart report.html review review.json rows settings_for.json ship_settings.json
 split_settings.json summary.json train_settings.json training.json workspace.json""".split(),
 }
+# With --beside: those that may come later than the others, and for which one a notebook waits if that is in another row.
+BESIDE, NEEDS = {"00", "02", "06"}, {"02": "01", "05": "02", "06": "04"}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 
 
@@ -84,13 +86,13 @@ class Progress:
         return round(time.monotonic() - self.start, 1)
 
 
-def run_notebook(path: Path, workspace: Path, alone: bool = True) -> float:
+def run_notebook(path: Path, workspace: Path, alone: bool = True, patient: bool = False) -> float:
     """Execute one notebook and keep it, with its outputs, in the workspace, whether or not it fails; returns seconds."""
     with tempfile.TemporaryDirectory() as neutral:  # a kernel imports what its folder holds: a pandas.py in a workspace would run
-        return _run(path, workspace, neutral, alone)
+        return _run(path, workspace, neutral, alone, patient)
 
 
-def _run(path: Path, workspace: Path, cwd: str, alone: bool) -> float:
+def _run(path: Path, workspace: Path, cwd: str, alone: bool, patient: bool) -> float:
     notebook = nbformat.read(path, as_version=4)
     progress = Progress(path.stem, sum(cell.cell_type == "code" for cell in notebook.cells), alone)
     client = NotebookClient(
@@ -103,15 +105,22 @@ def _run(path: Path, workspace: Path, cwd: str, alone: bool) -> float:
     )
     env = os.environ | {"GEMMA_COLAB_WORKSPACE": str(workspace), "TOKENIZERS_PARALLELISM": "false"}
     env["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else each kernel warns that its debugger may miss breakpoints
-    env |= (
-        {} if alone else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
-    )  # two that take all cores wait for one another
+    if patient:
+        client.on_notebook_start = lambda **_: _after_all_others(client.km.provisioner.pid)
+        env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 2) // 2))
     try:
         client.execute(env=env)
     finally:
         seconds = progress.finish()
         Workspace(workspace).write_text(f"notebooks/{path.name}", nbformat.writes(notebook))
     return seconds
+
+
+def _after_all_others(pid: int) -> None:
+    """Let a process wait while another wants the core: the threads of a notebook that share their cores wait for one another."""
+    psutil.Process(pid).nice(19)
+    with suppress(OSError):  # not everywhere; a kernel has a session of its own, and Linux may weigh sessions, not processes
+        Path(f"/proc/{pid}/autogroup").write_text("19")
 
 
 def _still_good(done: dict, model: str | None) -> dict[str, float]:
@@ -135,7 +144,7 @@ def main() -> int:
     parser.add_argument("--workspace", type=Path, default=ROOT / "runs" / "demo")
     parser.add_argument("--model", help="what the notebooks choose where the machine decides, as GEMMA_COLAB_MODEL")
     parser.add_argument(
-        "--beside", action="store_true", help="run 00 beside 01 to 04, and 06 beside 05, each on half of the cores"
+        "--beside", action="store_true", help="run 00, 02 and 06 beside the others, on what those leave of the cores"
     )
     parser.add_argument("--only", help="run only the notebooks whose name starts so, in the workspace as it is")
     args = parser.parse_args()
@@ -174,34 +183,38 @@ def main() -> int:
     if not args.only:
         note(False)
     paths = [p for p in NOTEBOOKS if p.stem.startswith(args.only or "") and p.stem not in seconds]
-    lanes = [([], paths)]
-    if args.beside:  # 00 has a workspace of its own, and 06 needs no more than 04 leaves
-        each = {"00": [], "01": [], "05": [], "06": []}
-        for path in paths:
-            each[path.stem[:2] if path.stem[:2] in each else "01"].append(path)  # 02 to 04 follow 01
-        lanes = [(each["00"], each["01"]), (each["06"], each["05"])]
+    lanes = [[path for path in paths if args.beside and path.stem[:2] in BESIDE]]
+    lanes.append([path for path in paths if path not in lanes[0]])
+    over = {path.stem[:2]: threading.Event() for path in paths}
 
-    def run_all(some: list[Path], alone: bool) -> bool:
+    def run_all(some: list[Path], patient: bool) -> None:
         nonlocal peak
         for path in some:
+            if args.beside and (needed := over.get(NEEDS.get(path.stem[:2]))):
+                needed.wait()
+            if failed:
+                return
             done_with = _checksum(path)  # it may be changed while it runs
             try:
-                took = run_notebook(path, workspace, alone)
+                took = run_notebook(path, workspace, not all(lanes), patient)
             except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:  # an error, an hour in a cell, or no memory left
                 print(f"\n{path.stem} stopped ({type(e).__name__}):\n{e}", file=sys.stderr)
-                return False
+                failed.append(path)
+                for event in over.values():  # nobody waits for what doesn't come
+                    event.set()
+                return
             with lock:
                 seconds[path.stem], done[path.stem] = took, done_with
                 peak = max(peak, round(memory.peak / 2**30, 2))
                 if not args.only:
                     note(False)
-        return True
+            over[path.stem[:2]].set()
 
-    lock, begin = threading.Lock(), time.monotonic()
+    lock, begin, failed = threading.Lock(), time.monotonic(), []
     with ThreadPoolExecutor() as pool:
-        for two in lanes:
-            if not all([*pool.map(partial(run_all, alone=not all(two)), two)]):
-                return 1
+        [*pool.map(run_all, lanes, [all(lanes), False])]
+    if failed:
+        return 1
     memory.stop.set()
     memory.join()
     if args.only:  # the cost is of a whole run

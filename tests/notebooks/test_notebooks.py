@@ -358,32 +358,40 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stopped(tmp_path, monkeypatch, 
     assert (work / "notebooks" / "ran").read_text() == "a\nc\n"
 
 
-@pytest.mark.parametrize("names", [("00_a", "01_b"), ("05_a", "06_b")])
-def test_two_notebooks_run_side_by_side(names, tmp_path, monkeypatch):
+def run_beside(tmp_path, monkeypatch, sources):
+    """Run notebooks of one cell each, name -> source, in the rows of `make demo`; returns what the runner returned."""
     import run_notebooks
 
-    # each waits until the other is there
-    wait = "import os, time; open({!r}, 'w').close()\nwhile not os.path.exists({!r}): time.sleep(0.1)\nassert os.environ['OMP_NUM_THREADS']"
-    there = [str(tmp_path / name) for name in names]
-    for mine, other in (there, there[::-1]):
-        cell = nbformat.v4.new_code_cell(wait.format(mine, other))
-        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), f"{mine}.ipynb")
+    for name, source in sources.items():
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path / f"{name}.ipynb")
     monkeypatch.setattr(run_notebooks, "NOTEBOOKS", sorted(tmp_path.glob("*.ipynb")))
     monkeypatch.setattr(sys, "argv", ["run_notebooks", "--workspace", str(tmp_path / "work"), "--beside"])
-    assert run_notebooks.main() == 0
+    return run_notebooks.main()
+
+
+@pytest.mark.parametrize("names", [("00_a", "01_b"), ("02_a", "03_b"), ("06_a", "05_b")])
+def test_two_notebooks_run_side_by_side_and_one_of_them_gives_way(names, tmp_path, monkeypatch):
+    # each waits until the other is there
+    wait = "import os, time; open({!r}, 'w').close()\nwhile not os.path.exists({!r}): time.sleep(0.1)\nassert os.nice(0) == {}"
+    there = [str(tmp_path / name) for name in names]
+    here = os.nice(0)
+    sources = {names[0]: wait.format(*there, 19), names[1]: wait.format(*there[::-1], here)}
+    assert run_beside(tmp_path, monkeypatch, sources) == 0
     assert json.loads((tmp_path / "work" / "demo.json").read_text())["seconds"].keys() == {*names}
 
 
-def test_what_needs_the_training_waits_for_it(tmp_path, monkeypatch):
-    import run_notebooks
+@pytest.mark.parametrize("names", [("01_a", "02_b"), ("02_a", "05_b"), ("04_a", "06_b")])
+def test_what_needs_another_notebook_waits_for_it(names, tmp_path, monkeypatch):
+    cell = f"import os, time\nfile = {str(tmp_path / 'made')!r}\n"
+    codes = ("time.sleep(2)\nopen(file, 'w').close()", "assert os.path.exists(file)")
+    assert run_beside(tmp_path, monkeypatch, {name: cell + code for name, code in zip(names, codes, strict=True)}) == 0
 
-    cell = "import os, time\nfile = {!r}\n{}"
-    for name, code in {"04_a": "time.sleep(2)\nopen(file, 'w').close()", "06_b": "assert os.path.exists(file)"}.items():
-        cells = [nbformat.v4.new_code_cell(cell.format(str(tmp_path / "trained"), code))]
-        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
-    monkeypatch.setattr(run_notebooks, "NOTEBOOKS", sorted(tmp_path.glob("*.ipynb")))
-    monkeypatch.setattr(sys, "argv", ["run_notebooks", "--workspace", str(tmp_path / "work"), "--beside"])
-    assert run_notebooks.main() == 0
+
+def test_nobody_waits_for_a_notebook_that_failed(tmp_path, monkeypatch, capsys):
+    cells = {"02_a": "open('missing')", "03_b": "1", "05_c": f"open({str(tmp_path / 'ran')!r}, 'w')"}
+    assert run_beside(tmp_path, monkeypatch, cells) == 1
+    assert not (tmp_path / "ran").exists()
+    assert "02_a stopped (CellExecutionError)" in capsys.readouterr().err
 
 
 def test_a_picture_stands_in_for_each_panel_of_a_saved_notebook():

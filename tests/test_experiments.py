@@ -1,6 +1,7 @@
 """Sets of rows are compared fairly: on rows that none of them holds, at equal steps, and the sentence follows from the figures."""
 
 import io
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -125,6 +126,16 @@ def test_sets_are_judged_against_the_last_and_may_share_its_steps(told, support_
     assert "“much $^ more$” against “as many steps”: loss -0.20 (-0.20 to -0.20), better" in table.attrs["sentence"]
     assert [label.get_text() for label in ax.get_xticklabels()][1] == "much $^ more$\n40 rows"
     ax.figure.savefig(io.BytesIO())  # a name is no mathematics
+
+
+@pytest.mark.parametrize("sets", [3, 5, 6])
+def test_the_names_of_sets_leave_room_for_one_another(sets, told, support_rows):
+    names = ["few good rows, one pass", "many poor rows, as many steps", "many good rows, as many steps"]
+    given = {f"{names[i % 3]}{' ' * i}": support_rows[40:44] for i in range(sets)}
+    _, ax, _asked = told([3.0] * sets, given)
+    ax.figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 def test_a_real_comparison_asks_and_leaves_the_model_as_it_was(random_gemma, tokenizer, support_rows, capsys):

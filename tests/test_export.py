@@ -176,6 +176,37 @@ def test_in_shards_it_is_the_same_and_the_base_is_left_as_it_was(base32, adapter
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_files_that_are_not_loaded_are_not_merged_either(base32, adapter, tmp_path):
+    """A model of yesterday in the same folder: transformers trains on the files that it knows, and so these are merged."""
+    merge(base32, adapter, tmp_path / "one")
+    folder = shutil.copytree(base32, tmp_path / "base")
+    old = {name: torch.zeros_like(weight) for name, weight in load_file(folder / "model.safetensors").items()}
+    save_file(old, folder / "old_model.safetensors", {"format": "pt"})
+    merge(str(folder), adapter, tmp_path / "again")
+    one, again = weights(tmp_path / "one"), weights(tmp_path / "again")
+    assert all(torch.equal(one[name], again[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ({"b.safetensors": ["model.norm.weight"]}, "has model.norm.weight in a.safetensors and b.safetensors; take a sound"),
+        ({"c.bin": []}, "takes weights from c.bin"),
+        ({"c.safetensors": []}, "c.safetensors is not whole"),
+    ],
+)
+def test_an_index_names_whole_files_without_twins(others, words, base32, adapter, tmp_path):
+    folder = shutil.copytree(base32, tmp_path / "base")
+    all_of_them = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    for file, twins in others.items():
+        if twins:
+            save_file({name: all_of_them[name] for name in twins}, folder / file, {"format": "pt"})
+    said = dict.fromkeys(all_of_them, "a.safetensors") | {f"more {file}": file for file in others}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": said}))
+    refused(ModelError, words, str(folder), adapter, tmp_path / "m")
+
+
 LOGITS = """
 from transformers import AutoModelForCausalLM, AutoTokenizer
 found = []

@@ -157,3 +157,47 @@ def test_an_adapter_beside_a_model_imports_nothing_and_is_not_put_on_it(load, ra
     with pytest.raises(ModelError, match=r"is an adapter, not a whole model, or has one beside .*; load its base and put"):
         load(str(folder))
     assert "megatron.payload" not in sys.modules
+
+
+@pytest.fixture
+def strange(random_gemma, tmp_path):
+    """A model folder into whose files a test may write: (file, fields of it) -> the folder's name."""
+    folder = shutil.copytree(random_gemma, tmp_path / "strange")
+
+    def changed(name, **fields):
+        (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | fields))
+        return str(folder)
+
+    return changed
+
+
+@pytest.mark.parametrize("file", ["x.safetensors.index.json", "adapter_model.bin", "other.safetensors"])
+def test_a_config_can_not_name_other_weights(file, strange, monkeypatch):
+    monkeypatch.setattr("torch.load", lambda *a, **k: pytest.fail("a pickle was read"))
+    folder = strange("config.json", transformers_weights=file)
+    (Path(folder) / file).write_text(json.dumps({"metadata": {}, "weight_map": {"model.norm.weight": "x.bin"}}))
+    for load in (lambda name: load_model(name, torch.float32), config_of, dimensions_of):
+        with pytest.raises(ModelError, match=f"names code or weights elsewhere, transformers_weights='{file}'"):
+            load(folder)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"gguf_file": "vocab.gguf"}, {"split_special_tokens": True}, {"tokenizer_class": "BertTokenizer"}], ids=str
+)
+def test_a_tokenizer_of_another_kind_is_refused(fields, strange):
+    with pytest.raises(ModelError, match="take a checkpoint with Gemma 3's own tokenizer"):
+        load_tokenizer(strange("tokenizer_config.json", **fields))
+
+
+def test_a_list_without_end_is_refused(strange):
+    with pytest.raises(ModelError, match="eos_token_id=100000, and 1024 is the most"):
+        load_model(strange("config.json", eos_token_id=[1] * 100_000), torch.float32)
+
+
+def test_code_is_not_handed_on_with_what_is_saved(strange, tmp_path):
+    folder = strange("config.json", auto_map={"AutoConfig": "somebody/else--own.Config"})
+    strange("tokenizer_config.json", auto_map={"AutoTokenizer": ["own.Tokenizer", None]})
+    load_tokenizer(folder).save_pretrained(tmp_path / "saved")
+    config_of(folder).save_pretrained(tmp_path / "saved")
+    for file in (tmp_path / "saved").glob("*config.json"):
+        assert "auto_map" not in file.read_text(), file.name

@@ -201,6 +201,8 @@ def test_the_picture_draws_train_thin_and_validation_with_points(workspace):
     colors = [to_rgb(line.get_color()) for line in train]
     assert min(math.dist(a, b) for a, b in combinations(colors, 2)) > 0.3
     assert len({line.get_marker() for line in validation}) == 6
+    many = compare_runs({str(i): runs["0"] for i in range(12)})[1].lines[1::2]
+    assert len({(line.get_color(), line.get_marker()) for line in many}) == 12
     assert compare_runs(runs, x="epoch", ax=plt.subplots()[1])[1].lines[1].get_xdata().tolist() == [0.5, 1.0]
     record(workspace), record(workspace, train=TRAIN.replace(num_train_epochs=10.0))
     table, ax = compare_runs(workspace)

@@ -290,6 +290,8 @@ KEYS = [
     "ASIA" + "A1" * 8,
 ]
 KEYS += ["npm_" + "a1" * 18, "pypi-" + "aB_" * 20, "vk1.a." + "aB3" * 20, "github_pat_" + "a1_" * 12, "hf_" + "aB3" * 11]
+MARKS = "gsk_ xai- pplx- r8_ tgp_v1_ dop_v1_ shpat_ ntn_ lin_api_ dckr_pat_ hvs. xapp- whsec_ hf_oauth_ NRAK- glpat- glcbt-"
+KEYS += [mark + "aB3" * 8 for mark in MARKS.split()]
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -66,9 +66,9 @@ def test_the_cost_is_counted_in_tokens(tokenizer):
     _, sentence = worth_training(asked(0, 99, 100), {"right": 0.9}, tokenizer, train, epochs=3)
     read = 3 * sum(len(tokenize_row(row, tokenizer)["input_ids"]) for row in train)
     extra = len(tokenizer.apply_chat_template(few_shot_turns(train, 2), return_dict=True)["input_ids"])
-    assert f"3 epochs reads {read:,} tokens once" in sentence
-    assert f"the 2 examples add {extra:,} to each question" in sentence
-    assert f"after {3 * read / extra:,.0f} questions" in sentence
+    assert f"3 epochs reads {read:,} tokens, once." in sentence
+    assert f"The 2 examples add {extra:,} tokens to every question." in sentence
+    assert f"After {3 * read / extra:,.0f} questions, training is the cheaper way." in sentence
 
 
 def test_an_unknown_measure_names_those_there_are(tokenizer):

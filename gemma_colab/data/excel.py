@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import ROUND_HALF_UP, Decimal, localcontext
 from itertools import chain, islice
+from types import SimpleNamespace
 from typing import Any
 
 from gemma_colab.core.errors import DatasetError
@@ -24,54 +25,141 @@ LCID = re.compile(r"\[\$[^\]]*-([0-9a-f]+)\]", re.IGNORECASE)
 UNCHOSEN, COUNTRY = ("yyyy-mm-dd h:mm:ss", "yyyy-mm-dd hh:mm:ss"), {"mm-dd-yy": "", "m/d/yy h:mm": " H:mm"}
 # Excel's -> Babel's, where they differ.
 LETTERS = {"y": "yy", "yyy": "yyyy", "ddd": "EEE", "dddd": "EEEE", "am/pm": "a", "a/p": "a"}
-LAST, LONGEST = 2**20, 255  # the last row that Excel knows; signs of a number format
+LAST, WIDEST, LONGEST = 2**20, 2**14, 255  # the last row and column that Excel knows; signs of a number format
+MAIN, TRUE = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}", ("1", "true")
+MERGED = re.compile(r"([A-Z]{1,3})(\d{1,7}):[A-Z]{1,3}(\d{1,7})")
+EACH = 32  # bytes that an element of the file counts as, at least: small ones would keep the reader busy for minutes
 UNITS = {"h": timedelta(hours=1), "m": timedelta(minutes=1), "s": timedelta(seconds=1)}
 
 
 def read_excel(stream: io.BufferedIOBase, sheet: str | int, name: str, fits: Callable[[float], None]) -> Records:
     """Read one sheet of an .xlsx file; a number becomes its text, an empty cell "". fits: raises where too much comes out."""
-    import openpyxl
+    from openpyxl.reader.excel import ExcelReader
+    from openpyxl.styles.stylesheet import apply_stylesheet
+    from openpyxl.xml.constants import SHARED_STRINGS
 
-    books = [openpyxl.load_workbook(stream, read_only=True, data_only=computed, keep_links=False) for computed in (True, False)]
-    pages = {page.title: page for page in books[0].worksheets}
+    # Step by step: openpyxl by itself makes a slow object of whatever is in a sheet or a text, and looks through each sheet.
+    book = ExcelReader(stream, read_only=True, data_only=True, keep_links=False)
+    book.read_manifest()
+    book.read_workbook()
+    found = [
+        (part.state != "visible", part.name, file.target) for part, file in book.parser.find_sheets() if "/worksheet" in file.Type
+    ]
+    pages = {title: path for _, title, path in sorted(found, key=lambda page: page[0])}  # those that are seen come first
+    if not pages:
+        what = f"{name} has no sheet of cells that can be read here (it may hold charts alone, or be saved as Strict Open XML)"
+        raise DatasetError(f"{what}; save it as a usual Excel workbook (.xlsx) with the rows in a sheet")
     title = dict(enumerate(pages)).get(sheet, sheet)
     if title not in pages:
         there = f"{listed(pages)} (numbers count from 0)"
         raise DatasetError(f"{name} has no sheet {sheet!r}; it has {there}; name one as sheet= (on the command line: --sheet)")
+    apply_stylesheet(book.archive, book.wb)
+    texts = book.package.find(SHARED_STRINGS)
+    with book.archive.open(texts.PartName[1:]) if texts else io.BytesIO(b"<sst/>") as part:
+        book.shared_strings = [_joined(item) for item in _elements(part, fits, "si")]
     others = f" (other sheets: {listed(other for other in pages if other != title)})" * (len(pages) > 1)
     remedy, notes = "name each column in the header row, or delete the cells beyond it", {}
-    rows = _rows(pages[title], books[1][title], notes, fits)
-    return table(rows, f"{name}, sheet {title!r}", ["Excel", f"sheet {title!r}{others}"], "row", remedy, notes)
+    if hidden := [other for out_of_sight, other, _ in found if out_of_sight and other != title]:
+        notes[f"hidden sheets, which were not read: {listed(hidden)}"] = []
+    name = f"{name}, sheet {title!r}"
+    return table(_rows(book, pages[title], name, notes, fits), name, ["Excel", f"sheet {title!r}{others}"], "row", remedy, notes)
 
 
-def _rows(page: Any, formulas: Any, notes: dict[str, list[int]], fits: Callable) -> Iterator[tuple[int, list[str | BadRow]]]:
+def _elements(part: Any, fits: Callable[[float], None], *names: str) -> Iterator[Any]:
+    """Yield the elements of these names, each as it ends. All are counted as they begin: each takes time and memory, however short."""
+    from openpyxl.xml.functions import iterparse
+
+    wanted, seen = {f"{MAIN}{name}" for name in names}, 0
+    for event, element in iterparse(part, ("start", "end")):
+        if event == "start":
+            fits(seen := seen + EACH)
+        elif element.tag in wanted:
+            yield element
+            element.clear()
+
+
+def _joined(item: Any) -> str:
+    """Return the text of an element that holds it as a whole, or in runs of one font each."""
+    runs = (run if run.tag == f"{MAIN}r" else (run,) for run in item)
+    return "".join(text.text or "" for text in chain(*runs) if text.tag == f"{MAIN}t")
+
+
+def _stored(book: Any, path: str, name: str, fits: Callable) -> Iterator[tuple[int, bool, list[tuple[Any, Any]]]]:
+    """Yield (number, whether it is hidden, (cell, its formula or None) of each that is stored) of each row."""
+    from openpyxl.cell.read_only import ReadOnlyCell
+    from openpyxl.worksheet._reader import WorkSheetParser
+
+    wb, number = book.wb, 0
+    parser = WorkSheetParser(None, book.shared_strings, True, wb.epoch, wb._date_formats, wb._timedelta_formats)
+    with book.archive.open(path) as part:
+        for row in _elements(part, fits, "row"):
+            last, number, cells = number, int(float(row.get("r", number + 1))), []
+            parser.row_counter, parser.col_counter = number, 0
+            for element in row:
+                inline = element.find(f"{MAIN}is") if element.get("t") == "inlineStr" else None
+                if inline is not None:  # openpyxl would make an object of each of its runs
+                    element.remove(inline)
+                cell = parser.parse_cell(element)
+                cell |= {} if inline is None else {"value": _joined(inline), "data_type": "s"}
+                cells.append((ReadOnlyCell(SimpleNamespace(parent=wb), **cell), element.find(f"{MAIN}f")))
+            places = [(cell.row, cell.column) for cell, _ in cells]
+            if not last < number <= LAST or places != sorted({(number, column) for _, column in places}):
+                what = f"{name}, row {number}, has rows or cells out of their order, twice, or below row {LAST:,}"
+                raise DatasetError(f"{what}; open it in Excel or LibreOffice, save it again, and try again")
+            yield number, row.get("hidden") in TRUE, cells
+
+
+def _rows(
+    book: Any, path: str, name: str, notes: dict[str, list[int]], fits: Callable
+) -> Iterator[tuple[int, list[str | BadRow]]]:
     """Yield (number, texts) of each row that has any, without the empty cells at its end."""
-    page.reset_dimensions()  # other programs write wrong ones
-    formulas.reset_dimensions()
-    rows = zip(page.iter_rows(max_row=LAST), formulas.iter_rows(max_row=LAST), strict=True)
+    from openpyxl.utils import column_index_from_string, get_column_letter
+
+    merged, hidden = {}, [0]
+    with book.archive.open(path) as part:
+        for element in _elements(part, fits, "row", "col", "mergeCell"):  # rows only to be cleared
+            if place := MERGED.fullmatch(element.get("ref", "")):
+                merged[int(place[2]), column_index_from_string(place[1])] = int(place[3])
+            elif element.tag == f"{MAIN}col" and element.get("hidden") in TRUE:
+                hidden += range(max(int(element.get("min")), hidden[-1] + 1), min(int(element.get("max")), WIDEST) + 1)
+    rows = _stored(book, path, name, fits)
     first = list(islice(rows, 200))
-    texts = "".join(cell.value[:1000] for row, _ in first[1:] for cell in row if isinstance(cell.value, str))
+    texts = "".join(cell.value[:1000] for _, _, row in first[1:] for cell, _ in row if isinstance(cell.value, str))
     language = "ru" if len(re.findall("[а-яё]", texts, re.I)) > len(re.findall("[a-z]", texts, re.I)) else "en"
-    seen = 0
-    for number, (row, sources) in enumerate(chain(first, rows), 1):
+    filled = {cell.column for _, _, row in first for cell, _ in row if cell.value is not None}
+    if unseen := sorted(filled.intersection(hidden)):
+        notes[f"hidden columns, which were read all the same: {listed(map(get_column_letter, unseen))}"] = []
+    seen, above = 0, {}  # what merged cells above this row show in it: column -> (its last row, text)
+    for number, is_hidden, row in chain(first, rows):
+        above = {column: (last, text) for column, (last, text) in above.items() if last >= number}
         # A cell in the last column makes thousands of empty ones, and a text that is stored once may be in each.
-        fits(seen := seen + sum(8 + (len(cell.value) if isinstance(cell.value, str) else 0) for cell in row))
-        cells = [_text(cell, source, language) for cell, source in zip(row, sources, strict=True)]
-        numbers = (text for cell, text in zip(row, cells, strict=True) if cell.data_type == "n" and isinstance(text, str))
-        if language == "ru" and any("," in text for text in numbers):
+        shown = [*(cell.value for cell, _ in row if isinstance(cell.value, str)), *(str(text) for _, text in above.values())]
+        fits(seen := seen + 8 * max([0, *above, *(cell.column for cell, _ in row[-1:])]) + sum(map(len, shown)))
+        cells = {cell.column: _text(cell, formula, language) for cell, formula in row}
+        numbers = [text for (cell, _), text in zip(row, cells.values(), strict=True) if cell.data_type == "n"]
+        if language == "ru" and any("," in text for text in numbers if isinstance(text, str)):
             notes.setdefault("numbers are written as a Russian Excel shows them, such as 1 234,50", []).append(number)
-        while cells and cells[-1] == "":
-            cells.pop()
-        if cells:
-            yield number, cells
+        for column, text in cells.items():
+            if text and (last := merged.get((number, column), 0)) > number:
+                above[column] = last, text
+        below = {column: text for column, (_, text) in above.items() if not cells.get(column)}
+        if not any(cells.values()):  # a row with nothing of its own only makes the one above it higher
+            continue
+        if below:
+            notes.setdefault("the text of merged cells was taken for each of their rows", []).append(number)
+        if is_hidden:
+            notes.setdefault("hidden rows, which were read all the same", []).append(number)
+        cells |= below
+        width = max(column for column, text in cells.items() if text)
+        yield number, [cells.get(column, "") for column in range(1, width + 1)]
 
 
-def _text(cell: Any, source: Any, language: str) -> str | BadRow:
+def _text(cell: Any, formula: Any, language: str) -> str | BadRow:
     from openpyxl.utils.escape import unescape
 
     value = cell.value
-    if value is None and source.data_type == "f" and cell.data_type != "str":  # "str": computed, and empty
-        what = f"{str(source.value)[:40]}, a formula whose result is not in the file"
+    if value is None and formula is not None and cell.data_type != "str":  # "str": computed, and empty
+        what = f"={(formula.text or '…')[:40]}, a formula whose result is not in the file"
         return BadRow(what, "open the file in Excel, save it there, and try again")
     if isinstance(value, bool):
         return {"ru": ("ЛОЖЬ", "ИСТИНА")}.get(language, ("FALSE", "TRUE"))[value]

@@ -16,14 +16,14 @@ from gemma_colab.data.looking import question, replaced
 # Not numpy@1.26, logo@2x.png, git@github.com:..., nor "me@example.com" of a program, which is nobody's.
 EMAIL = re.compile(
     r"(?<![\w.+\xad\u200b-\u200d\u2060-])(?!git@|(?<=[\"'])[^\s\"'@]+@example\.\w{3}[\"'])"
-    r"[\w.+\xad\u200b-\u200d\u2060-]+(?:@|＠|%40|&#64;)(?!\dx\.)[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}"
+    r"[\w.+\xad\u200b-\u200d\u2060-]+(?:@|＠|%40|&#64;)(?!\dx\.)[\w-]+(?:[.．][\w-]+)*[.．][^\W\d_]{2,}"
 )
 # 15, 16, 18 or 19 digits in one piece or grouped as on the card; 13 and 14 are bar codes and parcels, 0.2679491924311228 a number.
 CARD = re.compile(
     r"(?<![\w-])(?<!\d[.,])(?:3[47]\d{13}|[2-6]\d{15}(?:\d{2,3})?|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|3[47]\d\d([ -])\d{6}\2\d{5})(?![\w-])"
 )
 IBAN = re.compile(  # small letters in one piece, or without any among the later groups: else words behind it would be its own
-    r"\b(?:[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?"
+    r"\b(?:[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,3})?"
     r"|[a-z]{2}\d{2}(?:[a-z0-9]{11,30}| ?[a-z0-9]{4}(?: ?\d{4}){2,6}(?: ?\d{1,3})?))\b"
 )
 PASSPORT = re.compile(r"(?i)(?:паспорт|passport)\D{0,20}(?P<it>\d{2} ?\d{2}[ ,№-]{0,3}(?:номер[ :№]{0,3})?\d{6})\b")
@@ -91,7 +91,7 @@ KINDS = {
     "phone": ("[телефон]", "[phone]", None, bool),  # found by the phonenumbers library
 }
 # What Excel and Word put for a space or a hyphen, and what is not seen: found as those are.
-BLANKS, HYPHENS = re.compile("[\xa0\xad\u2000-\u200d\u202f\u2060\u3000]"), re.compile("[\u2010\u2011]")
+BLANKS, HYPHENS = re.compile("[\xa0\xad\u2000-\u200d\u202f\u2060\u3000]"), re.compile("[\u2010-\u2015\u2212]")
 MASKS = frozenset(word for russian, english, *_ in KINDS.values() for word in (russian, english))
 
 

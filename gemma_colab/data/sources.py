@@ -41,7 +41,7 @@ SAVED = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves
 # A small file may unpack to more than the memory holds. This is for those that people made: texts become 2 to 20 times smaller.
 TIMES, ROOM = 50, 64 * 2**20
 STYLES = 2 * 2**20  # bytes of an .xlsx file that are no cells: each element there becomes an object
-OBJECTS = re.compile(r"(styles|workbook|custom|core|app|\])\.xml$|\.rels$", re.I)
+RECORD = 100  # bytes that a record counts as, however short it is: each takes time
 MEMORY = 4 * 2**30  # bytes that a library may take beyond that room, whatever a file says of itself
 HUB = "hf://datasets/"  # as huggingface_hub and datasets spell it; a name alone may be a path, such as clients/ivanov, and is nobody's business
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")  # owner/name, or owner/name:configuration
@@ -232,6 +232,7 @@ def _open_file(path: Path, name: str, sheet: str | int, stack: contextlib.ExitSt
 def _open_zip(content: io.BufferedIOBase, sheet: str | int, name: str, fits: Callable[[float], None]) -> Records:
     """Open an .xlsx file, and tell other programs' files, which are zip archives as well, from it."""
     from openpyxl.packaging.manifest import Manifest
+    from openpyxl.packaging.relationship import get_rels_path
     from openpyxl.xml.functions import fromstring
 
     archive = zipfile.ZipFile(content)
@@ -242,12 +243,12 @@ def _open_zip(content: io.BufferedIOBase, sheet: str | int, name: str, fits: Cal
         raise DatasetError(f"{name} is {what}; open it in its program and save it as .xlsx or .csv, or copy its table into Excel")
     if "[Content_Types].xml" not in names:
         raise DatasetError(f"{name} is a zip archive, not an .xlsx workbook; unpack it, and give the data file in it")
-    sizes = {file.filename: file.file_size for file in files if OBJECTS.search(file.filename)}
-    if sum(sizes.values()) <= STYLES:  # else the list of the parts itself may be what is too large
+    sizes = {file.filename: file.file_size for file in files}
+    objects = {"[Content_Types].xml", "xl/styles.xml", "xl/workbook.xml"}
+    if sizes["[Content_Types].xml"] <= STYLES:  # else the list of the parts itself is what is too large
         parts = Manifest.from_tree(fromstring(archive.read("[Content_Types].xml"))).Override
-        books = [part.PartName.lstrip("/") for part in parts if "main+xml" in part.ContentType]  # whatever they are called
-        sizes |= {book: archive.getinfo(book).file_size for book in books if book in names}
-    if sum(sizes.values()) > STYLES:
+        objects |= {part.PartName[1:] for part in parts if "main+xml" in part.ContentType}  # whatever the book is called
+    if sum(sizes.get(part, 0) + sizes.get(get_rels_path(part), 0) for part in objects) > STYLES:
         what = f"{name} has more than {STYLES / 2**20:.0f} MiB of styles and of names of sheets, which would take minutes"
         raise DatasetError(f"{what}; save its sheet as .csv, or copy its cells into a new workbook")
     return read_excel(content, sheet, name, fits)
@@ -259,7 +260,7 @@ def _counted(records: Iterable, name: str, room: float) -> Iterator:
     with tqdm(desc=name, unit=" rows", leave=False, delay=2) as bar:
         size = 0
         for line, record in records:
-            _fits(name, size := size + _size(record), room)
+            _fits(name, size := size + RECORD + _size(record), room)
             yield line, record
             bar.update()
 

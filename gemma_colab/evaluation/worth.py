@@ -45,10 +45,10 @@ def worth_training(
     turns = few_shot_turns(train_rows, asked.examples)
     extra = len(tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"]) if turns else 0
     read = epochs * sum(len(tokenize_row(row, tokenizer)["input_ids"]) for row in train_rows)
-    cost = f"Training for {epochs:g} epochs reads {read:,.0f} tokens once"
+    cost = f"Training for {epochs:g} epochs reads {read:,.0f} tokens, once."
     if extra:
-        cost += f"; the {asked.examples} examples add {extra:,} to each question, and after {TRAINING * read / extra:,.0f} questions they have cost more"
-    return table, f"{word}. {cost}."
+        cost += f" The {asked.examples} examples add {extra:,} tokens to every question. After {TRAINING * read / extra:,.0f} questions, training is the cheaper way."
+    return table, f"{word}. {cost}"
 
 
 def _interval(scores: np.ndarray) -> tuple[float, float]:

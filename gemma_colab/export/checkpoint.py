@@ -12,7 +12,7 @@ from transformers import AutoConfig, Gemma3ForCausalLM, PretrainedConfig
 
 from gemma_colab.core.catalog import from_hub, refuse_other_models, source_of
 from gemma_colab.core.errors import ModelError
-from gemma_colab.model.hub import explain, refuse_links
+from gemma_colab.model.hub import INDEX, explain, parts_of, refuse_links
 
 FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
@@ -33,21 +33,24 @@ class Stored(NamedTuple):
 
 
 def stored_tensors(name: str, folder: Path, config: PretrainedConfig) -> tuple[dict[str, Stored], dict[str, Stored]]:
-    """Find all tensors of a checkpoint, by name, from the headers of its files; and those of its text model, by `text_name`.
+    """Find all tensors of a checkpoint, by name, from the headers of its files; and those of its text model, by `text_name`. What lies
+    beside, and transformers doesn't load, is left alone: `model.safetensors` comes before an index, and this names its files.
 
     Raises `ModelError` where a file is not whole, or a tensor of the text model is absent or not of its shape.
     """
-    files, found = sorted(folder.glob("*.safetensors")), {}
+    files, found = [file for file in (folder / "model.safetensors", folder / INDEX) if file.is_file()][:1], {}
     if not files:
         raise ModelError(f"{name} has no weights in the safetensors format in {folder}; download it again, or save it so")
-    for path in files:
+    for path in parts_of(name, files[0]) if files[0].name == INDEX else files:
         try:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 - the file is no dict
+                    if key in found:
+                        raise ModelError(f"{name} has {key} in {found[key].file.name} and {path.name}; take a sound checkpoint")
                     view = file.get_slice(key)
                     like = torch.empty(view.get_shape(), dtype=DTYPES[view.get_dtype()], device="meta")
                     found[key] = Stored(path, key, like)
-        except (SafetensorError, KeyError) as e:
+        except (OSError, SafetensorError, KeyError) as e:
             whole = f"{path} is not whole, or not in 16 or 32 bit ({e})"
             raise ModelError(f"{whole}; delete it and download or save {name} again") from None
     with torch.device("meta"):

@@ -133,7 +133,8 @@ def compare_sets(
     table.attrs["sentence"], ax = "\n".join(said), new_axes(8, 3)
     ax.plot(range(len(kept)), [*dots.values()], "o", color=TRAIN, alpha=0.7)
     ax.plot(table["loss"].to_numpy(), color=TRAIN, linewidth=int(grows))
-    ax.set_xticks(range(len(kept)), [fill(name, 20) + f"\n{len(rows)} rows" for name, rows in kept.items()], parse_math=False)
+    below = [fill(name, 80 // len(kept)) + f"\n{len(rows)} rows" for name, rows in kept.items()]
+    ax.set_xticks(range(len(kept)), below, parse_math=False)
     ax.set_title(f"{shown_name(model.name_or_path)} on {len(held)} held-out rows, each dot a run", parse_math=False)
     ax.set_ylabel("loss (nats per token)")
     ax.margins(x=0.2)

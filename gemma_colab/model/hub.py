@@ -12,10 +12,10 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from jinja2 import Environment, TemplateError, nodes
 
 from gemma_colab.core.catalog import TINY, dimensions_of, known_dimensions
-from gemma_colab.core.errors import SECRET, GemmaColabError, ModelError, SettingsError, plain, say
+from gemma_colab.core.errors import SECRET, SPOILT, GemmaColabError, ModelError, SettingsError, plain, say
 from gemma_colab.core.workspace import samples
 
-SITE = "https://huggingface.co"
+SITE, INDEX = "https://huggingface.co", "model.safetensors.index.json"
 STORE = "store it as HF_TOKEN (Colab: a secret, the key icon on the left; Kaggle: Add-ons -> Secrets; elsewhere `hf auth login`) and restart"
 ACCESS = f"accept its license at {SITE}/{{name}}, make a token of the type 'read' at {SITE}/settings/tokens, and {STORE}; or use {{instead}}"
 MORE = "Mul Pow Macro CallBlock Block AssignBlock With Include Import FromImport Extends"
@@ -44,8 +44,10 @@ FAILURES = {  # pattern in an error's `trace` -> what it means, and the next ste
     # transformers says so too when the connection was lost behind the config
     "file named model.safetensors": ("{name} has no weights as safetensors, or the connection broke", "run this again, or choose a checkpoint that has: other formats can run code when they are opened"),
 }  # fmt: skip
-# Of other files, transformers would make a tokenizer whose steps nobody has looked at.
-NO_TOKENIZER = "has no tokenizer.json; take a checkpoint with Gemma 3's own tokenizer"
+# Of other files, or as another class, transformers would make a tokenizer whose steps nobody has looked at.
+OURS = ("GemmaTokenizer", "GemmaTokenizerFast", "TokenizersBackend", "PreTrainedTokenizerFast")
+OWN = "take a checkpoint with Gemma 3's own tokenizer"
+NO_TOKENIZER = f"has no tokenizer.json; {OWN}"
 
 
 def before_asking(name: str, source: str) -> None:
@@ -107,18 +109,28 @@ def before_reading(name: str, source: str, cls: type) -> None:
             raise ModelError(f"{name} {NO_TOKENIZER}")
         if file and _steps(Path(file), os.stat(file).st_mtime_ns) != _steps(samples() / TINY / "tokenizer.json"):
             what = f"{file} changes texts otherwise than Gemma 3's tokenizer, which could take for ever"
-            raise ModelError(f"{what}; take a checkpoint with Gemma 3's own tokenizer")
+            raise ModelError(f"{what}; {OWN}")
     else:
-        file = cached_file(source, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
-        for part in json.loads(Path(file).read_text(encoding="utf-8"))["weight_map"].values() if file else ():
-            if Path(part).name != part or not part.endswith(".safetensors"):
-                what = f"{name} takes weights from {part}, which is no .safetensors file in its own folder"
-                raise ModelError(f"{what}; take a sound checkpoint")
+        if file := cached_file(source, INDEX, _raise_exceptions_for_missing_entries=False):
+            parts_of(name, Path(file))
         size = sum(path.stat().st_size for path in Path(source).glob("*.safetensors"))  # nothing is here of a model on the Hub
         # In 4 bit a weight of a linear layer takes half a byte; an embedding isn't quantized so far.
         if size and size < (least := (asked := dimensions_of(name)).linear_parameters // 2 + asked.embedding_parameters):
             what = f"{name} holds {size:,} bytes, and its config asks for weights of {least:,} bytes at least"
             raise ModelError(f"{what}; take a whole checkpoint")
+
+
+def parts_of(name: str, index: Path) -> list[Path]:
+    """Return the files that an index names. Raises `ModelError` unless they are safetensors beside it."""
+    try:
+        parts = sorted({*map(str, json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())})
+    except SPOILT as e:
+        raise ModelError(f"{index} is no index of weights ({e}); take a sound checkpoint") from None
+    for part in parts:
+        if Path(part).name != part or not part.endswith(".safetensors"):
+            what = f"{name} takes weights from {part}, which is no .safetensors file in its own folder"
+            raise ModelError(f"{what}; take a sound checkpoint")
+    return [index.parent / part for part in parts]
 
 
 @cache
@@ -129,15 +141,16 @@ def _steps(file: Path, changed: int = 0) -> list:
 
 
 def check_config(name: str, said: dict) -> None:
-    """Raise `ModelError` for a config of somebody else's that libraries would work on for ever, or that names code of the Hub."""
+    """Raise `ModelError` for a config of somebody else's that libraries would work on for ever, or that names code or weights elsewhere."""
     for field, value in said.items():
-        most = 1024 if re.search("num_|count", field) else 2**24
+        listed = isinstance(value, list) and not field.startswith("tokenizer.")  # a GGUF file lists its tokens there
+        most = 1024 if re.search("num_|count", field) or listed else 2**24
         if isinstance(value, dict):
             check_config(name, value)
-        elif isinstance(value, int | float) and value > most:
-            raise ModelError(f"{name} says {field}={value:g}, and {most} is the most of any Gemma 3; take a sound checkpoint")
-        elif field.endswith("attn_implementation") and "/" in str(value):
-            what = f"{name} names code of the Hub, {field}={value!r}, which nothing here runs"
+        elif isinstance(size := len(value) if listed else value, int | float) and size > most:
+            raise ModelError(f"{name} says {field}={size:g}, and {most} is the most of any Gemma 3; take a sound checkpoint")
+        elif field == "transformers_weights" or (field.endswith("attn_implementation") and "/" in str(value)):
+            what = f"{name} names code or weights elsewhere, {field}={value!r}, which nothing here reads"
             raise ModelError(f"{what}; take {field} out of its config.json")
 
 
@@ -146,14 +159,22 @@ def _tokenizer_file(source: str) -> str | None:
     from transformers.tokenization_utils_base import get_fast_tokenizer_file
     from transformers.utils import cached_file
 
-    file = get_fast_tokenizer_file(get_tokenizer_config(source).get("fast_tokenizer_files", []))
+    said = get_tokenizer_config(source)
+    if odd := [field for field in ("gguf_file", "split_special_tokens") if said.get(field)]:  # another one, of which nobody knows
+        what = f"tokenizer_config.json of {source} changes the tokenizer by {odd[0]}"
+        raise ModelError(f"{what}; {OWN}")
+    file = get_fast_tokenizer_file(said.get("fast_tokenizer_files", []))
     return cached_file(source, file, _raise_exceptions_for_missing_entries=False)
 
 
 def after_reading(name: str, got):
     """Return it. Look at the chat template of a tokenizer before anybody uses it, and whether its steps were looked at."""
-    if hasattr(got, "backend_tokenizer") and not _tokenizer_file(got.name_or_path):
+    for said in (getattr(got, part, {}) for part in ("__dict__", "init_kwargs")):
+        said.pop("auto_map", None)  # somebody's code, which would go along with what is saved
+    if hasattr(got, "init_kwargs") and not _tokenizer_file(got.name_or_path):
         raise ModelError(f"{name} {NO_TOKENIZER}")
+    if hasattr(got, "init_kwargs") and type(got).__name__ not in OURS:
+        raise ModelError(f"{name} has a tokenizer of another kind, {type(got).__name__}; {OWN}")
     if template := getattr(got, "chat_template", None):
         check_template(name, template)
     return got

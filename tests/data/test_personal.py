@@ -44,6 +44,10 @@ FOUND = [
     ("phone", "https://wa.me/79123456789", "79123456789"),
     ("phone", "Где мой заказ? 89161234567", "89161234567"),  # that was another sentence
     ("phone", "Имя: Иван\n89161234567\nСпасибо", "89161234567"),  # on a line of its own
+    ("phone", "звоните 8–916–555–00–01", "8–916–555–00–01"),  # with dashes, as Word writes them
+    ("card", "карта 4111–1111–1111–1111 моя", "4111–1111–1111–1111"),
+    ("iban", "to DE89-3704-0044-0532-0130-00 please", "DE89-3704-0044-0532-0130-00"),
+    ("e-mail", "пишите на anna＠mail．ru", "anna＠mail．ru"),
     ("key", "ключ sk-abcdefghijklmnopqrstuv1234", "sk-abcdefghijklmnopqrstuv1234"),
     ("key", "ghp_" + "a1B2" * 9, "ghp_" + "a1B2" * 9),
     ("key", "токен hf_" + "Ab1" * 11 + ".", "hf_" + "Ab1" * 11),

@@ -148,8 +148,9 @@ def test_the_experiments_of_notebook_04_touch_no_test_row(support_rows, monkeypa
     for states, few in (told[:2], told[2:]):
         assert list(states) == ["as exported", "cleaned by a program", "reviewed"]
         assert min(states.values()) > 250
-        good, poor, again, more = few.values()
+        good, poor, as_few, again, more = few.values()
         assert good == again
+        assert 0.8 * good <= as_few <= good  # for each of the same situations one
         assert 8 * good <= poor <= 12 * good
         assert 0.8 * poor <= more <= poor  # the fair comparison: about as many good ones
 

@@ -28,7 +28,7 @@ LETTERS = {"y": "yy", "yyy": "yyyy", "ddd": "EEE", "dddd": "EEEE", "am/pm": "a",
 LAST, WIDEST, LONGEST = 2**20, 2**14, 255  # the last row and column that Excel knows; signs of a number format
 MAIN, TRUE = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}", ("1", "true")
 MERGED = re.compile(r"([A-Z]{1,3})(\d{1,7}):[A-Z]{1,3}(\d{1,7})")
-EACH = 32  # bytes that an element of the file counts as, at least: small ones would keep the reader busy for minutes
+EACH = 48  # bytes that an element of the file counts as, at least: small ones would keep the reader busy for minutes
 UNITS = {"h": timedelta(hours=1), "m": timedelta(minutes=1), "s": timedelta(seconds=1)}
 
 
@@ -69,13 +69,20 @@ def _elements(part: Any, fits: Callable[[float], None], *names: str) -> Iterator
     """Yield the elements of these names, each as it ends. All are counted as they begin: each takes time and memory, however short."""
     from openpyxl.xml.functions import iterparse
 
-    wanted, seen = {f"{MAIN}{name}" for name in names}, 0
-    for event, element in iterparse(part, ("start", "end")):
+    wanted, seen, inside, path = {f"{MAIN}{name}" for name in names}, 0, 0, []
+    # Large pieces: expat looks through a tag of many MiB again with each.
+    for event, element in iterparse(SimpleNamespace(read=lambda _: part.read(2**20)), ("start", "end")):
         if event == "start":
             fits(seen := seen + EACH)
-        elif element.tag in wanted:
+            path.append(element)
+            inside += element.tag in wanted
+            continue
+        path.pop()
+        if element.tag in wanted:
+            inside -= 1
             yield element
-            element.clear()
+        if path and not inside:
+            path[-1].clear()  # nothing that was read stays in memory
 
 
 def _joined(item: Any) -> str:
@@ -117,7 +124,7 @@ def _rows(
 
     merged, hidden = {}, [0]
     with book.archive.open(path) as part:
-        for element in _elements(part, fits, "row", "col", "mergeCell"):  # rows only to be cleared
+        for element in _elements(part, fits, "col", "mergeCell"):
             if place := MERGED.fullmatch(element.get("ref", "")):
                 merged[int(place[2]), column_index_from_string(place[1])] = int(place[3])
             elif element.tag == f"{MAIN}col" and element.get("hidden") in TRUE:

@@ -3,8 +3,6 @@
 import re
 import zipfile
 from datetime import datetime, time, timedelta
-from functools import partial
-from types import SimpleNamespace
 
 import openpyxl
 import pytest
@@ -108,23 +106,156 @@ def test_a_formula_that_was_computed_is_its_result_also_an_empty_one(tmp_path):
     assert [answer(row) for row in read_rows(tmp_path / "b.xlsx").rows] == ["2", "", "x"]
 
 
-class Page:
-    """A sheet whose cells all show the one long text that is stored."""
+def changed(tmp_path, cells, **changes):
+    """Read such a sheet after a change of its parts; changes: sheet or strings, and what to do with its text."""
+    book = openpyxl.Workbook()
+    for row in (["question", "answer"], *cells):
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    with zipfile.ZipFile(tmp_path / "a.xlsx") as old, zipfile.ZipFile(tmp_path / "b.xlsx", "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            text = old.read(name).decode()
+            new.writestr(name, next((change(text) for part, change in changes.items() if part in name), text))
+        more = changes.get("strings", str)("")
+        new.writestr(
+            "xl/sharedStrings.xml", f'<sst xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main">{more}</sst>'
+        )
+    return read_rows(tmp_path / "b.xlsx")
 
-    def reset_dimensions(self):
-        pass
 
-    def iter_rows(self, max_row):
-        cell = SimpleNamespace(value="ab" * 10_000, data_type="s")
-        return iter([[cell] * 50] * 60)
+STRINGS = 'ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.sharedStrings+xml"'
 
 
-def test_a_text_that_is_stored_once_costs_no_more_than_it_has_room(monkeypatch):
+def listing(text: str) -> str:
+    return text.replace("</Types>", f'<Override PartName="/xl/sharedStrings.xml" {STRINGS}/></Types>')
+
+
+def test_a_text_that_is_stored_once_costs_no_more_than_it_has_room(tmp_path, monkeypatch):
     """It may stand in thousands of cells of one row. They are counted before any is made, and a little of each tells the language."""
     made, looked, find = [], [], re.findall
+    monkeypatch.setattr(sources, "ROOM", 2**21)
     monkeypatch.setattr(excel, "_text", lambda cell, *_: made.append(1) or cell.value)
     monkeypatch.setattr(excel.re, "findall", lambda pattern, text, *how: looked.append(len(text)) or find(pattern, text, *how))
+    rows = "".join("<row>" + '<c t="s"><v>0</v></c>' * 50 + "</row>" for _ in range(60))
     with pytest.raises(DatasetError, match="unpacks to more than"):
-        list(excel._rows(Page(), Page(), {}, partial(sources._fits, "a.xlsx", room=2**21)))
+        changed(
+            tmp_path,
+            [],
+            Content=listing,
+            strings=lambda _: f"<si><t>{'ab' * 10_000}</t></si>",
+            sheet1=lambda text: re.sub("<row.*</row>", rows, text),
+        )
     assert len(made) == 2 * 50
     assert max(looked) <= 60 * 50 * 1000
+
+
+N = 30_000
+OUTSIDE = {  # an element of a sheet that is no cell, many times
+    "brk": f"<rowBreaks>{'<brk/>' * N}</rowBreaks>",
+    "format": '<conditionalFormatting sqref="A1"><cfRule type="expression" priority="1"/></conditionalFormatting>' * (N // 2),
+    "ranges": f'<conditionalFormatting sqref="{"A1 " * N}"/>',
+    "validation": "<dataValidations>" + '<dataValidation sqref="A1"/>' * N + "</dataValidations>",
+    "scenario": "<scenarios>" + '<scenario name="a"/>' * N + "</scenarios>",
+    "merged": "<mergeCells>" + '<mergeCell ref="A1:B2"/>' * N + "</mergeCells>",
+}
+
+
+@pytest.mark.parametrize("kind", OUTSIDE)
+def test_what_is_no_cell_becomes_no_object(tmp_path, monkeypatch, kind):
+    """openpyxl makes a slow one of each, of a sheet and of each run of a text: a small file took minutes and gigabytes."""
+    made, make = [], openpyxl.descriptors.serialisable.Serialisable.from_tree.__func__
+    counted = classmethod(lambda kind, tree: made.append(1) or make(kind, tree))
+    monkeypatch.setattr(openpyxl.descriptors.serialisable.Serialisable, "from_tree", counted)
+    runs = f'<row r="3"><c t="inlineStr"><is>{"<r><t>a</t></r>" * 5000}</is></c><c t="s"><v>0</v></c></row></sheetData>{OUTSIDE[kind]}'
+    source = changed(
+        tmp_path,
+        [["a", "b"]],
+        Content=listing,
+        strings=lambda _: f"<si>{'<r><rPr><b/></rPr><t>b</t></r>' * 5000}<rPh><t>no</t></rPh></si>",
+        sheet1=lambda text: text.replace("</sheetData>", runs),
+    )
+    assert [turn["content"] for turn in source.rows[1]["messages"]] == ["a" * 5000, "b" * 5000]
+    assert len(made) < 1000
+
+
+@pytest.mark.parametrize("part", ["sheet1", "strings"])
+def test_each_element_counts_however_short(tmp_path, monkeypatch, part):
+    monkeypatch.setattr(sources, "ROOM", 2**20)
+    monkeypatch.setattr(sources, "TIMES", 2)
+    many = {"sheet1": lambda text: text.replace("</sheetData>", "<row/>" * N + "</sheetData>"), "strings": lambda _: "<si/>" * N}
+    assert len(changed(tmp_path, [["a", "b"]], Content=listing).rows) == 1
+    with pytest.raises(DatasetError, match="unpacks to more than 1 MiB"):
+        changed(tmp_path, [["a", "b"]], Content=listing, **{part: many[part]})
+
+
+def test_the_text_of_merged_cells_is_that_of_each_row_with_one_of_its_own(tmp_path):
+    book = openpyxl.Workbook()
+    for row in (["question", "answer"], ["a", "b"], ["c"], [None, None], ["d", None], ["e", "f"], [None, "g"], ["h", "i"]):
+        book.active.append(row)
+    for place in ("B2:B4", "A6:A7", "A8:B8"):
+        book.active.merge_cells(place)
+    book.save(tmp_path / "a.xlsx")
+    source = read_rows(tmp_path / "a.xlsx")
+    rows = [(row["line"], *(turn["content"] for turn in row["messages"])) for row in source.rows]
+    assert rows == [(2, "a", "b"), (3, "c", "b"), (5, "d", ""), (6, "e", "f"), (7, "e", "g"), (8, "h", "")]
+    assert source.notes[0] == "the text of merged cells was taken for each of their rows: row 3, 7"
+
+
+def test_what_is_hidden_is_told_and_the_first_sheet_that_is_seen_is_read(tmp_path):
+    book = openpyxl.Workbook()
+    book.active.title, book.active.sheet_state = "old", "veryHidden"
+    book.active.append(["question", "answer"])
+    page = book.create_sheet("new")
+    for row in (["question", "answer", "system"], ["a", "b", "c"], ["d", "e", "f"]):
+        page.append(row)
+    page.row_dimensions[3].hidden = page.column_dimensions["C"].hidden = page.column_dimensions["F"].hidden = True
+    book.active = 1
+    book.create_chartsheet("chart", 0)
+    book.save(tmp_path / "a.xlsx")
+    source = read_rows(tmp_path / "a.xlsx")
+    assert source.details == "Excel, sheet 'new' (other sheets: 'old')"
+    assert source.notes == (
+        "hidden sheets, which were not read: 'old'",
+        "hidden columns, which were read all the same: 'C'",
+        "hidden rows, which were read all the same: row 3",
+    )
+    with pytest.raises(DatasetError, match=r"sheet 'old' has no rows|no row"):
+        read_rows(tmp_path / "a.xlsx", sheet="old")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('<row r="3"', '<row r="9"'),
+        ('<row r="3"', '<row r="2"'),
+        ('<row r="4"', '<row r="2000000"'),
+        ('r="B3"', 'r="A3"'),
+        ('r="A3"', 'r="C3"'),
+        ('r="B3"', 'r="B4"'),
+    ],
+)
+def test_rows_and_cells_out_of_order_are_refused(tmp_path, old, new):
+    with pytest.raises(
+        DatasetError, match=r"has rows or cells out of their order, .*; open it in Excel or LibreOffice, save it again"
+    ):
+        changed(tmp_path, [["a", "b"], ["c", "d"], ["e", "f"]], sheet1=lambda text: text.replace(old, new))
+
+
+def test_strict_open_xml_is_named(tmp_path):
+    strict = {"http://schemas.openxmlformats.org/spreadsheetml/2006/": "http://purl.oclc.org/ooxml/spreadsheetml/"}
+    strict["http://schemas.openxmlformats.org/officeDocument/2006/"] = "http://purl.oclc.org/ooxml/officeDocument/"
+
+    def turn(text):
+        for ours, theirs in strict.items():
+            text = text.replace(ours, theirs)
+        return text
+
+    with pytest.raises(DatasetError, match=r"saved as Strict Open XML\); save it as a usual Excel workbook"):
+        changed(tmp_path, [["a", "b"]], workbook=turn, sheet1=turn, styles=turn)
+
+
+def test_a_sheet_with_many_links_is_read(tmp_path):
+    changed(tmp_path, [["a", "b"]])
+    with zipfile.ZipFile(tmp_path / "b.xlsx", "a") as file:
+        file.writestr("xl/worksheets/_rels/sheet1.xml.rels", " " * 3_000_000)
+    assert len(read_rows(tmp_path / "b.xlsx").rows) == 1

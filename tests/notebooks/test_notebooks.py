@@ -236,6 +236,7 @@ def test_questions_with_a_system_prompt_are_split_and_asked_as_they_stand(worksp
         "pd": pd,
         "evaluate": evaluate,
         "first": ModelSettings(),
+        "chosen": ModelSettings(),
         "dtype": torch.float32,
     }
     exec(cell_with(2, "prompts = "), names)

@@ -143,7 +143,7 @@ SPOILT = {
     "another model": (lambda m: rewrite(m / "config.json", model_type="llama"), "is a 'llama' model; this project loads Gemma 3"),
     "4 bit": (lambda m: rewrite(m / "config.json", quantization_config={"load_in_4bit": True}), "is stored quantized"),
     "cut weights": (lambda m: os.truncate(m / "model.safetensors", 3_000_000), "model.safetensors is not whole"),
-    "a file missing": (without_second, r"lacks \d+ of its weights in their shape, such as"),
+    "a file missing": (without_second, r"model-00002-of-00002.safetensors is not whole.*No such file"),
     "float16": (half, r"in float16, in which Gemma 3 overflows; merge again"),
     "no tokenizer.model": (
         lambda m: (m / "tokenizer.model").unlink(),

@@ -197,11 +197,14 @@ def main() -> int:
             done_with = _checksum(path)  # it may be changed while it runs
             try:
                 took = run_notebook(path, workspace, not all(lanes), patient)
-            except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:  # an error, an hour in a cell, or no memory left
-                print(f"\n{path.stem} stopped ({type(e).__name__}):\n{e}", file=sys.stderr)
+            except BaseException as e:
                 failed.append(path)
                 for event in over.values():  # nobody waits for what doesn't come
                     event.set()
+                if not isinstance(e, (CellExecutionError, CellTimeoutError, DeadKernelError)):
+                    raise
+                # an error, an hour in a cell, or no memory left
+                print(f"\n{path.stem} stopped ({type(e).__name__}):\n{e}", file=sys.stderr)
                 return
             with lock:
                 seconds[path.stem], done[path.stem] = took, done_with

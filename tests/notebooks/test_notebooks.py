@@ -396,6 +396,17 @@ def test_nobody_waits_for_a_notebook_that_failed(tmp_path, monkeypatch, capsys):
     assert "02_a stopped (CellExecutionError)" in capsys.readouterr().err
 
 
+def test_nobody_waits_for_a_notebook_that_never_began(tmp_path, monkeypatch):
+    import run_notebooks
+
+    def no_kernel(path, *rest):
+        raise RuntimeError("Kernel didn't respond in 60 seconds")
+
+    monkeypatch.setattr(run_notebooks, "run_notebook", no_kernel)
+    with pytest.raises(RuntimeError, match="didn't respond"):
+        run_beside(tmp_path, monkeypatch, {"02_a": "1", "05_b": "1"})
+
+
 def test_a_picture_stands_in_for_each_panel_of_a_saved_notebook():
     shown = []
     for path in (ROOT / "notebooks").glob("0*.ipynb"):

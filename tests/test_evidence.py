@@ -187,6 +187,27 @@ def test_each_reason_to_tune_is_told_whether_it_worked():
     assert list(table) == ["measure", "rows", "base", "tuned", "difference (95 %)", "did it work?"]
 
 
+def test_each_reason_shows_few_shot_and_an_answer_that_failed():
+    rows = [to_messages({"instruction": f"question {i}", "output": f"right {i}"}) for i in range(12)]
+    said = {"base": ["no"] * 12, "few-shot": ["right 0"] * 12, "tuned": [f"right {i}" for i in range(11)] + ["<b>wrong</b>"]}
+    tokens = {"tokens": 2, "finished": True, "loss": 1.0, "loss_tokens": 2}
+    answers = {name: pd.DataFrame({"answer": texts}).assign(**tokens) for name, texts in said.items()}
+    metrics = {
+        "equal": lambda a, b: [float(x == y) for x, y in zip(a, b, strict=True)],
+        "with b": lambda a, b: [float("<b>" in x) for x in a],
+        "all right": lambda a, b: [None, *[1.0] * 11],
+    }
+    result = Evaluation(rows, answers, metrics, lower_is_better=["with b"])
+    reasons = {"relevance": "equal", "format": "with b", "tone": "all right", "fit": "loss on right answers"}
+    table = result.did_it_work(reasons).set_index("reason")
+    assert table.loc["relevance", ["base", "few-shot", "tuned"]].tolist() == ["0.00", "0.08", "0.92"]
+    failed = table[["an answer that failed", "the right answer"]]
+    assert failed.loc["relevance"].tolist() == failed.loc["format"].tolist() == ["<b>wrong</b>", "right 11"]
+    assert (failed.loc[["tone", "fit"]] == "").all(axis=None)
+    only = Evaluation(rows, {name: answers[name] for name in ("base", "tuned")}, metrics)
+    assert "few-shot" not in only.did_it_work(reasons)
+
+
 def test_a_bar_on_what_was_not_measured_is_refused():
     measured = pd.DataFrame([line("a", 0.3), line("b", 0.3)])
     with pytest.raises(SettingsError, match=r"bars names \['c'\], which was not measured; measured were a, b"):

@@ -78,7 +78,7 @@ def told(monkeypatch, tokenizer, support_rows):
         def run(model, tokenizer, rows, settings, lora, dtype, **options):
             asked.append((rows, settings.seed, options["max_steps"]))
             loss = next(queue) + np.linspace(-0.05, 0.05, 12)
-            return pd.DataFrame({"loss": 10 * loss, "tokens": 10}), {}
+            return pd.DataFrame({"loss": 10 * loss, "tokens": 10}), {}, ""
 
         monkeypatch.setattr(experiments.short, "short_run", run)
         model = type("Model", (), {"name_or_path": "tiny-gemma3"})()
@@ -145,7 +145,9 @@ def test_a_real_comparison_asks_and_leaves_the_model_as_it_was(random_gemma, tok
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     how = {"max_steps": 2, "ask": True, "apart_from": rows[4:6]}
     table, ax = compare_sets(model, tokenizer, sets, rows[:4], SETTINGS, LoraSettings(r=4), torch.float32, **how)
-    assert "dirty: 6 of 29 rows are like held-out ones, and are left out." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "dirty: 6 of 29 rows are like held-out ones, and are left out." in said
+    assert all(f"An answer after “{name}”: " in said for name in ("untrained", "dirty", "clean"))
     assert list(table.index) == ["untrained", "dirty", "clean"]
     assert list(table["rows"]) == [0, 23, 22]
     assert list(table["steps"]) == [0, 2, 2]

@@ -130,6 +130,8 @@ def test_a_config_that_asks_for_more_weights_than_there_are_takes_no_memory(inde
             '{"metadata": {}, "weight_map": {"model.norm.weight": "model.safetensors"}}'
         )
     save_file({"model.norm.weight": torch.zeros(8)}, folder / "model.safetensors", metadata={"format": "pt"})
+    with open(folder / "beside.safetensors", "wb") as beside:  # which nobody loads
+        beside.truncate(2**30)
     monkeypatch.setattr("transformers.Gemma3ForCausalLM.from_pretrained", lambda *a, **k: pytest.fail("it was made"))
     with pytest.raises(
         ModelError, match=r"holds \d+ bytes, and its config asks for weights of [\d,]+ bytes at least; take a whole"

@@ -68,7 +68,7 @@ def test_the_cost_is_counted_in_tokens(tokenizer):
     extra = len(tokenizer.apply_chat_template(few_shot_turns(train, 2), return_dict=True)["input_ids"])
     assert f"3 epochs reads {read:,} tokens, once." in sentence
     assert f"The 2 examples add {extra:,} tokens to every question." in sentence
-    assert f"After {3 * read / extra:,.0f} questions, training is the cheaper way." in sentence
+    assert f"If both answer well enough, training is cheaper after {3 * read / extra:,.0f} questions." in sentence
 
 
 def test_an_unknown_measure_names_those_there_are(tokenizer):

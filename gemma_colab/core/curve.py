@@ -59,7 +59,7 @@ def loss_curve(history: pd.DataFrame, ax: Axes | None = None, title: str = "loss
     if len(validation):
         ax.plot(validation["step"], validation["eval_loss"], "o-", color=VALIDATION, label="validation")
         step, loss = validation.loc[validation["eval_loss"].idxmin(), ["step", "eval_loss"]]
-        ax.plot(step, loss, "o", color=BEST, markersize=11, fillstyle="none", markeredgewidth=2, label=f"best {loss:.2f}")
+        ax.plot(step, loss, "o", color=BEST, markersize=11, fillstyle="none", markeredgewidth=2, label=f"best {loss:#.3g}")
     start = train["loss"].iloc[:3].max() if len(train) else math.nan
     top = 1.5 * start if train["loss"].max() > 1.5 * start else None
     ax.set(xlabel="step", ylabel="loss (nats per token)", title=title, ylim=(0, top))

@@ -72,8 +72,21 @@ class Evaluation:
         return compare(pairs, weights=tokens, lower_is_better=[*self.lower_is_better, LOSS])
 
     def did_it_work(self, reasons: dict[str, str]) -> pd.DataFrame:
-        """Say for each reason to tune a model, by the measure that tests it, whether tuning worked (see `verdict.did_it_work`)."""
-        return did_it_work(self.compare("base"), reasons)
+        """Say for each reason to tune a model, by the measure that tests it, whether tuning worked (see `verdict.did_it_work`), with the
+        mean of few-shot if it was asked, and the first of the worst answers of the last candidate beside the right one."""
+        table, (*_, last) = did_it_work(self.compare("base"), reasons), self.answers
+        if "few-shot" in self.answers:
+            few = self.compare("few-shot").set_index("metric")["before"]
+            table.insert(table.columns.get_loc("tuned"), "few-shot", [f"{few[name]:.2f}" for name in table["measure"]])
+        said = list(self.answers[last]["answer"])
+        scores = self.score(said)
+        off = [
+            pd.Series(scores.get(name, []), dtype=float).rsub(name not in self.lower_is_better).abs() for name in table["measure"]
+        ]
+        worst = [errors.idxmax() if errors.any() else None for errors in off]
+        for column, texts in {"an answer that failed": said, "the right answer": self.references}.items():
+            table[column] = ["" if row is None else texts[row] for row in worst]
+        return table
 
     def failure_modes(self) -> pd.DataFrame:
         """Return for each candidate the share of its answers with each failure mode and with any of them, the share that is `unlike` the

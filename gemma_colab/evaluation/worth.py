@@ -47,7 +47,7 @@ def worth_training(
     read = epochs * sum(len(tokenize_row(row, tokenizer)["input_ids"]) for row in train_rows)
     cost = f"Training for {epochs:g} epochs reads {read:,.0f} tokens, once."
     if extra:
-        cost += f" The {asked.examples} examples add {extra:,} tokens to every question. After {TRAINING * read / extra:,.0f} questions, training is the cheaper way."
+        cost += f" The {asked.examples} examples add {extra:,} tokens to every question. If both answer well enough, training is cheaper after {TRAINING * read / extra:,.0f} questions."
     return table, f"{word}. {cost}"
 
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig, Gemma3ForCausalLM, PretrainedConfig
 
 from gemma_colab.core.catalog import from_hub, refuse_other_models, source_of
 from gemma_colab.core.errors import ModelError
-from gemma_colab.model.hub import INDEX, explain, parts_of, refuse_links
+from gemma_colab.model.hub import explain, refuse_links, weights_of
 
 FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
@@ -38,10 +38,10 @@ def stored_tensors(name: str, folder: Path, config: PretrainedConfig) -> tuple[d
 
     Raises `ModelError` where a file is not whole, or a tensor of the text model is absent or not of its shape.
     """
-    files, found = [file for file in (folder / "model.safetensors", folder / INDEX) if file.is_file()][:1], {}
+    files, found = weights_of(name, folder), {}
     if not files:
         raise ModelError(f"{name} has no weights in the safetensors format in {folder}; download it again, or save it so")
-    for path in parts_of(name, files[0]) if files[0].name == INDEX else files:
+    for path in files:
         try:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 - the file is no dict

@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from textwrap import fill
+from textwrap import fill, shorten
 
 import numpy as np
 import pandas as pd
@@ -73,7 +73,8 @@ def compare_sets(
     Returns a table, one line a set: rows, steps, the mean loss (nats per token) and its range over the seeds, how much it is above that
     of the last set, with a 95 % interval over the held-out rows; and shares of answers, "k of n (95 % interval)": `in_form`, with
     `artefacts`, and of questions that a set answers in two ways, and the last in one, those where another answer got the lower loss.
-    And matplotlib's axes. What came out is printed, and is in `table.attrs["sentence"]`.
+    And matplotlib's axes. What came out is printed, and is in `table.attrs["sentence"]`. With ask, an answer of each is printed too, one
+    with artefacts if there is one.
     """
     grows, kept = not isinstance(sets, Mapping), {}
     for name, rows in {"rows": sets}.items() if grows else sets.items():
@@ -89,18 +90,19 @@ def compare_sets(
         kept = {"untrained": []} | kept
     (*others, last), pairs = kept, [] if grows else [*two_ways(kept)][:PAIRS]
 
-    def measured(tuned) -> tuple[pd.DataFrame, dict[str, list]]:
-        losses, shares = answer_losses(tuned, tokenizer, [*held, *(row for pair in pairs for row in pair)]), {}
+    def measured(tuned) -> tuple[pd.DataFrame, dict[str, list], str]:
+        losses, shares, such = answer_losses(tuned, tokenizer, [*held, *(row for pair in pairs for row in pair)]), {}, ""
         if ask:
             said = generate(tuned, tokenizer, [prompt(row) for row in held], max_new_tokens=96, description=None)["answer"]
             right = [*map(answer, kept[last])]
             shares = {"in the right form": [in_form(text, right) for text in said], "artefacts": artefacts(said)}
+            such = next((text for text, found in zip(said, shares["artefacts"], strict=True) if found), said[0])
         if pairs:
             each = (losses["loss"] / losses["tokens"]).to_numpy()[len(held) :]
             shares["prefers a wrong answer"] = list(each[1::2] < each[::2])
-        return losses.head(len(held)), shares
+        return losses.head(len(held)), shares, such
 
-    lines, rowwise, dots, said, shares = {}, {}, {}, [], []
+    lines, rowwise, dots, said, shares, examples = {}, {}, {}, [], [], {}
     for name, rows in kept.items():
         usual = math.ceil(settings.num_train_epochs * settings.steps_per_epoch(len(rows)))
         runs, steps = [], (max_steps.get(name) if isinstance(max_steps, Mapping) else max_steps) or usual
@@ -110,13 +112,14 @@ def compare_sets(
             how = {"measure": measured, "max_steps": steps, "say": lambda sentence: None}
             now = settings.replace(seed=seed)
             runs.append(short.short_run(model, tokenizer, some, now, lora, dtype, **how) if rows else measured(model))
-        tokens, rowwise[name] = runs[0][0]["tokens"], np.mean([losses["loss"] for losses, _ in runs], axis=0)
+        tokens, rowwise[name] = runs[0][0]["tokens"], np.mean([losses["loss"] for losses, *_ in runs], axis=0)
         shares.append(runs[0][1])
-        dots[name] = [losses["loss"].sum() / tokens.sum() for losses, _ in runs]
+        examples[name] = runs[0][2]
+        dots[name] = [losses["loss"].sum() / tokens.sum() for losses, *_ in runs]
         lines[name] = {"rows": len(rows), "steps": steps, "loss": np.mean(dots[name])}
         lines[name] |= {"lowest": min(dots[name]), "highest": max(dots[name])} if len(seeds) > 1 else {}
         for score in runs[0][1]:
-            hits = [hit for _, shares in runs for hit in shares[score]]
+            hits = [hit for _, shares, _ in runs for hit in shares[score]]
             lines[name][score] = "{} of {} ({:.0%} to {:.0%})".format(sum(hits), len(hits), *share_interval(hits))
     for before, after in [(others[-1], last)] if grows else [(last, name) for name in others]:
         gap, low, high = paired_bootstrap(rowwise[before], rowwise[after], weights=tokens)
@@ -129,6 +132,8 @@ def compare_sets(
             word = "worse" if low > 0 else "better" if high < 0 else "no clear difference"
             said.append(f"“{after}” against “{before}”: loss {loss}, {word}")
     say("\n".join(said))
+    if ask:
+        say("\n".join(f"An answer after “{name}”: {shorten(text, 160, placeholder=' …')}" for name, text in examples.items()))
     table = pd.DataFrame.from_dict(lines, orient="index").round(3).fillna("–").rename_axis("set")
     table.attrs["sentence"], ax = "\n".join(said), new_axes(8, 3)
     ax.plot(range(len(kept)), [*dots.values()], "o", color=TRAIN, alpha=0.7)
@@ -136,7 +141,7 @@ def compare_sets(
     below = [fill(name, 80 // len(kept)) + f"\n{len(rows)} rows" for name, rows in kept.items()]
     ax.set_xticks(range(len(kept)), below, parse_math=False)
     ax.set_title(f"{shown_name(model.name_or_path)} on {len(held)} held-out rows, each dot a run", parse_math=False)
-    ax.set_ylabel("loss (nats per token)")
+    ax.set_ylabel("loss (dots; nats per token)")
     ax.margins(x=0.2)
     ax.grid(alpha=0.3)
     if ask:

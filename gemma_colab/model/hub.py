@@ -113,11 +113,17 @@ def before_reading(name: str, source: str, cls: type) -> None:
     else:
         if file := cached_file(source, INDEX, _raise_exceptions_for_missing_entries=False):
             parts_of(name, Path(file))
-        size = sum(path.stat().st_size for path in Path(source).glob("*.safetensors"))  # nothing is here of a model on the Hub
+        size = sum(path.stat().st_size for path in weights_of(name, Path(source)) if path.is_file())  # 0 for a model on the Hub
         # In 4 bit a weight of a linear layer takes half a byte; an embedding isn't quantized so far.
         if size and size < (least := (asked := dimensions_of(name)).linear_parameters // 2 + asked.embedding_parameters):
             what = f"{name} holds {size:,} bytes, and its config asks for weights of {least:,} bytes at least"
             raise ModelError(f"{what}; take a whole checkpoint")
+
+
+def weights_of(name: str, folder: Path) -> list[Path]:
+    """Return the files that transformers takes the weights of a folder from: `model.safetensors`, or else those that its index names."""
+    whole, index = folder / "model.safetensors", folder / INDEX
+    return [whole] if whole.is_file() else parts_of(name, index) if index.is_file() else []
 
 
 def parts_of(name: str, index: Path) -> list[Path]:

@@ -7,7 +7,6 @@ breaks; `trial_run` measures how much memory the steps of a long run will take, 
 import copy
 import gc
 import math
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -47,8 +46,11 @@ FALL = 0.8  # share of the whole fall that was made at the suggestion; see `sugg
 def remember(model: PreTrainedModel) -> Callable[[], None]:
     """Make a function that makes the model what it is now: adapter or none, hooks, the trainer's own `forward`, checkpointing, mode,
     what needs a gradient, the fields of its configurations. No weight is copied: they are frozen while an adapter learns."""
-    gc.collect()  # the trainer of an earlier run still holds its adapter and optimizer: it goes round in circles
-    torch.cuda.empty_cache()
+    if (
+        torch.cuda.is_available()
+    ):  # whose memory is what lacks; a trainer that the caller has dropped may still be there, in circles
+        gc.collect()
+        torch.cuda.empty_cache()
     configs = filter(None, [model.config, model.config.get_text_config(), model.generation_config])
     fields = [vars(o) for o in (*model.modules(), *configs)]
     fields += [value for inside in fields for value in inside.values() if isinstance(value, dict)]  # modules, weights, hooks
@@ -101,20 +103,17 @@ def short_run(
     *,
     eval_rows: Sequence[dict] | None = None,
     measure: Callable[[PreTrainedModel], Any] | None = None,
-    general: Sequence[dict] | None = None,
     max_steps: int | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     schedule: Callable[[int], float] | None = None,
-    interrupted: bool = False,
     say: Callable[[str], None] = say,
 ) -> pd.DataFrame | Any:
     """Train a fresh adapter on a model and unload it again; the model stays as it was, an adapter of an earlier run included.
 
     eval_rows: give `evals_per_epoch` validation points. dtype: what the model computes in. measure: a function of the trained
-    model, called before the adapter is unloaded. general: what `settings.replay` mixes in, the sample's `general_rows` unless given.
+    model, called before the adapter is unloaded. `settings.replay` mixes the sample's `general_rows` in.
     max_steps: updates in all, instead of the epochs of the settings. schedule: step, from 0 -> what the learning rate is multiplied
-    by, instead of the scheduler of the settings. interrupted: rehearse what `train` does with a lost session: it interrupts half way, and
-    goes on from the checkpoint; then only rows, eval_rows and the settings count. say: told which rows max_length cuts or leaves out. Early stopping is left out.
+    by, instead of the scheduler of the settings. say: told which rows max_length cuts or leaves out. Early stopping is left out.
 
     Returns what `measure` returned, without one the `history_table`: one line a step. Raises `ModelError` for a `PeftModel`,
     `SettingsError` where max_length leaves nothing to learn.
@@ -123,10 +122,8 @@ def short_run(
         raise ModelError("the model is wrapped in a PeftModel, and needs to be given without; pass model.get_base_model()")
     # peft writes into a config that it is given
     peft_config = lora_config(lora) if isinstance(lora, LoraSettings) else copy.deepcopy(lora)
-    if interrupted:
-        return _resumed(model, tokenizer, *map(Dataset.from_list, (rows, eval_rows or rows)), settings, peft_config, dtype)
     if settings.replay:
-        rows = mix_in(rows, general_rows() if general is None else general, settings.replay, settings.seed)
+        rows = mix_in(rows, general_rows(), settings.replay, settings.seed)
     given = {"train": rows} | ({"validation": eval_rows} if eval_rows else {})
     kept, _ = fit_rows(given, tokenizer, settings, say)
     # As tokens: TRL would take a second to make the same of a few rows.
@@ -136,9 +133,10 @@ def short_run(
     ]
     train, validation = [*parts, None][:2]
     with no_bars(), tempfile.TemporaryDirectory() as folder, ExitStack() as undo:
-        undo.callback(remember(model))
-        gc.freeze()  # accelerate looks for garbage again, which takes as long as tokenizing
+        gc.freeze()  # all that is there now: to look through it for garbage takes as long as a few steps, and accelerate does so too
         undo.callback(gc.unfreeze)
+        undo.callback(gc.collect)  # the trainer, which goes round in circles with its adapter and optimizer
+        undo.callback(remember(model))
         args = sft_config(settings, folder, len(train), dtype)
         args.save_strategy, args.load_best_model_at_end, args.disable_tqdm = "no", False, True
         args.per_device_eval_batch_size = VALIDATED
@@ -148,22 +146,9 @@ def short_run(
         if schedule:  # Trainer keeps an optimizer and a scheduler that are there already
             trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), schedule)
         trainer.train()
-        return measure(trainer.model) if measure else history_table(trainer.state.log_history)
-
-
-class _Interrupt(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == state.max_steps // 2:
-            signal.raise_signal(signal.SIGINT)  # as the square button does
-
-
-def _resumed(model, *given) -> pd.DataFrame:
-    from gemma_colab.training.run import train  # which needs this module
-
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as undo:
-        undo.callback(remember(model))
-        train(model, *given, folder, show=_Interrupt())
-        return train(model, *given, folder, show=TrainerCallback(), resume=True).history
+        found = measure(trainer.model) if measure else history_table(trainer.state.log_history)
+        del trainer
+        return found
 
 
 @dataclass(frozen=True, eq=False)

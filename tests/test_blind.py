@@ -437,3 +437,11 @@ def test_a_result_for_the_report_is_escaped(workspace):
     html = blind_result(review.summary()).data
     assert "<b>tuned" not in html
     assert "&lt;b&gt;tuned" in html
+
+
+def test_a_note_that_no_table_could_hold_is_refused_and_the_review_goes_on(tmp_path):
+    review = BlindReview(table(), Workspace(tmp_path))
+    with pytest.raises(SettingsError, match="notes has 140,000 characters, and a cell of a table holds 32,000; shorten it"):
+        review.decide(0, notes="ж" * 140_000)
+    review.decide(0, choice="same")
+    assert BlindReview(table(), Workspace(tmp_path)).decided == 1

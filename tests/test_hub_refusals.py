@@ -20,6 +20,7 @@ from gemma_colab.core.trainer import lora_config
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.export import merge, push, save_adapter, write_ollama
 from gemma_colab.export.hub import _files, check_push
+from gemma_colab.handover.export import export_workspace
 
 CARD = "---\nlibrary_name: peft\n---\nLoad it from path/or/id/of/this/adapter, and again from path/or/id/of/this/adapter."
 
@@ -275,10 +276,14 @@ def test_all_that_export_writes_belongs_to_the_model(exported, form):
 
 
 # --------------------------------------------------------------------------------------------- links
-@pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer_config.json", "config.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer.model", "tokenizer_config.json", "config.json", "additional_chat_templates/key.jinja", "notes.safetensors"],
+)
 def test_a_base_with_a_link_out_of_it_takes_nothing_along(exported, random_gemma, tmp_path, name):
     base, secret = shutil.copytree(random_gemma, tmp_path / "base"), tmp_path / "token"
     secret.write_text((base / name).read_text() if name.endswith(".json") else "somebody's token")
+    (base / name).parent.mkdir(exist_ok=True)
     (base / name).unlink(missing_ok=True)
     (base / name).symlink_to(secret)
     for taken in (
@@ -289,6 +294,45 @@ def test_a_base_with_a_link_out_of_it_takes_nothing_along(exported, random_gemma
         with pytest.raises(ModelError, match=rf"{name} is a link to {secret}, outside the folder; copy that file here"):
             taken()
     assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_with_a_link_out_of_it_is_not_exported(exported, tmp_path):
+    workspace = Workspace(shutil.copytree(exported, tmp_path / "w"))
+    workspace.write_json("training.json", {"model": "google/gemma-3-4b-it", "log_history": []})  # it sees images
+    (tmp_path / "id_rsa").write_text("secret")
+    (workspace.path / "adapter" / "chat_template.jinja").unlink(missing_ok=True)
+    (workspace.path / "adapter" / "chat_template.jinja").symlink_to(tmp_path / "id_rsa")
+    with pytest.raises(ModelError, match=r"chat_template\.jinja is a link to .*id_rsa, outside the folder"):
+        export_workspace(workspace, "adapter")
+    assert (workspace.path / "adapter" / "chat_template.jinja").is_symlink()
+
+
+def test_an_adapter_that_is_trained_anew_while_it_is_merged_is_not_taken_for_the_old_one(
+    exported, random_gemma, tmp_path, monkeypatch
+):
+    workspace = Workspace(shutil.copytree(exported, tmp_path / "w"))
+    workspace.write_json("training.json", {"model": random_gemma, "log_history": []})
+
+    before = workspace.fingerprint("merged/config.json")
+    settings = workspace.path / "adapter" / "adapter_config.json"
+
+    def merge_meanwhile(*args, **how):
+        merge(*args, **how)
+        settings.write_text(settings.read_text() + "\n")
+
+    monkeypatch.setattr("gemma_colab.handover.export.merge", merge_meanwhile)
+    with pytest.raises(WorkspaceError, match="was replaced while it was merged; export again"):
+        export_workspace(workspace, "merged", rows=0)
+    assert workspace.fingerprint("merged/config.json") == before
+    assert not workspace.has("export.json")
+
+
+@pytest.mark.parametrize("name", ["handler.py", "tokenizer.model"])
+def test_a_private_key_is_not_sent_whatever_it_is_called(hub, adapter, name):
+    (adapter / name).write_text(f"{'-' * 5}BEGIN OPENSSH PRIVATE KEY{'-' * 5}\nb3BlbnNzaC1rZXk\n")
+    with pytest.raises(WorkspaceError, match=f"{name} holds what looks like a private key; take it out"):
+        push(adapter, "first", also=[name])
+    assert hub.log == []
 
 
 def test_a_base_in_the_cache_of_the_hub_is_all_links_and_weights_may_lie_on_another_disk(exported, random_gemma, tmp_path):

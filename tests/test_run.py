@@ -242,6 +242,30 @@ def test_a_program_in_a_checkpoint_is_not_run_and_torchs_advice_to_run_it_not_pa
     assert not (tmp_path / "it_ran").exists()
 
 
+@pytest.mark.parametrize("kind", ["short", "unfolded"])
+def test_an_optimizer_of_other_sizes_is_refused(go, folder, kind):
+    """torch writes beyond what is shorter than its weight, and unfolds what says that it repeats itself."""
+    go(at={5: interrupt})
+    file, mark = folder / "checkpoint-5" / "optimizer.pt", folder / "checkpoint-5" / MARK
+    state = torch.load(file, weights_only=True)
+    for kept in state["state"].values():
+        kept["exp_avg"] = torch.full((4,), 1.0) if kind == "short" else torch.zeros(1).expand(kept["exp_avg"].shape)
+    torch.save(state, file)
+    sizes = json.loads(mark.read_text())
+    sizes["files"]["optimizer.pt"] = file.stat().st_size
+    mark.write_text(json.dumps(sizes))
+    with pytest.raises(WorkspaceError, match=r"optimizer\.pt.*; start anew, with resume=False"):
+        go(resume=True)
+
+
+def test_a_checkpoint_under_another_number_is_none(go, folder):
+    go(at={5: interrupt})
+    mark = folder / "checkpoint-5" / MARK
+    mark.write_text(json.dumps(json.loads(mark.read_text()) | {"step": 1}))
+    assert steps(folder)[-1:] != [5]
+    assert 1 not in steps(folder)
+
+
 def test_a_resumed_run_goes_on_exactly(go, folder):
     whole = go(at={5: interrupt})
     assert whole.status == "interrupted"

@@ -21,7 +21,7 @@ from trl.chat_template_utils import gemma3_training_chat_template, gemma_chat_te
 
 from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.chat import load_tokenizer
-from gemma_colab.core.errors import DatasetError, ModelError, WorkspaceError, plain
+from gemma_colab.core.errors import BlockedError, DatasetError, ModelError, SettingsError, WorkspaceError, plain
 from gemma_colab.core.settings import ModelSettings
 from gemma_colab.core.workspace import Workspace, samples
 from gemma_colab.data import json_files, read_rows
@@ -81,6 +81,8 @@ TEMPLATES = {
     "another's name in a namespace": "{% set ns = namespace(get='a'.center) %}{{ ns.get(9999999999) }}",
     "another's name, set": "{% set ns = namespace() %}{% set ns.get = 'a'.center %}{{ ns.get(9999999999) }}",
     "namespaces": "{% set x = namespace(a=x, b=x) %}" * 40 + "{{ x }}",
+    "a text for each of its letters": "{% for m in messages %}{% for c in m.content %}{{ m.content }}{% endfor %}{% endfor %}",
+    "and under another name": "{% for m in messages %}{% for c in m.content %}{% set x = m.content %}{{ x }}{% endfor %}{% endfor %}",
     "block": "{% block get %}{{ self.get() }}{{ self.get() }}{% endblock %}",
     "not whole": "{% for",
 }
@@ -347,13 +349,43 @@ def test_nothing_is_written_moved_or_deleted_through_a_link(planted):
     assert Workspace(planted.path.parent / "other name").write_text("report.html", "ours").read_text() == "ours"
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "checkpoints-before", "checkpoints/checkpoint-7", f"checkpoints/{OURS}"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "checkpoints",
+        "checkpoints-before",
+        "checkpoints/checkpoint-7",
+        f"checkpoints/{OURS}",
+        "checkpoints/checkpoint-7/README.md",
+    ],
+)
 def test_training_begins_in_no_folder_that_is_or_holds_a_link(planted, name):
     folder = planted.path / "own" / "checkpoints"
     (folder.parent / name).parent.mkdir(parents=True)
     (folder.parent / name).symlink_to(planted.path.parent / "theirs" / "checkpoints")
     with pytest.raises(WorkspaceError, match=f"{name} is a link, and training moves and deletes only what is here"):
         check_ours(folder)
+
+
+def test_a_folder_of_somebody_elses_is_no_workspace_whatever_is_written_first(tmp_path):
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged" / "thesis.txt").write_text("years of work")
+    with pytest.raises(WorkspaceError, match="merged is there, and gemma_colab did not make it; name another workspace"):
+        prepare_rows(samples() / "support_en.jsonl", Workspace(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"merged"}
+
+
+def test_what_else_lies_beside_the_report_of_a_blocked_file_stays(tmp_path):
+    ours, few = Workspace(tmp_path / "ours"), tmp_path / "few.jsonl"
+    few.write_text('{"instruction": "a", "output": "b"}\n')
+    with pytest.raises(BlockedError):
+        prepare_rows(few, ours)
+    mine = ours.path / "blocked" / "mine.jsonl"
+    shutil.copy(samples() / "support_en.jsonl", mine)
+    with pytest.raises(SettingsError, match="blocked, which would be overwritten; copy it elsewhere first"):
+        prepare_rows(mine, ours)
+    prepare_rows(samples() / "support_en.jsonl", ours)
+    assert [path.name for path in (ours.path / "blocked").iterdir()] == ["mine.jsonl"]
 
 
 @pytest.mark.parametrize("verdict", [{}, {"word": "improved", "ship": "yes"}, {"word": ["x"], "ship": "no"}, None])

@@ -394,6 +394,16 @@ def test_tensors_on_the_same_bytes_are_refused(refused, whole, tmp_path):
     refused(path, "its tensors overlap")
 
 
+def test_a_small_file_that_asks_for_large_weights_takes_no_memory(refused, whole, tmp_path, monkeypatch):
+    shutil.copy(whole, path := tmp_path / "large.gguf")
+    reader = pytest.importorskip("gguf").GGUFReader(path, "r+")
+    reader.fields["gemma3.feed_forward_length"].parts[-1][0] = 12_288
+    reader.fields["gemma3.block_count"].parts[-1][0] = 900
+    reader.data.flush()
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *a, **k: pytest.fail("it was made"))
+    refused(path, "weights, and asks for", "at least")
+
+
 @pytest.mark.parametrize("data", [b"", b"Dear all, " * 1000, b"PK\3\4" + bytes(1000), b"GGUF\1\0\0\0" + bytes(100)])
 def test_a_file_that_is_no_gguf_is_refused(data, refused, tmp_path):
     (tmp_path / "model.gguf").write_bytes(data)

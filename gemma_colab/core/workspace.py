@@ -20,6 +20,7 @@ VERSION = 2  # of what the files mean: 1 had rows as prompt and completion; docs
 SPLITS = ("train", "validation", "test")
 SPLIT_FILES = [f"rows/{split}.jsonl" for split in SPLITS]
 ADAPTER_FILES = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
+FOLDERS = ("rows", "blocked", "adapter", "merged", "ollama", "gguf", "evaluation", "review")  # of which something is replaced
 private = partial(os.open, mode=0o600)  # opens files for their owner alone, from the first byte: they hold what customers wrote
 OTHER = "that makes it"  # the notebook that writes what is not in here:
 MADE_IN = dict.fromkeys(SPLIT_FILES, "01_dataset_prep") | {"model_settings.json": "02_load_model"}
@@ -81,8 +82,11 @@ class Workspace:
         """Yield a path beside one of its files or folders, see `whole`."""
         if name != "workspace.json" and self.version < VERSION:
             mine = any(map(self.has, ("workspace.json", "model_settings.json", "training.json", *SPLIT_FILES)))
-            if (top := self.path / Path(name).parts[0]).exists() and not mine:
-                raise WorkspaceError(f"{top} is there, and gemma_colab did not make it; name another workspace, or move it away")
+            tops = [self.path / top for top in (Path(name).parts[0], *FOLDERS)]
+            if (there := [top for top in tops if top.exists()]) and not mine:
+                raise WorkspaceError(
+                    f"{there[0]} is there, and gemma_colab did not make it; name another workspace, or move it away"
+                )
             self.write_json("workspace.json", {"version": VERSION})
         with whole(self.own(Path(name).parent) / Path(name).name) as part:
             yield part
@@ -145,7 +149,7 @@ def sweep(folder: Path, pattern: str) -> None:
     """Clear up behind a `whole` of this process, or of one that was killed: what it moved aside goes back to its place, where that is
     empty, and all else that it left in `folder` under a name like `pattern` is removed."""
     for left in folder.glob(pattern):
-        found = re.fullmatch(r"\.(.+)\.(\d+)\.(part|old)", left.name)
+        found = re.fullmatch(r"\.(.+)\.(\d{1,9})\.(part|old)", left.name)
         if not found or (int(found[2]) != os.getpid() and psutil.pid_exists(int(found[2]))):
             continue
         with suppress(FileNotFoundError):  # other processes clear up too

@@ -9,7 +9,7 @@ import phonenumbers
 from stdnum import iban, luhn
 from stdnum.ru import inn
 
-from gemma_colab.core.errors import KEYS
+from gemma_colab.core.errors import KEYS, PRIVATE_KEY
 from gemma_colab.core.rows import Row
 from gemma_colab.data.looking import question, replaced
 
@@ -20,13 +20,13 @@ EMAIL = re.compile(
 )
 # 15, 16, 18 or 19 digits in one piece or grouped as on the card; 13 and 14 are bar codes and parcels, 0.2679491924311228 a number.
 CARD = re.compile(
-    r"(?<![\w-])(?<!\d[.,])(?:3[47]\d{13}|[2-6]\d{15}(?:\d{2,3})?|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|3[47]\d\d([ -])\d{6}\2\d{5})(?![\w-])"
+    r"(?<![\w-])(?<!\d[.,])(?:3[47]\d{13}|[2-6]\d{15}(?:\d{2,3})?|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|3[47]\d\d([ -])\d{6}\2\d{5})(?!\w|-\d)"
 )
 IBAN = re.compile(  # small letters in one piece, or without any among the later groups: else words behind it would be its own
     r"\b(?:[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,3})?"
     r"|[a-z]{2}\d{2}(?:[a-z0-9]{11,30}| ?[a-z0-9]{4}(?: ?\d{4}){2,6}(?: ?\d{1,3})?))\b"
 )
-PASSPORT = re.compile(r"(?i)(?:паспорт|passport)\D{0,20}(?P<it>\d{2} ?\d{2}[ ,№-]{0,3}(?:номер[ :№]{0,3})?\d{6})\b")
+PASSPORT = re.compile(r"(?i)(?:паспорт|passport)\D{0,40}(?P<it>\d{2} ?\d{2}[ ,№-]{0,6}(?:номер[ :№]{0,3})?\d{6})\b")
 SNILS = re.compile(
     r"(?P<named>(?i:снилс|snils)\D{0,10})?\b(?P<it>\d{3}(?(named)[ -]?|-)\d{3}(?(named)[ -]?|-)\d{3}(?(named)[ -]?|[ -])\d{2})\b"
 )
@@ -49,13 +49,14 @@ SPACED = re.compile(r"\d{1,3}(?:[ .]\d{3})+|.*\D\d(?:\D.*)?")  # 9 876 543 210, 
 # A number as one dials it, and what is said beside one that may be another.
 DIALED = re.compile(r"\+\d|[78]?[ .-]?\(|[78][ .-]\d{3}[ .-]")
 CALL = re.compile(r"(?i)\bтел\b|телефон|\bмоб|звон|whats|viber|смс|sms|phone|\bcall|mobile|связ|(?:мой|на|по) номер\w{0,3}\W*$")
+LISTED = re.compile(r"(?<!\d)[78]\d{10} ?[,/] ?$")
 IN_A_NAME = re.compile(r"(?<!\d)[78]\d{10}(?!\d)")  # user_79123456789
 CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
 GAP = r"(?:\\[nr]|[\s>|\"'#,*])"  # between the lines of a key: they may be indented, quoted, or escaped as in JSON
 KEY = re.compile(
-    rf"{KEYS}|\b\w+://[^\s:/@]+:[^\s/@]+(?=@)"  # a password in an address
+    rf"{KEYS}|\b\w+://[^\s:/@]*:[^\s/@]+(?=@)"  # a password in an address
     # A private key up to its end; where that was cut off, its headers and what is left of its lines.
-    r"|-{4,5} ?BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)? ?-{4,5}"
+    rf"|{PRIVATE_KEY}"
     r"(?:(?s:(?!- ?BEGIN ).)*?-{4,5} ?END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?(?: ?-{4,5})?"
     rf"|(?:{GAP}++(?:Proc-Type|DEK-Info|Version|Comment|Charset|Hash): [^\n\\]*+)*+(?:{GAP}++[A-Za-z0-9+/=]{{16,}}+)*+"
     r"(?:[ \t]*+(?:\r?\n|\\n)[ \t>]*+[A-Za-z0-9+/=]++(?=[ \t]*+(?:[\r\n\\\"'`]|\Z)))?+)"
@@ -64,6 +65,12 @@ KEY = re.compile(
 
 def _digits(match: re.Match) -> str:
     return re.sub(r"\D", "", match[0])
+
+
+def _as_long_as_valid(said: str, valid: Callable[[str], bool]) -> int:
+    """Return how many signs of a number are valid, 0 if none are: behind a space, something else may have begun."""
+    ends = [len(said), *[gap.start() for gap in re.finditer("[ -]", said)][::-1]]
+    return next((end for end in ends if valid(said[:end])), 0)
 
 
 def _is_snils(match: re.Match) -> bool:
@@ -82,8 +89,8 @@ def _is_address(match: re.Match) -> bool:
 KINDS = {
     "key": ("[ключ]", "[key]", KEY, bool),
     "e-mail": ("[почта]", "[e-mail]", EMAIL, bool),
-    "iban": ("[счёт]", "[account]", IBAN, lambda match: iban.is_valid(match[0])),
-    "card": ("[карта]", "[card]", CARD, lambda match: luhn.is_valid(_digits(match))),
+    "iban": ("[счёт]", "[account]", IBAN, lambda said: iban.is_valid(said, check_country=False)),
+    "card": ("[карта]", "[card]", CARD, lambda said: len(digits := re.sub("[ -]", "", said)) > 14 and luhn.is_valid(digits)),
     "snils": ("[СНИЛС]", "[SNILS]", SNILS, _is_snils),
     "passport": ("[паспорт]", "[passport]", PASSPORT, bool),
     "inn": ("[ИНН]", "[INN]", INN, lambda match: inn.is_valid(match["it"])),
@@ -99,9 +106,14 @@ def personal_data(text: str, regions: tuple[str, ...] = ("RU",)) -> list[tuple[s
     """(kind, start, end) of what is found in a text, in order, without overlaps; "phone?" may be none. regions: whose phones need no +."""
     matches, plain = [], HYPHENS.sub("-", BLANKS.sub(" ", text))
     for kind, (_, _, pattern, passes) in KINDS.items():
-        found = filter(passes, pattern.finditer(text if kind in ("key", "e-mail") else plain) if pattern else ())
-        matches += [(kind, *match.span("it" if "it" in pattern.groupindex else 0)) for match in found]
-    if re.search(r"\d(?:\D{0,3}\d){8}", text):  # the matcher is slow; most texts have no nine digits together
+        for match in pattern.finditer(text if kind in ("key", "e-mail") else plain) if pattern else ():
+            start, end = match.span("it" if "it" in pattern.groupindex else 0)
+            if kind in ("iban", "card"):
+                end = start + _as_long_as_valid(match[0], passes)
+            elif not passes(match):
+                continue
+            matches += [(kind, start, end)] * (end > start)
+    if re.search(r"\d(?:\D{0,4}\d){8}", text):  # the matcher is slow; most texts have no nine digits together
         phones = [match for region in regions for match in phonenumbers.PhoneNumberMatcher(text, region)]
         matches += [(kind, match.start, match.end) for match in phones if (kind := _phone(match, text))]
     found, taken = [], bytearray(len(text))
@@ -126,12 +138,14 @@ def _phone(match: phonenumbers.PhoneNumberMatch, text: str) -> str:
     raw, before, after = match.raw_string, text[max(0, match.start - 40) : match.start], text[match.end : match.end + 20]
     if phonenumbers.number_type(match.number) == phonenumbers.PhoneNumberType.TOLL_FREE or re.fullmatch(QUAD, raw):
         return ""
+    if whole := re.fullmatch(r"[78]\d{10}", raw):  # it may be one of several, with a comma or a stroke between them
+        before, after = LISTED.sub("", before), re.sub(r"^[,/](?=\d)", " ", after)
     called, ordered = CALL.search(before) or CALL.match(after.lstrip(" ,–—-")), ORDERED.search(before)
     if DIALED.match(raw) or (called and not ordered):
         return "phone"
     if ordered or COUNTED.match(after) or SPACED.fullmatch(raw):
         return ""
-    return "phone" if re.fullmatch(r"[78]\d{10}", raw) else "phone?"
+    return "phone" if whole else "phone?"
 
 
 def contact(value: str) -> str:

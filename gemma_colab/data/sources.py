@@ -93,7 +93,9 @@ def _open(source: str | Path, name: str, stack: contextlib.ExitStack, sheet: str
     if os.path.isfile(path):  # os.path, which has no errors for names that no file can have
         return _open_file(path, name, sheet, stack)
     if os.path.isdir(path):
-        return _open_saved(path, name, split) if any((path / n).is_file() for n in SAVED) else _open_folder(path, name, split)
+        return (
+            _open_saved(path, name, split) if any((path / n).is_file() for n in SAVED) else _open_folder(path, name, split, stack)
+        )
     if os.path.lexists(path):
         raise DatasetError(f"{name} is a broken link or a device, not a file; give the data file itself")
     if is_id := HUB_ID.fullmatch(hub_id := str(source).removeprefix(HUB)):
@@ -290,7 +292,7 @@ def _stay_inside(name: str, files: Iterable[str | Path], folder: Path | None = N
         raise DatasetError(f"{what}; if that is meant, give that file itself")
 
 
-def _open_folder(path: Path, name: str, split: str) -> Records:
+def _open_folder(path: Path, name: str, split: str, stack: contextlib.ExitStack) -> Records:
     """Open a folder of data files: those of the commonest kind, in the splits that `datasets` sees in their names. What a README.md or
     a program in it says of others is not asked."""
     # two levels, as datasets are laid out: not the whole disk for someone who gave "/"
@@ -330,9 +332,19 @@ def _open_folder(path: Path, name: str, split: str) -> Records:
         _has_split(name, splits, split)
         records = _parquets(splits[split], partial(_fits, name, room=room))
         return Records(enumerate(records, 1), ["folder of data files", f"split {split}"], "row", table=True, notes=notes)
+    if kind == "csv":  # of which `datasets` would take the first column for the names of the rows where a row is too long
+        _has_split(name, splits, split)
+        tables = [_open_file(Path(file), f"{name}, {Path(file).name}", 0, stack) for file in splits[split]]
+
+        def records() -> Iterator[Any]:
+            for one in tables:
+                yield from (record for _, record in one.records)
+                notes.update(one.notes)
+
+        details = ["folder of data files", f"split {split}"]
+        return Records(enumerate(records(), 1), details, "row", table=True, header=tables[0].header, notes=notes)
     told = {part: [*map(glob.escape, some)] for part, some in splits.items()}
-    as_text = {"keep_default_na": False} if kind == "csv" else {}  # else an answer such as NA or None would be empty
-    data = datasets.load_dataset(kind, data_files=told, split=split, streaming=True, **as_text)  # no copy in a cache
+    data = datasets.load_dataset(kind, data_files=told, split=split, streaming=True)  # no copy in a cache
     found = _rows_of(data, "folder of data files", split)
     found.notes.update(notes)
     return found

@@ -248,6 +248,8 @@ def _check_said(said: dict[str, str]) -> None:
     for name, value in said.items():
         if name not in TO_DECIDE:
             raise SettingsError(f"{name!r} is nothing to decide; choose from {', '.join(TO_DECIDE)}")
+        if len(value) > CELL:
+            raise SettingsError(f"{name} has {len(value):,} characters, and a cell of a table holds {CELL:,}; shorten it")
         if value and TO_DECIDE[name] and value not in TO_DECIDE[name]:
             raise SettingsError(f"{name}={value!r} must be one of {', '.join(TO_DECIDE[name])}, or '' for none")
 

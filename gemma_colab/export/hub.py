@@ -18,7 +18,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from gemma_colab.core.door import plugged
-from gemma_colab.core.errors import KEYS, SECRET, ModelError, WorkspaceError, say
+from gemma_colab.core.errors import KEYS, PRIVATE_KEY, SECRET, ModelError, WorkspaceError, say
 from gemma_colab.export.adapter import SETTINGS, WEIGHTS, check_adapter
 from gemma_colab.export.checkpoint import check_merged
 from gemma_colab.export.merged import VISION_FILES
@@ -143,8 +143,9 @@ def _files(folder: Path, also: Collection[str]) -> dict[str, str | bytes]:
             text = re.sub(r"\[[\d,\s]*\]", "", header.decode(errors="replace"))
         text = ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else "\n", text)
         no_text = path.suffix in NO_TEXT
-        if re.search(KEYS, text) if no_text else SECRET.search(text):
-            raise WorkspaceError(f"{path} holds what looks like a token; take it out, and delete it at {SITE}/settings/tokens")
+        if re.search(f"{KEYS}|{PRIVATE_KEY}", text) or (not no_text and SECRET.search(text)):
+            what = "a private key" if re.search(PRIVATE_KEY, text) else "a token"
+            raise WorkspaceError(f"{path} holds what looks like {what}; take it out, and make a new one")
         if (named := name.as_posix()) not in also:
             send = f"name it in also=[{named!r}] (--also {shlex.quote(named)})"
             if len(name.parts) > 1 or not any(fnmatch(named, one) for one in belongs):

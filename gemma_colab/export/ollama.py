@@ -7,6 +7,7 @@ from pathlib import Path
 from gemma_colab.core.errors import SettingsError, WorkspaceError
 from gemma_colab.core.workspace import whole
 from gemma_colab.export.checkpoint import SAMPLING, check_merged
+from gemma_colab.model.hub import refuse_links
 
 # Gemma's chat template in Go's template language. Ollama puts <bos> before it, and joins system texts into .System; they stay
 # among the messages too, where their role is "system". A blank line parts the system text from the first question.
@@ -53,6 +54,7 @@ def write_ollama(merged: str | Path, out: str | Path, *, system: str | None = No
     text = modelfile(f"./{merged.name}" if merged.suffix == ".gguf" else ".", system)
     if merged.suffix != ".gguf":
         check_merged(merged)
+        refuse_links(merged)
     elif not merged.is_file():
         raise WorkspaceError(f"{merged} is not there; write it with write_gguf first")
     files = [merged] if merged.is_file() else [path for path in merged.iterdir() if path.is_file() and path.suffix != ".gguf"]

@@ -14,11 +14,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from gemma_colab.core.catalog import dimensions_of, from_hub
 from gemma_colab.core.chat import load_tokenizer, tokenize_row
 from gemma_colab.core.curve import history_table, save_curve
-from gemma_colab.core.errors import SettingsError, say
+from gemma_colab.core.errors import SettingsError, WorkspaceError, say
 from gemma_colab.core.loading import load_model, quantization_config
 from gemma_colab.core.machine import GIB, pick_dtype
 from gemma_colab.core.rows import Row, prompt, to_messages
-from gemma_colab.core.workspace import Workspace, sweep
+from gemma_colab.core.workspace import ADAPTER_FILES, Workspace, sweep
 from gemma_colab.evaluation import answer_losses, generate_answers
 from gemma_colab.export.adapter import check_adapter, load_adapter, name_for_whole_model, of_text_part
 from gemma_colab.export.card import model_card
@@ -30,6 +30,7 @@ from gemma_colab.export.ollama import modelfile, write_ollama
 from gemma_colab.export.record import entry, exported, mib, record
 from gemma_colab.handover.assess import run_facts
 from gemma_colab.model.choice import sees_images, shown_name
+from gemma_colab.model.hub import refuse_links
 from gemma_colab.model.lent import describe_machine
 from gemma_colab.model.memory import readable
 from gemma_colab.ui.report import write_report
@@ -80,6 +81,7 @@ def export_workspace(
     modelfile(".", system)  # raises where Ollama would read it differently
     workspace.need("training.json")
     check_adapter(adapter := workspace.need("adapter"))
+    refuse_links(adapter)
     base = workspace.read_json("training.json")["model"]
     if sees_images(base) and not of_text_part(adapter):  # it was saved by an older version
         with workspace.writing("adapter") as part:
@@ -133,8 +135,11 @@ def _need_merged(workspace: Workspace, to: str, text_only: bool | None) -> None:
     wanted = text_only if text_only is not None else there is not False
     if there == wanted:
         return
+    trained = workspace.fingerprint(*ADAPTER_FILES)
     with workspace.writing("merged") as part:
         merge(workspace.read_json("training.json")["model"], workspace.path / "adapter", part, text_only=wanted)
+        if workspace.fingerprint(*ADAPTER_FILES) != trained:
+            raise WorkspaceError(f"the adapter in {workspace.path} was replaced while it was merged; export again")
     record(workspace, merged=entry(workspace, "merged") | {"text_only": wanted})
     write_card(workspace, "merged")
 

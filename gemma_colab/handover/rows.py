@@ -1,7 +1,6 @@
 """Notebook 01 in one call: read, clean, check, split and save any dataset; and the rows for a notebook that starts alone."""
 
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -62,9 +61,10 @@ def prepare_rows(
     when the report is blocked or the rows can't be split: no rows are written, the rest goes to `blocked/`, and a sample's rows that
     were there are deleted, so that nobody trains on them by mistake.
     """
-    own, whose = workspace.own("rows"), _whose(source, workspace)
-    if own in [path := Path(source).absolute().resolve(), *path.parents]:
-        raise SettingsError(f"source={str(source)!r} is in {own}, which would be overwritten; copy it elsewhere first")
+    for own in map(workspace.own, ("rows", "blocked")):
+        if own in [path := Path(source).absolute().resolve(), *path.parents]:
+            raise SettingsError(f"source={str(source)!r} is in {own}, which would be overwritten; copy it elsewhere first")
+    whose = _whose(source, workspace)
     tokenizer = tokenizer or (load_tokenizer(model) if model else None)
     max_length = max_length or (starting_point(model)[1].max_length if model else 1024)
     if groups:  # the reader keeps this column, and rows of one conversation are never parted
@@ -104,7 +104,11 @@ def prepare_rows(
         go_on = f", or go on in spite of it with accept={errors}" * (report.verdict == "blocked")
         remedy = f"correct the file{go_on}; {workspace.path / folder} lists what was put aside and changed"
         raise BlockedError(f"{found.name}: {how}; {remedy}", report)
-    shutil.rmtree(workspace.path / "blocked", ignore_errors=True)  # of a file before this one
+    if workspace.has(f"blocked/{SOURCE}"):  # of a file before this one
+        for name in (SOURCE, "report.json", *(f"{un}{log}.jsonl" for log in logs for un in ("", "unmasked_"))):
+            (workspace.own("blocked") / name).unlink(missing_ok=True)
+        with suppress(OSError):  # something else is in it
+            (workspace.path / "blocked").rmdir()
     save_rows(splits, workspace, source)
     split_settings.save(workspace)
     return report, "\n".join(filter(None, (how, kept)))

@@ -80,12 +80,13 @@ def no_secret(what: str, name: str) -> None:
 
 
 def refuse_links(folder: Path) -> None:
-    """Raise `ModelError` for a file that is a link out of the folder; from the Hub's cache to its blobs it may lead. Weights may lie
-    on another disk: whatever is read as such can be nothing else."""
+    """Raise `ModelError` for what is a link out of the folder, at any depth; from the Hub's cache to its blobs it may lead. The weights
+    that are loaded may lie on another disk: whatever is read as such can be nothing else."""
     home = folder.resolve()
     homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
-    for path in sorted(folder.iterdir()):
-        if path.suffix != ".safetensors" and not any(path.resolve().is_relative_to(one) for one in homes):
+    loaded = weights_of(str(folder), folder)
+    for path in sorted(folder.rglob("*")):
+        if path not in loaded and not any(path.resolve().is_relative_to(one) for one in homes):
             outside = f"{path} is a link to {path.resolve()}, outside the folder"
             raise ModelError(f"{outside}; copy that file here if it belongs to the model, or delete the link")
 
@@ -212,6 +213,15 @@ def check_template(name: str, template: str | dict[str, str]) -> None:
         odd += ["what multiplies or takes in"] * any(tree.find_all(MORE))
         odd += ["%"] * (any(tree.find_all(nodes.Mod)) and any("%" in str(text.value) for text in tree.find_all(nodes.Const)))
         odd += ["loops"] * any(getattr(of, "name", 0) != getattr(target, "name", 1) for target, of in pairs)
+        inner = [
+            (one, part.find_all(nodes.Name))
+            for loop in loops
+            for one in loop.find_all(nodes.For)
+            for part in one.find_all(nodes.Output)
+        ]
+        odd += ["what an inner loop repeats"] * any(
+            {name.name for name in names} - {getattr(one.target, "name", "")} for one, names in inner
+        )
         joined = sum(max(1, len([*part.iter_child_nodes()]) - 1) for one in sets for part in one.find_all(JOINS))
         more = joined > 4 or any(not isinstance(part, nodes.Filter) or part.name in GROWS for part in grow)
         odd += ["set"] * (more or len(text) > 10_000)

@@ -106,7 +106,16 @@ def unpack_gguf(file: Path, folder: Path) -> Path:
         check_config(str(file), fields)
         if sum(int(t.n_bytes) for t in reader.tensors) > file.stat().st_size:
             raise ValueError("its tensors overlap")
-        need = (2 * sum(int(t.n_elements) for t in reader.tensors) + 64 * 2**20) / GIB  # 16 bits a weight, and the tokenizer
+        wide, deep, layers = (
+            int(fields[f"gemma3.{name}"]) for name in ("embedding_length", "feed_forward_length", "block_count")
+        )
+        least, size = (
+            wide * (3 * deep * layers + len(fields["tokenizer.ggml.tokens"])),
+            sum(int(t.n_elements) for t in reader.tensors),
+        )
+        if 2 * size < least:
+            raise ModelError(f"{file} holds {size:,} weights, and asks for {least:,} at least; {TAKE}")
+        need = (2 * size + 64 * 2**20) / GIB  # 16 bits a weight, and the tokenizer
         if (free := free_gib(folder)) < need:
             short = f"{file.name} takes {readable(need)} when it is unpacked, and {readable(free)} is free in {folder.parent}"
             raise ModelError(f"{short}; make room there, or set GEMMA_COLAB_CACHE to a folder on a larger disk")

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import BinaryIO, NamedTuple
 
 import torch
@@ -47,7 +48,8 @@ def whole_checkpoints(folder: Path) -> list[Checkpoint]:
     for path in numbered(folder):
         try:
             mark = json.loads((path / MARK).read_text(encoding="utf-8"))
-            if mark["files"] and all((path / name).stat().st_size == size for name, size in mark["files"].items()):
+            sizes = mark["files"].items() if path.name == f"checkpoint-{mark['step']}" else ()
+            if sizes and all((path / name).stat().st_size == size for name, size in sizes):
                 found.append(Checkpoint(int(mark["step"]), path, dict(mark["made_with"]), float(mark["seconds"])))
         except (OSError, *SPOILT):  # a file is missing, or the mark was spoilt
             continue
@@ -70,11 +72,24 @@ def checkpoint_to_resume(folder: Path, made_with: dict, anyway: bool = False, lo
         raise WorkspaceError(f"{name}/trainer_state.json is spoilt ({first_line(e)}); start anew, with resume=False") from None
     if any(found[-1].path.glob("*/adapter_config.json")):  # the trainer would load each of them
         raise WorkspaceError(f"{name} holds folders with other adapters, which no run here writes; start anew, with resume=False")
+    check_optimizer(found[-1].path / "optimizer.pt")
     others = differences(found[-1].made_with, made_with, name)
     if (others := [other for other in others if not (longer and other.startswith("num_train_epochs:"))]) and not anyway:
         remedy = "set them back, start anew with resume=False (no --resume), or go on in spite of it with anyway=True (--anyway)"
         raise WorkspaceError(f"{name} was made with other settings or data ({'; '.join(others)}); {remedy}")
     return found[-1]
+
+
+def check_optimizer(file: Path) -> None:
+    """Raise `WorkspaceError` for a state that is no plain tensors, each as large as it says: torch unfolds what repeats itself."""
+    try:
+        kept = torch.load(file, map_location="cpu", weights_only=True, mmap=True) if file.is_file() else {}
+        found = [value for state in kept.get("state", {}).values() for value in state.values() if torch.is_tensor(value)]
+        if any(value.numel() * value.element_size() > value.untyped_storage().nbytes() for value in found):
+            raise ValueError("it says that it holds more than it does")
+    except (UnpicklingError, RuntimeError, *SPOILT) as e:
+        what = f"{file.parent.name} holds a file that is not of this training ({file.name}: {first_line(e).split('.')[0]})"
+        raise WorkspaceError(f"{what}; start anew, with resume=False (no --resume)") from None
 
 
 def differences(then: dict, now: dict, file: str) -> list[str]:
@@ -100,7 +115,7 @@ def numbered(folder: Path) -> list[Path]:
 def check_ours(folder: Path) -> None:
     """Raise `WorkspaceError` where the folder, or that of the run before, is or holds a link, or what no run of this project wrote."""
     for place in (folder, _before(folder)):
-        if links := [path for path in (place, *place.glob("*")) if path.is_symlink()]:
+        if links := [path for path in (place, *place.rglob("*")) if path.is_symlink()]:
             raise WorkspaceError(f"{links[0]} is a link, and training moves and deletes only what is here; delete the link")
         strange = [path.name for path in place.glob("*")]
         if strange and not (place / OURS).is_file() and not any((path / MARK).is_file() for path in numbered(place)):
@@ -181,7 +196,14 @@ class KeepCheckpoints(TrainerCallback):
         self.trainer, self.write, trainer._save_checkpoint = trainer, trainer._save_checkpoint, self._save
         trainer.create_model_card = lambda **_: None  # TRL's knows nothing of the model, and would replace a README.md
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
+    def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
+        for weight, kept in (
+            optimizer.state.items() if optimizer is not None else ()
+        ):  # of a checkpoint: torch writes beyond what is smaller
+            if any(kept[name].shape != weight.shape for name in ("exp_avg", "exp_avg_sq") if name in kept):
+                raise WorkspaceError(
+                    "the checkpoint's optimizer.pt is of other weights; start anew, with resume=False (no --resume)"
+                )
         self.start = self.saved = time.monotonic()
         # The adapter and Adam's two numbers for each weight, at most in float32; a tokenizer of Gemma's size.
         self.gib = 12 * sum(p.numel() for p in model.parameters() if p.requires_grad) / GIB + 0.04

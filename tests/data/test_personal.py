@@ -387,3 +387,29 @@ def test_a_log_keeps_no_personal_data_in_names_of_fields_nor_in_floats():
 )
 def test_blanks_and_hyphens_of_excel_and_word_hide_nothing(text, piece):
     assert mask(text) == piece
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("Списали с карты 4276 3800 1234 5679 500 рублей", "Списали с карты [карта] 500 рублей"),
+        ("карта 4276 3800 1234 5679 123", "карта [карта] 123"),
+        ("IBAN: BE68 5390 0754 7034 BIC: GKCCBEBB", "IBAN: [account] BIC: GKCCBEBB"),
+        ("pay to AT611904300234573201 500 EUR", "pay to [account] 500 EUR"),
+        ("ES91 2100 0418 4502 0005 1332 EUR 500", "[account] EUR 500"),
+        ("тел. 89123456789 / 89223456780", "тел. [телефон] / [телефон]"),
+        ("Контакты: 89123456789,89223456780", "Контакты: [телефон],[телефон]"),
+        ("Контакты: 89123456789/89223456780", "Контакты: [телефон]/[телефон]"),
+        ("Иван,89123456789,1200 руб", "Иван,[телефон],1200 руб"),
+        ("8 (912) - 345-67-89", "[phone]"),
+        ("Паспорт серия 4510, № 123456", "Паспорт серия [паспорт]"),
+        ("паспорт гражданина РФ серия 45 10 номер 123456", "паспорт гражданина РФ серия [паспорт]"),
+        (f"https://api.telegram.org/bot123456789:AA{'x' * 33}/send", "https://api.telegram.org/bot[key]/send"),
+        (f"a\\nsk-proj-{'x' * 24}", "a\\n[key]"),
+        (f"token%3Dhf_{'x' * 34}", "token%3D[key]"),
+        ("карта 4276380012345679—моя", "карта [карта]—моя"),
+        ("redis://:secret@localhost", "[key]@localhost"),
+    ],
+)
+def test_what_follows_or_goes_before_hides_nothing(text, left):
+    assert mask(text) == left

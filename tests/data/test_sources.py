@@ -78,6 +78,13 @@ def test_the_csv_files_of_a_folder_are_read_as_one_alone_is(tmp_path):
     assert [row["messages"][1]["content"] for row in folder] == ["None", "nan", "2026-01-02"]
 
 
+def test_a_row_of_a_folders_csv_that_is_too_long_is_not_shifted(tmp_path):
+    (tmp_path / "train.csv").write_text("id,question,answer\n1,How do I return it?,Within 14 days.,web\n2,And later?,No.\n")
+    found = read_rows(tmp_path, on_bad="aside")
+    assert [row["messages"][0]["content"] for row in found.rows] == ["And later?"]
+    assert "4 cells where the header has 3" in str(found.aside)
+
+
 def test_what_a_folder_holds_and_is_not_read_is_named(tmp_path):
     for name in ("train-1.jsonl", "train-2.jsonl", "test.jsonl"):
         (tmp_path / name).write_text(json.dumps(ROW))

@@ -226,27 +226,26 @@ def test_one_call_resumes_with_what_the_workspace_holds(workspace, support_rows,
         train_adapter(workspace, chosen, settings.replace(num_train_epochs=3), resume=True)
 
 
-def test_a_process_is_killed_and_what_it_leaves_goes_on(tmp_path, support_rows, random_gemma, capfd, monkeypatch):
+def test_a_process_is_killed_and_what_it_leaves_goes_on(workspace, tmp_path, support_rows, random_gemma, capfd, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    parts = support_rows[:24], support_rows[24:32]
+    rows = {"train": support_rows[:24], "validation": support_rows[24:32]}
     chosen, lora = ModelSettings(model=random_gemma), LoraSettings(r=4, lora_alpha=4)
     size = {"num_train_epochs": 3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "max_length": 128}
     settings = TrainSettings(evals_per_epoch=1, **size)
-    left = killed_run(chosen, *parts, settings, lora, step=6)
+    lora.save(workspace)
+    again = train_adapter(workspace, chosen, settings, rehearse=rows)
     assert "The second process was killed: its exit code is -9." in capfd.readouterr().out
-    assert not left.has("training.json")
-    again = train_adapter(left, chosen, resume=True)
-    assert [note for note in again.notes if "resumed from step" in note]
-    alone = Workspace(tmp_path / "alone")
-    save_rows(dict(zip(SPLITS, (*parts, []), strict=True)), alone)
-    lora.save(alone)
-    losses = [run.history["loss"].dropna().tolist() for run in (again, train_adapter(alone, chosen, settings))]
+    assert again.notes[0] in ("resumed from step 6", "resumed from step 12")
+    assert not any(map(workspace.has, ("rows", "adapter", "checkpoints", "training.json")))  # it was elsewhere
+    save_rows(rows | {"test": []}, workspace)
+    losses = [run.history["loss"].dropna().tolist() for run in (again, train_adapter(workspace, chosen, settings))]
     assert len(losses[0]) == 18
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
-    killed_run(chosen, parts[0][:4], parts[1], settings, lora, step=6)  # it has no sixth step
+    left = killed_run({"train": support_rows[:24]}, chosen, settings, lora)
     said = capfd.readouterr().out
     assert "The second process ended by itself: " in said
-    assert "finished after 3 steps" in said
+    assert "validation" in said
+    assert not left.has("checkpoints")
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.curve import history_table
 from gemma_colab.core.errors import TrainingError, WorkspaceError, say
 from gemma_colab.core.rows import answer, prompt
-from gemma_colab.core.settings import ModelSettings, TrainSettings
+from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import SPLIT_FILES, Workspace
+from gemma_colab.handover.killed import killed_run
 from gemma_colab.handover.rows import ensure_rows
 from gemma_colab.handover.settings import settings_for
 from gemma_colab.model.choice import TEXT_ONLY, sees_images, shown_name
@@ -55,6 +56,7 @@ def train_adapter(
     shorter_rows: bool = False,
     rounds: int = 0,
     more: float | None = None,
+    rehearse: dict | None = None,
     show="live",
     report_to: str = "none",
 ):
@@ -63,13 +65,19 @@ def train_adapter(
     settings: left out, those saved here, or the starting point. loaded: the model of `chosen` and its tokenizer, if they are in memory
     already. rounds: so often at most a run goes on that ended with the advice to train for more epochs, each time for `more` epochs, as many
     as it had unless given: with the same optimizer, and the learning rate that a run of so many epochs would have by then, so that it
-    rises once more; the adapter is the best of all rounds. With `resume` a finished run goes on like that. show: "live" for a curve in a notebook, with the
+    rises once more; the adapter is the best of all rounds. With `resume` a finished run goes on like that. rehearse: {"train", "validation"} -> rows, for a rehearsal of a
+    lost session: a second process trains on them, elsewhere, and is killed at its first checkpoint; the run goes on here. show: "live" for a curve in a notebook, with the
     answers to three validation rows below it, and a line in a terminal, None for the library's own bars, or a `TrainerCallback`. The
     other arguments are those of `training.run.train`. Saves model and settings when the run begins; at the end `adapter/`, in
     `training.json` the model, a checksum of the rows, which of them were left out or cut, the verdict, the step that the adapter is of
     and the whole log, and in `history/` a record of the run, also of one that broke.
     """
     from datasets import Dataset
+
+    if rehearse:
+        lora = [LoraSettings.load(workspace)] if workspace.has(LoraSettings.file) else []  # else the starting point, there too
+        left = killed_run(rehearse, chosen, settings, *lora)
+        return train_adapter(left, chosen, loaded=loaded, resume=True, show=show)
 
     from gemma_colab.core.loading import load_model, load_tokenizer, quantization_config
     from gemma_colab.core.machine import pick_dtype

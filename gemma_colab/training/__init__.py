@@ -21,6 +21,5 @@ __all__, __getattr__, __dir__ = door(
         "compare_runs": "gemma_colab.training.records",
         "trial_run": "gemma_colab.training.short",
         "train_adapter": "gemma_colab.handover.adapter",
-        "killed_run": "gemma_colab.handover.killed",
     },
 )

@@ -233,7 +233,10 @@ def test_a_process_is_killed_and_what_it_leaves_goes_on(workspace, tmp_path, sup
     size = {"num_train_epochs": 3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "max_length": 128}
     settings = TrainSettings(evals_per_epoch=1, **size)
     lora.save(workspace)
-    again = train_adapter(workspace, chosen, settings, rehearse=rows)
+    model, tokenizer = load_4bit(random_gemma, torch.float32), load_tokenizer(random_gemma)
+    before = [name for name, _ in model.named_parameters()]
+    again = train_adapter(workspace, chosen, settings, loaded=(model, tokenizer), rehearse=rows)
+    assert [name for name, _ in model.named_parameters()] == before  # no adapter is left on it
     assert "The second process was killed: its exit code is -9." in capfd.readouterr().out
     assert again.notes[0] in ("resumed from step 6", "resumed from step 12")
     assert not any(map(workspace.has, ("rows", "adapter", "checkpoints", "training.json")))  # it was elsewhere

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import pandas as pd
 
@@ -75,9 +76,14 @@ def train_adapter(
     from datasets import Dataset
 
     if rehearse:
+        from gemma_colab.training.short import remember
+
         lora = [LoraSettings.load(workspace)] if workspace.has(LoraSettings.file) else []  # else the starting point, there too
         left = killed_run(rehearse, chosen, settings, *lora)
-        return train_adapter(left, chosen, loaded=loaded, resume=True, show=show)
+        with ExitStack() as undo:
+            if loaded:
+                undo.callback(remember(loaded[0]))  # what it learns in a rehearsal doesn't stay on it
+            return train_adapter(left, chosen, loaded=loaded, resume=True, show=show)
 
     from gemma_colab.core.loading import load_model, load_tokenizer, quantization_config
     from gemma_colab.core.machine import pick_dtype

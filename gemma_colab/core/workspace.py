@@ -82,11 +82,10 @@ class Workspace:
         """Yield a path beside one of its files or folders, see `whole`."""
         if name != "workspace.json" and self.version < VERSION:
             mine = any(map(self.has, ("workspace.json", "model_settings.json", "training.json", *SPLIT_FILES)))
-            tops = [self.path / top for top in (Path(name).parts[0], *FOLDERS)]
-            if (there := [top for top in tops if top.exists()]) and not mine:
-                raise WorkspaceError(
-                    f"{there[0]} is there, and gemma_colab did not make it; name another workspace, or move it away"
-                )
+            there = [top for place in (Path(name).parts[0], *FOLDERS) if (top := self.path / place).exists()]
+            if there and not mine:
+                what = f"{there[0]} is there, and gemma_colab did not make it"
+                raise WorkspaceError(f"{what}; name another workspace, or move it away")
             self.write_json("workspace.json", {"version": VERSION})
         with whole(self.own(Path(name).parent) / Path(name).name) as part:
             yield part

@@ -143,8 +143,8 @@ def _files(folder: Path, also: Collection[str]) -> dict[str, str | bytes]:
             text = re.sub(r"\[[\d,\s]*\]", "", header.decode(errors="replace"))
         text = ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else "\n", text)
         no_text = path.suffix in NO_TEXT
-        if re.search(f"{KEYS}|{PRIVATE_KEY}", text) or (not no_text and SECRET.search(text)):
-            what = "a private key" if re.search(PRIVATE_KEY, text) else "a token"
+        if (key := re.search(PRIVATE_KEY, text)) or (re.search(KEYS, text) if no_text else SECRET.search(text)):
+            what = "a private key" if key else "a token"
             raise WorkspaceError(f"{path} holds what looks like {what}; take it out, and make a new one")
         if (named := name.as_posix()) not in also:
             send = f"name it in also=[{named!r}] (--also {shlex.quote(named)})"

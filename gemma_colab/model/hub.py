@@ -213,15 +213,11 @@ def check_template(name: str, template: str | dict[str, str]) -> None:
         odd += ["what multiplies or takes in"] * any(tree.find_all(MORE))
         odd += ["%"] * (any(tree.find_all(nodes.Mod)) and any("%" in str(text.value) for text in tree.find_all(nodes.Const)))
         odd += ["loops"] * any(getattr(of, "name", 0) != getattr(target, "name", 1) for target, of in pairs)
-        inner = [
-            (one, part.find_all(nodes.Name))
-            for loop in loops
-            for one in loop.find_all(nodes.For)
-            for part in one.find_all(nodes.Output)
+        inner = [(getattr(one.target, "name", ""), one) for loop in loops for one in loop.find_all(nodes.For)]
+        shown = [
+            (own, name.name) for own, one in inner for part in one.find_all(nodes.Output) for name in part.find_all(nodes.Name)
         ]
-        odd += ["what an inner loop repeats"] * any(
-            {name.name for name in names} - {getattr(one.target, "name", "")} for one, names in inner
-        )
+        odd += ["what an inner loop repeats"] * any(own != name for own, name in shown)
         joined = sum(max(1, len([*part.iter_child_nodes()]) - 1) for one in sets for part in one.find_all(JOINS))
         more = joined > 4 or any(not isinstance(part, nodes.Filter) or part.name in GROWS for part in grow)
         odd += ["set"] * (more or len(text) > 10_000)

@@ -106,14 +106,9 @@ def unpack_gguf(file: Path, folder: Path) -> Path:
         check_config(str(file), fields)
         if sum(int(t.n_bytes) for t in reader.tensors) > file.stat().st_size:
             raise ValueError("its tensors overlap")
-        wide, deep, layers = (
-            int(fields[f"gemma3.{name}"]) for name in ("embedding_length", "feed_forward_length", "block_count")
-        )
-        least, size = (
-            wide * (3 * deep * layers + len(fields["tokenizer.ggml.tokens"])),
-            sum(int(t.n_elements) for t in reader.tensors),
-        )
-        if 2 * size < least:
+        size = sum(int(t.n_elements) for t in reader.tensors)
+        wide, deep, n = (int(fields[f"gemma3.{name}"]) for name in ("embedding_length", "feed_forward_length", "block_count"))
+        if 2 * size < (least := wide * (3 * deep * n + len(fields["tokenizer.ggml.tokens"]))):
             raise ModelError(f"{file} holds {size:,} weights, and asks for {least:,} at least; {TAKE}")
         need = (2 * size + 64 * 2**20) / GIB  # 16 bits a weight, and the tokenizer
         if (free := free_gib(folder)) < need:

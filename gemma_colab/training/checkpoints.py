@@ -197,13 +197,9 @@ class KeepCheckpoints(TrainerCallback):
         trainer.create_model_card = lambda **_: None  # TRL's knows nothing of the model, and would replace a README.md
 
     def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
-        for weight, kept in (
-            optimizer.state.items() if optimizer is not None else ()
-        ):  # of a checkpoint: torch writes beyond what is smaller
-            if any(kept[name].shape != weight.shape for name in ("exp_avg", "exp_avg_sq") if name in kept):
-                raise WorkspaceError(
-                    "the checkpoint's optimizer.pt is of other weights; start anew, with resume=False (no --resume)"
-                )
+        adam = optimizer.state if optimizer is not None else {}  # as the checkpoint had it: torch writes beyond what is smaller
+        if any(kept[name].shape != w.shape for w, kept in adam.items() for name in ("exp_avg", "exp_avg_sq") if name in kept):
+            raise WorkspaceError("the checkpoint's optimizer.pt is of other weights; start anew, with resume=False (no --resume)")
         self.start = self.saved = time.monotonic()
         # The adapter and Adam's two numbers for each weight, at most in float32; a tokenizer of Gemma's size.
         self.gib = 12 * sum(p.numel() for p in model.parameters() if p.requires_grad) / GIB + 0.04

@@ -46,9 +46,7 @@ FALL = 0.8  # share of the whole fall that was made at the suggestion; see `sugg
 def remember(model: PreTrainedModel) -> Callable[[], None]:
     """Make a function that makes the model what it is now: adapter or none, hooks, the trainer's own `forward`, checkpointing, mode,
     what needs a gradient, the fields of its configurations. No weight is copied: they are frozen while an adapter learns."""
-    if (
-        torch.cuda.is_available()
-    ):  # whose memory is what lacks; a trainer that the caller has dropped may still be there, in circles
+    if torch.cuda.is_available():  # a trainer that the caller has dropped may still hold memory, in circles
         gc.collect()
         torch.cuda.empty_cache()
     configs = filter(None, [model.config, model.config.get_text_config(), model.generation_config])

@@ -57,14 +57,28 @@ def the_kernel() -> psutil.Process:
     return kernels[0]
 
 
-def wait_and_hold(page, kernel: psutil.Process, condition, what: str) -> None:
-    """Wait for `condition`, with the kernel held while one looks, and after: it trains faster than a browser draws."""
+def wait_for_checkpoint(kernel: psutil.Process, folder: Path) -> None:
+    """Hold the kernel at its first whole checkpoint, asking the disk: it trains faster than a browser draws."""
+    end = time.monotonic() + PATIENCE
+    while not whole_checkpoints(folder):
+        assert time.monotonic() < end, f"waited {PATIENCE} s for a checkpoint in {folder}"
+        time.sleep(0.01)
+    kernel.suspend()
 
-    def held():
+
+def wait_held(page, kernel: psutil.Process, condition, what: str) -> None:
+    """Wait for what the page draws while the kernel is held. It goes on for moments only, and rests twice as long after each: what is
+    drawn again after a hundred times as long as drawing took is drawn after few steps, however fast they are."""
+    for rest in (2, 4, 8, 16, 32, 64, 128):
+        end = time.monotonic() + rest
+        while time.monotonic() < end:
+            if condition():
+                return
+            page.wait_for_timeout(100)
+        kernel.resume()
+        time.sleep(0.1)
         kernel.suspend()
-        return condition() or kernel.resume()
-
-    wait_for(page, held, what)
+    raise AssertionError(f"waited in vain for {what}; the page says:\n{page.inner_text('body')[-3000:]}")
 
 
 def test_a_learner_trains_loses_the_kernel_and_resumes(learner, tmp_path):
@@ -98,21 +112,11 @@ def test_a_learner_trains_loses_the_kernel_and_resumes(learner, tmp_path):
     kernel = the_kernel()
     press(notebook, train_cell)
     output = notebook.cells.nth(train_cell).locator(".jp-Cell-outputArea")
-    wait_and_hold(page, kernel, lambda: output.locator("img").count() == 1, "the curve")
+    wait_for_checkpoint(kernel, workspace.path / "checkpoints")
+    wait_held(page, kernel, lambda: output.locator("img").count() == 1, "the curve")
     first = output.locator("img").get_attribute("src")
-    kernel.resume()
-    wait_and_hold(page, kernel, lambda: output.locator("img").get_attribute("src") != first, "the curve to grow")
-
-    def step() -> int:
-        found = re.search(r"step (\d+) of 96", output.inner_text())
-        return int(found[1]) if found else 0
-
-    kernel.resume()
-
-    def half_way() -> bool:
-        return step() >= 30 and bool(whole_checkpoints(workspace.path / "checkpoints"))
-
-    wait_and_hold(page, kernel, half_way, "the 30th step")
+    wait_held(page, kernel, lambda: output.locator("img").get_attribute("src") != first, "the curve to grow")
+    wait_held(page, kernel, lambda: re.search(r"step [1-9]\d* of 96", output.inner_text()), "the line")
     assert output.locator("img").count() == 1  # one figure, in place
     assert re.search(r"(starting|learning|settled|overfitting|not learning|unstable): .*Next: ", output.inner_text(), re.DOTALL)
     picture(notebook, "train_live", tmp_path, train_cell)

@@ -27,6 +27,7 @@ from gemma_colab.core.workspace import read_sample
 from gemma_colab.evaluation.generation import generate
 from gemma_colab.model.choice import starting_point
 from gemma_colab.model.libraries import quiet_libraries, stack_versions
+from gemma_colab.training.guard import _USE_TRITON
 
 STEPS, TOKENS = 3, 30
 
@@ -53,7 +54,7 @@ def train(model, tokenizer, dtype, rows, answers_only: bool) -> tuple[float, flo
         args.disable_tqdm, clock = True, Clock()
         trainer = our_trainer.build_trainer(model, tokenizer, Dataset.from_list(rows), None, args, lora_config(lora), [clock])
         if not answers_only:
-            trl_utils._use_triton, trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE = our_trainer._USE_TRITON, 32_768
+            trl_utils._use_triton, trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE = _USE_TRITON, 32_768
         trainer.train()
         losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     our_trainer.unload_adapters(model)

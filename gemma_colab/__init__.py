@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 plugs |= {"unpacked": "gemma_colab.model.unpack", "pass_over_old_torchao": "gemma_colab.model.libraries"}
 _hub = ("explain", "before_asking", "before_reading", "after_reading")
 plugs |= dict.fromkeys(_hub, "gemma_colab.model.hub") | {"personal_data": "gemma_colab.data.personal"}
+plugs["score_answers_only"] = "gemma_colab.training.guard"
 __all__, __getattr__, __dir__ = door(
     __name__,
     {

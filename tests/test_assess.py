@@ -1,6 +1,9 @@
 """Notebook 05 without a browser: `gemma-colab evaluate` writes report and summary, goes on where it stopped, and says what is missing."""
 
 import json
+import os
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ from gemma_colab.core.errors import ModelError, SettingsError
 from gemma_colab.core.rows import answer, to_messages
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.trainer import lora_config
-from gemma_colab.core.workspace import SPLIT_FILES, read_sample
+from gemma_colab.core.workspace import SPLIT_FILES, read_sample, samples
 from gemma_colab.evaluation import assess, candidates, evaluate, load_tuned
 from gemma_colab.evaluation.candidates import enough_tokens, kept_answers
 from gemma_colab.export.adapter import save_adapter
@@ -94,6 +97,19 @@ def test_another_adapters_answers_are_its_own(tuned):
     after = {name: kept_answers(tuned, name, model)["made_by"] for name in ("base", "few-shot", "tuned")}
     assert before["tuned"] != after["tuned"]
     assert before["base"] == after["base"] == after["few-shot"] == "tiny-gemma3 True float32"
+
+
+@pytest.mark.parametrize("name", ["model", "model.gguf"])
+def test_answers_of_weights_that_were_replaced_do_not_count(tuned, tmp_path, name):
+    chosen, model = tmp_path / name, SimpleNamespace(dtype=torch.float32)
+    weights = chosen if chosen.suffix else shutil.copytree(samples() / "tiny-gemma3", chosen) / "model.safetensors"
+    weights.write_bytes(b"x" * 10)
+    ModelSettings(model=str(chosen)).save(tuned)
+    before = kept_answers(tuned, "base", model)["made_by"]
+    assert kept_answers(tuned, "base", model)["made_by"] == before
+    weights.write_bytes(b"y" * 10)
+    os.utime(weights, (1, 1))
+    assert kept_answers(tuned, "base", model)["made_by"] != before
 
 
 def test_another_precisions_answers_are_its_own(tuned):

@@ -18,7 +18,7 @@ from gemma_colab.cli import main
 from gemma_colab.core.errors import WorkspaceError
 from gemma_colab.core.rows import answer
 from gemma_colab.core.settings import ModelSettings, TrainSettings
-from gemma_colab.core.workspace import Workspace, samples
+from gemma_colab.core.workspace import WRITTEN, Workspace, samples
 from gemma_colab.data.cleaning import STEPS
 from gemma_colab.data.looking import question, with_texts
 from gemma_colab.data.review import Review
@@ -356,6 +356,7 @@ def test_a_model_from_a_folder_goes_all_the_way_from_any_folder(trainable, rando
     for form in ("adapter", "merged", "ollama"):
         assert run("export", "--to", form, "--rows", "1") == 0
     assert trainable.read_json("summary.json")["model"] == Path(named).name
+    assert {path.name for path in trainable.path.iterdir()} <= {*WRITTEN, "checkpoints", "checkpoints-before", "workspace.json"}
     assert "Not evaluated" not in (trainable.path / "merged" / "README.md").read_text("utf-8")
     for file in ("summary.json", "report.html", "export.json", "adapter/README.md", "merged/README.md", "merged/config.json"):
         assert str(tmp_path) not in (trainable.path / file).read_text("utf-8"), file

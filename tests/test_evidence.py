@@ -167,17 +167,23 @@ def test_each_reason_to_tune_is_told_whether_it_worked():
         line("full", 0.45),  # 0.5 to 0.95
         line("part", 0.3),
         line("bad", -0.3),
-        line("luck", 0.3, "perhaps"),
+        line("perhaps", 0.3, "perhaps"),
+        line("perhaps not", -0.3, "perhaps"),
+        line("luck", 0.3, "no"),
         line("few", 0.3, "too few rows", rows=5),
         line("errors", -0.45, better="lower"),
         line("same", 0.0, "no"),
     ]
-    reasons = {name: name for name in ("full", "part", "bad", "luck", "few", "errors", "same")} | {"missing": "not measured"}
+    reasons = {name: name for name in ("full", "part", "bad", "perhaps", "perhaps not", "luck", "few", "errors", "same")} | {
+        "missing": "not measured"
+    }
     table = did_it_work(pd.DataFrame(lines), reasons).set_index("reason")
     assert table["did it work?"].to_dict() == {
         "full": "yes",
         "part": "in part: right in 80% of the answers",
         "bad": "no: clearly worse",
+        "perhaps": "perhaps better: right in 80% of the answers",
+        "perhaps not": "perhaps worse: right in 20% of the answers",
         "luck": "not shown: right in 80% of the answers, and the difference may be luck",
         "few": "not shown: right in 80% of the answers, and there are too few rows",
         "errors": "yes",

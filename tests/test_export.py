@@ -565,6 +565,23 @@ def test_an_adapter_that_does_more_or_gives_no_numbers_is_refused(base32, adapte
     assert not list((tmp_path / "w").iterdir())
 
 
+@pytest.mark.parametrize("out", ["base", "base/merged", "adapter", "adapter/merged", ".", "link", "disk", "mine"])
+def test_neither_base_nor_adapter_nor_anything_else_is_written_over(base32, adapter, tmp_path, out):
+    base, adapter = shutil.copytree(base32, tmp_path / "base"), shutil.copytree(adapter, tmp_path / "adapter")
+    (tmp_path / "link").symlink_to(base)
+    for folder in ("disk", "mine"):
+        (tmp_path / folder).mkdir()
+    (base / WEIGHTS).rename(tmp_path / "disk" / WEIGHTS)
+    (base / WEIGHTS).symlink_to(tmp_path / "disk" / WEIGHTS)
+    (tmp_path / "mine" / "config.json").symlink_to(base / "config.json")  # to be written through
+    before = snapshot(tmp_path)
+    with pytest.raises(SettingsError, match=r"are one inside the other; name another|'config.json', which would be lost; name a"):
+        merge(str(base), adapter, tmp_path / out)
+    assert snapshot(tmp_path) == before
+    for _ in range(2):
+        merge(str(base), adapter, tmp_path / "out")
+
+
 def test_too_little_memory_or_disk_is_said_before(base32, adapter, tmp_path, monkeypatch):
     monkeypatch.setattr(merging.psutil, "virtual_memory", lambda: types.SimpleNamespace(available=2**20))
     refused(ModelError, r"takes [\d.]+ .iB of memory.*1.0 MiB of memory is free; close", base32, adapter, tmp_path / "m")
@@ -962,6 +979,48 @@ def test_an_evaluation_of_another_run_gets_neither_into_the_card_nor_told(work, 
         assert "of another training run" in capsys.readouterr().out
         assert "Not evaluated" in (work.path / "adapter" / "README.md").read_text()
         assert "export" not in work.read_json("summary.json")
+
+
+def test_what_somebody_put_into_the_folders_stays(work, tokenizer, monkeypatch, capsys):
+    cards = [work.path / form / "README.md" for form in ("adapter", "merged")]
+    export_workspace(work, "merged", rows=0)
+    export_workspace(work, "adapter")
+    assert "Not evaluated" in cards[0].read_text()
+    work.write_json("summary.json", {"model": "tiny-gemma3", "training": MINE, "loss": {"test": {"base": 8.25, "tuned": 3.5}}})
+    export_workspace(work, "adapter")
+    assert "Not evaluated" not in cards[0].read_text()  # ours is written anew
+    assert "stays as it is" not in capsys.readouterr().out
+    for card in cards:
+        card.write_text(card.read_text().replace("## License", "## What I found\n\n## License"))
+    (work.path / "adapter" / "notes").mkdir()
+    for note in (work.path / "adapter" / "mine.gguf", work.path / "adapter" / "notes" / "a.txt"):
+        note.write_text("mine")
+    before = [card.read_bytes() for card in cards]
+    another_adapter(work, tokenizer)
+    for to in ("adapter", "merged"):
+        export_workspace(work, to, rows=0)
+    assert [card.read_bytes() for card in cards] == before
+    said = capsys.readouterr().out
+    assert all(said.count(f"{card} is not as gemma_colab wrote it, so it stays as it is; to have it") == 1 for card in cards)
+    assert (work.path / "adapter" / "mine.gguf").read_text() == (work.path / "adapter" / "notes" / "a.txt").read_text() == "mine"
+    monkeypatch.setattr(steps, "check_push", lambda repo_id, **options: (f"me/{repo_id}", True, set()))
+    monkeypatch.setattr(steps, "push", lambda folder, *a, **o: (folder / "README.md").read_text())
+    assert "What I found" in export_workspace(work, "hub", repo_id="mine", form="merged")["hub"]["repo"]
+    (work.path / "merged" / "merged-F16.gguf").write_text("mine")
+    (work.path / "merged" / ".DS_Store").write_text("a Mac's")
+    monkeypatch.setattr(steps, "merge", lambda *args, **options: pytest.fail("merged"))
+    with pytest.raises(SettingsError, match=r"holds 'merged-F16.gguf', which would be lost; .*or move it elsewhere"):
+        export_workspace(work, "merged", rows=0)
+    assert (work.path / "merged" / "merged-F16.gguf").read_text() == "mine"
+
+
+def test_the_merged_model_of_an_earlier_round_is_not_replaced_by_the_next(work):
+    export_workspace(work, "merged", rows=0)
+    before = snapshot(work.path / "merged")
+    work.write_json("training.json", work.read_json("training.json") | {"model": str(work.path / "merged")})
+    with pytest.raises(SettingsError, match="are one inside the other; name another folder"):
+        export_workspace(work, "merged", rows=0)
+    assert snapshot(work.path / "merged") == before
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from gemma_colab.core import catalog, door
 from gemma_colab.core import machine as machine_module
 from gemma_colab.core import workspace as workspace_module
 from gemma_colab.core.catalog import CATALOG, TINY, Dimensions, dimensions_of, from_hub, source_of
-from gemma_colab.core.chat import load_tokenizer, stop_token_ids, tokenize_row, with_template
+from gemma_colab.core.chat import MOST, load_tokenizer, stop_token_ids, tokenize_row, with_template
 from gemma_colab.core.errors import (
     BlockedError,
     GemmaColabError,
@@ -790,6 +790,28 @@ def test_a_template_that_writes_a_turn_otherwise_when_others_follow_is_refused(t
         tokenize_row(row, own)
     said = f"the chat template of {own.name_or_path} {cause}; take a checkpoint with Gemma 3's own template"
     assert str(caught.value) == said
+
+
+def test_a_long_conversation_is_not_written_anew_for_each_answer(tokenizer, monkeypatch):
+    texts = ["Где заказ?", "  В пути 🙂\n", "<bos>", "a\n\n\nb<end_of_turn>\n", "٣ ﬁ"]
+    turns = [{"role": ("user", "assistant")[i % 2], "content": f"{texts[i % 5]}{i}"} for i in range(2 * 100)]
+    row, other = {"messages": [{"role": "system", "content": "Будь краток."}, *turns]}, copy.deepcopy(tokenizer)
+    row["messages"][6] = row["messages"][6] | {"role": "model", "weight": 0}
+    other.chat_template = "{# written anew for each #}" + tokenizer.chat_template
+    found, written, write = tokenize_row(row, other), [], tokenizer.apply_chat_template
+    monkeypatch.setattr(tokenizer, "apply_chat_template", lambda part, **how: written.append(len(part)) or write(part, **how))
+    assert tokenize_row(row, tokenizer) == found
+    assert sum(written) < 3 * len(row["messages"])
+
+
+def test_more_answers_than_another_template_can_be_searched_for_are_refused(tokenizer):
+    own, turns = copy.deepcopy(tokenizer), [{"role": role, "content": "x"} for role in ("user", "assistant") * (MOST + 1)]
+    own.chat_template = tokenizer.chat_template.replace("<start_of_turn>", "<start_of_turn>the ")
+    with pytest.raises(ModelError) as caught:
+        tokenize_row({"messages": turns}, own)
+    said = f"a row has {MOST + 1} answers, and {MOST} is the most with the chat template of {own.name_or_path}; split the row"
+    assert str(caught.value).startswith(said)
+    assert tokenize_row({"messages": turns}, own, last_answer_only=True)["labels"][-1] != -100
 
 
 def test_token_lengths_count_the_part_of_the_answer_that_is_cut(tokenizer):

@@ -4,10 +4,12 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from steps import load_4bit
 from transformers import TrainerCallback
 
@@ -23,7 +25,7 @@ from gemma_colab.data.reading import read_rows
 from gemma_colab.data.review import Review
 from gemma_colab.handover.adapter import ensure_adapter, train_adapter
 from gemma_colab.handover.killed import killed_run
-from gemma_colab.handover.rows import ensure_rows, prepare_rows, save_rows
+from gemma_colab.handover.rows import ensure_rows, prepare_rows, save_rows, saved_source
 from gemma_colab.handover.settings import choose_model, settings_for
 from gemma_colab.model.choice import starting_point
 from gemma_colab.model.memory import memory_plan
@@ -132,6 +134,32 @@ def test_decisions_of_a_review_are_applied(workspace):
     assert [line["line"] for line in log if line["step"] == "review"] == [11, 12]
 
 
+@pytest.mark.parametrize("value", ["и" * 46 + " anna.karenina@mail.example", ["и" * 20 + " anna.karenina@mail.example"]])
+def test_what_a_message_quotes_is_masked_before_it_is_cut(workspace, tmp_path, support_rows, value):
+    rows = [{"question": question(row), "answer": answer(row)} for row in support_rows[2:62]]
+    rows.append(
+        {"question": "Кто?", "answer": "Анна.", "image": value}
+        if isinstance(value, str)
+        else {"question": "Кто?", "answer": value}
+    )
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report, _ = prepare_rows(tmp_path / "a.jsonl", workspace, accept=["unreadable row"])
+    told = [workspace.read_jsonl("rows/aside.jsonl")[0]["sentence"], str(report)]
+    assert not any("anna" in text for text in told), told
+
+
+def test_what_was_typed_in_a_review_is_masked_too(workspace, tmp_path, support_rows):
+    rows = [{"question": question(row), "answer": answer(row)} for row in support_rows[2:62]]
+    rows[5]["answer"] = "Call hre at +7 912 345-67-89."
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = read_rows(tmp_path / "a.jsonl").rows
+    Review(workspace).decide(read[5], "edit", {"answer": "Call her at +7 912 345-67-89."})
+    prepare_rows(tmp_path / "a.jsonl", workspace, also=["mask_personal_data"])
+    saved = [answer(row) for row in sum(ensure_rows(workspace).values(), [])]
+    assert "Call her at [phone]." in saved
+    assert not any("345-67-89" in text for text in saved)
+
+
 def test_rows_of_one_customer_stay_on_one_side(workspace, support_rows, tmp_path):
     rows = [{"question": question(row), "answer": answer(row), "customer": i % 40} for i, row in enumerate(support_rows[2:122])]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -226,6 +254,20 @@ def test_one_call_resumes_with_what_the_workspace_holds(workspace, support_rows,
         train_adapter(workspace, chosen, settings.replace(num_train_epochs=3), resume=True)
 
 
+def test_a_base_that_was_replaced_is_refused_and_a_copy_of_it_is_not(workspace, tmp_path, support_rows, random_gemma):
+    save_rows({"train": support_rows[:16], "validation": support_rows[24:32], "test": support_rows[32:40]}, workspace)
+    chosen = ModelSettings(model=str(shutil.copytree(random_gemma, tmp_path / "model")))
+    settings, weights = TrainSettings(num_train_epochs=1, per_device_train_batch_size=8), tmp_path / "model" / "model.safetensors"
+    train_adapter(workspace, chosen, settings, show=None)
+    os.utime(weights, (1, 1))  # on the disk of another machine
+    train_adapter(workspace, chosen, resume=True, show=None)
+    same = load_file(weights)
+    save_file({name: tensor / 2 for name, tensor in same.items()}, weights, metadata={"format": "pt"})
+    with pytest.raises(WorkspaceError, match=r"other settings or data \(weights: \w{12} then, \w{12} now\); .* with anyway=True"):
+        train_adapter(workspace, chosen, resume=True, show=None)
+    train_adapter(workspace, chosen, resume=True, anyway=True, show=None)
+
+
 def test_a_process_is_killed_and_what_it_leaves_goes_on(workspace, tmp_path, support_rows, random_gemma, capfd, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     rows = {"train": support_rows[:24], "validation": support_rows[24:32]}
@@ -244,7 +286,9 @@ def test_a_process_is_killed_and_what_it_leaves_goes_on(workspace, tmp_path, sup
     losses = [run.history["loss"].dropna().tolist() for run in (again, train_adapter(workspace, chosen, settings))]
     assert len(losses[0]) == 18
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
-    left = killed_run({"train": support_rows[:24]}, chosen, settings, lora)
+    whose = {"file": "support_ru.jsonl", "sample": True}
+    left = killed_run({"train": support_rows[:24]}, whose, chosen, settings, lora)
+    assert saved_source(left) == whose
     said = capfd.readouterr().out
     assert "The second process ended by itself: " in said
     assert "validation" in said

@@ -228,7 +228,7 @@ def test_a_tokenizer_without_gemmas_chat_tokens_is_refused(tmp_path):
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = Tokenizer(models.WordLevel({"<unk>": 0, "hello": 1}, unk_token="<unk>"))
+    words = Tokenizer(models.BPE({"<unk>": 0, "h": 1}, [], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     words.normalizer, words.pre_tokenizer = normalizers.Replace(" ", "▁"), pre_tokenizers.Split(" ", "merged_with_previous")
     words.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])  # all as Gemma's
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(tmp_path)

@@ -110,6 +110,29 @@ def test_no_other_files_are_overwritten(merged, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
+def test_weights_and_a_modelfile_that_somebody_made_are_his(merged, tmp_path, capsys):
+    (merged / "Modelfile").write_text("FROM . # my own")
+    out = write_ollama(merged, tmp_path / "ollama", system="Be brief.")
+    assert commands(out)["SYSTEM"] == "Be brief."
+    assert (merged / "Modelfile").read_text() == "FROM . # my own"  # and not a second name of ours
+    for name in ("my-quant.gguf", "mine.safetensors"):
+        (out / name).write_bytes(b"hours of work")
+        with pytest.raises(SettingsError, match=f"holds '{name}', which would be lost; name a new folder, or move it elsewhere"):
+            write_ollama(merged, out)
+        (out / name).unlink()
+    mine = (out / "Modelfile").read_text("utf-8").replace("brief", "kind")
+    (out / "Modelfile").write_text(mine, "utf-8")
+    capsys.readouterr()
+    write_ollama(merged, out, system="Be quick.")
+    assert (out / "Modelfile").read_text("utf-8") == mine
+    assert capsys.readouterr().out.startswith(f"{out / 'Modelfile'} is not as gemma_colab wrote it, so it stays as it is; ")
+    (out / "Modelfile").unlink()
+    shutil.rmtree(out)
+    (gguf := tmp_path / "shop.gguf").write_bytes(b"GGUF")
+    write_ollama(gguf, out)
+    assert "shop.gguf" not in {path.name for path in write_ollama(merged, out).iterdir()}  # it was ours
+
+
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that not even root may write to")
 def test_a_folder_that_can_not_be_written_is_named(merged):
     with pytest.raises(

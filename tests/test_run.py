@@ -4,11 +4,14 @@ import copy
 import errno
 import json
 import os
+import random
 import resource
 import shutil
 import signal
 from types import SimpleNamespace
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -256,6 +259,47 @@ def test_an_optimizer_of_other_sizes_is_refused(go, folder, kind):
     mark.write_text(json.dumps(sizes))
     with pytest.raises(WorkspaceError, match=r"optimizer\.pt.*; start anew, with resume=False"):
         go(resume=True)
+
+
+@pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt", "optimizer.bin"])
+@pytest.mark.parametrize("kind", ["packed", "twice", "views", "lists"])
+def test_no_state_of_a_checkpoint_holds_more_than_its_file(tmp_path, monkeypatch, file, kind):
+    """Of 40 KB each: zeros that are packed, a record under two names, tensors on the same bytes, lists that hold the same list."""
+    path, zeros = tmp_path / "checkpoint-2" / file, torch.zeros(10_000)
+    path.parent.mkdir()
+    held = {"state": {"packed": [zeros], "twice": [zeros, zeros.clone()], "views": [zeros[:] for _ in range(9)]}.get(kind)}
+    if kind == "lists":
+        for _ in range(9):
+            held = [held] * 10
+    torch.save(held, path)
+    if kind in ("packed", "twice"):
+        with ZipFile(path) as saved:
+            records = {part.filename: saved.read(part) for part in saved.infolist()}
+        with ZipFile(path, "w", ZIP_DEFLATED if kind == "packed" else ZIP_STORED) as packed:
+            for name, record in records.items():
+                if not (kind == "twice" and name.endswith("data/1")):
+                    packed.writestr(name, record)
+            for part in packed.infolist():
+                if kind == "twice" and part.filename.endswith("data/0"):
+                    again = copy.copy(part)
+                    again.filename = part.filename[:-1] + "1"
+                    packed.filelist.append(again)
+    (path.parent / MARK).write_text(json.dumps({"step": 2, "seconds": 1, "made_with": {}, "files": {file: path.stat().st_size}}))
+    if kind in ("packed", "twice"):
+        monkeypatch.setattr("torch.load", lambda *a, **k: pytest.fail("it was read"))
+    cause = rf"checkpoint-2 holds a file that is not of this training \({file}: it says that it holds more than it does\)"
+    with pytest.raises(WorkspaceError, match=cause + r"; start anew"):
+        checkpoint_to_resume(tmp_path, {})
+
+
+def test_what_8_bit_optimizers_share_and_what_torch_saves_is_read(tmp_path):
+    table, path = torch.zeros(256), tmp_path / "checkpoint-2" / "optimizer.pt"
+    path.parent.mkdir()
+    torch.save({"state": {n: {"exp_avg": torch.zeros(4), "qmap1": table} for n in range(99)}}, path)
+    torch.save({"numpy": np.random.get_state(), "python": random.getstate()}, path.with_name("rng_state.pth"))
+    sizes = {file.name: file.stat().st_size for file in path.parent.iterdir()}
+    (path.parent / MARK).write_text(json.dumps({"step": 2, "seconds": 1, "made_with": {}, "files": sizes}))
+    assert checkpoint_to_resume(tmp_path, {}).step == 2
 
 
 def test_a_checkpoint_under_another_number_is_none(go, folder):

@@ -123,6 +123,13 @@ def test_a_measure_sees_the_trained_model_and_replay_mixes_general_rows_in(run, 
     assert len(mixed) == 4  # 8 more rows
 
 
+def test_the_config_of_an_adapter_that_was_loaded_to_be_asked_is_trained_all_the_same(run, rows):
+    asked = lora_config(LoraSettings(r=4))
+    asked.inference_mode = True
+    pd.testing.assert_frame_equal(run(rows[:8], lora=asked), run(rows[:8]))
+    assert asked.inference_mode  # it is not ours to change
+
+
 def test_max_steps_and_schedule(run, rows):
     schedule = (1.0, 0.5, 4.0, 0.25)
     history = run(rows[:8], max_steps=4, schedule=lambda i: schedule[min(i, 3)])

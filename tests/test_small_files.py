@@ -19,6 +19,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from trl.chat_template_utils import gemma3_training_chat_template, gemma_chat_template
 
+from gemma_colab.core import workspace as workspaces
 from gemma_colab.core.catalog import dimensions_of
 from gemma_colab.core.chat import load_tokenizer
 from gemma_colab.core.errors import BlockedError, DatasetError, ModelError, SettingsError, WorkspaceError, plain
@@ -136,6 +137,24 @@ def test_a_tokenizer_that_makes_long_texts_of_short_ones_is_not_loaded(step, fil
     (folder / "tokenizer_config.json").write_text(
         json.dumps(json.loads((TINY / "tokenizer_config.json").read_text()) | {"fast_tokenizer_files": [file]})
     )
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *a, **k: pytest.fail("it was read"))
+    with pytest.raises(ModelError, match=r"changes texts otherwise than Gemma 3's tokenizer, .*; take a checkpoint with"):
+        load_tokenizer(str(folder))
+
+
+@pytest.mark.parametrize(
+    "change", [{"type": "WordPiece", "max_input_chars_per_word": 10**9}, {"dropout": 0.5}, {"type": "Unigram"}], ids=str
+)
+def test_a_tokenizer_that_cuts_otherwise_than_gemmas_is_not_loaded(change, tmp_path, monkeypatch):
+    folder = shutil.copytree(TINY, tmp_path / "model")
+    said = json.loads((TINY / "tokenizer.json").read_text())
+
+    def save(**model):
+        (folder / "tokenizer.json").write_text(json.dumps(said | {"model": said["model"] | model}))
+
+    save(dropout=0.0, ignore_merges=None)  # as others write that nothing is dropped or passed over
+    load_tokenizer(str(folder))
+    save(**change)
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *a, **k: pytest.fail("it was read"))
     with pytest.raises(ModelError, match=r"changes texts otherwise than Gemma 3's tokenizer, .*; take a checkpoint with"):
         load_tokenizer(str(folder))
@@ -285,6 +304,22 @@ def test_what_a_folder_holds_that_is_no_workspace_of_ours_is_never_replaced(name
     assert [ours.write_text("report.html", text).read_text() for text in "ab"] == ["a", "b"]
 
 
+@pytest.mark.parametrize("name", sorted(workspaces.WRITTEN))
+def test_whatever_is_ever_written_is_looked_for_before_the_first_write(name, tmp_path):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(WorkspaceError, match=f"{name} is there, and gemma_colab did not make it; name another workspace"):
+        Workspace(tmp_path).write_text("rows/report.json", "ours")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_workspace_of_version_1_is_known_by_its_rows(tmp_path):
+    (tmp_path / "report.html").write_text("of then")
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "train.jsonl").write_text("")
+    Workspace(tmp_path).write_text("report.html", "of now")
+    assert Workspace(tmp_path).version == 2
+
+
 KEYS = [
     "sk_live_" + "aB3" * 8,
     "123456789:AA" + "b" * 33,
@@ -300,6 +335,11 @@ KEYS += [mark + "aB3" * 8 for mark in MARKS.split()]
 def test_a_key_is_a_key_in_rows_and_in_messages(key):
     assert mask(f"my key is {key} ok") == "my key is [key] ok"
     assert plain(f"my key is {key} ok") == "my key is *** ok"
+
+
+def test_what_is_masked_in_json_is_json_still():
+    told = json.loads(plain(json.dumps({"file": 'x?key=secret"b', "path": r"y?token=sec\ret"})))
+    assert told == {"file": 'x?key=***"b', "path": "y?token=***"}
 
 
 def test_a_link_that_is_replaced_goes_and_what_it_led_to_stays(tmp_path):

@@ -19,8 +19,10 @@ from gemma_colab.core.curve import history_table
 from gemma_colab.core.errors import ModelError, SettingsError
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import ATTENTION, LoraSettings, TrainSettings
-from gemma_colab.core.trainer import build_trainer, lora_config, score_answers_only, sft_config, unload_adapters
+from gemma_colab.core.trainer import build_trainer, lora_config, sft_config, unload_adapters
 from gemma_colab.evaluation.loss import answer_losses, mean_loss
+from gemma_colab.training import guard
+from gemma_colab.training.guard import score_answers_only
 
 SETTINGS = TrainSettings(
     learning_rate=5e-3, per_device_train_batch_size=4, gradient_accumulation_steps=1, num_train_epochs=2, warmup_steps=0
@@ -110,7 +112,7 @@ def test_another_spelling_of_the_template_is_trained_and_another_template_refuse
 
 def as_trl_ships_it(monkeypatch):
     """TRL's loss without `score_answers_only`, which stays in force once a trainer was built on a CPU."""
-    monkeypatch.setattr(trl_utils, "_use_triton", trainer_module._USE_TRITON)
+    monkeypatch.setattr(trl_utils, "_use_triton", guard._USE_TRITON)
     monkeypatch.setattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 32_768)
 
 
@@ -142,7 +144,7 @@ def test_scoring_answers_only_changes_neither_loss_nor_gradients(random_gemma, c
 def test_a_trl_without_these_names_is_left_as_it_is(name, monkeypatch):
     as_trl_ships_it(monkeypatch)
     monkeypatch.delattr(trl_utils, name)
-    monkeypatch.setattr(trainer_module, "_USE_TRITON", getattr(trl_utils, "_use_triton", None))
+    monkeypatch.setattr(guard, "_USE_TRITON", getattr(trl_utils, "_use_triton", None))
     before = dict(vars(trl_utils))
     assert score_answers_only() is False
     assert dict(vars(trl_utils)) == before
@@ -303,7 +305,7 @@ def test_a_template_that_trl_does_not_know_is_refused_by_a_sentence(tokenizer):
 def test_on_a_cpu_answers_are_scored_in_pieces_that_fit_and_on_a_gpu_as_trl_does(monkeypatch):
     as_trl_ships_it(monkeypatch)
     asked = []
-    monkeypatch.setattr(trainer_module, "_USE_TRITON", lambda device: asked.append(device.type) or "as TRL says")
+    monkeypatch.setattr(guard, "_USE_TRITON", lambda device: asked.append(device.type) or "as TRL says")
     assert score_answers_only() is True
     assert trl_utils._use_triton(torch.device("cpu")) is True
     assert trl_utils._use_triton(torch.device("cuda")) == "as TRL says"

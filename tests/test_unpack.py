@@ -61,10 +61,12 @@ def tiny_pieces(gguf) -> list[tuple]:
     ]
 
 
-def write_whole(path: Path, *, arch="gemma3", lacking="", packed=None, pieces=None, template=None, tokenizer=True) -> Path:
+def write_whole(
+    path: Path, *, arch="gemma3", lacking="", packed=None, pieces=None, template=None, tokenizer=True, also=None
+) -> Path:
     """The tiny Gemma 3 as llama.cpp's converter writes it, in float32.
 
-    lacking: a tensor that is left out. packed: the type of all linear layers. pieces: number -> another one.
+    lacking: a tensor that is left out. packed: the type of all linear layers. pieces: number -> another one. also: field -> number.
     """
     gguf = pytest.importorskip("gguf", reason="needs the package gguf; `make test-all` gets it")
     if not installed(*READERS, "sentencepiece"):
@@ -86,6 +88,9 @@ def write_whole(path: Path, *, arch="gemma3", lacking="", packed=None, pieces=No
         "sliding_window_pattern": [kind == "sliding_attention" for kind in config.layer_types],
     }.items():
         getattr(writer, f"add_{name}")(value)
+    for name, value in (also or {}).items():
+        writer.kv_data[0].pop(name, None)
+        writer.add_uint32(name, value)
     if tokenizer:
         tokens, scores, kinds = map(list, zip(*(dict(enumerate(tiny_pieces(gguf))) | (pieces or {})).values(), strict=True))
         texts = {"tokenizer_model": "llama", "tokenizer_pre": "default", "chat_template": template}
@@ -400,6 +405,16 @@ def test_a_small_file_that_asks_for_large_weights_takes_no_memory(refused, whole
     reader.fields["gemma3.feed_forward_length"].parts[-1][0] = 12_288
     reader.fields["gemma3.block_count"].parts[-1][0] = 900
     reader.data.flush()
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *a, **k: pytest.fail("it was made"))
+    refused(path, "weights, and asks for", "at least")
+
+
+@pytest.mark.parametrize(
+    "field", ["gemma3.attention.key_length", "gemma2.attention.key_length", "llama.attention.head_count_kv", "qwen2.vocab_size"]
+)
+def test_all_that_transformers_makes_weights_of_is_counted(field, refused, tmp_path, monkeypatch):
+    """Also what is said for another architecture, which it believes as well."""
+    path = write_whole(tmp_path / "large.gguf", also={field: 1024 if "count" in field else 2**20})
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *a, **k: pytest.fail("it was made"))
     refused(path, "weights, and asks for", "at least")
 

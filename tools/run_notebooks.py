@@ -24,17 +24,12 @@ import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from gemma_colab.core.workspace import Workspace
+from gemma_colab.core.workspace import WRITTEN, Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 DONE = "demo.json"  # also the mark by which a run knows a folder as an earlier run's
 # All that a run leaves, by its first name: nothing else is ever deleted.
-OWN = {
-    DONE,
-    *"""adapter blocked cache checkpoints checkpoints-before evaluation export.json gguf history lora_settings.json loss_curve.png merged
-model_settings.json notebooks ollama plain quickstart report.html review review.json rows settings_for.json ship_settings.json
-split_settings.json summary.json train_settings.json training.json workspace.json""".split(),
-}
+OWN = {DONE, *WRITTEN, *"cache checkpoints checkpoints-before notebooks plain quickstart workspace.json".split()}
 # With --beside: those that may come later than the others, and for which one a notebook waits if that is in another row.
 BESIDE, NEEDS = {"00", "02", "06"}, {"02": "01", "05": "02", "06": "04"}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))

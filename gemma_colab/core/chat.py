@@ -5,6 +5,10 @@ from gemma_colab.core.errors import ModelError
 from gemma_colab.core.rows import Row
 from gemma_colab.core.workspace import samples
 
+GEMMAS = (samples() / TINY / "chat_template.jinja").read_text(encoding="utf-8")
+MOST = 200  # answers of a row that are found in another template: for each, all before it is written again
+REMEDY = "take a checkpoint with Gemma 3's own template"
+
 
 def tokenize_row(row: Row, tokenizer, last_answer_only: bool = False) -> dict[str, list[int]]:
     """Tokenize a row as TRL does: {"input_ids", "labels"}, two lists of one length; labels are -100 where nothing is learned.
@@ -16,16 +20,25 @@ def tokenize_row(row: Row, tokenizer, last_answer_only: bool = False) -> dict[st
     def ids(turns: int, **options) -> list[int]:
         return tokenizer.apply_chat_template(row["messages"][:turns], return_dict=True, **options)["input_ids"]
 
-    whole = ids(len(row["messages"]))
-    labels = [-100] * len(whole)
-    answers = [i for i, turn in enumerate(row["messages"]) if turn["role"] == "assistant"]
-    for i in answers[-1:] if last_answer_only else answers:
+    turns, whole = row["messages"], ids(len(row["messages"]))
+    later = [i for i, turn in enumerate(turns) if i > 1 and turn["role"] == "user"]
+    if later and not last_answer_only and tokenizer.chat_template == GEMMAS:
+        # It writes an exchange the same wherever it stands, behind one <bos>: each is written once, else a long talk takes the square.
+        parts = zip([0, *later], [*later, len(turns)], strict=True)
+        first, *others = [tokenize_row({"messages": turns[start:end]}, tokenizer) for start, end in parts]
+        joined = {name: first[name] + [n for part in others for n in part[name][1:]] for name in first}
+        if joined["input_ids"] == whole:  # a tokenizer may take the line break before a turn for a part of it
+            return joined
+    labels, template = [-100] * len(whole), f"the chat template of {tokenizer.name_or_path}"
+    answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"][-1 if last_answer_only else 0 :]
+    if len(answers) > MOST:
+        raise ModelError(f"a row has {len(answers)} answers, and {MOST} is the most with {template}; split the row, or {REMEDY}")
+    for i in answers:
         before = ids(i, add_generation_prompt=True)
-        end = len(ids(i + 1)) if i + 1 < len(row["messages"]) else len(whole)
+        end = len(ids(i + 1)) if i + 1 < len(turns) else len(whole)
         if whole[: len(before)] != before:
             cause = "writes a turn otherwise when others follow, so it can't be told which tokens are answers"
-            remedy = "take a checkpoint with Gemma 3's own template"
-            raise ModelError(f"the chat template of {tokenizer.name_or_path} {cause}; {remedy}")
+            raise ModelError(f"{template} {cause}; {REMEDY}")
         labels[len(before) : end] = whole[len(before) : end]
     return {"input_ids": whole, "labels": labels}
 
@@ -50,9 +63,8 @@ def load_tokenizer(name: str):
 
 def with_template(tokenizer):
     """Return the tokenizer, with Gemma 3's template, which TRL knows by its letters, where its own is missing or writes the same."""
-    known = (samples() / TINY / "chat_template.jinja").read_text(encoding="utf-8")
     how = {"conversation": [{"role": role, "content": role} for role in ("user", "assistant") * 2], "tokenize": False}
     own = tokenizer.chat_template
-    if not own or tokenizer.apply_chat_template(**how) == tokenizer.apply_chat_template(**how, chat_template=known):
-        tokenizer.chat_template = known
+    if not own or tokenizer.apply_chat_template(**how) == tokenizer.apply_chat_template(**how, chat_template=GEMMAS):
+        tokenizer.chat_template = GEMMAS
     return tokenizer

@@ -16,7 +16,7 @@ PRIVATE_KEY = r"-{4,5} ?BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)? ?-{4,5}"
 # And a key as it is sent, or is in an address (which `Path` gives one slash): before the host, or behind the question mark.
 SECRET = re.compile(
     rf"{KEYS}|Bearer [^'\" ]+|(?:(?<=://)|(?<=\w:/)(?!/))[^\s/@'\"]+(?=@)"
-    r"|(?i:(?P<kept>[?&][\w-]*(?:key|token|secret|sig|signature|password)=|\bapi_?key=['\"]?)[^\s&'\"]+)"
+    r"|(?i:(?P<kept>[?&][\w-]*(?:key|token|secret|sig|signature|password)=|\bapi_?key=['\"]?)(?:\\[^\"]|[^\s&'\"\\])+)"
 )
 # What a terminal obeys, or what turns the order of letters round.
 CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -19,7 +19,7 @@ PLAIN = re.compile(r"(?!.{301})(?!(?:[^*+]*[*+]){3})(?!(?:[^(]*\(){5})" + PLAIN)
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
 # Two numbers a trained weight in 32 bit; in 8 bit; in 8 bit, and moved to the CPU's memory when the GPU's runs out.
 OPTIMIZERS = ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
-# Words of the vocabulary that TRL's fused loss scores at once on a CPU, see `trainer.score_answers_only`: so many fit its cache.
+# Words of the vocabulary that TRL's fused loss scores at once on a CPU, see `guard.score_answers_only`: so many fit its cache.
 CPU_TILE = 4096
 
 

@@ -12,12 +12,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 from trl.chat_template_utils import gemma3_chat_template, has_generation_markers
-from trl.trainer import utils as trl_utils
 
+from gemma_colab.core.door import plugged
 from gemma_colab.core.errors import ModelError, SettingsError
-from gemma_colab.core.settings import ATTENTION, CPU_TILE, LoraSettings, TrainSettings
-
-_USE_TRITON = getattr(trl_utils, "_use_triton", None)  # TRL's own, before `score_answers_only`
+from gemma_colab.core.settings import ATTENTION, LoraSettings, TrainSettings
 
 
 def lora_config(settings: LoraSettings) -> LoraConfig:
@@ -82,7 +80,7 @@ def build_trainer(
         raise SettingsError(f"n_gpu={args.n_gpu} must be 1, one process trains on one GPU; {remedy}")
     unload_adapters(model)
     if args.use_cpu:
-        score_answers_only()
+        plugged("score_answers_only")()
     if "input_ids" in train_dataset.column_names:  # rows of tokens bring their labels
         args = dataclasses.replace(args, assistant_only_loss=False)
     template = tokenizer.chat_template
@@ -110,19 +108,6 @@ def build_trainer(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return trainer
-
-
-def score_answers_only() -> bool:
-    """On a CPU, let TRL's loss look at the answers only, in pieces that fit the processor's cache; returns whether it can be done.
-
-    Without Triton, TRL 1.16 scores every position against the whole vocabulary, 32,768 words at once, and leaves out afterwards what
-    doesn't count. Loss and gradients stay the same, and a step of 270M takes a third of the time (benchmarks/README.md).
-    """
-    if _USE_TRITON is None or not hasattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE"):
-        return False
-    trl_utils._use_triton = lambda device: device.type == "cpu" or _USE_TRITON(device)
-    trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE = CPU_TILE
-    return True
 
 
 def unload_adapters(model: PreTrainedModel) -> None:

@@ -20,7 +20,6 @@ VERSION = 2  # of what the files mean: 1 had rows as prompt and completion; docs
 SPLITS = ("train", "validation", "test")
 SPLIT_FILES = [f"rows/{split}.jsonl" for split in SPLITS]
 ADAPTER_FILES = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
-FOLDERS = ("rows", "blocked", "adapter", "merged", "ollama", "gguf", "evaluation", "review")  # of which something is replaced
 private = partial(os.open, mode=0o600)  # opens files for their owner alone, from the first byte: they hold what customers wrote
 OTHER = "that makes it"  # the notebook that writes what is not in here:
 MADE_IN = dict.fromkeys(SPLIT_FILES, "01_dataset_prep") | {"model_settings.json": "02_load_model"}
@@ -36,6 +35,9 @@ FIELDS = {
     "ship_settings.json": {"bars": dict},
     "export.json": {"merged": dict | None, "hub": dict | None},
 } | {name: {"file": str, "sample": bool} for name in ("rows/source.json", "blocked/source.json")}
+# Whatever this package replaces in a workspace, by its first name; `checkpoints` has a sign of its own.
+WRITTEN = {Path(name).parts[0] for name in (*MADE_IN, *FIELDS)} - {"workspace.json"}
+WRITTEN |= {*"evaluation gguf history loss_curve.png ollama report.html review review.json split_settings.json".split()}
 
 
 class Workspace:
@@ -81,10 +83,9 @@ class Workspace:
     def writing(self, name: str):
         """Yield a path beside one of its files or folders, see `whole`."""
         if name != "workspace.json" and self.version < VERSION:
-            mine = any(map(self.has, ("workspace.json", "model_settings.json", "training.json", *SPLIT_FILES)))
-            there = [top for place in (Path(name).parts[0], *FOLDERS) if (top := self.path / place).exists()]
-            if there and not mine:
-                what = f"{there[0]} is there, and gemma_colab did not make it"
+            there = [top for top in sorted({Path(name).parts[0], *WRITTEN}) if (self.path / top).exists()]
+            if there and not any(map(self.has, ("workspace.json", *SPLIT_FILES))):  # version 1 had rows only
+                what = f"{self.path / there[0]} is there, and gemma_colab did not make it"
                 raise WorkspaceError(f"{what}; name another workspace, or move it away")
             self.write_json("workspace.json", {"version": VERSION})
         with whole(self.own(Path(name).parent) / Path(name).name) as part:

@@ -14,7 +14,7 @@ from gemma_colab.core.rows import Row, answer
 from gemma_colab.data.finding import CheckContext, Finding, Hit, check
 from gemma_colab.data.likeness import normalize
 from gemma_colab.data.looking import BESIDE, beside, question
-from gemma_colab.data.personal import CODE, contact, own_contacts, personal_data, wide
+from gemma_colab.data.personal import CODE, contact, own_contacts, personal_data, redact, wide
 
 TAGS = "a|abbr|b|blockquote|body|br|button|center|code|div|em|font|form|h[1-6]|head|hr|html|i|iframe|img|input|label|li|link|meta|nobr|ol"
 TAGS += "|option|p|pre|s|script|select|small|span|strike|strong|style|sub|sup|svg|table|tbody|td|tfoot|th|thead|title|tr|tt|u|ul"
@@ -113,7 +113,7 @@ def mojibake(context: CheckContext) -> Iterator[Hit]:
     for row, field, text in context.fields():
         if not text.isascii() and (repaired := fix_encoding(text)) != text:
             bad = BADNESS_RE.search(text)
-            yield Hit(row, field, *(bad.span() if bad else (0, 0)), f"probably: {repaired[:60]}")
+            yield Hit(row, field, *(bad.span() if bad else (0, 0)), f"probably: {redact(repaired)[:60]}")
 
 
 @check("control characters", advice="remove them, or the model will write them")

@@ -142,8 +142,10 @@ def near_duplicates(context: CheckContext) -> list[Finding]:
 
 def _adds_only(one: dict[str, str], other: dict[str, str]) -> bool:
     words, its = (Counter(normalize(" ".join(fields.values())).split()) for fields in (one, other))
-    fewer, more = sorted(([*(words - its).elements()], [*(its - words).elements()]), key=len)
-    return all(any(Prefix.similarity(a, b) >= max(4, 0.6 * len(a), 0.6 * len(b)) for b in more) for a in fewer)
+    fewer, more = sorted((words - its, its - words), key=Counter.total)
+    return len(fewer) * len(more) <= 1000**2 and all(
+        any(Prefix.similarity(a, b) >= max(4, 0.6 * len(a), 0.6 * len(b)) for b in more) for a in fewer
+    )
 
 
 # What they hit is dropped.

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import ROUND_HALF_UP, Decimal, localcontext
+from functools import lru_cache
 from itertools import chain, islice
 from types import SimpleNamespace
 from typing import Any
@@ -196,15 +197,16 @@ def shown_by_excel(value: float | date | time | timedelta, code: str, language: 
     return re.sub("[\xa0\u202f]", " ", shown).strip()
 
 
-def _pieces(section: str) -> list[tuple[str, str]]:
+@lru_cache
+def _pieces(section: str) -> tuple[tuple[str, str], ...]:
     """Cut a number format into (kind, text), without what only takes room or gives a color. Raises `ValueError`."""
     pieces = [(m.lastgroup, m[m.lastgroup]) for m in PIECE.finditer(section)]
     if "?/" in section or any(kind == "rule" and text[:1] in "<>=" for kind, text in pieces):
         raise ValueError(section)  # a fraction, or a condition
-    return [(kind, text) for kind, text in pieces if text and kind not in ("gap", "rule")]
+    return tuple((kind, text) for kind, text in pieces if text and kind not in ("gap", "rule"))
 
 
-def _number(number: Decimal, pieces: list[tuple[str, str]], where: Any) -> str:
+def _number(number: Decimal, pieces: tuple[tuple[str, str], ...], where: Any) -> str:
     """Fill the one pattern, such as #,##0.00, or several, as in 000-00-00, from the right."""
     from babel.numbers import format_decimal, get_decimal_symbol
 
@@ -225,7 +227,7 @@ def _number(number: Decimal, pieces: list[tuple[str, str]], where: Any) -> str:
     return "".join(filled.pop(0) if kind == "digits" else text for kind, text in pieces)
 
 
-def _date(value: Any, code: str, pieces: list[tuple[str, str]], where: Any, country: int) -> str:
+def _date(value: Any, code: str, pieces: tuple[tuple[str, str], ...], where: Any, country: int) -> str:
     from babel.dates import format_date, format_datetime
 
     whole = abs(value) if isinstance(value, timedelta) else timedelta()
@@ -237,17 +239,24 @@ def _date(value: Any, code: str, pieces: list[tuple[str, str]], where: Any, coun
         return format_date(value, "long", locale=where)
     if (short := COUNTRY.get(code.lower())) is not None:  # 3/5 is March or May: only what is sure is written so
         return format_datetime(value, ("dd.MM.yyyy" if where.language == "ru" else "yyyy-MM-dd") + short, locale=where)
-    noon = () if country == 0xF400 and where.language != "en" else ("am/pm", "a/p")
+    parts = _pattern(pieces, () if country == 0xF400 and where.language != "en" else ("am/pm", "a/p"))
+    pattern = "".join(part if isinstance(part, str) else str(whole // part) for part in parts)
+    return format_datetime(value, pattern, locale=where)
+
+
+@lru_cache  # a sheet has one format for thousands of cells
+def _pattern(pieces: tuple[tuple[str, str], ...], noon: tuple[str, ...]) -> list[str | timedelta]:
+    """What babel calls a pattern, in parts; a unit of time for how many of them have passed."""
     marks = [text.lower() if kind in ("date", "elapsed") else "" for kind, text in pieces]
-    pattern = ""
+    parts = []
     for at, ((kind, text), mark) in enumerate(zip(pieces, marks, strict=True)):
         before, after = "".join(marks[:at])[-1:], "".join(marks[at + 1 :])[:1]
         if kind == "elapsed":
-            pattern += str(whole // UNITS[mark[0]])
+            parts.append(UNITS[mark[0]])
         elif mark[:1] == "m" and before != "h" and after != "s":
-            pattern += len(mark) * ("L" if len(mark) > 2 and not {"d", "dd"} & set(marks) else "M")  # январь, 5 января
+            parts.append(len(mark) * ("L" if len(mark) > 2 and not {"d", "dd"} & set(marks) else "M"))  # январь, 5 января
         elif mark[:1] == "h":
-            pattern += mark if set(noon) & set(marks) else mark.upper()
+            parts.append(mark if set(noon) & set(marks) else mark.upper())
         elif mark not in ("am/pm", "a/p") or mark in noon:
-            pattern += LETTERS.get(mark, mark).replace("0", "S") or "'" + text.replace("'", "''") + "'"
-    return format_datetime(value, pattern, locale=where)
+            parts.append(LETTERS.get(mark, mark).replace("0", "S") or "'" + text.replace("'", "''") + "'")
+    return parts

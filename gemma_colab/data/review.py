@@ -6,7 +6,7 @@ A decision is saved at once, and found again by the text of its row as it was re
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import pandas as pd
@@ -126,15 +126,16 @@ class Review:
         """Fingerprint of each row that was kept -> the findings it was kept in spite of: for `check_rows(..., kept=review.kept)`."""
         return {key: set(one["checks"]) for key, one in self.decisions.items() if one["action"] == "keep"}
 
-    def apply(self, rows: list[Row]) -> tuple[list[Row], pd.DataFrame]:
-        """The rows with edits made and drops left out, and a log in the form of `cleaning.clean`."""
+    def apply(self, rows: list[Row], typed: Callable[[str], str] = str) -> tuple[list[Row], pd.DataFrame]:
+        """The rows with edits made and drops left out, and a log in the form of `cleaning.clean`. typed: what changes the text of an
+        edit, which was typed from a row as it was then."""
         done, log = [], []
         for i, row in enumerate(rows):
             one = self.of(row) or {"action": "keep"}
             if one["action"] == "drop":
                 log.append(("review", i, row.get("line"), "", json.dumps(row, ensure_ascii=False), f"{DROPPED} {one['why']}"))
                 continue
-            new = with_texts(row, one.get("new", {}))
+            new = with_texts(row, {field: typed(text) for field, text in one.get("new", {}).items()})
             changes = zip(texts(row).items(), texts(new).values(), strict=True)
             log += [("review", i, row.get("line"), field, old, text) for (field, old), text in changes if text != old]
             done.append(new)

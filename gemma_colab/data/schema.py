@@ -17,6 +17,7 @@ from typing import Any
 
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import Row, Turn
+from gemma_colab.data.personal import redact
 
 # What a column may be called; compared without regard to case, ё/е, and spaces, underscores or hyphens. The first is our own name.
 NAMES = {
@@ -98,8 +99,8 @@ class Schema:
 
 
 def shown(value: Any, most: int = 60) -> str:
-    """Return the value in one line of at most `most` characters, control characters escaped."""
-    text = repr(value[: most + 1]) if isinstance(value, str) else reprlib.repr(value)
+    """Return the value in one line of at most `most` characters, control characters escaped, personal data masked before it is cut."""
+    text = repr(redact(value[:2000])[: most + 1]) if isinstance(value, str) else reprlib.repr(redact(value))
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

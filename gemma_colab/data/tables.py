@@ -58,8 +58,12 @@ def table(
     def records(columns: list[str]) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
         for line, cells in chain(first[above + 1 :], rows):
             if cells in titles or _is_header(cells, columns):
-                notes.setdefault("the header again, as of joined files, left out", []).append(line)
-                columns = columns if cells in titles else _named(cells)
+                now = columns if cells in titles else _named(cells)
+                moved = ", and its columns are others or in another order from here on" * (
+                    list(map(normal, now)) != list(map(normal, columns))
+                )
+                notes.setdefault(f"the header again, as of joined files, left out{moved}", []).append(line)
+                columns = now
             else:
                 yield line, record(cells, columns)
 

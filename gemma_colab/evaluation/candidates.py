@@ -21,6 +21,7 @@ from gemma_colab.evaluation.generation import Turns, generate
 from gemma_colab.evaluation.loss import answer_losses
 from gemma_colab.evaluation.metrics import USUAL, Metric
 from gemma_colab.evaluation.verdict import did_it_work
+from gemma_colab.model.hub import weights_mark
 
 ANSWERS = "evaluation/answers.jsonl"  # every answer ever given, with a key of its prompt and its model
 CANDIDATES = ("base", "few-shot", "tuned")
@@ -188,9 +189,11 @@ def enough_tokens(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> int:
 
 def kept_answers(workspace: Workspace, candidate: str, model: PreTrainedModel) -> dict:
     """Return the options of `generation.generate` that keep the answers of a candidate in the workspace. They are found again by the chosen
-    model, its precision, and for the tuned one a checksum of the adapter that is saved there; nothing is kept without one."""
+    model and its weights, its precision, and for the tuned one a checksum of the adapter that is saved there; nothing is kept without one."""
     chosen = ModelSettings.load(workspace)
-    made_by = f"{chosen.model} {chosen.load_in_4bit} {str(model.dtype).removeprefix('torch.')}"
+    made_by = (
+        f"{chosen.model} {chosen.load_in_4bit} {str(model.dtype).removeprefix('torch.')} {weights_mark(chosen.model)}".rstrip()
+    )
     if candidate == "tuned":
         if not workspace.has("adapter"):
             return {}

@@ -91,7 +91,8 @@ def did_it_work(against_base: pd.DataFrame, reasons: dict[str, str]) -> pd.DataF
     """Say for each reason to tune a model whether it worked: a line with the measure that tests it, base, tuned, the difference with its
     95 % interval, and the answer. against_base: of `compare`. reasons: reason -> its measure; those that were not measured are left out.
 
-    "yes" is clearly better and right in 9 of 10 answers; "in part" is clearly better only; "no" is clearly worse, or the same; the rest was not shown.
+    "yes" is clearly better and right in 9 of 10 answers; "in part" is clearly better only; "perhaps" as in `compare`; "no" is
+    clearly worse, or the same; the rest was not shown.
     """
     lines, measured = [], {line.metric: line for line in against_base.itertuples()}
     for reason, measure in reasons.items():
@@ -99,7 +100,9 @@ def did_it_work(against_base: pd.DataFrame, reasons: dict[str, str]) -> pd.DataF
             right = line.after if line.better == "higher" else 1 - line.after
             better = (line.difference < 0) == (line.better == "lower")
             said = "yes" if right >= WORKS else f"in part: right in {right:.0%} of the answers"
-            if line.clear != "yes":
+            if line.clear == "perhaps":
+                said = f"perhaps {'better' if better else 'worse'}: right in {right:.0%} of the answers"
+            elif line.clear != "yes":
                 luck = "there are too few rows" if line.clear == "too few rows" else "the difference may be luck"
                 said = f"not shown: right in {right:.0%} of the answers, and {luck}"
                 said = said if line.difference else f"no: right in {right:.0%} of the answers, as before"

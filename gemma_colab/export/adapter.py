@@ -16,6 +16,7 @@ from gemma_colab.core.errors import WorkspaceError, first_line
 from gemma_colab.core.settings import PLAIN
 from gemma_colab.core.trainer import unload_adapters
 from gemma_colab.core.workspace import Workspace
+from gemma_colab.export.folders import carry
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # as peft names them
 KNOWN = "peft_type task_type base_model_name_or_path revision inference_mode auto_mapping r lora_alpha lora_dropout target_modules bias"
@@ -42,6 +43,7 @@ def save_adapter(
             name_for_whole_model(part)
         tokenizer.save_pretrained(part)
         (part / "README.md").unlink(missing_ok=True)  # peft's template of a card, with nothing filled in
+        carry(workspace.path / "adapter", part, "adapter")
     return workspace.path / "adapter"
 
 

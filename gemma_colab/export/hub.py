@@ -19,22 +19,16 @@ from huggingface_hub.utils import validate_repo_id
 
 from gemma_colab.core.door import plugged
 from gemma_colab.core.errors import KEYS, PRIVATE_KEY, SECRET, ModelError, WorkspaceError, say
-from gemma_colab.export.adapter import SETTINGS, WEIGHTS, check_adapter
+from gemma_colab.export.adapter import SETTINGS, check_adapter
 from gemma_colab.export.checkpoint import check_merged
-from gemma_colab.export.merged import VISION_FILES
+from gemma_colab.export.folders import BELONGS, CARD
 from gemma_colab.export.record import mib
 from gemma_colab.model.choice import shown_name
 from gemma_colab.model.hub import LOST, SITE, STORE, no_secret, trace
 from gemma_colab.model.preflight import token_source
 
 EMPTY = {".gitattributes"}  # what a repository holds that was made and never filled
-CARD = "README.md"
 PLACE = re.compile(r"path/or/id/of/this/(?:adapter|model)")  # in the code of the card
-# What belongs to each form: all that export writes there, and tokenizers of older versions. Nothing else is sent unless it is named.
-BELONGS = {"adapter": [SETTINGS, WEIGHTS], "merged": ["config.json", "generation_config.json", *VISION_FILES]}
-BELONGS["merged"] += ["model.safetensors", "model-?????-of-?????.safetensors", "model.safetensors.index.json"]
-ALWAYS = [CARD, "loss_curve.png", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja"]
-ALWAYS += ["special_tokens_map.json", "added_tokens.json"]
 # Sent from the disk, and searched in their first MiB; of all else, the bytes that were searched are sent.
 HEAVY = (".safetensors", ".gguf")
 NO_TEXT = (*HEAVY, ".png", ".model")  # searched for keys only, for by chance bytes look like much else
@@ -126,7 +120,7 @@ def _files(folder: Path, also: Collection[str]) -> dict[str, str | bytes]:
     if not (folder / CARD).is_file():
         command = f"gemma-colab export --workspace {shlex.quote(str(folder.parent))} --to {form}"
         raise WorkspaceError(f"{folder} has no {CARD}, the card; {command} writes it")
-    files, belongs = {}, [*ALWAYS, *BELONGS[form]]
+    files, belongs = {}, BELONGS[form]  # nothing else is sent unless it is named
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder)
         if any(part.startswith(".") for part in name.parts):

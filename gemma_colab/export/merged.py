@@ -27,13 +27,13 @@ from gemma_colab.core.errors import ModelError, WorkspaceError, say
 from gemma_colab.core.machine import GIB, free_gib
 from gemma_colab.export.adapter import WEIGHTS, check_adapter
 from gemma_colab.export.checkpoint import SAMPLING, Stored, base_folder, config_of, stored_tensors, text_name, with_added_tokens
+from gemma_colab.export.folders import BELONGS, VISION_FILES, refuse_overlap, refuse_strangers
 from gemma_colab.model.choice import is_hub_id
 from gemma_colab.model.memory import readable
 
 SMALLEST_SHARD = 2**28  # bytes; a shard is as large as the largest tensor, which sets the peak anyway, but no smaller than this
 # What peft calls its tensors in a layer of a block; the last one of DoRA only. A head that is also the embedding can't take a change.
 LORA_TENSOR = re.compile(r"base_model\.model\.(.+\.layers\..+)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.weight)?")
-VISION_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 def merge(base: str, adapter: str | Path, out: str | Path, *, text_only=True, max_shard_bytes: int | None = None) -> float:
@@ -42,8 +42,9 @@ def merge(base: str, adapter: str | Path, out: str | Path, *, text_only=True, ma
     base: a Hub id or a folder, in 16 or 32 bit; saved in bfloat16, or in float32 if it is stored so. adapter: a folder with LoRA,
     rsLoRA or DoRA. text_only: of a multimodal base, write the text part, as `Gemma3ForCausalLM`: nothing else was trained, it is
     0.8 GB smaller, and every program that reads Gemma 3 reads it. False keeps the whole model and the base's names.
-    Raises `ModelError` or `WorkspaceError` before anything is written if the adapter is not whole or of another base, if the
-    base can't be had, or if memory or disk don't suffice. Write to a folder of `Workspace.writing`, which removes what is half done.
+    Raises `ModelError`, `SettingsError` or `WorkspaceError` before anything is written if the adapter is not whole or of another base,
+    if the base can't be had, if `out` is, holds or lies in one of the two, or holds what no merge writes, or if memory or disk don't
+    suffice. Write to a folder of `Workspace.writing`, which removes what is half done.
     """
     out, adapter = Path(out), Path(adapter)
     check_adapter(adapter)
@@ -54,6 +55,8 @@ def merge(base: str, adapter: str | Path, out: str | Path, *, text_only=True, ma
         raise WorkspaceError(f"{adapter} was trained on {trained_on}, not on {wanted}; name {trained_on} as the base")
     folder = base_folder(base)
     stored, plan = stored_tensors(base, folder, config)
+    refuse_overlap(out, folder, adapter, adapter / WEIGHTS, *{tensor.file for tensor in stored.values()})  # weights may be links
+    refuse_strangers(out, BELONGS["merged"])
     changes = _changes(base, adapter, settings, plan)
     sees = config.model_type == "gemma3"  # gemma3_text sees no images
     if sees and text_only:

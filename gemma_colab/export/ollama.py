@@ -1,12 +1,12 @@
 """A folder that `ollama create` takes as it is: the merged weights, and a Modelfile with template, stop tokens and sampling."""
 
-import os
-import shutil
+import re
 from pathlib import Path
 
-from gemma_colab.core.errors import SettingsError, WorkspaceError
+from gemma_colab.core.errors import SettingsError, WorkspaceError, say
 from gemma_colab.core.workspace import whole
 from gemma_colab.export.checkpoint import SAMPLING, check_merged
+from gemma_colab.export.folders import BELONGS, LEFT, changed, link, refuse_overlap, refuse_strangers, signed
 from gemma_colab.model.hub import refuse_links
 
 # Gemma's chat template in Go's template language. Ollama puts <bos> before it, and joins system texts into .System; they stay
@@ -44,7 +44,8 @@ def modelfile(weights: str, system: str | None = None) -> str:
 
 
 def write_ollama(merged: str | Path, out: str | Path, *, system: str | None = None) -> Path:
-    """Write the folder `out`; there, `ollama create NAME` and `ollama run NAME`. Return `out`; an earlier one is replaced.
+    """Write the folder `out`; there, `ollama create NAME` and `ollama run NAME`. Return `out`; an earlier one is replaced, but
+    for a Modelfile that was changed since.
 
     merged: the folder of a merged model, which Ollama converts itself, or a .gguf file; linked (no room needed) or, on another disk,
     copied. system: a text before the first question of every conversation. What Ollama asks differs from `apply_chat_template` in one
@@ -58,25 +59,19 @@ def write_ollama(merged: str | Path, out: str | Path, *, system: str | None = No
     elif not merged.is_file():
         raise WorkspaceError(f"{merged} is not there; write it with write_gguf first")
     files = [merged] if merged.is_file() else [path for path in merged.iterdir() if path.is_file() and path.suffix != ".gguf"]
-    if (place := out.resolve()) == merged or place in merged.parents or merged in place.parents:
-        raise SettingsError(
-            f"out={str(out)!r} and the model it is made from, {merged}, are one inside the other; name another folder"
-        )
-    was = (out / "Modelfile").read_text(encoding="utf-8", errors="replace") if (out / "Modelfile").is_file() else ""
-    ours = {"Modelfile", *(path.name for path in files)} if TEMPLATE in was else ()
-    weights = (".gguf", ".safetensors") if ours else ()  # of a model that was here before
-    if strange := [path.name for path in out.glob("*") if path.name not in ours and path.suffix not in weights]:
-        raise SettingsError(f"out={str(out)!r} holds {min(strange)!r}, which would be lost; name a new folder")
+    files = [path for path in files if path.name != "Modelfile"]  # it would be written through its second name
+    refuse_overlap(out, merged)
+    was = file.read_text(encoding="utf-8", errors="replace") if (file := out / "Modelfile").is_file() else ""
+    before = [] if (theirs := changed(file, text)) else re.findall(r"\AFROM \./(.+)", was)  # a .gguf file
+    refuse_strangers(out, ["Modelfile", *before, *BELONGS["merged"], *(path.name for path in files)] if TEMPLATE in was else [])
+    if theirs:
+        say(LEFT.format(file))
     try:
         with whole(out) as part:
             part.mkdir()
             for path in files:
-                # A second name for the same file; never a symbolic link, which Ollama refuses.
-                try:
-                    os.link(path.resolve(), part / path.name)
-                except OSError:  # another disk, or one without links, such as Google Drive
-                    shutil.copyfile(path, part / path.name)
-            (part / "Modelfile").write_text(text, encoding="utf-8")
+                link(path.resolve(), part / path.name)
+            (part / "Modelfile").write_text(was if theirs else signed(text, "# {}"), encoding="utf-8")
     except OSError as e:
         remedy = "make room there, or name a folder you may write to"
         raise WorkspaceError(f"{out} can't be written ({e.strerror}); {remedy}") from None

@@ -15,9 +15,10 @@ from gemma_colab.core.rows import answer, prompt
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import SPLIT_FILES, Workspace
 from gemma_colab.handover.killed import killed_run
-from gemma_colab.handover.rows import ensure_rows
+from gemma_colab.handover.rows import ensure_rows, saved_source
 from gemma_colab.handover.settings import settings_for
 from gemma_colab.model.choice import TEXT_ONLY, sees_images, shown_name
+from gemma_colab.model.hub import weights_mark
 from gemma_colab.model.lengths import token_lengths
 from gemma_colab.model.lent import describe_machine
 from gemma_colab.training.replay import REPLAY_ROWS, general_rows, mix_in
@@ -79,7 +80,7 @@ def train_adapter(
         from gemma_colab.training.short import remember
 
         lora = [LoraSettings.load(workspace)] if workspace.has(LoraSettings.file) else []  # else the starting point, there too
-        left = killed_run(rehearse, chosen, settings, *lora)
+        left = killed_run(rehearse, saved_source(workspace), chosen, settings, *lora)
         with ExitStack() as undo:
             if loaded:
                 undo.callback(remember(loaded[0]))  # what it learns in a rehearsal doesn't stay on it
@@ -111,7 +112,7 @@ def train_adapter(
     if sees_images(chosen.model):
         say(f"{shown_name(chosen.model)} {TEXT_ONLY}.")
     base = {"model": chosen.model, "load_in_4bit": chosen.load_in_4bit}
-    made_with = base | {"lora": dataclasses.asdict(saved.lora)}
+    made_with = base | {"weights": weights_mark(chosen.model, dated=False), "lora": dataclasses.asdict(saved.lora)}
     replayed = settings.replay and workspace.has(REPLAY_ROWS)
     made_with["rows"] = workspace.fingerprint(*SPLIT_FILES, REPLAY_ROWS) if replayed else split
     training_rows = mix_in(rows["train"], general_rows(workspace), settings.replay, settings.seed)

@@ -4,6 +4,7 @@ import gc
 import shutil
 import time
 from collections.abc import Callable, Collection
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +24,7 @@ from gemma_colab.evaluation import answer_losses, generate_answers
 from gemma_colab.export.adapter import check_adapter, load_adapter, name_for_whole_model, of_text_part
 from gemma_colab.export.card import model_card
 from gemma_colab.export.checkpoint import config_of
+from gemma_colab.export.folders import BELONGS, CARD, LEFT, carry, changed, refuse_overlap, refuse_strangers, signed
 from gemma_colab.export.gguf import OUTTYPES, can_run, check_gguf, ready_converter, write_gguf
 from gemma_colab.export.hub import check_push, push
 from gemma_colab.export.merged import merge
@@ -135,21 +137,33 @@ def _need_merged(workspace: Workspace, to: str, text_only: bool | None) -> None:
     wanted = text_only if text_only is not None else there is not False
     if there == wanted:
         return
+    base, merged = workspace.read_json("training.json")["model"], workspace.path / "merged"
+    refuse_strangers(merged, BELONGS["merged"])
+    if Path(base).is_dir():  # it may be the merged model of an earlier round
+        refuse_overlap(merged, Path(base))
     trained = workspace.fingerprint(*ADAPTER_FILES)
     with workspace.writing("merged") as part:
-        merge(workspace.read_json("training.json")["model"], workspace.path / "adapter", part, text_only=wanted)
+        merge(base, workspace.path / "adapter", part, text_only=wanted)
         if workspace.fingerprint(*ADAPTER_FILES) != trained:
             raise WorkspaceError(f"the adapter in {workspace.path} was replaced while it was merged; export again")
+        carry(merged, part, "merged")
     record(workspace, merged=entry(workspace, "merged") | {"text_only": wanted})
     write_card(workspace, "merged")
 
 
 def write_card(workspace: Workspace, form: str) -> None:
-    """Write README.md and `loss_curve.png` into the folder of the "adapter" or the "merged" model."""
+    """Write README.md, unless somebody changed it, and `loss_curve.png` into the folder of the "adapter" or the "merged" model."""
     with workspace.writing(f"{form}/loss_curve.png") as part:
         save_curve(history_table(workspace.read_json("training.json")["log_history"]), part, dpi=120)
     dtype = str(config_of(str(workspace.path / form)).dtype).removeprefix("torch.") if form == "merged" else ""
-    workspace.write_text(f"{form}/README.md", str(model_card(form, card_facts(workspace), dtype)))
+    text = str(model_card(form, card_facts(workspace), dtype))
+    if changed(card := workspace.path / form / CARD, text):
+        _say(LEFT.format(card))
+    else:
+        workspace.write_text(f"{form}/{CARD}", signed(text, "<!-- {} -->"))
+
+
+_say = cache(say)  # once of each card, which one export may write twice
 
 
 def card_facts(workspace: Workspace) -> dict:

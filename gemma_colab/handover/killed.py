@@ -13,16 +13,17 @@ from gemma_colab.core.errors import say
 from gemma_colab.core.rows import Row
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace
-from gemma_colab.handover.rows import save_rows
+from gemma_colab.handover.rows import SOURCE, UNNAMED, save_rows
 from gemma_colab.training.checkpoints import whole_checkpoints
 
 
-def killed_run(rows: dict[str, list[Row]], *settings: ModelSettings | TrainSettings | LoraSettings) -> Workspace:
-    """Train on these rows in a process and a workspace of their own, kill the process as soon as a checkpoint is whole (or see it end
-    before), and return the workspace: what a lost session leaves. It is deleted when this program ends."""
+def killed_run(rows: dict[str, list[Row]], whose: dict, *settings: ModelSettings | TrainSettings | LoraSettings) -> Workspace:
+    """Train on these rows (whose: of `saved_source`) in a process and a workspace of their own, kill the process as soon as a checkpoint is
+    whole (or see it end before), and return the workspace: what a lost session leaves. It is deleted when this program ends."""
     workspace = Workspace(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, workspace.path, ignore_errors=True)
     save_rows({"test": []} | rows, workspace)
+    workspace.write_json(f"rows/{SOURCE}", UNNAMED | whose)
     for part in settings:
         part.save(workspace)
     command = [sys.executable, "-m", "gemma_colab", "train", "--workspace", workspace.path]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from gemma_colab.core.workspace import SPLIT_FILES, SPLITS, Workspace, private, 
 from gemma_colab.data.cleaning import DEFAULT, STEPS, clean, summarize
 from gemma_colab.data.finding import Finding
 from gemma_colab.data.looking import AS_READ
-from gemma_colab.data.personal import own_contacts, redact
+from gemma_colab.data.personal import mask, own_contacts, redact
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import Report, check_rows
 from gemma_colab.data.review import Review
@@ -73,7 +74,8 @@ def prepare_rows(
     found, review = read_rows(source, on_bad="aside", **reading), Review(workspace)
     keep = ("only", *own_contacts(found.rows, keep), *keep)  # what is the house's own is told before rows are dropped
     cleaned, log = clean(found.rows, steps, also, keep)
-    rows, decided = review.apply(cleaned)
+    masked = "mask_personal_data" in (*steps, *also)
+    rows, decided = review.apply(cleaned, partial(mask, keep=own_contacts(found.rows, keep)) if masked else str)
     logs = {"cleaning_log": log, "review_log": decided, "too_long": []}
     logs["aside"] = json.loads(json.dumps(found.aside, default=str))  # a bad row may hold dates
     changes = [*review.unused(cleaned, found.rows), *summarize(found.rows, log), *summarize(cleaned, decided)]

@@ -1,5 +1,6 @@
 """Fetch from the Hugging Face Hub or a folder, and say in one sentence why that failed and what to do next."""
 
+import hashlib
 import json
 import os
 import re
@@ -127,6 +128,25 @@ def weights_of(name: str, folder: Path) -> list[Path]:
     return [whole] if whole.is_file() else parts_of(name, index) if index.is_file() else []
 
 
+def weights_mark(name: str, dated: bool = True) -> str:
+    """Return a short mark of the weights in a folder or GGUF file, by which another model of the same name is known; "" for one of the Hub.
+
+    dated: by size and time. Else by size and 4 KiB of each MiB: a copy, such as one on the new disk of a machine, is the same.
+    """
+    if name == TINY or known_dimensions(name):
+        return ""
+    path, mark = Path(name).expanduser(), hashlib.sha256()
+    for file in filter(Path.is_file, [path] if name.endswith(".gguf") else weights_of(name, path)):
+        stat = file.stat()
+        mark.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns * dated}".encode())
+        if not dated:
+            with file.open("rb") as weights:
+                for start in range(0, stat.st_size, 2**20):
+                    weights.seek(start)
+                    mark.update(weights.read(4096))
+    return mark.hexdigest()[:12] if path.exists() else ""
+
+
 def parts_of(name: str, index: Path) -> list[Path]:
     """Return the files that an index names. Raises `ModelError` unless they are safetensors beside it."""
     try:
@@ -142,9 +162,11 @@ def parts_of(name: str, index: Path) -> list[Path]:
 
 @cache
 def _steps(file: Path, changed: int = 0) -> list:
-    """Return what a tokenizer does to a text beside cutting it up: each step may make a long text of a short one, or search for ever."""
+    """Return what a tokenizer does to a text, and how it cuts that up: each may make a long text of a short one, or search for ever."""
     said = json.loads(file.read_text(encoding="utf-8"))
-    return [said.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")] + [len(str(said.get("post_processor"))) < 5000]
+    how = {part: value for part, value in said["model"].items() if value and part not in ("vocab", "merges")}
+    steps = [said.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")]
+    return [*steps, how, len(str(said.get("post_processor"))) < 5000]
 
 
 def check_config(name: str, said: dict) -> None:

@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from gemma_colab.core.catalog import PACKAGED
+from gemma_colab.core.catalog import PACKAGED, Dimensions
 from gemma_colab.core.errors import ModelError, say
 from gemma_colab.core.machine import GIB, free_gib
 from gemma_colab.core.workspace import whole
@@ -87,6 +87,7 @@ def unpack_gguf(file: Path, folder: Path) -> Path:
     import torch
     from gguf import GGUFReader
     from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
+    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
     from gemma_colab.core.chat import stop_token_ids, with_template
 
@@ -107,8 +108,14 @@ def unpack_gguf(file: Path, folder: Path) -> Path:
         if sum(int(t.n_bytes) for t in reader.tensors) > file.stat().st_size:
             raise ValueError("its tensors overlap")
         size = sum(int(t.n_elements) for t in reader.tensors)
-        wide, deep, n = (int(fields[f"gemma3.{name}"]) for name in ("embedding_length", "feed_forward_length", "block_count"))
-        if 2 * size < (least := wide * (3 * deep * n + len(fields["tokenizer.ggml.tokens"]))):
+        usual = Gemma3TextConfig(vocab_size=len(fields["tokenizer.ggml.tokens"]))
+        asked = {name: getattr(usual, name) for name in Dimensions.__dataclass_fields__}
+        for field, value in fields.items():  # transformers believes what is said for any architecture
+            kind, _, said = field.partition(".")
+            if (name := GGUF_CONFIG_MAPPING.get(kind, {}).get(said)) in asked:
+                asked[name] = int(value)
+        asked = Dimensions(**asked)
+        if 2 * size < (least := asked.linear_parameters + asked.embedding_parameters):
             raise ModelError(f"{file} holds {size:,} weights, and asks for {least:,} at least; {TAKE}")
         need = (2 * size + 64 * 2**20) / GIB  # 16 bits a weight, and the tokenizer
         if (free := free_gib(folder)) < need:

@@ -16,9 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import BinaryIO, NamedTuple
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import safe_globals
 from trl import SFTTrainer
 
 from gemma_colab.core.errors import SPOILT, WorkspaceError, first_line
@@ -72,7 +74,9 @@ def checkpoint_to_resume(folder: Path, made_with: dict, anyway: bool = False, lo
         raise WorkspaceError(f"{name}/trainer_state.json is spoilt ({first_line(e)}); start anew, with resume=False") from None
     if any(found[-1].path.glob("*/adapter_config.json")):  # the trainer would load each of them
         raise WorkspaceError(f"{name} holds folders with other adapters, which no run here writes; start anew, with resume=False")
-    check_optimizer(found[-1].path / "optimizer.pt")
+    for file in filter(Path.is_file, found[-1].path.rglob("*")):
+        if file.suffix in (".pt", ".pth", ".bin") and file.name != "training_args.bin":  # which nobody reads
+            check_state(file)
     others = differences(found[-1].made_with, made_with, name)
     if (others := [other for other in others if not (longer and other.startswith("num_train_epochs:"))]) and not anyway:
         remedy = "set them back, start anew with resume=False (no --resume), or go on in spite of it with anyway=True (--anyway)"
@@ -80,14 +84,27 @@ def checkpoint_to_resume(folder: Path, made_with: dict, anyway: bool = False, lo
     return found[-1]
 
 
-def check_optimizer(file: Path) -> None:
-    """Raise `WorkspaceError` for a state that is no plain tensors, each as large as it says: torch unfolds what repeats itself."""
+def check_state(file: Path) -> None:
+    """Raise `WorkspaceError` for a state that is no plain tensors, or in which more is than the file is large: packed, on the same bytes,
+    or lists that hold others again and again."""
     try:
-        kept = torch.load(file, map_location="cpu", weights_only=True, mmap=True) if file.is_file() else {}
-        found = [value for state in kept.get("state", {}).values() for value in state.values() if torch.is_tensor(value)]
-        if any(value.numel() * value.element_size() > value.untyped_storage().nbytes() for value in found):
+        with ZipFile(file) as records:
+            parts, size = records.infolist(), file.stat().st_size
+        held = size + 1 if any(part.compress_type for part in parts) else sum(part.file_size for part in parts)
+        if held <= size:
+            with safe_globals():  # of numpy's random state
+                todo, known, held = [torch.load(file, map_location="cpu", weights_only=True, mmap=True)], set(), 0
+        while held <= size and todo:
+            value = todo.pop()
+            within = [*value.values()] if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
+            held += len(within)
+            if torch.is_tensor(value) and id(value) not in known:  # 8-bit optimizers have one table for all
+                known.add(id(value))
+                held += value.numel() * value.element_size()
+            todo += within if held <= size else []
+        if held > size:
             raise ValueError("it says that it holds more than it does")
-    except (UnpicklingError, RuntimeError, *SPOILT) as e:
+    except (BadZipFile, UnpicklingError, RuntimeError, *SPOILT) as e:
         what = f"{file.parent.name} holds a file that is not of this training ({file.name}: {first_line(e).split('.')[0]})"
         raise WorkspaceError(f"{what}; start anew, with resume=False (no --resume)") from None
 

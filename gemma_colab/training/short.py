@@ -120,6 +120,7 @@ def short_run(
         raise ModelError("the model is wrapped in a PeftModel, and needs to be given without; pass model.get_base_model()")
     # peft writes into a config that it is given
     peft_config = lora_config(lora) if isinstance(lora, LoraSettings) else copy.deepcopy(lora)
+    peft_config.inference_mode = False  # that of an adapter that was loaded to be asked trains nothing
     if settings.replay:
         rows = mix_in(rows, general_rows(), settings.replay, settings.seed)
     given = {"train": rows} | ({"validation": eval_rows} if eval_rows else {})

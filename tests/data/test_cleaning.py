@@ -5,6 +5,7 @@ import json
 import random
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.rows import answer, to_messages
+from gemma_colab.data import cleaning
 from gemma_colab.data.cleaning import CHANGES, DEFAULT, DROPPED, DROPS, LOG_COLUMNS, STEPS, clean, summarize, undo
 from gemma_colab.data.looking import AS_READ, fingerprint, question, texts
 from gemma_colab.data.reading import read_rows
@@ -267,6 +269,17 @@ NEAR = [
 def test_near_rows_that_say_something_else_stay(one, other):
     rows = [row(*one), row(*other)]
     assert clean(rows, ("drop_near_duplicates",))[0] == rows
+
+
+def test_a_word_that_is_repeated_is_compared_once(monkeypatch):
+    compared, similarity = [], cleaning.Prefix.similarity
+    counted = SimpleNamespace(similarity=lambda *words: compared.append(words) or similarity(*words))
+    monkeypatch.setattr(cleaning, "Prefix", counted)
+    assert cleaning._adds_only({"answer": "слово " * 500}, {"answer": "иное " * 500 + "слова"})
+    assert len(compared) == 2
+    many = ({"answer": " ".join(f"{word}{i}" for i in range(1001))} for word in ("раз", "два"))
+    assert not cleaning._adds_only(*many)  # a million pairs: too many to say that only endings differ
+    assert len(compared) == 2
 
 
 def test_rows_under_one_prompt_are_not_twins():

@@ -70,6 +70,13 @@ def test_a_cell_is_read_as_excel_shows_it(tmp_path, value, code, russian, englis
     assert answer(read(tmp_path, [(value, code)]).rows[0]) == english
 
 
+def test_a_number_format_is_taken_apart_once(tmp_path):
+    code = "dd.mm.yyyy" + "~" * 200
+    before = excel._pattern.cache_info().misses
+    assert len({answer(row) for row in read(tmp_path, [(DAY + timedelta(days=i), code) for i in range(60)]).rows}) == 60
+    assert excel._pattern.cache_info().misses == before + 1
+
+
 def test_what_the_language_of_a_sheet_changed_is_said(tmp_path):
     source = read(tmp_path, [(1234.5, "#,##0.00"), (7, "0"), (2.5, "0.0")], "Сколько?")
     assert source.notes == ("numbers are written as a Russian Excel shows them, such as 1 234,50: row 2, 4",)

@@ -93,8 +93,13 @@ def test_a_header_that_stands_again_is_left_out_and_counted(tmp_path):
 
 def test_a_second_file_with_other_columns_is_read_by_its_own_header(tmp_path):
     text = "question,answer\nвопрос раз,ответ раз\nanswer,question\nответ два,вопрос два\nВопрос,Ответ\nвопрос три,ответ три\n"
-    assert pairs(read_rows(put(tmp_path, "a.csv", text))) == [
+    source = read_rows(put(tmp_path, "a.csv", text))
+    assert pairs(source) == [
         (2, "вопрос раз", "ответ раз"), (4, "вопрос два", "ответ два"), (6, "вопрос три", "ответ три")]  # fmt: skip
+    assert (
+        "the header again, as of joined files, left out, and its columns are others or in another order from here on: line 3, 5"
+        in source.notes
+    )
     words = "вопрос,ответ\nсистема,system\nответ,answer\nтема,subject\n"  # a dictionary is no header
     assert [answer(row) for row in read_rows(put(tmp_path, "b.csv", words)).rows] == ["system", "answer", "subject"]
 

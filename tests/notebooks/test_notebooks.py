@@ -92,7 +92,7 @@ def test_cells_are_short_and_prose_is_never_far(path):
         kept += keep
         assert keep or not cell.outputs, cell.source
         assert cell.execution_count is None or keep
-    assert 1 <= kept <= 10
+    assert 1 <= kept <= 14  # what the text speaks of is there to be seen; the size of a notebook is held elsewhere
 
 
 def test_notebook_05_reads_test_rows_once_says_when_to_ship_and_ends_with_the_merged_model():

@@ -164,7 +164,7 @@ def parts_of(name: str, index: Path) -> list[Path]:
 def _steps(file: Path, changed: int = 0) -> list:
     """Return what a tokenizer does to a text, and how it cuts that up: each may make a long text of a short one, or search for ever."""
     said = json.loads(file.read_text(encoding="utf-8"))
-    how = {part: value for part, value in said["model"].items() if value and part not in ("vocab", "merges")}
+    how = [said["model"].get("type", "BPE"), *(said["model"].get(part) or 0 for part in ("dropout", "max_input_chars_per_word"))]
     steps = [said.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")]
     return [*steps, how, len(str(said.get("post_processor"))) < 5000]
 

@@ -140,7 +140,8 @@ def test_what_the_terminal_says_of_a_bad_row_is_masked(tmp_path):
         )
     )
     found = read_rows(tmp_path / "a.jsonl", on_bad="aside")
-    assert leaked_text(found.aside[0]["sentence"])
+    assert leaked_text(str(found.aside[0]["content"]))  # what `undo` and the owner need
+    assert not leaked_text(found.aside[0]["sentence"])
     report = check_rows(found.rows, aside=found.aside)
     assert not leaked_text(f"{report}{report.page().data}")
 

@@ -22,7 +22,7 @@ from gemma_colab.training.verdict import training_verdict
 RECORDS = "history"  # their folder in the workspace
 NEEDED = ("status", "verdict", "seconds", "data", "rows", "machine", "model", "lora", "train", "curves")
 # The colors of Okabe and Ito that people who see few colors can tell apart, and a shape for those who see none.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#999999", "#56b4e9", "#e69f00", "#000000")
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#555555", "#56b4e9", "#e69f00", "#000000")
 RUN_STYLES = list(zip(COLORS * 9, "os^DvPX*<" * 8, strict=True))
 
 

@@ -1,11 +1,13 @@
 """From rows to what the model reads: token ids, and which of them are trained."""
 
+from functools import cache
+
 from gemma_colab.core.catalog import TINY, from_hub, source_of
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.rows import Row
 from gemma_colab.core.workspace import samples
 
-GEMMAS = (samples() / TINY / "chat_template.jinja").read_text(encoding="utf-8")
+gemmas = cache(lambda: (samples() / TINY / "chat_template.jinja").read_text(encoding="utf-8"))
 MOST = 200  # answers of a row that are found in another template: for each, all before it is written again
 REMEDY = "take a checkpoint with Gemma 3's own template"
 
@@ -22,7 +24,7 @@ def tokenize_row(row: Row, tokenizer, last_answer_only: bool = False) -> dict[st
 
     turns, whole = row["messages"], ids(len(row["messages"]))
     later = [i for i, turn in enumerate(turns) if i > 1 and turn["role"] == "user"]
-    if later and not last_answer_only and tokenizer.chat_template == GEMMAS:
+    if later and not last_answer_only and tokenizer.chat_template == gemmas():
         # It writes an exchange the same wherever it stands, behind one <bos>: each is written once, else a long talk takes the square.
         parts = zip([0, *later], [*later, len(turns)], strict=True)
         first, *others = [tokenize_row({"messages": turns[start:end]}, tokenizer) for start, end in parts]
@@ -65,6 +67,6 @@ def with_template(tokenizer):
     """Return the tokenizer, with Gemma 3's template, which TRL knows by its letters, where its own is missing or writes the same."""
     how = {"conversation": [{"role": role, "content": role} for role in ("user", "assistant") * 2], "tokenize": False}
     own = tokenizer.chat_template
-    if not own or tokenizer.apply_chat_template(**how) == tokenizer.apply_chat_template(**how, chat_template=GEMMAS):
-        tokenizer.chat_template = GEMMAS
+    if not own or tokenizer.apply_chat_template(**how) == tokenizer.apply_chat_template(**how, chat_template=gemmas()):
+        tokenizer.chat_template = gemmas()
     return tokenizer

@@ -59,10 +59,9 @@ def table(
         for line, cells in chain(first[above + 1 :], rows):
             if cells in titles or _is_header(cells, columns):
                 now = columns if cells in titles else _named(cells)
-                moved = ", and its columns are others or in another order from here on" * (
-                    list(map(normal, now)) != list(map(normal, columns))
-                )
-                notes.setdefault(f"the header again, as of joined files, left out{moved}", []).append(line)
+                moved = list(map(normal, now)) != list(map(normal, columns))
+                others = ", and its columns are others or in another order from here on" * moved
+                notes.setdefault(f"the header again, as of joined files, left out{others}", []).append(line)
                 columns = now
             else:
                 yield line, record(cells, columns)

@@ -191,9 +191,8 @@ def kept_answers(workspace: Workspace, candidate: str, model: PreTrainedModel) -
     """Return the options of `generation.generate` that keep the answers of a candidate in the workspace. They are found again by the chosen
     model and its weights, its precision, and for the tuned one a checksum of the adapter that is saved there; nothing is kept without one."""
     chosen = ModelSettings.load(workspace)
-    made_by = (
-        f"{chosen.model} {chosen.load_in_4bit} {str(model.dtype).removeprefix('torch.')} {weights_mark(chosen.model)}".rstrip()
-    )
+    made_by = f"{chosen.model} {chosen.load_in_4bit} {str(model.dtype).removeprefix('torch.')}"
+    made_by = f"{made_by} {weights_mark(chosen.model)}".rstrip()  # a model of the Hub has no mark
     if candidate == "tuned":
         if not workspace.has("adapter"):
             return {}

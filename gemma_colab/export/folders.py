@@ -70,9 +70,8 @@ def changed(path: Path, new: str = "") -> bool:
     if not path.is_file():
         return False
     *lines, last = (text := path.read_text(encoding="utf-8", errors="replace")).splitlines(keepends=True) or [""]
-    return (
-        _sum("".join(lines)) not in last and text != new and "# Model Card for Model ID" not in text
-    )  # peft's form, not filled in
+    nobodys = "# Model Card for Model ID" in text  # peft's form, not filled in
+    return _sum("".join(lines)) not in last and text != new and not nobodys
 
 
 def _sum(text: str) -> str:  # no more digits, which might look like an account's number

@@ -88,22 +88,23 @@ def check_state(file: Path) -> None:
     """Raise `WorkspaceError` for a state that is no plain tensors, or in which more is than the file is large: packed, on the same bytes,
     or lists that hold others again and again."""
     try:
+        size, more = file.stat().st_size, ValueError("it says that it holds more than it does")
         with ZipFile(file) as records:
-            parts, size = records.infolist(), file.stat().st_size
-        held = size + 1 if any(part.compress_type for part in parts) else sum(part.file_size for part in parts)
-        if held <= size:
-            with safe_globals():  # of numpy's random state
-                todo, known, held = [torch.load(file, map_location="cpu", weights_only=True, mmap=True)], set(), 0
-        while held <= size and todo:
+            parts = records.infolist()
+        if any(part.compress_type for part in parts) or sum(part.file_size for part in parts) > size:
+            raise more
+        with safe_globals():  # of numpy's random state
+            todo, known, held = [torch.load(file, map_location="cpu", weights_only=True, mmap=True)], set(), 0
+        while todo:
             value = todo.pop()
             within = [*value.values()] if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
             held += len(within)
             if torch.is_tensor(value) and id(value) not in known:  # 8-bit optimizers have one table for all
                 known.add(id(value))
                 held += value.numel() * value.element_size()
-            todo += within if held <= size else []
-        if held > size:
-            raise ValueError("it says that it holds more than it does")
+            if held > size:
+                raise more
+            todo += within
     except (BadZipFile, UnpicklingError, RuntimeError, *SPOILT) as e:
         what = f"{file.parent.name} holds a file that is not of this training ({file.name}: {first_line(e).split('.')[0]})"
         raise WorkspaceError(f"{what}; start anew, with resume=False (no --resume)") from None

@@ -383,6 +383,13 @@ def drawn(line):
     return [tuple(point) for point in line.get_xydata().tolist()], to_hex(line.get_color()), line.get_label()
 
 
+def test_a_rise_too_small_to_be_seen_is_in_the_legend():
+    table = history(8)
+    table.loc[table["step"] == 4, "eval_loss"] = 0.096
+    table.loc[table["step"] == 8, "eval_loss"] = 0.12
+    assert loss_curve(table).lines[-1].get_label() == "best 0.0960, last 0.120"
+
+
 def test_few_losses_are_one_line_with_validation_and_its_best():
     table = history(8).drop(index=2)  # a step that was not logged
     table.loc[4, "loss"] = np.nan

@@ -227,7 +227,7 @@ def test_what_is_packed_in_a_folder_unpacks_to_so_much_and_no_more(ending, tmp_p
 def test_what_is_packed_otherwise_is_refused_in_a_folder_whatever_its_name_says(head, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: pytest.fail("it was unpacked"))
     (tmp_path / "train.jsonl").write_bytes(head + bytes(100))
-    with pytest.raises(DatasetError, match=r"holds .train\.jsonl., which is no json"):
+    with pytest.raises(DatasetError, match=r", train\.jsonl (is|can't be read)"):
         read_rows(tmp_path)
 
 

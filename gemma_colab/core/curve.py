@@ -36,11 +36,11 @@ def smoothed(loss: pd.Series) -> pd.Series:
     return loss.where(np.isfinite(loss)).rolling(window, center=True, min_periods=1).mean()
 
 
-def new_axes(width: float, height: float) -> Axes:
-    """Axes on a new figure of pyplot's, which a notebook shows. width, height: in inches."""
+def new_axes(width: float, height: float, rows: int = 1) -> Axes | np.ndarray:
+    """Axes on a new figure of pyplot's, which a notebook shows; of several rows an array. width, height: in inches."""
     import matplotlib.pyplot as plt
 
-    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+    return plt.subplots(rows, figsize=(width, height), layout="constrained", sharex=True)[1]
 
 
 def loss_curve(history: pd.DataFrame, ax: Axes | None = None, title: str = "loss") -> Axes:
@@ -59,7 +59,9 @@ def loss_curve(history: pd.DataFrame, ax: Axes | None = None, title: str = "loss
     if len(validation):
         ax.plot(validation["step"], validation["eval_loss"], "o-", color=VALIDATION, label="validation")
         step, loss = validation.loc[validation["eval_loss"].idxmin(), ["step", "eval_loss"]]
-        ax.plot(step, loss, "o", color=BEST, markersize=11, fillstyle="none", markeredgewidth=2, label=f"best {loss:#.3g}")
+        last = validation["eval_loss"].iloc[-1]  # as a number: beside a high start, a rise from 0.10 to 0.12 can't be seen
+        label = f"best {loss:#.3g}" + (f", last {last:#.3g}" if last > loss else "")
+        ax.plot(step, loss, "o", color=BEST, markersize=11, fillstyle="none", markeredgewidth=2, label=label)
     start = train["loss"].iloc[:3].max() if len(train) else math.nan
     top = 1.5 * start if train["loss"].max() > 1.5 * start else None
     ax.set(xlabel="step", ylabel="loss (nats per token)", title=title, ylim=(0, top))

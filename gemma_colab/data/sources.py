@@ -34,8 +34,8 @@ from gemma_colab.data.tables import checked, read_csv, read_parquet
 
 JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 DATA_FILES = (*JSON_LINES, ".json", ".csv", ".tsv", ".txt", ".xlsx", ".parquet", ".arrow", ".gz")
-KINDS = dict.fromkeys((*JSON_LINES, ".json"), "json") | {".csv": "csv", ".tsv": "csv", ".txt": "text"}
-KINDS |= {".parquet": "parquet", ".arrow": "arrow"}  # what a folder's files are to `datasets`
+KINDS = dict.fromkeys((*JSON_LINES, ".json"), "json") | {".csv": "csv", ".tsv": "csv"}
+KINDS |= {".parquet": "parquet", ".arrow": "arrow"}  # what a folder is read from
 NO_DATA = ("", ".md", ".py", ".yaml", ".yml", ".lock")  # what lies beside data, and is not told of
 SAVED = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves
 # A small file may unpack to more than the memory holds. This is for those that people made: texts become 2 to 20 times smaller.
@@ -93,9 +93,7 @@ def _open(source: str | Path, name: str, stack: contextlib.ExitStack, sheet: str
     if os.path.isfile(path):  # os.path, which has no errors for names that no file can have
         return _open_file(path, name, sheet, stack)
     if os.path.isdir(path):
-        return (
-            _open_saved(path, name, split) if any((path / n).is_file() for n in SAVED) else _open_folder(path, name, split, stack)
-        )
+        return _open_saved(path, name, split) if any((path / n).is_file() for n in SAVED) else _open_folder(path, name, split)
     if os.path.lexists(path):
         raise DatasetError(f"{name} is a broken link or a device, not a file; give the data file itself")
     if is_id := HUB_ID.fullmatch(hub_id := str(source).removeprefix(HUB)):
@@ -292,7 +290,7 @@ def _stay_inside(name: str, files: Iterable[str | Path], folder: Path | None = N
         raise DatasetError(f"{what}; if that is meant, give that file itself")
 
 
-def _open_folder(path: Path, name: str, split: str, stack: contextlib.ExitStack) -> Records:
+def _open_folder(path: Path, name: str, split: str) -> Records:
     """Open a folder of data files: those of the commonest kind, in the splits that `datasets` sees in their names. What a README.md or
     a program in it says of others is not asked."""
     # two levels, as datasets are laid out: not the whole disk for someone who gave "/"
@@ -317,43 +315,34 @@ def _open_folder(path: Path, name: str, split: str, stack: contextlib.ExitStack)
     others = [str(p.relative_to(path)) for p in sorted(there) if p.resolve() not in read]
     notes = {f"not read, as a folder is read in one kind and one split: {listed(others)}": []} if others else {}
     _stay_inside(name, chain(*splits.values()), path)
-    room = _room(path)
-    for file in chain(*splits.values()):  # what `datasets` unpacks, by how it begins and not by its name, it unpacks whole
-        with open(file, "rb") as content:
-            if (head := content.peek(200)[:200].lower())[:2] == b"\x1f\x8b":
-                (packed := _Gzip(fileobj=content)).fits = partial(_fits, name, room=room)
-                while packed.read(CHUNK):  # raises beyond the room
-                    pass
-            elif kind != "parquet" and re.match(rb"pk\x03\x04|\x04\x22m\x18|" + b"|".join(FOREIGN), head):
-                raise DatasetError(
-                    f"{name} holds {shown(Path(file).name)}, which is no {kind}; give a file that can be read by itself"
-                )
-    if kind == "parquet":  # which `datasets` would unpack a row group at once
-        _has_split(name, splits, split)
-        records = _parquets(splits[split], partial(_fits, name, room=room))
-        return Records(enumerate(records, 1), ["folder of data files", f"split {split}"], "row", table=True, notes=notes)
-    if kind == "csv":  # of which `datasets` would take the first column for the names of the rows where a row is too long
-        _has_split(name, splits, split)
-        tables = [_open_file(Path(file), f"{name}, {Path(file).name}", 0, stack) for file in splits[split]]
+    _has_split(name, splits, split)
+    files, details = [Path(file) for file in splits[split]], ["folder of data files", f"split {split}"]
+    if kind == "arrow":
+        for file in files:
+            with file.open("rb") as content:  # by its beginning: what is packed would be unpacked whole
+                if not content.read(4).startswith((b"ARRO", b"\xff\xff\xff\xff")):
+                    raise DatasetError(
+                        f"{name} holds {shown(file.name)}, which is no Arrow file; give a file that can be read by itself"
+                    )
+        told = [glob.escape(str(file)) for file in files]
+        found = _rows_of(datasets.load_dataset(kind, data_files=told, split="train", streaming=True), details[0], split)
+        found.notes.update(notes)
+        return found
 
-        def records() -> Iterator[Any]:
-            for one in tables:
+    def opened(file: Path, until: contextlib.ExitStack) -> Records:
+        until.enter_context(plain_words(its := f"{name}, {file.name}"))
+        return _open_file(file, its, 0, until)
+
+    def records() -> Iterator[Any]:
+        for file in files:
+            with contextlib.ExitStack() as until:
+                one = opened(file, until)
                 yield from (record for _, record in one.records)
                 notes.update(one.notes)
 
-        details = ["folder of data files", f"split {split}"]
-        return Records(enumerate(records(), 1), details, "row", table=True, header=tables[0].header, notes=notes)
-    told = {part: [*map(glob.escape, some)] for part, some in splits.items()}
-    data = datasets.load_dataset(kind, data_files=told, split=split, streaming=True)  # no copy in a cache
-    found = _rows_of(data, "folder of data files", split)
-    found.notes.update(notes)
-    return found
-
-
-def _parquets(files: list[str], fits: Callable[[float], None]) -> Iterator[dict[str, Any]]:
-    for file in files:
-        with open(file, "rb") as content:
-            yield from (record for _, record in read_parquet(content, fits).records)
+    with contextlib.ExitStack() as until:
+        first = opened(files[0], until)
+    return Records(enumerate(records(), 1), details, "row", first.table, first.header, notes)
 
 
 def _has_split(name: str, splits: Any, split: str) -> None:

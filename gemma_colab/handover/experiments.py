@@ -7,6 +7,7 @@ from textwrap import fill, shorten
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from gemma_colab.core.curve import BEST, TRAIN, VALIDATION, new_axes
 from gemma_colab.core.errors import say
@@ -135,19 +136,27 @@ def compare_sets(
     if ask:
         say("\n".join(f"An answer after “{name}”: {shorten(text, 160, placeholder=' …')}" for name, text in examples.items()))
     table = pd.DataFrame.from_dict(lines, orient="index").round(3).fillna("–").rename_axis("set")
-    table.attrs["sentence"], ax = "\n".join(said), new_axes(8, 3)
-    ax.plot(range(len(kept)), [*dots.values()], "o", color=TRAIN, alpha=0.7)
-    ax.plot(table["loss"].to_numpy(), color=TRAIN, linewidth=int(grows))
-    below = [fill(name, 80 // len(kept)) + f"\n{len(rows)} rows" for name, rows in kept.items()]
-    ax.set_xticks(range(len(kept)), below, parse_math=False)
-    ax.set_title(f"{shown_name(model.name_or_path)} on {len(held)} held-out rows, each dot a run", parse_math=False)
-    ax.set_ylabel("loss (dots; nats per token)")
+    table.attrs["sentence"] = "\n".join(said)
+    names = [fill(name, 80 // len(kept)) + f"\n{len(rows)} rows" for name, rows in kept.items()]
+    title = f"{shown_name(model.name_or_path)} on {len(held)} held-out rows, each dot a run"
+    shares = pd.DataFrame(shares, names).map(np.mean) if ask else None
+    return table, _draw(title, dict(zip(names, dots.values(), strict=True)), grows, shares)
+
+
+def _draw(title: str, dots: dict[str, list[float]], joined: bool, shares: pd.DataFrame | None) -> Axes:
+    """Plot the losses of all runs by set, and below them, if there are any, two shares of answers."""
+    ax, *below = np.atleast_1d(new_axes(8, 3 if shares is None else 4.6, 1 if shares is None else 2))
+    ax.plot(range(len(dots)), [*dots.values()], "o", color=TRAIN, alpha=0.7)
+    ax.plot([*map(np.mean, dots.values())], color=TRAIN, linewidth=int(joined))
+    ax.set_title(title, parse_math=False)
+    ax.set_ylabel("loss (nats per token)")
     ax.margins(x=0.2)
     ax.grid(alpha=0.3)
-    if ask:
-        found = pd.DataFrame(shares)[["artefacts", "in the right form"]].map(np.mean)
-        found.index += 0.05  # beside the dots
-        beside = found.plot(ax=ax.twinx(), style="s", color=[VALIDATION, BEST], alpha=0.7, ylim=(-0.05, 1.05), legend=False)
-        beside.set_ylabel("share of answers (squares)")
-        beside.legend(fontsize=8)
-    return table, ax
+    for last in below:
+        scale = {"ylim": (0, 1.3), "yticks": (0, 0.5, 1), "ylabel": "share of answers"}
+        shares[["artefacts", "in the right form"]].plot.bar(ax=last, color=[VALIDATION, BEST], **scale)
+        for bars in last.containers:
+            last.bar_label(bars, fmt="{:.0%}", fontsize=8)
+        last.legend(fontsize=8, ncols=2, loc="upper left")
+    [ax, *below][-1].set_xticks(range(len(dots)), [*dots], rotation=0, parse_math=False)
+    return ax

@@ -263,7 +263,8 @@ def test_what_somebody_else_made_is_not_written_over(tmp_path):
         Workspace(tmp_path).write_text("rows/train.jsonl", "")
     said = f"{tmp_path / 'rows'} is there, and gemma_colab did not make it; name another workspace, or move it away"
     assert str(caught.value) == said
-    (tmp_path / "rows" / "test.jsonl").write_text("")  # of version 1
+    (tmp_path / "rows" / "train.jsonl").write_text('{"prompt": [{"role": "user"')  # of version 1
+    (tmp_path / "split_settings.json").write_text("{}")
     Workspace(tmp_path).write_text("rows/train.jsonl", "")
     assert Workspace(tmp_path).version == 2
 

@@ -18,13 +18,14 @@ from steps import load_4bit
 from transformers import TrainerCallback
 
 from gemma_colab.core import live
-from gemma_colab.core.curve import history_table, loss_curve, new_axes, save_curve, smoothed
+from gemma_colab.core.curve import history_table, loss_curve, new_axes, smoothed
 from gemma_colab.core.live import PAUSE, LiveView, clock
 from gemma_colab.core.machine import GIB
 from gemma_colab.core.rows import to_messages
 from gemma_colab.core.settings import LoraSettings, TrainSettings
 from gemma_colab.core.trainer import build_trainer, lora_config, sft_config
 from gemma_colab.training import watch
+from gemma_colab.training.records import save_curve
 from gemma_colab.training.verdict import training_verdict
 from gemma_colab.training.watch import TextProgress, answers_table, live_view
 

@@ -314,9 +314,9 @@ def test_rows_with_other_keys_than_most_carry_them(tmp_path):
     assert not any("keys" in row for row in read_rows(typed(tmp_path, "parquet", [GOOD, other])).rows)  # a table has one header
 
 
-def test_a_recognized_label_that_is_none_does_not_cost_the_row(tmp_path):
+def test_a_recognized_label_of_any_kind_does_not_cost_the_row(tmp_path):
     values = [["x", "y"], {"a": 1}, float("nan"), [], None, "x", 5, 2.0, True]
-    labels = [None, None, None, None, None, "x", "5", "2", "True"]
+    labels = ['["x", "y"]', '{"a": 1}', None, None, None, "x", "5", "2", "True"]
     for column, ours in (("category", "label"), ("thread_id", "conversation")):
         path = put(tmp_path, "a.jsonl", lines(*({"instruction": "a", "output": "b", column: value} for value in values)))
         assert [row.get(ours) for row in read_rows(path).rows] == labels

@@ -312,10 +312,30 @@ def test_whatever_is_ever_written_is_looked_for_before_the_first_write(name, tmp
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+OWN = {
+    "rows of another project": {"rows/train.jsonl": '{"prompt_id": 1}\n', "split_settings.json": "{}", "report.html": "mine"},
+    "rows as TRL reads them": {"rows/train.jsonl": '{"prompt": [{"role": "user"', "review.json": "{}"},
+    "Nx": {"workspace.json": '{"version": 1, "projects": {}}'},
+    "Nx, and rows": {"workspace.json": '{"version": 2, "projects": {}}', "rows/train.jsonl": "mine", "split_settings.json": "{}"},
+    "an editor's": {"workspace.json": '{"folders": []}'},
+}
+
+
+@pytest.mark.parametrize("what", OWN)
+def test_the_folder_of_another_program_is_no_workspace(what, tmp_path):
+    for name, text in OWN[what].items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(WorkspaceError, match="name another workspace"):
+        Workspace(tmp_path).write_jsonl("rows/train.jsonl", [])
+    assert {name: (tmp_path / name).read_text() for name in OWN[what]} == OWN[what]
+
+
 def test_a_workspace_of_version_1_is_known_by_its_rows(tmp_path):
     (tmp_path / "report.html").write_text("of then")
     (tmp_path / "rows").mkdir()
-    (tmp_path / "rows" / "train.jsonl").write_text("")
+    (tmp_path / "rows" / "train.jsonl").write_text('{"prompt": [{"role": "user", "content": "a?"}], "completion": []}')
+    (tmp_path / "split_settings.json").write_text("{}")
     Workspace(tmp_path).write_text("report.html", "of now")
     assert Workspace(tmp_path).version == 2
 

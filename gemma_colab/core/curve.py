@@ -1,13 +1,10 @@
 """The losses of a run, as a table and as a picture."""
 
 import math
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 HISTORY_COLUMNS = ["step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm"]
 TRAIN, VALIDATION, BEST = "#1f6fb2", "#c8552b", "#5b8c3a"
@@ -69,17 +66,3 @@ def loss_curve(history: pd.DataFrame, ax: Axes | None = None, title: str = "loss
         ax.legend()
     ax.grid(alpha=0.3)
     return ax
-
-
-def save_curve(history: pd.DataFrame, file: str | Path | BinaryIO, dpi: int = 100) -> None:
-    """Write the losses, and below them the learning rate, as a PNG. The figure isn't pyplot's, so no notebook shows it."""
-    figure = Figure(figsize=(7, 4), facecolor="white")
-    figure.subplots_adjust(left=0.09, right=0.98, top=0.97, bottom=0.12, hspace=0.12)  # a layout engine takes as long again
-    above, below = figure.subplots(2, sharex=True, height_ratios=(4, 1))
-    loss_curve(history, above, title="").set_xlabel("")
-    rate = history.dropna(subset=["learning_rate"])
-    below.plot(rate["step"], rate["learning_rate"], color=VALIDATION, linewidth=1)
-    below.set(xlabel="step", ylabel="rate", ylim=(0, None))
-    below.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2), useOffset=False)
-    below.grid(alpha=0.3)
-    figure.savefig(file, format="png", dpi=dpi)

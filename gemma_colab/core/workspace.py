@@ -84,7 +84,9 @@ class Workspace:
         """Yield a path beside one of its files or folders, see `whole`."""
         if name != "workspace.json" and self.version < VERSION:
             there = [top for top in sorted({Path(name).parts[0], *WRITTEN}) if (self.path / top).exists()]
-            if there and not any(map(self.has, ("workspace.json", *SPLIT_FILES))):  # version 1 had rows only
+            left = [self.path / name for name in (SPLIT_FILES[0], "split_settings.json") if self.has(name)]  # by 01 of version 1
+            ours = self.has("workspace.json") or (len(left) == 2 and left[0].read_bytes().startswith(b'{"prompt": [{"role": '))
+            if there and not ours:
                 what = f"{self.path / there[0]} is there, and gemma_colab did not make it"
                 raise WorkspaceError(f"{what}; name another workspace, or move it away")
             self.write_json("workspace.json", {"version": VERSION})
@@ -116,9 +118,12 @@ class Workspace:
             for field, kind in FIELDS.get(name, {}).items():
                 if not isinstance(found.get(field), kind):
                     raise ValueError(f"{field}={str(found.get(field))[:40]!r}")
+            if name == "workspace.json" and len(found) > 1 and found["version"] <= VERSION:  # Nx and Angular have one too
+                raise ValueError("it has other fields")
             return found
         except SPOILT as e:
             remedy = f"delete it and run notebook {MADE_IN.get(name, OTHER)} again"
+            remedy = "name another workspace" if name == "workspace.json" else remedy
             what = "valid JSON" if isinstance(e, json.JSONDecodeError) else "what gemma_colab writes there"
             raise WorkspaceError(f"{path} is not {what} ({'it lacks ' * isinstance(e, KeyError)}{e}); {remedy}") from None
 

@@ -13,9 +13,9 @@ ROLES |= {"label": "label, to count by", "conversation": "kept together"}  # oth
 def columns_page(source) -> str:
     """HTML of a `Source`; one without rows is a guess by what the columns hold, and nothing until it is written down."""
     rows = [[_short(record.get(column)) for column in source.columns.values()] for record in source.first[:3]]
-    left = [column for column in [*source.first, {}][0] if column not in source.columns.values()]
+    left = [redact(column) for column in [*source.first, {}][0] if column not in source.columns.values()]
     told = say_mapping({ours: column for ours, column in source.columns.items() if ours in MAPPABLE}).split(" (on the")[0]
-    how = {"roles": ROLES, "rows": rows, "left": left[:20], "told": told}
+    how = {"roles": ROLES, "rows": rows, "left": left[:20], "told": told, "redact": redact}
     return ENVIRONMENT.get_template("data/templates/columns.html").render(source=source, **how)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -12,7 +13,6 @@ from gemma_colab.core.errors import DatasetError
 from gemma_colab.data.encodings import unmarked
 from gemma_colab.data.schema import BadRow, Records, listed, shown
 
-DECODER = json.JSONDecoder()
 COMMENT = r"//[^\n]*|#[^\n]*|/\*(?s:.*?)\*/"
 BETWEEN = re.compile(rf"(?:[ \t\n\r,]|{COMMENT}|/\*(?s:.*))*")  # a comment that is never closed goes on to the end
 LOOSE = re.compile(rf'("(?:[^"\\\n]|\\.)*+"?)|{COMMENT}|,(?=(?:\s|{COMMENT})*+[\]}}])')
@@ -28,6 +28,17 @@ class _Text(str):
         return 0
 
 
+def _once(pairs: list[tuple[str, Any]]) -> Any:
+    """Return an object, or what is wrong with it: Python itself would keep the last value of a key that comes twice, unsaid."""
+    if len(found := dict(pairs)) == len(pairs):
+        return found
+    (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+    return BadRow(f"the key {shown(twice)} comes twice in one object", "keep one of them")
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_once)
+
+
 def read_json(stream: io.TextIOBase, kind: str, name: str) -> Records:
     """kind: "lines", or "json" for one text over many lines."""
     if kind == "lines":
@@ -41,13 +52,13 @@ def _lines(stream: io.TextIOBase, notes: dict[str, list[int]]) -> Iterator[tuple
     for number, line in unmarked(stream, notes):
         if line := line.strip(" \t\r\n"):
             try:
-                record = _parsed(json.loads, line)
+                record = _parsed(DECODER.decode, line)
             except BadRow as bad:
                 record, bad.content, plain = bad, line, _without_comments(line).strip(" \t,")
                 if not plain:
                     continue
                 with contextlib.suppress(BadRow):
-                    record = _parsed(json.loads, plain)
+                    record = _parsed(DECODER.decode, plain)
             yield number, record
 
 

@@ -195,6 +195,7 @@ def _question_and_answer(found: dict[str, list[str]], columns: Iterable[str]) ->
 
 def say_mapping(mapping: dict[str, str]) -> str:
     """Return how a mapping is given in Python and on the command line."""
+    mapping = {ours: redact(theirs) for ours, theirs in mapping.items()}  # a table without a header begins with a row
     python = ", ".join(f'"{ours}": {theirs!r}' for ours, theirs in mapping.items())
     line = shlex.join(word for ours, theirs in mapping.items() for word in ("--map", f"{ours}={theirs}"))
     # A name that can't be printed can't be pasted either.
@@ -215,9 +216,13 @@ def to_row(record: Any, mapping: dict[str, str], table: bool) -> tuple[Row, Sche
         raise BadRow(f"{shown(record)}, not an object with columns", pair + 'write a row as {"instruction": ..., "output": ...}')
     if table:
         record = {column: "" if value is None or value != value else value for column, value in record.items()}  # NaN
+    written = record
     record = {column: _unpacked(value, normal(column)) if isinstance(value, str) else value for column, value in record.items()}
     schema = recognize(tuple((column, _kind(value)) for column, value in record.items()), tuple(mapping.items()), table)
     columns = schema.columns
+    asked = [columns[ours] for ours in ("instruction", "input") if ours in columns]
+    if len(asked) == 2 and all(written.get(column) for column in asked):  # a chat beside an instruction is what that is about
+        record |= {column: written[column] for column in asked if isinstance(written[column], str)}
     for column in schema.marks:
         if _marked(column, record[column]):
             remedy = f"left out; to learn it, take the mark out, or say {say_mapping({'label': column})} if it is none"
@@ -280,12 +285,15 @@ def _part(record: dict[str, Any], columns: dict[str, str], names: tuple[str, ...
 
 
 def _group(value: Any, column: str, told: bool) -> str:
-    """Return a label or conversation as text. One that was only recognized by its name must not cost the row: no text, no label."""
+    """Return a label or conversation as text, whatever it is: rows that belong together are known by it. A cell that can't be read costs
+    the row only where it was told, not recognized by its name."""
     if value is None or value != value:  # NaN
         return ""
     if isinstance(value, (int, float)):
         return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-    return _text(value, column) if told or isinstance(value, str) else ""
+    if told or isinstance(value, str):
+        return _text(value, column)
+    return json.dumps(value, sort_keys=True, default=str) if value and not isinstance(value, BadRow) else ""
 
 
 def _text(value: Any, field: str) -> str:

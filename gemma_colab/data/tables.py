@@ -150,11 +150,15 @@ def _csv_rows(stream: io.TextIOBase, delimiter: str, notes: dict) -> Iterator[tu
         try:
             # strict: a stray quote is a fault, and swallows no row
             for cells in csv.reader(feed(), delimiter=delimiter, strict=True):
-                if _swallowed([line for _, line in taken], delimiter, len(cells)):
+                alike = _swallowed([line for _, line in taken], delimiter, len(cells))
+                if alike and all(alike):
                     what = f"a quotation mark in line {taken[0][0]} joins lines {taken[0][0]} to {taken[-1][0]} to one row"
                     remedy = 'write such a mark twice and in quotes (""), or save as .xlsx or .jsonl if one row is meant'
                     yield from ((at, BadRow(what, remedy, content=line)) for at, line in taken)
                 elif _filled(cells):
+                    if alike:
+                        what = "a text in quotes goes over lines that each may be a row: look whether a quotation mark joined rows there"
+                        notes.setdefault(what, []).append(taken[0][0])
                     yield taken[0][0], cells
                 taken.clear()
             return
@@ -172,15 +176,16 @@ def _csv_rows(stream: io.TextIOBase, delimiter: str, notes: dict) -> Iterator[tu
             taken.clear()
 
 
-def _swallowed(lines: list[str], delimiter: str, width: int) -> bool:
-    """Tell whether each line of one row of several lines is like a row: a stray quotation mark joined them.
+def _swallowed(lines: list[str], delimiter: str, width: int) -> list[bool]:
+    """Return for each line of one row of several lines, if each has as many cells as a row, whether it is surely one: a stray quotation
+    mark joined them.
 
     A text in quotes has lines as well, and commas in them: but rarely as many in each, with no space behind and no second quote.
     """
     if len(lines) < 2 or width < 2 or sum(line.count('"') for line in lines) != 2:
-        return False
+        return []
     rows = [line.rstrip("\r\n").split(delimiter) for line in lines]
-    return all(len(row) == width and all(cell and cell == cell.strip() for cell in row) for row in rows)
+    return [all(cell and cell == cell.strip() for cell in row) for row in rows] if {*map(len, rows)} == {width} else []
 
 
 def read_parquet(stream: io.BufferedIOBase, fits: Callable[[float], None]) -> Records:

@@ -10,6 +10,7 @@ from functools import partial
 import pandas as pd
 from jsonschema.validators import validator_for
 
+from gemma_colab.evaluation.compare import LOSS
 from gemma_colab.evaluation.metrics import Metric, Scores, Texts
 
 # A field with at most so many different texts, each seen five times on average, is taken for a list to choose from.
@@ -56,9 +57,14 @@ def json_metrics(schema: dict) -> dict[str, Metric]:
     return {
         "all fields": _measure(_same, "1 where all fields of its first JSON object are as in the right answer"),
         "valid JSON": _measure(lambda text, _: fits(text), "1 where its first JSON object has the form of the right answers"),
-        **{name: _measure(partial(_same_field, name), f"1 where {name} {its}") for name in schema["properties"]},
+        **{field(name): _measure(partial(_same_field, name), f"1 where {name} {its}") for name in schema["properties"]},
         "nothing but JSON": _measure(lambda text, _: fits(text), "1 where the answer is such an object and nothing else", _whole),
     }
+
+
+def field(name: str) -> str:
+    """Return what the measure of a field is called: its name, unless another measure has it."""
+    return f"field {name}" if name in ("all fields", "valid JSON", "nothing but JSON", LOSS) else name
 
 
 def _measure(holds: Callable[[dict, dict], bool], meaning: str, read: Callable[[str], dict | None] = first_object) -> Metric:

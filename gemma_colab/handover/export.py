@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from gemma_colab.core.catalog import dimensions_of, from_hub
 from gemma_colab.core.chat import load_tokenizer, tokenize_row
-from gemma_colab.core.curve import history_table, save_curve
+from gemma_colab.core.curve import history_table
 from gemma_colab.core.errors import SettingsError, WorkspaceError, say
 from gemma_colab.core.loading import load_model, quantization_config
 from gemma_colab.core.machine import GIB, pick_dtype
@@ -35,6 +35,7 @@ from gemma_colab.model.choice import sees_images, shown_name
 from gemma_colab.model.hub import refuse_links
 from gemma_colab.model.lent import describe_machine
 from gemma_colab.model.memory import readable
+from gemma_colab.training.records import save_curve
 from gemma_colab.ui.report import write_report
 
 FORMS = ("adapter", "merged", "ollama", "gguf", "hub")

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import cycle, repeat
 from pathlib import Path
+from typing import BinaryIO
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from gemma_colab.core.curve import HISTORY_COLUMNS, new_axes
+from gemma_colab.core.curve import HISTORY_COLUMNS, VALIDATION, loss_curve, new_axes
 from gemma_colab.core.errors import SPOILT, SettingsError, WorkspaceError, plain, say
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
 from gemma_colab.core.workspace import Workspace
@@ -166,3 +168,17 @@ def cut_above_the_start(ax: Axes, start: pd.Series) -> None:
     finite = start[start < float("inf")]
     if len(finite) and ax.get_ylim()[1] > 1.3 * finite.max():
         ax.set_ylim(top=1.3 * finite.max())
+
+
+def save_curve(history: pd.DataFrame, file: str | Path | BinaryIO, dpi: int = 100) -> None:
+    """Write the losses, and below them the learning rate, as a PNG. The figure isn't pyplot's, so no notebook shows it."""
+    figure = Figure(figsize=(7, 4), facecolor="white")
+    figure.subplots_adjust(left=0.09, right=0.98, top=0.97, bottom=0.12, hspace=0.12)  # a layout engine takes as long again
+    above, below = figure.subplots(2, sharex=True, height_ratios=(4, 1))
+    loss_curve(history, above, title="").set_xlabel("")
+    rate = history.dropna(subset=["learning_rate"])
+    below.plot(rate["step"], rate["learning_rate"], color=VALIDATION, linewidth=1)
+    below.set(xlabel="step", ylabel="rate", ylim=(0, None))
+    below.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2), useOffset=False)
+    below.grid(alpha=0.3)
+    figure.savefig(file, format="png", dpi=dpi)

@@ -10,10 +10,10 @@ import torch
 from IPython import get_ipython
 from IPython.display import HTML, Image, display
 
-from gemma_colab.core.curve import save_curve
 from gemma_colab.core.errors import plain, say
 from gemma_colab.core.html import LIGHTS, render
 from gemma_colab.core.live import LiveView
+from gemma_colab.training.records import save_curve
 
 ASKING = 0.045  # share of the time so far; with the token that is on its way when the time is up, 5 %
 TO_READ = [{"selector": "th, td", "props": "text-align: left; vertical-align: top; white-space: pre-wrap"}]

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from gemma_colab.core.curve import history_table, save_curve
+from gemma_colab.core.curve import history_table
 from gemma_colab.core.html import ENVIRONMENT
 from gemma_colab.core.workspace import Workspace
 from gemma_colab.export.record import exported
+from gemma_colab.training.records import save_curve
 from gemma_colab.ui.blind import blind_result
 from gemma_colab.ui.evidence import comparison_table, in_order, side_by_side
 

@@ -13,18 +13,19 @@ from gemma_colab.core.errors import KEYS, PRIVATE_KEY
 from gemma_colab.core.rows import Row
 from gemma_colab.data.looking import question, replaced
 
-# Not numpy@1.26, logo@2x.png, git@github.com:..., nor "me@example.com" of a program, which is nobody's.
+# Not numpy@1.26, logo@2x.png, git@github.com:a/b, ssh://git@..., nor "me@example.com" of a program, which is nobody's.
 EMAIL = re.compile(
-    r"(?<![\w.+\xad\u200b-\u200d\u2060-])(?!git@|(?<=[\"'])[^\s\"'@]+@example\.\w{3}[\"'])"
-    r"[\w.+\xad\u200b-\u200d\u2060-]+(?:@|＠|%40|&#64;)(?!\dx\.)[\w-]+(?:[.．][\w-]+)*[.．][^\W\d_]{2,}"
+    r"(?<![\w.+\xad-])(?!git@[\w.-]+:\S|(?<=//)git@|(?<=[\"'])[^\s\"'@]+@example\.\w{3}[\"'])(?:[\w.+\xad-]+|\"[^\"\n]{1,64}\")"
+    r"(?:[@＠﹫]|%40|\\(?:u00|x)40|&(?:#0*64|#[xX]0*40|commat);)(?!\dx\.)[\w\xad-]+(?:[.．][\w\xad-]+)*[.．]\xad*[^\W\d_]\xad*[^\W\d_]+"
 )
-# 15, 16, 18 or 19 digits in one piece or grouped as on the card; 13 and 14 are bar codes and parcels, 0.2679491924311228 a number.
+# 15, 16, 18 or 19 digits, also grouped; 13 and 14 are bar codes and parcels, 0.2679491924311228 a number, AB-4111... an article.
 CARD = re.compile(
-    r"(?<![\w-])(?<!\d[.,])(?:3[47]\d{13}|[2-6]\d{15}(?:\d{2,3})?|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|3[47]\d\d([ -])\d{6}\2\d{5})(?!\w|-\d)"
+    r"(?:(?<!\w)(?<!\w-)|(?<=(?i:visa|card|stro|amex|npay|арт[аыеу])[_-])|(?<=(?i:\bмир|\bmir)[_-]))(?<!\d[.,])(?:3[47]\d{13}|[2-6]\d{15}(?:\d{2,3})?"
+    r"|[2-6]\d{3} ?([ .-]) ?\d{4} ?\1 ?\d{4} ?\1 ?\d{4}(?: ?\1 ?\d{3})?|3[47]\d\d ?([ .-]) ?\d{6} ?\2 ?\d{5})(?!\w|-\d(?!\d[/.]\d\d))"
 )
 IBAN = re.compile(  # small letters in one piece, or without any among the later groups: else words behind it would be its own
-    r"\b(?:[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,3})?"
-    r"|[a-z]{2}\d{2}(?:[a-z0-9]{11,30}| ?[a-z0-9]{4}(?: ?\d{4}){2,6}(?: ?\d{1,3})?))\b"
+    r"(?<![^\W_])(?=(?P<it>[A-Za-z]{2}\d{2}(?:(?:[ -]{0,2}[A-Z0-9]{4}){2,7}(?:[ -]{0,2}[A-Z0-9]{1,3})?"
+    r"|[a-z0-9]{11,30}| ?[a-z0-9]{4}(?: ?\d{4}){2,6}(?: ?\d{1,3})?)(?![^\W_])))"
 )
 PASSPORT = re.compile(r"(?i)(?:паспорт|passport)\D{0,40}(?P<it>\d{2} ?\d{2}[ ,№-]{0,6}(?:номер[ :№]{0,3})?\d{6})\b")
 SNILS = re.compile(
@@ -47,10 +48,12 @@ ORDERED = re.compile(
 COUNTED = re.compile(r"(?i)[.,/]\d|[\w%]|\.[a-z]|\s*(?:[₽$€+*×÷^=<>]|руб|чел|байт|byte|лет\b|шт|тыс|млн|eur|usd|rub)")
 SPACED = re.compile(r"\d{1,3}(?:[ .]\d{3})+|.*\D\d(?:\D.*)?")  # 9 876 543 210, 9-123-45678-9
 # A number as one dials it, and what is said beside one that may be another.
-DIALED = re.compile(r"\+\d|[78]?[ .-]?\(|[78][ .-]\d{3}[ .-]")
+DIALED = re.compile(r"\+\u2060*\d|[78]?[ .-]?\(|[78][ .-]\d{3}[ .-]")
 CALL = re.compile(r"(?i)\bтел\b|телефон|\bмоб|звон|whats|viber|смс|sms|phone|\bcall|mobile|связ|(?:мой|на|по) номер\w{0,3}\W*$")
-LISTED = re.compile(r"(?<!\d)[78]\d{10} ?[,/] ?$")
-IN_A_NAME = re.compile(r"(?<!\d)[78]\d{10}(?!\d)")  # user_79123456789
+NAMED = re.compile(r"(?i)(?:\b|_)(?:тел(?:ефон\w*)?|моб|tel|\w*phone|mobile|whatsapp|viber(?::\S+r)?)(?:s|_?n\w+)?\d?\W{,3}=\s*$")
+NEXT = re.compile(r"^(?:[,/](?=\d)|\s*\+\s*(?=[^\W\d_]{2})|\.(?=[A-Z][a-z\s']|[A-Za-z]{6}))")  # another, + WhatsApp, a sentence
+ELEVEN = re.compile(r"(?<!\d)[78]\d{10}(?!\d)")  # also in user_79123456789
+PIECE = re.compile(r"(?s).{1,9999}(?:[\t\n,;|]|[^\W\d_]\s|\s(?=\+|\d{11})|\Z)|.{1,9999}")  # the matcher has 65,535 tries
 CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
 GAP = r"(?:\\[nr]|[\s>|\"'#,*])"  # between the lines of a key: they may be indented, quoted, or escaped as in JSON
 KEY = re.compile(
@@ -69,7 +72,7 @@ def _digits(match: re.Match) -> str:
 
 def _as_long_as_valid(said: str, valid: Callable[[str], bool]) -> int:
     """Return how many signs of a number are valid, 0 if none are: behind a space, something else may have begun."""
-    ends = [len(said), *[gap.start() for gap in re.finditer("[ -]", said)][::-1]]
+    ends = [len(said), *[gap.start() for gap in re.finditer("[ .-]+", said)][::-1]]
     return next((end for end in ends if valid(said[:end])), 0)
 
 
@@ -90,7 +93,7 @@ KINDS = {
     "key": ("[ключ]", "[key]", KEY, bool),
     "e-mail": ("[почта]", "[e-mail]", EMAIL, bool),
     "iban": ("[счёт]", "[account]", IBAN, lambda said: iban.is_valid(said, check_country=False)),
-    "card": ("[карта]", "[card]", CARD, lambda said: len(digits := re.sub("[ -]", "", said)) > 14 and luhn.is_valid(digits)),
+    "card": ("[карта]", "[card]", CARD, lambda said: len(digits := re.sub("[ .-]", "", said)) > 14 and luhn.is_valid(digits)),
     "snils": ("[СНИЛС]", "[SNILS]", SNILS, _is_snils),
     "passport": ("[паспорт]", "[passport]", PASSPORT, bool),
     "inn": ("[ИНН]", "[INN]", INN, lambda match: inn.is_valid(match["it"])),
@@ -98,24 +101,25 @@ KINDS = {
     "phone": ("[телефон]", "[phone]", None, bool),  # found by the phonenumbers library
 }
 # What Excel and Word put for a space or a hyphen, and what is not seen: found as those are.
-BLANKS, HYPHENS = re.compile("[\xa0\xad\u2000-\u200d\u202f\u2060\u3000]"), re.compile("[\u2010-\u2015\u2212]")
+BLANKS, HYPHENS = re.compile("[\t\xa0\xad\u2000-\u200d\u202f\u2060\u3000\ufeff]"), re.compile("[\u2010-\u2015\u2212]")
 MASKS = frozenset(word for russian, english, *_ in KINDS.values() for word in (russian, english))
 
 
 def personal_data(text: str, regions: tuple[str, ...] = ("RU",)) -> list[tuple[str, int, int]]:
     """(kind, start, end) of what is found in a text, in order, without overlaps; "phone?" may be none. regions: whose phones need no +."""
-    matches, plain = [], HYPHENS.sub("-", BLANKS.sub(" ", text))
+    matches, plain, joined = [], HYPHENS.sub("-", BLANKS.sub(" ", text)), re.sub("[\u200b-\u200d\u2060\ufeff]", "\xad", text)
     for kind, (_, _, pattern, passes) in KINDS.items():
-        for match in pattern.finditer(text if kind in ("key", "e-mail") else plain) if pattern else ():
+        for match in pattern.finditer({"key": text, "e-mail": joined}.get(kind, plain)) if pattern else ():
             start, end = match.span("it" if "it" in pattern.groupindex else 0)
             if kind in ("iban", "card"):
-                end = start + _as_long_as_valid(match[0], passes)
+                end = start + _as_long_as_valid(plain[start:end], passes)
             elif not passes(match):
                 continue
             matches += [(kind, start, end)] * (end > start)
-    if re.search(r"\d(?:\D{0,4}\d){8}", text):  # the matcher is slow; most texts have no nine digits together
-        phones = [match for region in regions for match in phonenumbers.PhoneNumberMatcher(text, region)]
-        matches += [(kind, match.start, match.end) for match in phones if (kind := _phone(match, text))]
+    signs = re.sub("%2[Bb]", "+\u2060\u2060", text)  # tel:%2B7...
+    pieces = (p for p in PIECE.finditer(signs) if re.search(r"\d(?:\D{0,4}\d){8}", p[0]))  # the matcher is slow
+    phones = ((p.start() + m.start, m) for p in pieces for land in regions for m in phonenumbers.PhoneNumberMatcher(p[0], land))
+    matches += [(kind, at, at + len(m.raw_string)) for at, m in phones if (kind := _phone(m, signs, at))]
     found, taken = [], bytearray(len(text))
     for kind, start, end in matches:
         if taken.find(1, start, end) < 0:
@@ -128,20 +132,21 @@ def wide(text: str, regions: tuple[str, ...] = ("RU",)) -> list[tuple[str, int, 
     """Like `personal_data`, for what is no prose: a phone within a name counts, and an escaped line end is none of its letters."""
     text = re.sub(r"\\[nrt]", "  ", text)
     found = personal_data(text, regions)
-    inside = ((kind, *match.span()) for match in IN_A_NAME.finditer(text) for kind, *_ in personal_data(match[0], regions))
-    more = [one for one in inside if not any(one[1] < end and start < one[2] for _, start, end in found)]
+    rest = replaced(text, ((" " * (end - start), start, end) for _, start, end in found))
+    more = [(kind, *match.span()) for match in ELEVEN.finditer(rest) for kind, *_ in personal_data(match[0], regions)]
     return sorted([*found, *more], key=lambda one: one[1])
 
 
-def _phone(match: phonenumbers.PhoneNumberMatch, text: str) -> str:
+def _phone(match: phonenumbers.PhoneNumberMatch, text: str, at: int) -> str:
     """Say "phone" or "phone?", or nothing of a hotline (8-800), an IP address, an order, a sum."""
-    raw, before, after = match.raw_string, text[max(0, match.start - 40) : match.start], text[match.end : match.end + 20]
+    raw, end = match.raw_string, at + len(match.raw_string)
+    before, after = text[max(0, at - 40) : at], text[end : end + 20]
     if phonenumbers.number_type(match.number) == phonenumbers.PhoneNumberType.TOLL_FREE or re.fullmatch(QUAD, raw):
         return ""
-    if whole := re.fullmatch(r"[78]\d{10}", raw):  # it may be one of several, with a comma or a stroke between them
-        before, after = LISTED.sub("", before), re.sub(r"^[,/](?=\d)", " ", after)
+    if whole := ELEVEN.fullmatch(raw):  # it may be one of several, with a comma or a stroke between them
+        before, after = re.sub(rf"{ELEVEN.pattern} ?[,/] ?$", "", before), NEXT.sub(" ", after)
     called, ordered = CALL.search(before) or CALL.match(after.lstrip(" ,–—-")), ORDERED.search(before)
-    if DIALED.match(raw) or (called and not ordered):
+    if DIALED.match(raw) or NAMED.search(before) or (called and not ordered):
         return "phone"
     if ordered or COUNTED.match(after) or SPACED.fullmatch(raw):
         return ""
@@ -150,7 +155,7 @@ def _phone(match: phonenumbers.PhoneNumberMatch, text: str) -> str:
 
 def contact(value: str) -> str:
     """What two spellings of one contact have in common: the last ten digits of a number, the letters of all else."""
-    return "".join(value.lower().split()) if re.search(r"[^\W\d_]", value) else re.sub(r"\D", "", value)[-10:]
+    return "".join(value.lower().split()) if re.search(r"(?<!%2)[^\W\d_]", value) else re.sub(r"\D", "", value)[-10:]
 
 
 def own_contacts(rows: list[Row], keep: Iterable[str] = (), regions: tuple[str, ...] = ("RU",)) -> set[str]:
@@ -176,7 +181,7 @@ def own_contacts(rows: list[Row], keep: Iterable[str] = (), regions: tuple[str, 
 def mask(text: str, regions: tuple[str, ...] = ("RU",), keep: Collection[str] = ()) -> str:
     """The text with a word in brackets for each find, but for what may be no phone, `keep` (as `contact` writes it), and code, keys apart."""
     code, found, language = bytearray(len(text)), [], _language(text)
-    for match in CODE.finditer(text):
+    for match in re.finditer(r"(?s)```.*?```|(?<!\w)(?<!``)`[^`\n]++(?<!\s)`", text):  # no O`Neil, nothing unclosed, unlike CODE
         code[slice(*match.span())] = b"\1" * len(match[0])
     for kind, start, end in personal_data(text, regions):
         secret = kind == "key" and "://" not in text[start:end]  # also in code

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from itertools import pairwise
 
 import pytest
@@ -95,6 +96,11 @@ def test_kind_and_place(kind, text, piece):
         "0.6666666666666664 and 5.4111111111111111",  # would pass for cards
         "https://firm.example:8080/@anna, http://localhost:8888/lab, 10:00-22:00@office",
         "logo@2x.png; validate('me@example.com')",
+        "git clone ssh://git@github.com/a/b.git, git@firm.example:~/a",
+        "AB-4111111111111111, order-4111111111111111, заказ-4111111111111111, 4111-1111-1111-1111-22, 4111111111111111-22",
+        "4111 1111  1111 1112, 4111.1111.1111.1112, De89 3704 0044 0532 0130 01, file_DE89370400440532013001",
+        "hotel=89123456789, order_number=89123456789, phone_id=89123456789, телевизор=89123456789, id=%2089123456789",
+        "89123456789.txt, 89123456789.JPG, 89123456789 + 1 = 89123456790",
     ],
 )
 def test_what_only_looks_like_it(text):
@@ -356,6 +362,23 @@ def test_equal_finds_get_equal_numbers_from_one_on():
     assert change("Анна, 9161234567") == "Анна, [phone 3]"  # though it may be none
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "O`Neil, {} and D`Arcy",
+        "5`10, {}, 6`2",
+        "```\n{}\n",
+        "``` {} `x`",
+        "```x``` and ``` {}",
+        "``x`` {} ``y``",
+        "код`foo` и {} `bar`",
+        "код`foo()` и {} `bar`",
+    ],
+)
+def test_an_apostrophe_and_what_is_never_closed_make_no_code(text):
+    assert mask(text.format("4111 1111 1111 1111")) == text.format("[карта]" if "код" in text else "[card]")
+
+
 def test_code_ends_where_its_back_quote_stands():
     assert mask("`curl x` a@mail.ru") == "`curl x` [e-mail]"
     assert mask("`curl x`a@mail.ru") == "`curl x`[e-mail]"
@@ -413,3 +436,106 @@ def test_blanks_and_hyphens_of_excel_and_word_hide_nothing(text, piece):
 )
 def test_what_follows_or_goes_before_hides_nothing(text, left):
     assert mask(text) == left
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("ivan@mail\u00ad.ru", "[e-mail]"),
+        ("ivan@mail.\u200bru", "[e-mail]"),
+        ("ivan\u2060@\u200bma\ufeffil.r\u200du.", "[e-mail]."),
+        ("a@mail.ru\u200bдальше", "[почта]\u200bдальше"),
+        ("ivan&#x40;mail.ru", "[e-mail]"),
+        ("ivan&#X0040;mail.ru, ivan&#064;mail.ru", "[e-mail], [e-mail]"),
+        ("ivan&commat;mail.ru", "[e-mail]"),
+        ("ivan\\u0040mail.ru", "[e-mail]"),
+        ("git@mail.ru", "[e-mail]"),
+        ("git@mail.ru: да", "[почта]: да"),
+        ('"john doe"@example.org', "[e-mail]"),
+    ],
+)
+def test_signs_in_an_address_hide_nothing(text, left):
+    assert mask(text) == left
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("карта -4111 1111 1111 1111", "карта -[карта]"),
+        ("карта —4111111111111111", "карта —[карта]"),
+        ("Visa-4111111111111111", "Visa-[card]"),
+        ("MasterCard_5555555555554444", "MasterCard_[card]"),
+        ("Мир-2200000000000004, карты-4111111111111111", "Мир-[карта], карты-[карта]"),
+        ("4111 1111 1111 1111-12/27", "[card]-12/27"),
+        ("4111  1111  1111  1111 500", "[card] 500"),
+        ("4111 1111  1111 1111", "[card]"),
+        ("4111\t1111\t1111\t1111\t500", "[card]\t500"),
+        ("4111.1111.1111.1111.", "[card]."),
+        ("4111 - 1111 - 1111 - 1111", "[card]"),
+        ("4111\ufeff1111\ufeff1111\ufeff1111", "[card]"),
+        ("3782  822463  10005", "[card]"),
+        ("De89 3704 0044 0532 0130 00", "[account]"),
+        ("De89370400440532013000", "[account]"),
+        ("Gb29 nwbk 6016 1331 9268 19", "[account]"),
+        ("Gb29NWBK60161331926819", "[account]"),
+        ("IBAN_DE89370400440532013000_old", "IBAN_[account]_old"),
+        ("No12 DE89 3704 0044 0532 0130 00", "No12 [account]"),
+        ("KV12 DE89 3704 0044 0532 0130 00", "KV12 [account]"),
+    ],
+)
+def test_what_stands_between_and_beside_the_digits_hides_nothing(text, left):
+    assert mask(text) == left
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("https://api.whatsapp.com/send?phone=79123456789&text=Hi", "https://api.whatsapp.com/send?phone=[phone]&text=Hi"),
+        ("viber://chat?number=79123456789", "viber://chat?number=[phone]"),
+        ("tel=89123456789", "tel=[phone]"),
+        ("user_phone=9123456789, phoneNumber = 89123456789", "user_phone=[phone], phoneNumber = [phone]"),
+        ("№ телефона = 89123456789", "№ телефона = [телефон]"),
+        ("tel:%2B79123456789", "tel:[phone]"),
+        ("?phone=%2b1 212-736-5000", "?phone=[phone]"),
+        ("89123456789.Thanks", "[phone].Thanks"),
+        ("89123456789.I will", "[phone].I will"),
+        ("89123456789.thanks", "[phone].thanks"),
+        ("89123456789 + Вайбер", "[телефон] + Вайбер"),
+        ("89123456789+WhatsApp", "[phone]+WhatsApp"),
+    ],
+)
+def test_what_names_a_phone_or_follows_it_hides_nothing(text, left):
+    assert mask(text) == left
+
+
+def test_an_escaped_plus_is_no_other_contact():
+    assert contact("%2B79123456789") == contact("+7 912 345-67-89")
+
+
+@pytest.mark.parametrize("part", ["1a", "1234567 \n"])
+def test_a_phone_is_found_however_many_numbers_go_before(part):
+    assert mask(part * 66_000 + " +7 912 345-67-89").endswith(part + " [phone]")  # the matcher alone tries 65,535
+
+
+@pytest.mark.parametrize("between", [", ", "\n", " и ", "\t", " "])
+@pytest.mark.parametrize("phone", ["+7 (912) 345-67-89", "89123456789"])
+def test_where_a_long_text_is_divided_no_phone_is_lost(phone, between):
+    assert mask(between.join([phone] * 1500)) == between.join(["[телефон]" if "и" in between else "[phone]"] * 1500)
+
+
+def test_twice_the_numbers_are_twice_the_work_for_a_log():
+    def calls(n):
+        count = 0
+
+        def called(frame, event, _):
+            nonlocal count
+            count += event == "call" and frame.f_code.co_filename.endswith("personal.py")
+
+        sys.setprofile(called)
+        try:
+            assert redact("89123456789 и\n" * n) == "[телефон] и\n" * n
+        finally:
+            sys.setprofile(None)
+        return count
+
+    assert calls(400) < 3 * calls(200)

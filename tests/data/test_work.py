@@ -16,7 +16,7 @@ from gemma_colab.data.report import check_rows
 SHORT, TIMES = 2000, 4
 # What the patterns look for, or stop at.
 UNITS = """<a;<a x=;<a x= ;<script>;</;';\\';\\";";\\;\\n;`;```;&#1;&a;![;![a](;{;{{;[;[[;(;<|;[INST];a@;a@a.;'a@;'a;a.;1;1 ;12-;+7 ;
-1.1.1.1 ;AB12 ;://;a://b:;sk-;-eyJ;eyJ;SG.;-----BEGIN PRIVATE KEY-----;-----BEGIN ;# ;##;/*;,/*;,#;, ;,;;|;-;--- ;.;?;a, ;я;яa;Aя;не ;как ;ешь;паспорт ;
+1.1.1.1 ;AB12 ;://;a://b:;sk-;-eyJ;eyJ;SG.;-----BEGIN PRIVATE KEY-----;-----BEGIN ;# ;##;/*;,/*;,#;, ;,;;|;-;--- ;.;?;a, ;я;яa;Aя;не ;как ;ешь;паспорт ;89123456789 и ;"a" ;"a;a@a.a\u200b;&#0;x&#x0;\\u00;
 a b ;ab1_;f";Ã©;Р°;[ваш ;:-(;*;_;=;#REF;\\u0434;a\nb;"a;"", """.replace("\n", "").split(";")
 UNITS = [
     *filter(None, UNITS),
@@ -67,7 +67,7 @@ def patterns(text: str) -> None:
 WORK = {
     "patterns": patterns,
     "cleaning": lambda text: [change(text) for change in CHANGES.values()],
-    "personal data": personal.personal_data,
+    "personal data": lambda text: (personal.mask(text), personal.redact(text)),
     "likeness": lambda text: (likeness.sameness(text), likeness.shingles(text)),
     "checks": lambda text: check_rows([to_messages({"instruction": text, "output": text})]),
 }

@@ -12,24 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from gemma_colab import (
-    BlockedError,
-    GemmaColabError,
-    data,
-    describe_machine,
-    evaluation,
-    model,
-    open_workspace,
-    preflight,
-    quiet_libraries,
-    training,
-)
-from gemma_colab.model import LoraSettings, memory_plan, plan_training
-from gemma_colab.training import TrainSettings
+from gemma_colab import BlockedError, GemmaColabError, data, describe_machine, open_workspace, preflight, quiet_libraries
+from gemma_colab.model import LoraSettings, choose_model, dimensions_of, load_tokenizer, memory_plan, plan_training
+from gemma_colab.training import TrainSettings, settings_for, token_lengths
 
 Result = tuple[int, dict, str]  # exit status, for JSON, in words
 EXIT_CODES = {"ready": 0, "fix first": 1, "blocked": 2}
-WARNING_VERDICTS = ("not learning", "overfitting", "unstable")
 
 
 def _given(args: Namespace, *names: str) -> dict:
@@ -55,7 +43,7 @@ def _reading(args: Namespace) -> dict:
 def _counting(args: Namespace) -> dict:
     if args.model:
         quiet_libraries()  # transformers warns of rows longer than its own limit; the report says more
-    return {"tokenizer": model.load_tokenizer(args.model) if args.model else None, "max_length": args.max_length}
+    return {"tokenizer": load_tokenizer(args.model) if args.model else None, "max_length": args.max_length}
 
 
 def check(args: Namespace) -> Result:
@@ -84,7 +72,7 @@ def doctor(args: Namespace) -> Result:
 
 
 def plan(args: Namespace) -> Result:
-    dimensions, lora = model.dimensions_of(args.model), LoraSettings(r=args.r, lora_alpha=args.r)
+    dimensions, lora = dimensions_of(args.model), LoraSettings(r=args.r, lora_alpha=args.r)
     size = {"per_device_train_batch_size": args.batch, "max_length": args.tokens}
     train = TrainSettings(**size, gradient_checkpointing=args.checkpointing)
     how = {"load_in_4bit": args.load_in_4bit}
@@ -121,14 +109,16 @@ def train(args: Namespace) -> Result:
     machine, processes = describe_machine(), int(os.environ.get("WORLD_SIZE", 1))
     import torch
 
+    from gemma_colab.training import train_adapter
+
     if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:  # a question to another's GPU takes half a GiB of memory there
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    chosen, why = model.choose_model(workspace, machine, **_given(args, "model", "load_in_4bit", "anyway"), save=False)
+    chosen, why = choose_model(workspace, machine, **_given(args, "model", "load_in_4bit", "anyway"), save=False)
     settings = _settings(args, workspace, chosen, machine)
     bits = "4" if chosen.load_in_4bit else "16"
     GemmaColabError.say(f"{chosen.model} in {bits} bit ({why})" + (f", {processes} processes" if processes > 1 else ""))
     how = _given(args, "resume", "anyway", "shorter_rows", "report_to")
-    run = training.train_adapter(workspace, chosen, settings, **how)
+    run = train_adapter(workspace, chosen, settings, **how)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()  # until the first has written everything: accelerate ends all when one of them fails
         torch.distributed.destroy_process_group()
@@ -144,7 +134,7 @@ def train(args: Namespace) -> Result:
     said.append(f"the adapter is in {adapter}{go_on}")
     # accelerate knows success and failure only: a warning would look like a crash.
     lost = any(places for splits in run.lost.values() for places in splits.values())
-    warns = (run.verdict.word in WARNING_VERDICTS or lost) and processes == 1
+    warns = (run.verdict.word in ("not learning", "overfitting", "unstable") or lost) and processes == 1
     return 2 if stopped else int(warns), found, "\n".join(said)
 
 
@@ -167,9 +157,9 @@ def _settings(args: Namespace, workspace, chosen, machine) -> TrainSettings | No
     if args.resume:
         settings = TrainSettings.load(workspace)
     else:
-        rows, tokenizer = data.ensure_rows(workspace), model.load_tokenizer(chosen.model)
-        lengths = training.token_lengths(rows["train"] + rows["validation"], tokenizer, 2**17)["total"]
-        settings = training.settings_for(workspace, chosen, machine, lengths).train
+        rows, tokenizer = data.ensure_rows(workspace), load_tokenizer(chosen.model)
+        lengths = token_lengths(rows["train"] + rows["validation"], tokenizer, 2**17)["total"]
+        settings = settings_for(workspace, chosen, machine, lengths).train
     changes, known = dict(args.set), [field.name for field in dataclasses.fields(TrainSettings)]
     if unknown := sorted(set(changes) - set(known)):
         raise GemmaColabError(f"--set has unknown settings {unknown}; known are {known}")
@@ -179,8 +169,10 @@ def _settings(args: Namespace, workspace, chosen, machine) -> TrainSettings | No
 def evaluate(args: Namespace) -> Result:
     workspace = _workspace_with(args, **{"rows/test.jsonl": "prepare FILE", "adapter": "train"})
     quiet_libraries()
+    from gemma_colab.evaluation import assess
+
     how = _given(args, "anyway", "test_rows", "examples", "max_new_tokens", "batch_size")
-    summary = evaluation.assess(workspace, bars=dict(args.bar) or None, **how)
+    summary = assess(workspace, bars=dict(args.bar) or None, **how)
     said = summary["verdict"]
     lines = [f"{said['word']}; ship it: {said['ship']}", *(f"- {line}" for line in said["lines"])]
     lines += ["next:", *(f"- {line}" for line in said["next"])] if said["next"] else []

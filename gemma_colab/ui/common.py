@@ -12,9 +12,6 @@ from gemma_colab.core.html import render
 class Panel:
     """`widget` is what a notebook shows; `message` a line in it."""
 
-    widget: widgets.Widget
-    message: widgets.HTML
-
     def say(self, bold: str, text: str = "", color: str = "") -> None:
         """Put this into the message line, escaped."""
         self.message.value = render("ui/common", "line", bold, text, color) if bold or text else ""

@@ -43,18 +43,12 @@ evals_per_epoch: 1 2 3 4 6 8 12: looks at the validation rows; too few: the turn
 save_minutes: 0.5 1.0 2.0 5.0 10.0 20.0 60.0: longest time between checkpoints; too short: always writing; too long: much is lost with the machine
 early_stopping_patience: 0 1 2 3 5 8 12: looks without a new best before it stops; 1: a chance bump ends it; too many: time wasted; 0: never stops
 """
-
-
-def _controls() -> Controls:
-    """The table as controls: a slider for numbers, a list for choices, a box for yes and no."""
-    choices = {f.name: list(f.metadata.get("choices", ())) for f in dataclasses.fields(TrainSettings)}
-    lines = (line.split(":", 2) for line in TABLE.strip().splitlines())
-    return {
-        field: ([json.loads(v) for v in values.split()] or choices[field] or None, hint.strip()) for field, values, hint in lines
-    }
-
-
-CONTROLS = _controls()
+CHOICES = {field.name: list(field.metadata.get("choices", ())) for field in dataclasses.fields(TrainSettings)}
+# The table as controls: a slider for numbers, a list for choices, a box for yes and no.
+CONTROLS: Controls = {
+    field: ([json.loads(v) for v in values.split()] or CHOICES[field] or None, hint.strip())
+    for field, values, hint in (line.split(":", 2) for line in TABLE.strip().splitlines())
+}
 # What a preset does to a starting point: (times the learning rate, times the epochs).
 PRESETS = {"cautious": (0.25, 2 / 3), "normal": (1.0, 1.0), "strong": (2.5, 5 / 3)}
 PRESETS_HINT = "for rate and epochs at once; cautious: forgets little, learns little; strong: learns fast, may overfit"
@@ -91,23 +85,13 @@ def train_panel(
 
     def note(s: TrainSettings) -> HTML:
         per_epoch, steps = _steps(s, total)
-        cut, epochs = int((total > s.max_length).sum()), s.num_train_epochs
-        text = render(
-            TEMPLATE,
-            "train",
-            s=s,
-            rows=len(total),
-            sequences=sequences(total, s.max_length),
-            per_epoch=per_epoch,
-            steps=steps,
-            tokens=np.minimum(total, s.max_length).sum() * epochs,
-            answers=answers * epochs,
-            cut=cut,
-            time=_duration(epoch_seconds * epochs * _work(s, total) / _work(settings, total)) if epoch_seconds else "",
-            curve=schedule_curve(s, steps, per_epoch),
-            memory=memory_note(dimensions, machine, lora, s, **plan),
-        )
-        return HTML(text)
+        epochs = s.num_train_epochs
+        seconds = epoch_seconds * epochs * _work(s, total) / _work(settings, total)
+        about = {"s": s, "rows": len(total), "sequences": sequences(total, s.max_length), "per_epoch": per_epoch, "steps": steps}
+        about |= {"tokens": np.minimum(total, s.max_length).sum() * epochs, "answers": answers * epochs}
+        about |= {"cut": int((total > s.max_length).sum()), "time": _duration(seconds) if seconds else ""}
+        about |= {"curve": schedule_curve(s, steps, per_epoch), "memory": memory_note(dimensions, machine, lora, s, **plan)}
+        return HTML(render(TEMPLATE, "train", **about))
 
     first = {field: controls.pop(field) for field in FIRST}
     return SettingsPanel(settings, first, note, folded=controls, presets=offered, presets_hint=PRESETS_HINT)

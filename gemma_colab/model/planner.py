@@ -19,8 +19,6 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 # GPUs that Colab and clouds lend: GiB that torch can use, and the dtype to compute in (see `machine.pick_dtype`).
 GPUS = {"T4": (14.74, "float16"), "L4": (22.16, "bfloat16"), "A100": (39.4, "bfloat16")}
 
-VISION_PARAMETERS = 417_000_000  # the SigLIP tower in checkpoints of 4B and more
-
 
 def fits(gib: float, limit_gib: float) -> str:
     """Return "fits" with 15 % of `limit_gib` to spare, "tight" within it, else "no"."""
@@ -167,5 +165,5 @@ def download_gib(name: str) -> float | None:
         return 0.0
     if not (dimensions := known_dimensions(name)):
         return None
-    vision = VISION_PARAMETERS if sees_images(name) else 0
+    vision = 417_000_000 if sees_images(name) else 0  # parameters of the SigLIP tower
     return 2 * (dimensions.linear_parameters + dimensions.embedding_parameters + vision) / GIB

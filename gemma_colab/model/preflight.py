@@ -12,9 +12,8 @@ import pandas as pd
 from huggingface_hub import HfApi, constants, get_token
 from packaging.requirements import Requirement
 
-from gemma_colab.core import machine as local
 from gemma_colab.core.catalog import PACKAGED, TINY, known_dimensions
-from gemma_colab.core.machine import Machine, existing, free_gib
+from gemma_colab.core.machine import GIB, Machine, dtype_name, existing, free_gib, on_kaggle
 from gemma_colab.model import choice
 from gemma_colab.model.hub import before_asking, explain
 from gemma_colab.model.lent import describe_machine, driver_gpus
@@ -101,7 +100,7 @@ def _libraries() -> Iterator[Check]:
 
 def _gpu(machine: Machine, asked: str | None) -> Check:
     if machine.gpu:
-        dtype, why = local.dtype_name(machine)
+        dtype, why = dtype_name(machine)
         return Check("GPU", f"{machine.gpu_gib} GiB usable; computes in {dtype}: {why}")
     if driver_gpus():
         step = "install a torch with CUDA (https://pytorch.org/get-started), update the driver, or unset CUDA_VISIBLE_DEVICES"
@@ -112,7 +111,7 @@ def _gpu(machine: Machine, asked: str | None) -> Check:
     step = f"choose {small} here, which trains in minutes, and a machine with a GPU for larger models"
     if machine.colab:
         step = "choose Runtime -> Change runtime type -> T4 GPU, and run the notebook from the top"
-    elif local.on_kaggle():
+    elif on_kaggle():
         step = "choose GPU T4 x2 under Session options -> Accelerator, and run the notebook from the top"
     return Check("GPU", f"none; a CPU trains {' and '.join(choice.ON_A_CPU)}, for larger models it is far too slow", WARN, step)
 
@@ -149,7 +148,7 @@ def cached_gib(name: str) -> float:
     """Return the GiB of weights of this model that were downloaded before, all of its versions together."""
     folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
     files = {path.resolve() for path in folder.glob("*/*.safetensors")}  # links, from each version
-    return sum(file.stat().st_size for file in files if file.exists()) / local.GIB
+    return sum(file.stat().st_size for file in files if file.exists()) / GIB
 
 
 def _model(name: str) -> Check:

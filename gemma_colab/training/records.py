@@ -25,7 +25,7 @@ RECORDS = "history"  # their folder in the workspace
 NEEDED = ("status", "verdict", "seconds", "data", "rows", "machine", "model", "lora", "train", "curves")
 # The colors of Okabe and Ito that people who see few colors can tell apart, and a shape for those who see none.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#555555", "#56b4e9", "#e69f00", "#000000")
-RUN_STYLES = list(zip(COLORS * 9, "os^DvPX*<" * 8, strict=True))
+SHAPES = "os^DvPX*<"
 
 
 def record_run(
@@ -116,8 +116,8 @@ def compare_runs(
     if len(names) != len(curves) or len(set(names)) < len(names):
         raise SettingsError(f"names={names!r} must be {len(curves)} different ones, one for each run")
     lines, ax = [], ax or new_axes(8, 4)
-    found = zip(names, curves, records or repeat({}), differing or repeat({}), cycle(RUN_STYLES))
-    for name, history, run, settings, (color, marker) in found:
+    found = zip(names, curves, records or repeat({}), differing or repeat({}), cycle(COLORS), cycle(SHAPES))
+    for name, history, run, settings, color, marker in found:
         line = settings | _best(history) | {"train_loss": history["loss"].dropna().tail(5).mean()}
         line |= {key: run[key] for key in ("seconds", "status") if run}
         line["verdict"] = run["verdict"].split(":")[0] if run else training_verdict(history, finished=True).word

@@ -125,11 +125,9 @@ def train(
             undo.callback(remember(model))  # whatever goes wrong in here, the model is as it was
             args = sft_config(settings, folder, len(fitting[0]), dtype, report_to=report_to)
             args.disable_tqdm = show is not None
-            before = start.seconds if start else 0.0
-            keep = KeepCheckpoints(folder, now_made_with(), settings.save_minutes, before, say, started)
+            keep = KeepCheckpoints(folder, now_made_with(), settings.save_minutes, start.seconds if start else 0.0, say, started)
             broken, interrupt = StopOnNonFiniteLoss(SCALER_SKIPS if dtype == torch.float16 else 0), Interrupt(say)
-            callbacks = [broken, interrupt, keep, StopEarly(settings.early_stopping_patience)]
-            callbacks += [show] if show else []
+            callbacks = [broken, interrupt, keep, StopEarly(settings.early_stopping_patience), *filter(None, [show])]
             with no_bars() if show and len(train_dataset) < 2000 else nullcontext():  # so many are tokenized in a second or two
                 trainer = build_trainer(model, tokenizer, *fitting, args, peft_config, callbacks)
             compare_held(trainer, len(fitting[0]))

@@ -25,7 +25,8 @@ MARKS = [f"{side}_{name}" for side in ("left", "right") for name in RUBRIC]
 TO_DECIDE = {"choice": CHOICES, **dict.fromkeys(MARKS, ("yes", "no")), "notes": None}  # or "" where nothing was said
 CSV_COLUMNS = ("row", "question", "wanted", "left", "right", *TO_DECIDE)
 CELL = 32_000  # characters that a spreadsheet shows in a cell; the texts are only there to be read
-# Where a cell may begin, whatever parts cells in the program that opens the table, and what begins a formula there.
+# Where a cell may begin, whatever parts cells in the program that opens the table, and what begins a formula there: where ";" parts
+# them, as in a Russian or German Excel, a text in quotation marks is cut at each, so a formula may also begin inside a text.
 CELL_BEGINS = r"""(?:\A|(?<=[;\t\r\n"']))"""
 FORMULA, GUARD = (re.compile(f"{CELL_BEGINS}{guard}(?=[=+\\-@])") for guard in ("", "'"))
 FEWEST = 10  # preferences; with fewer, one row more or less can turn the result
@@ -83,7 +84,11 @@ class BlindReview:
     ):
         if rows is not None:
             check_number("rows", rows, 1, 1000, 20, whole=True)
-        _check_answers(answers, pair)
+        if len({*pair} - {"question", "wanted", "left", "right", *CHOICES}) != 2:
+            raise SettingsError(f"pair={pair!r} must name two different columns of answers; try ('base', 'tuned')")
+        for name in ("question", *pair):
+            if name not in answers or not answers[name].map(lambda text: isinstance(text, str)).all():
+                raise DatasetError(f"answers has no text in each row of column {name!r}; generate what is missing first")
         self.workspace, self.pair, (base, tuned) = workspace, tuple(pair), pair
         # "r" first: Excel would take sixteen digits for a number, and round it
         keys = ["r" + _digest(*texts)[:15] for texts in zip(answers["question"], answers[base], answers[tuned], strict=True)]
@@ -150,7 +155,7 @@ class BlindReview:
             table.writeheader()
             for key, said in decisions.items():
                 texts = {name: text[:CELL] for name, text in self._all[key]._asdict().items()}
-                table.writerow({name: _guard(text) for name, text in (texts | said).items()})
+                table.writerow({name: FORMULA.sub("'", text) for name, text in (texts | said).items()})  # shown, and not run
         self.decisions, self.opened = decisions, opened
 
     def of(self, number: int) -> dict[str, str]:
@@ -235,14 +240,6 @@ class BlindReview:
         return about | {"sentence": said}
 
 
-def _check_answers(answers: pd.DataFrame, pair: tuple[str, str]) -> None:
-    if len({*pair} - {"question", "wanted", "left", "right", *CHOICES}) != 2:
-        raise SettingsError(f"pair={pair!r} must name two different columns of answers; try ('base', 'tuned')")
-    for name in ("question", *pair):
-        if name not in answers or not answers[name].map(lambda text: isinstance(text, str)).all():
-            raise DatasetError(f"answers has no text in each row of column {name!r}; generate what is missing first")
-
-
 def _check_said(said: dict[str, str]) -> None:
     """Raise `SettingsError` for a name or value that a decision can't have."""
     for name, value in said.items():
@@ -256,9 +253,3 @@ def _check_said(said: dict[str, str]) -> None:
 
 def _digest(*texts: object) -> str:
     return hashlib.sha256("\x1f".join(map(str, texts)).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _guard(text: str) -> str:
-    """Put an apostrophe before what a spreadsheet would run as a formula; then it shows it. Where ";" parts cells, as in a Russian or
-    German Excel, a text in quotation marks is cut at each of them, so a formula may also begin inside a text."""
-    return FORMULA.sub("'", text)

@@ -1,7 +1,5 @@
 """What did tuning cost? General questions and neutral texts before and after, and training answers that are known by heart."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
@@ -33,7 +31,7 @@ class GeneralKnowledge:
         """Return the share of questions answered rightly, and the loss on the texts in nats per token."""
         return {QUESTIONS: float(self.questions["right"].mean()), TEXTS: mean_loss(self.texts)}
 
-    def compare(self, before: GeneralKnowledge) -> pd.DataFrame:
+    def compare(self, before: "GeneralKnowledge") -> pd.DataFrame:
         """Compare with the model before tuning, one line per language and kind of evidence, as `compare.compare` makes them. before: of the model without its adapter."""
         scores, weights = {}, {}
         for language, then in before.questions.groupby("language", sort=False):

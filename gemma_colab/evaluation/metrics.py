@@ -90,11 +90,9 @@ def rule_checks(rules: Sequence[Sequence[str]], checks: dict[str, dict[str, list
 
     def stated(predictions: Texts, references: Texts) -> Scores:
         """1 where the answer says all that its right answer says of the shop's rules, of what can be checked."""
-        rows = [
-            (found("required", own, r), found("required", own, p))
-            for p, r, own in zip(predictions, references, rules, strict=True)
-        ]
-        return [float(right <= said) if right else None for right, said in rows]
+        rows = zip(predictions, references, rules, strict=True)
+        pairs = [(found("required", own, r), found("required", own, p)) for p, r, own in rows]
+        return [float(right <= said) if right else None for right, said in pairs]
 
     def nothing_forbidden(predictions: Texts, references: Texts) -> Scores:
         """1 where the answer says nothing that contradicts the rules of its row or that the shop never says."""

@@ -17,8 +17,6 @@ NOT_LINEAR = "model.norm lm_head model.embed_tokens model.layers.0.self_attn mod
 PLAIN = r"(?:\.[*+]?|\\[.d]\+?|[\w|]|\[[\d-]+\]\+?|\((?:\?:)?(?:[\w|.-]|\\[.d]\+?|\[[\d-]+\])+\))++"
 PLAIN = re.compile(r"(?!.{301})(?!(?:[^*+]*[*+]){3})(?!(?:[^(]*\(){5})" + PLAIN)
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
-# Two numbers a trained weight in 32 bit; in 8 bit; in 8 bit, and moved to the CPU's memory when the GPU's runs out.
-OPTIMIZERS = ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
 # Words of the vocabulary that TRL's fused loss scores at once on a CPU, see `guard.score_answers_only`: so many fit its cache.
 CPU_TILE = 4096
 
@@ -140,7 +138,8 @@ class TrainSettings(Settings):
     max_length: int = within(1024, 16, 131_072)  # tokens of a row that are kept
     gradient_checkpointing: bool = True  # keep less for the backward pass and compute it again, which takes longer
     packing: bool = False  # several rows in one sequence of max_length tokens instead of padding
-    optim: str = one_of(*OPTIMIZERS)
+    # Two numbers a trained weight in 32 bit; in 8 bit; in 8 bit, and moved to the CPU's memory when the GPU's runs out.
+    optim: str = one_of("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
     neftune_noise_alpha: float | None = None  # noise on the embeddings (arXiv 2310.05914)
     seed: int = within(0, 0, 2**32 - 1)
     last_answer_only: bool = False  # of a conversation learn the last answer, and not all

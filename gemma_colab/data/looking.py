@@ -1,6 +1,7 @@
 """Look at a row: its texts by field, where it is in its file, and by what a decision about it finds it again."""
 
 import hashlib
+from bisect import bisect
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
@@ -83,5 +84,6 @@ def fingerprint_of(fields: dict[str, str]) -> str:
 
 def pieces(text: str, spans: list[tuple[int, int]], start: int, stop: int) -> list[tuple[str, bool]]:
     """text[start:stop] cut at the spans: (text, in a span?)."""
-    cuts = sorted({start, stop, *(place for span in spans for place in span if start < place < stop)})
-    return [(text[a:b], any(s <= a and b <= e for s, e in spans)) for a, b in pairwise(cuts)]
+    starts, ends = sorted(s for s, _ in spans), sorted(e for _, e in spans)
+    cuts = sorted({start, stop, *(place for place in (*starts, *ends) if start < place < stop)})
+    return [(text[a:b], bisect(starts, a) > bisect(ends, a)) for a, b in pairwise(cuts)]  # in one: more have begun than ended

@@ -8,11 +8,11 @@ from gemma_colab.core.rows import answer, place
 from gemma_colab.data.finding import Finding
 from gemma_colab.data.looking import beside, pieces, question, texts
 from gemma_colab.data.personal import hidden, redact
-from gemma_colab.data.report import Report
+from gemma_colab.data.report import Report, put_aside
 
 VERDICT_COLORS = {"ready": "#2e7d32", "fix first": "#b26a00", "blocked": "#c62828"}
 SEVERITIES = {"E": ("error", "#c62828"), "W": ("warning", "#b26a00"), "I": ("for your information", "#546e7a")}
-CONTEXT = 90  # characters shown on each side of a marked span
+CONTEXT, LONGEST = 90, 4000  # characters shown on each side of a marked span, and of it at most
 Pieces = list[tuple[str, bool]]  # (text, marked?)
 
 
@@ -25,8 +25,7 @@ def report_page(report: Report, most: int) -> str:
 
 def _rows(report: Report, finding: Finding, most: int) -> list[tuple[str, str, list[tuple[str, Pieces]]]]:
     """(place, note, [(field, its text in pieces)]) of each row that is shown."""
-    if finding.check in ("unreadable row", "not to be learned"):
-        bad = [one for one in report.aside if one["line"] in finding.lines][:most]
+    if bad := put_aside(report.aside, finding.check)[:most]:
         said = [[(one.get("field") or "content", _short(str(one["content"])))] for one in bad]
         return [(f"line {one['line']}", redact(one["problem"]), it) for one, it in zip(bad, said, strict=True)]
     rows = []
@@ -37,8 +36,7 @@ def _rows(report: Report, finding: Finding, most: int) -> list[tuple[str, str, l
             if spans := [(hit.start, hit.end) for hit in hits if hit.field == field and hit.end]:
                 marked.append((field, _marked(text, spans)))
         whole = [("question", _short(question(row))), ("answer", _short(answer(row)))]
-        note = "; ".join(dict.fromkeys(hit.note for hit in hits if hit.note))
-        rows.append((place(row, number), redact(note), marked or whole))
+        rows.append((place(row, number), redact("; ".join(dict.fromkeys(hit.note for hit in hits if hit.note))), marked or whole))
     return rows
 
 
@@ -46,9 +44,10 @@ def _marked(text: str, spans: list[tuple[int, int]]) -> Pieces:
     """The text in pieces, cut to what is near the hits if it is long. A hidden character that is marked is shown by its number."""
     start, stop = 0, len(text)
     if len(text) > 500:
-        start, stop = max(0, min(spans)[0] - CONTEXT), min(len(text), min(spans)[1] + 4 * CONTEXT)
+        start, stop = max(0, min(spans)[0] - CONTEXT), min(len(text), min(spans)[1] + 4 * CONTEXT, min(spans)[0] + LONGEST)
     masks = [one for one in hidden(text) if one[1] < stop and start < one[2]]
     start, stop = min([start, *(a for _, a, _ in masks)]), max([stop, *(b for *_, b in masks)])  # never half of one
+    spans = [(s, e) for s, e in spans if s < stop and start < e]  # each mask is compared with them
     shown, at = [], start
     for word, a, b in [*masks, ("", stop, stop)]:
         for piece, marked in pieces(text, spans, at, a):

@@ -115,7 +115,7 @@ class Report:
         for f in self.findings:
             where = f" in {n} row{'s' * (n > 1)} ({self.places(f)})" if (n := f.count) else ""
             lines.append(f"{f.severity}  {f.check}{where}: {f.what_to_do}")
-            bad = _put_aside(self.aside, f.check)
+            bad = put_aside(self.aside, f.check)
             lines += [f"     {redact(one.get('sentence', one['problem']))}" for one in bad[:5]]
             lines += [f"     and {len(bad) - 5} more"] * (len(bad) > 5)
         # A terminal obeys control characters, so those of a dataset are written out.
@@ -156,10 +156,9 @@ def check_rows(
     near = (known["near_duplicates"] | thresholds.get("near_duplicates", {}))["threshold"]
     lengths = token_lengths(rows, tokenizer, max_length) if tokenizer is not None and rows else None
     context = CheckContext(rows, max_length, num_train_epochs, near, lengths, tokenizer)
-    findings, aside = [], list(aside)
-    for name, (severity, advice) in ASIDE.items():
-        if lines := [bad["line"] for bad in _put_aside(aside, name)]:
-            findings.append(Finding(name, severity, advice, lines=lines))
+    aside = list(aside)
+    bad = {name: [one["line"] for one in put_aside(aside, name)] for name in ASIDE}
+    findings = [Finding(name, *ASIDE[name], lines=lines) for name, lines in bad.items() if lines]
     possible = [check for check in CHECKS if lengths is not None or not check.counts_tokens] if rows else [checks_set.too_few]
     for check in tqdm(possible, desc="checks", disable=len(rows) < 2000, leave=False):
         findings += check(context, **thresholds.get(check.__name__, {}))
@@ -169,7 +168,7 @@ def check_rows(
     return Report(rows, [], max_length, lengths, aside).with_findings(_without_kept(findings, rows, kept or {}), accept)
 
 
-def _put_aside(aside: list[dict], check: str) -> list[dict]:
+def put_aside(aside: list[dict], check: str) -> list[dict]:
     """Return the rows that were put aside for this finding; for one that is not in `ASIDE` none."""
     return [bad for bad in aside if check == ("not to be learned" if "marked" in bad else "unreadable row")]
 

@@ -80,8 +80,7 @@ def shared_words(text: str, reference: str) -> list[tuple[str, bool]]:
     folded = [[word[0].lower().replace("ё", "е") for word in part] for part in words]
     few = len(folded[0]) * len(folded[1]) <= 2000**2  # a word that is repeated takes the square
     blocks = SequenceMatcher(None, *folded, autojunk=False).get_matching_blocks() if few else []
-    spans = [(words[0][b.a].start(), words[0][b.a + b.size - 1].end()) for b in blocks if b.size]
-    return pieces(text, spans, 0, len(text))
+    return pieces(text, [(words[0][b.a].start(), words[0][b.a + b.size - 1].end()) for b in blocks if b.size], 0, len(text))
 
 
 def side_by_side(

@@ -30,8 +30,7 @@ class _Card:
     def __init__(self, decide: Callable[[_Card, str], None]):
         self.row, self.shown = -1, ""
         self.head, self.question, self.answer = widgets.HTML(), widgets.HTML(), text_area(2)
-        offers = BUTTONS.items()
-        self.buttons = {action: button(text, partial(decide, self, action), style) for action, (text, style) in offers}
+        self.buttons = {action: button(text, partial(decide, self, action), style) for action, (text, style) in BUTTONS.items()}
         layout = {"flex": "1 1 360px", "max_width": "760px", "border": "1px solid #8886", "padding": "8px", "margin": "4px"}
         parts = [self.head, self.question, self.answer, widgets.HBox(list(self.buttons.values()))]
         self.widget = widgets.VBox(parts, layout=layout)

@@ -2,14 +2,29 @@
 
 import itertools
 import os
+import random
 import re
+import sys
 import time
 
 import pytest
 
 from gemma_colab.core.rows import to_messages
-from gemma_colab.data import advice, checks_set, checks_text, encodings, json_files, likeness, personal, schema, splitting, tables
+from gemma_colab.data import (
+    advice,
+    checks_set,
+    checks_text,
+    encodings,
+    json_files,
+    likeness,
+    personal,
+    schema,
+    splitting,
+    tables,
+)
 from gemma_colab.data.cleaning import CHANGES
+from gemma_colab.data.looking import pieces
+from gemma_colab.data.page import _marked, report_page
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import check_rows
 
@@ -108,3 +123,95 @@ def test_quotes_that_are_never_closed_cost_no_square(line, tmp_path):
 
     reading(100)
     assert any(reading(16_000) < 1 or reading(16_000) < 8 * reading(4000) for _ in range(3))
+
+
+# ---------------------------------------------------------------------------------------------------- counted, not timed
+def calls(work, *given) -> int:
+    """Of functions, and of generators that go on: a busy machine changes nothing."""
+    count = 0
+
+    def counted(_frame, event, _arg) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    work(*given)  # what is loaded and remembered once
+    sys.setprofile(counted)
+    try:
+        work(*given)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+class Line(int):
+    """The number of a line that counts with what it is compared."""
+
+    compared = 0
+
+    def __eq__(self, other):
+        Line.compared += 1
+        return int(self) == int(other)
+
+    __hash__ = int.__hash__
+
+
+def test_rows_put_aside_are_not_looked_for_among_all_others():
+    rows = [to_messages({"instruction": f"Что такое {i}?", "output": f"Это {i}."}) for i in range(3)]
+
+    def compared(count: int) -> int:
+        bad = [{"line": Line(i), "content": "x", "problem": "no row"} for i in range(count)]
+        report = check_rows(rows, aside=bad)
+        Line.compared = 0
+        shown = report_page(report, 20)
+        assert shown.count(">line ") >= 20
+        assert f"and {count - 20} more rows" in shown
+        return Line.compared
+
+    assert compared(400) <= 2 * compared(200) + 20
+
+
+def spans_of(count: int) -> tuple[str, list[tuple[int, int]]]:
+    return "Qя " * count, [(3 * i, 3 * i + 2) for i in range(count)]
+
+
+def test_a_text_with_many_spans_is_walked_once():
+    def cut(count: int) -> list:
+        text, spans = spans_of(count)
+        return pieces(text, spans, 0, len(text))
+
+    assert cut(2) == [("Qя", True), (" ", False), ("Qя", True), (" ", False)]
+    assert calls(cut, 400) < 2.5 * calls(cut, 200)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pieces_are_marked_that_are_in_any_span(seed):
+    rng = random.Random(seed)
+    for _ in range(100):
+        text = "абвгдежзийклмнопрст"[: rng.randint(0, 19)]
+        spans = [tuple(sorted(rng.choices(range(len(text) + 3), k=2))) for _ in range(rng.randint(0, 5))]
+        start, stop = sorted(rng.choices(range(len(text) + 1), k=2))
+        found, at = pieces(text, spans, start, stop), start
+        assert "".join(piece for piece, _ in found) == text[start:stop]
+        for piece, marked in found:
+            assert marked is any(s <= at and at + len(piece) <= e for s, e in spans)
+            at += len(piece)
+
+
+class Spans(list):
+    """Spans that count how often one is looked at."""
+
+    seen = 0
+
+    def __iter__(self):
+        for span in super().__iter__():
+            Spans.seen += 1
+            yield span
+
+
+def test_masks_on_a_page_are_not_compared_with_all_that_is_marked():
+    """A tag as long as half of its text, with addresses in it: each of them is masked."""
+    tag, rest = "<a title='" + "a@bc.ru " * 1000 + "'>", "<b>x</b> " * 1000
+    spans = Spans([(0, len(tag)), *((len(tag) + 9 * i, len(tag) + 9 * i + 3) for i in range(1000))])
+    shown = _marked(tag + rest, spans)
+    assert ("[e-mail]", True) in shown
+    assert Spans.seen < 10 * len(spans)

@@ -73,6 +73,7 @@ class Review:
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
         self.decisions: dict[str, dict] = workspace.read_json(FILE, _decisions) if workspace.has(FILE) else {}
+        self._old = any("line" not in one for one in self.decisions.values())  # version 1 did not write it
 
     def decide(self, row: Row, action: str, new: dict[str, str] | None = None, why: str = "", checks: Iterable[str] = ()) -> None:
         """Save a decision about this row. new: field -> text, for "edit". why: for the log. checks: the findings it is about;
@@ -100,11 +101,11 @@ class Review:
         keys = [fingerprint(row), fingerprint(row, now=True)] if self.decisions else []
         if key := next((key for key in keys if key in self.decisions), ""):
             return key, self.decisions[key]
-        if not keys or len(row["messages"]) != 2:
+        if not self._old or len(row["messages"]) != 2:
             return "", None
-        # Version 1 had instruction, input and output in a row of two turns: any blank line may have parted the first two.
+        # Version 1 had instruction, input and output in a row of two turns: one of the first blank lines may have parted the first two.
         asked, said = (turn["content"] for turn in row["messages"])
-        for i in [len(asked), *(m.start() for m in re.finditer("\n\n", asked))]:
+        for i in [len(asked), *(m.start() for m in re.finditer("\n\n", asked))][:50]:
             old = {"instruction": asked[:i], "input": asked[i + 2 :], "output": said}
             if one := self.decisions.get(key := fingerprint_of(old)):
                 old |= one.get("new", {})

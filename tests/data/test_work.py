@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from gemma_colab import open_workspace
 from gemma_colab.core.rows import to_messages
 from gemma_colab.data import (
     advice,
@@ -23,10 +24,11 @@ from gemma_colab.data import (
     tables,
 )
 from gemma_colab.data.cleaning import CHANGES
-from gemma_colab.data.looking import pieces
+from gemma_colab.data.looking import fingerprint_of, pieces
 from gemma_colab.data.page import _marked, report_page
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import check_rows
+from gemma_colab.data.review import FILE, Review
 
 SHORT, TIMES = 2000, 4
 # What the patterns look for, or stop at.
@@ -215,3 +217,21 @@ def test_masks_on_a_page_are_not_compared_with_all_that_is_marked():
     shown = _marked(tag + rest, spans)
     assert ("[e-mail]", True) in shown
     assert Spans.seen < 10 * len(spans)
+
+
+def test_a_decision_on_one_row_makes_no_work_of_the_blank_lines_of_another(tmp_path, monkeypatch):
+    """Only those of version 1 were kept by a text that was parted at a blank line; of these a few are tried."""
+    read = []
+    monkeypatch.setattr("gemma_colab.data.review.fingerprint_of", lambda fields: read.append(1) or fingerprint_of(fields))
+    row = to_messages({"instruction": "a\n\n" * 300 + "Что?", "output": "Это."})
+    workspace = open_workspace(tmp_path)
+    Review(workspace).decide(to_messages({"instruction": "Где?", "output": "Там."}), "keep")
+    assert Review(workspace).of(row) is None
+    assert not read
+    old = {"instruction": "a\n\na", "input": row["messages"][0]["content"][6:], "output": "Это."}
+    decision = {"action": "drop", "why": "", "checks": []}
+    workspace.write_json(FILE, {"0" * 16: decision})
+    assert Review(workspace).of(row) is None
+    assert 0 < len(read) <= 50
+    workspace.write_json(FILE, {fingerprint_of(old): decision})
+    assert Review(workspace).of(row) == decision

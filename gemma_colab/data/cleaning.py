@@ -143,9 +143,12 @@ def near_duplicates(context: CheckContext) -> list[Finding]:
 def _adds_only(one: dict[str, str], other: dict[str, str]) -> bool:
     words, its = (Counter(normalize(" ".join(fields.values())).split()) for fields in (one, other))
     fewer, more = sorted((words - its, its - words), key=Counter.total)
-    return len(fewer) * len(more) <= 1000**2 and all(
-        any(Prefix.similarity(a, b) >= max(4, 0.6 * len(a), 0.6 * len(b)) for b in more) for a in fewer
-    )
+    # Other endings of one word have at least four letters and three fifths of each before them. These are looked up, not compared.
+    begins = {word: range(max(4, -(-3 * len(word) // 5)), len(word) + 1) for word in fewer | more}
+    sizes = {some.start for some in begins.values()}
+    starts = {word: {word[:n] for n in some if n in sizes} for word, some in begins.items()}
+    known = set().union(*(starts[word] for word in more))
+    return all(known & starts[word] for word in fewer)
 
 
 # What they hit is dropped.

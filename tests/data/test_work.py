@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from rapidfuzz.distance import Prefix
 
 from gemma_colab import open_workspace
 from gemma_colab.core.rows import to_messages
@@ -23,7 +24,7 @@ from gemma_colab.data import (
     splitting,
     tables,
 )
-from gemma_colab.data.cleaning import CHANGES
+from gemma_colab.data.cleaning import CHANGES, _adds_only
 from gemma_colab.data.looking import fingerprint_of, pieces
 from gemma_colab.data.page import _marked, report_page
 from gemma_colab.data.reading import read_rows
@@ -235,3 +236,37 @@ def test_a_decision_on_one_row_makes_no_work_of_the_blank_lines_of_another(tmp_p
     assert 0 < len(read) <= 50
     workspace.write_json(FILE, {fingerprint_of(old): decision})
     assert Review(workspace).of(row) == decision
+
+
+def words(rng, count: int, letters: str = "abcdefghij") -> str:
+    return " ".join("".join(rng.choices(letters, k=rng.randint(4, 9))) for _ in range(count))
+
+
+def test_the_endings_of_words_are_looked_up():
+    def judge(count: int) -> bool:
+        rng = random.Random(0)
+        begin = words(rng, count)
+        one = {"question": "", "answer": begin + " zzzz"}  # which is last, and like none
+        return _adds_only(one, {"question": words(rng, 3 * count), "answer": " ".join(word + "ы" for word in begin.split())})
+
+    assert calls(judge, 200) < 2.5 * calls(judge, 100)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_words_added_and_other_endings_are_told_from_other_words(seed):
+    """As all with all would find them."""
+    rng, told = random.Random(seed), set()
+    for _ in range(300):
+        both = words(rng, rng.randint(0, 3), "аб").split()
+        one = [*both, *words(rng, rng.randint(0, 2), "аб").split()]
+        other = [word[: rng.randint(3, 9)] + rng.choice(("", "а", "бб", "аба")) for word in both] + words(rng, 2, "аб").split()
+        left, right = (
+            [word for word in some if some.count(word) > its.count(word)] for some, its in ((one, other), (other, one))
+        )
+        if len({*one}) + len({*other}) < len(one) + len(other):
+            continue
+        fewer, more = sorted((left, right), key=len)
+        near = all(any(Prefix.similarity(a, b) >= max(4, 0.6 * len(a), 0.6 * len(b)) for b in more) for a in fewer)
+        assert _adds_only({"answer": " ".join(one)}, {"answer": " ".join(other)}) is near
+        told.add(near)
+    assert told == {True, False}

@@ -117,8 +117,7 @@ def train(args: Namespace) -> Result:
     settings = _settings(args, workspace, chosen, machine)
     bits = "4" if chosen.load_in_4bit else "16"
     GemmaColabError.say(f"{chosen.model} in {bits} bit ({why})" + (f", {processes} processes" if processes > 1 else ""))
-    how = _given(args, "resume", "anyway", "shorter_rows", "report_to")
-    run = train_adapter(workspace, chosen, settings, **how)
+    run = train_adapter(workspace, chosen, settings, **_given(args, "resume", "anyway", "shorter_rows", "report_to"))
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()  # until the first has written everything: accelerate ends all when one of them fails
         torch.distributed.destroy_process_group()

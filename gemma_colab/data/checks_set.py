@@ -88,9 +88,8 @@ def near_duplicates(context: CheckContext, threshold: float = 0.72) -> Iterator[
         (True, "near duplicate", "W", "keep one, or make the situations really different"),
         (False, "look-alike", "I", "nearly the same words, but other numbers, a “not”, or another answer; a slip, or a series?"),
     ):
-        found = [(row, s, twin) for row, (says_the_same, s, twin) in sorted(best.items()) if says_the_same == same]
-        if found:
-            hits = [Hit(row, note=f"{s:.2f} like {context.place(twin)}", twin=twin) for row, s, twin in found]
+        found = ((row, s, twin) for row, (says_the_same, s, twin) in sorted(best.items()) if says_the_same == same)
+        if hits := [Hit(row, note=f"{s:.2f} like {context.place(twin)}", twin=twin) for row, s, twin in found]:
             yield Finding(name, severity, advice, hits)
 
 

@@ -240,8 +240,7 @@ def _date(value: Any, code: str, pieces: tuple[tuple[str, str], ...], where: Any
     if (short := COUNTRY.get(code.lower())) is not None:  # 3/5 is March or May: only what is sure is written so
         return format_datetime(value, ("dd.MM.yyyy" if where.language == "ru" else "yyyy-MM-dd") + short, locale=where)
     parts = _pattern(pieces, () if country == 0xF400 and where.language != "en" else ("am/pm", "a/p"))
-    pattern = "".join(part if isinstance(part, str) else str(whole // part) for part in parts)
-    return format_datetime(value, pattern, locale=where)
+    return format_datetime(value, "".join(part if isinstance(part, str) else str(whole // part) for part in parts), locale=where)
 
 
 @lru_cache  # a sheet has one format for thousands of cells

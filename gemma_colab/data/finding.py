@@ -49,6 +49,7 @@ class Finding:
         return len(self.rows) or len(self.lines)
 
 
+_near = functools.lru_cache(maxsize=1)(lambda texts, threshold: near_pairs([*map(shingles, texts)], threshold))
 CHECKS: list[Callable[..., list[Finding]]] = []  # in the order in which they run
 
 
@@ -113,10 +114,10 @@ class CheckContext:
     @cached_property
     def near(self) -> list[tuple[int, int, float]]:
         """(row, earlier row, Jaccard of own question and answer together) of at least `near_threshold`. Rows of one `conversation`
-        are alike because one goes on where the other ends: they are no pair."""
+        are alike because one goes on where the other ends: they are no pair. Those of the last rows are kept: cleaning, checks and split ask anew."""
         whole = [f"{own} {said}" for own, said in zip(self.own_questions, self.answers, strict=True)]
         names = [row.get("conversation") for row in self.rows]
-        pairs = near_pairs([shingles(text) for text in whole], self.near_threshold)
+        pairs = _near(tuple(whole), self.near_threshold)
         return [pair for pair in pairs if names[pair[0]] is None or names[pair[0]] != names[pair[1]]]
 
 

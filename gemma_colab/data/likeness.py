@@ -1,10 +1,11 @@
 """When two texts are the same, and which are nearly so: MinHash proposes pairs, the exact Jaccard of their shingles decides.
 
-MinHash after Broder, "On the resemblance and containment of documents", 1997; hashing and index are the datasketch library's.
+MinHash after Broder, "On the resemblance and containment of documents", 1997; hashing and bands are the datasketch library's.
 """
 
 import re
 from collections.abc import Iterable
+from itertools import chain, compress
 
 import numpy as np
 from datasketch import MinHash, MinHashLSH
@@ -44,11 +45,8 @@ def shingles(text: str) -> np.ndarray:
     """
     text = re.sub(r"\d", "0", normalize(text))
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    if not len(codes):
-        return codes
     size = min(SHINGLE, len(codes))
-    windows = np.lib.stride_tricks.sliding_window_view(codes, size)
-    return np.unique((windows * POWERS[:size]).sum(axis=1, dtype=np.uint32))
+    return np.unique(sum(codes[k : len(codes) - size + 1 + k] * POWERS[k] for k in range(size))) if size else codes
 
 
 def jaccard(a: np.ndarray, b: np.ndarray) -> float:
@@ -62,28 +60,38 @@ def near_pairs(sets: list[np.ndarray], threshold: float) -> list[tuple[int, int,
 
     sets: the `shingles` of each row. Rows without any are like no other; a row whose very set stood earlier is paired with that only.
     """
-    # Weights of false and missed proposals: a pair at the threshold is proposed with a probability of 97-99 %.
-    index = MinHashLSH(threshold, NUM_PERM, weights=(0.005, 0.995))
-    empty = MinHash(NUM_PERM, hashfunc=int)  # the shingles are 32-bit hashes already
+    first, buckets = {}, {}
+    same = [first.setdefault(own.tobytes(), row) for row, own in enumerate(sets)]
+    pairs = [(row, twin, 1.0) for row, twin in enumerate(same) if row != twin and len(sets[row])]
+    sketch = MinHash(NUM_PERM, hashfunc=int)  # the shingles are 32-bit hashes already
     minima = np.zeros((len(sets), NUM_PERM), dtype=np.uint64)
-    first, pairs = {}, []
-    for row, own in enumerate(sets):
-        if not len(own):
-            continue
-        if (twin := first.setdefault(own.tobytes(), row)) != row:
-            pairs.append((row, twin, 1.0))
-            continue
-        sketch = empty.copy()
-        sketch.update_batch(own.tolist())
+    for row in first.values():
+        sketch.clear()
+        sketch.update_batch(sets[row].tolist())
         minima[row] = sketch.hashvalues
-        proposed = np.array(sorted(index.query(sketch)), dtype=np.int64)
+    # Weights of false and missed proposals: a pair at the threshold is proposed with a probability of 97-99 %. Which bands of minima
+    # are in another row too is looked up for all at once: most are in none, and the library's own index keeps a set for each.
+    bands = MinHashLSH(threshold, NUM_PERM, weights=(0.005, 0.995)).hashranges
+    keys = [minima[:, a:b] @ np.uint64(1_000_003) ** np.arange(a, b, dtype=np.uint64) for a, b in bands]
+    _, keys, counts = np.unique(np.stack(keys, axis=1), return_inverse=True, return_counts=True)
+    marks = np.zeros(min(2**24, 64 * max(map(len, sets), default=0)), dtype=np.int32)  # so long that few shingles share a place
+    for row, own in ((row, sets[row]) for row in first.values()):
+        its = [buckets.setdefault(key, []) for key in keys[row][counts[keys[row]] > 1].tolist()]
+        proposed = np.array(sorted({*chain(*its)}), dtype=np.int64)
         # The share of equal minima estimates the similarity, with a standard deviation of at most 0.045.
         likely = proposed[(minima[proposed] == minima[row]).mean(axis=1) >= threshold - 0.18]
-        near = [(row, twin, s) for twin in likely.tolist() if (s := jaccard(own, sets[twin])) >= threshold][:MAX_TWINS]
-        pairs += near
-        if len(near) < MAX_TWINS and len(proposed) < MAX_PROPOSED:
-            index.insert(row, sketch, check_duplication=False)
-    return pairs
+        near, likely = [], likely.tolist()
+        while likely and len(near) < MAX_TWINS:
+            some, likely = likely[:64], likely[64:]
+            others, sizes = [sets[twin] for twin in some], np.array([len(sets[twin]) for twin in some])
+            marks[own % len(marks)] = row
+            shared = np.add.reduceat(marks[np.concatenate(others) % len(marks)] == row, np.cumsum(sizes) - sizes, dtype=int)
+            may = shared / (len(own) + sizes - shared) >= threshold  # it shares so many or fewer: most need no exact look
+            near += [(row, twin, s) for twin in compress(some, may) if (s := jaccard(own, sets[twin])) >= threshold]
+        pairs += near[:MAX_TWINS]
+        for bucket in its if len(near) < MAX_TWINS and len(proposed) < MAX_PROPOSED else ():
+            bucket.append(row)
+    return sorted(pairs)
 
 
 def clusters(count: int, pairs: Iterable[tuple]) -> list[list[int]]:

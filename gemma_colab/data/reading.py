@@ -133,8 +133,7 @@ def read_rows(
     schema = "; or ".join(forms) + ("; ignored: " + ", ".join(ignored) if ignored else "")
     places = {what: ", ".join(map(str, at[:5])) + f" and {len(at) - 5} more" * (len(at) > 5) for what, at in found.notes.items()}
     notes = tuple(what + f": {found.unit} {at}" * bool(at) for what, at in places.items())
-    first = _like(usable, ahead)
-    return Source(rows, name, schema, ", ".join(found.details), aside, notes, schemas[0].columns, first)
+    return Source(rows, name, schema, ", ".join(found.details), aside, notes, schemas[0].columns, _like(usable, ahead))
 
 
 def _like(record: Any, ahead: list[tuple[int, Any]]) -> tuple[dict[str, Any], ...]:

@@ -89,8 +89,7 @@ def split_rows(
     findings = leaks(splits, twin=twin, **measures)
     if (n := len(splits["validation"])) < few:
         sentence += f"; only {n} validation rows, so read their loss with care"
-        advice = f"{n} rows; with fewer than {few} the validation loss jumps about"
-        findings.append(Finding("validation too small", "W", advice))
+        findings.append(Finding("validation too small", "W", f"{n} rows; with fewer than {few} the validation loss jumps about"))
     return splits, SplitNotes(sentence, findings)
 
 

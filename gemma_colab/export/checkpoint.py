@@ -48,8 +48,7 @@ def stored_tensors(name: str, folder: Path, config: PretrainedConfig) -> tuple[d
                     if key in found:
                         raise ModelError(f"{name} has {key} in {found[key].file.name} and {path.name}; take a sound checkpoint")
                     view = file.get_slice(key)
-                    like = torch.empty(view.get_shape(), dtype=DTYPES[view.get_dtype()], device="meta")
-                    found[key] = Stored(path, key, like)
+                    found[key] = Stored(path, key, torch.empty(view.get_shape(), dtype=DTYPES[view.get_dtype()], device="meta"))
         except (OSError, SafetensorError, KeyError) as e:
             whole = f"{path} is not whole, or not in 16 or 32 bit ({e})"
             raise ModelError(f"{whole}; delete it and download or save {name} again") from None

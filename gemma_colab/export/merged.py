@@ -135,8 +135,7 @@ def _merged(tensor: Stored, change: dict | None, settings: LoraConfig, dtype: to
         if settings.use_dora:
             weight *= (change["lora_magnitude_vector"] / weight.norm(dim=1))[:, None]
         if not weight.isfinite().all():
-            nan = f"the adapter makes {tensor.name} infinite or not a number; train with a lower learning rate"
-            raise WorkspaceError(nan)
+            raise WorkspaceError(f"the adapter makes {tensor.name} infinite or not a number; train with a lower learning rate")
     weight = weight.to(dtype)  # rounded once
     _give_back_memory()
     return weight

@@ -215,8 +215,7 @@ def _compare_merged(workspace: Workspace, rows: int, max_new_tokens: int) -> dic
     wide = torch.bfloat16 if computes == torch.float16 else computes
 
     def on_base(dtype: torch.dtype, quantization=None) -> tuple:
-        base = load_model(run["model"], dtype, quantization)
-        return load_adapter(base, workspace).eval(), load_tokenizer(run["model"])
+        return load_adapter(load_model(run["model"], dtype, quantization), workspace).eval(), load_tokenizer(run["model"])
 
     def compare(asked: list[Row]) -> dict:
         loaders = {ON_4: lambda: on_base(computes, quantization_config(computes))} if run.get("load_in_4bit", True) else {}

@@ -190,8 +190,7 @@ def _tokenizer_file(source: str) -> str | None:
 
     said = get_tokenizer_config(source)
     if odd := [field for field in ("gguf_file", "split_special_tokens") if said.get(field)]:  # another one, of which nobody knows
-        what = f"tokenizer_config.json of {source} changes the tokenizer by {odd[0]}"
-        raise ModelError(f"{what}; {OWN}")
+        raise ModelError(f"tokenizer_config.json of {source} changes the tokenizer by {odd[0]}; {OWN}")
     file = get_fast_tokenizer_file(said.get("fast_tokenizer_files", []))
     return cached_file(source, file, _raise_exceptions_for_missing_entries=False)
 

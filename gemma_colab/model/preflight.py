@@ -164,8 +164,7 @@ def _model(name: str) -> Check:
     before_asking(name, name)
     token = f" (token: {source})" if (source := token_source()) else ""
     try:  # the head of a file, which is refused like the file; unlike `auth_check` it takes a timeout
-        config = f"{constants.ENDPOINT}/{name}/resolve/main/config.json"
-        HfApi().get_hf_file_metadata(url=config, timeout=HUB_SECONDS)
+        HfApi().get_hf_file_metadata(url=f"{constants.ENDPOINT}/{name}/resolve/main/config.json", timeout=HUB_SECONDS)
     except Exception as e:  # huggingface_hub and httpx raise here
         found, step = explain(name, e)
         return Check("model", found + token, FAIL, step)

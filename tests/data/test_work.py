@@ -12,11 +12,13 @@ from rapidfuzz.distance import Prefix
 
 from gemma_colab import open_workspace
 from gemma_colab.core.rows import to_messages
+from gemma_colab.core.workspace import samples
 from gemma_colab.data import (
     advice,
     checks_set,
     checks_text,
     encodings,
+    finding,
     json_files,
     likeness,
     personal,
@@ -30,6 +32,7 @@ from gemma_colab.data.page import _marked, report_page
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import check_rows
 from gemma_colab.data.review import FILE, Review
+from gemma_colab.handover.rows import prepare_rows
 
 SHORT, TIMES = 2000, 4
 # What the patterns look for, or stop at.
@@ -270,3 +273,30 @@ def test_words_added_and_other_endings_are_told_from_other_words(seed):
         assert _adds_only({"answer": " ".join(one)}, {"answer": " ".join(other)}) is near
         told.add(near)
     assert told == {True, False}
+
+
+def almost_near(count: int) -> list[str]:
+    """Texts of which any two share somewhat less than counts as near."""
+    rng, letters = random.Random(0), "abcdefghijklmnopqrstuvwxyz"
+    base = "".join(rng.choices(letters, k=300))
+    return [f"{base} {''.join(rng.choices(letters, k=110))}" for _ in range(count)]
+
+
+@pytest.mark.parametrize("threshold", [0.6, 0.72])
+def test_rows_that_are_almost_near_are_hardly_compared_one_by_one(threshold, monkeypatch):
+    exact, asked = likeness.jaccard, []
+    monkeypatch.setattr(likeness, "jaccard", lambda a, b: asked.append(1) or exact(a, b))
+    sets = [likeness.shingles(text) for text in almost_near(120)]
+    alike = [exact(a, b) for a, b in itertools.combinations(sets, 2)]
+    assert min(alike) > 0.5
+    assert len(likeness.near_pairs(sets, threshold)) == sum(s >= threshold for s in alike)
+    assert len(asked) <= sum(s >= threshold for s in alike) + len(sets)
+
+
+def test_the_pairs_of_the_same_rows_are_looked_for_once(tmp_path, monkeypatch):
+    """Cleaning asks for them, the checks and the split."""
+    asked, pairs = [], finding.near_pairs
+    monkeypatch.setattr(finding, "near_pairs", lambda sets, threshold: asked.append(len(sets)) or pairs(sets, threshold))
+    finding._near.cache_clear()
+    prepare_rows(samples() / "support_ru.jsonl", open_workspace(tmp_path))
+    assert len(asked) == 1

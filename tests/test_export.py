@@ -549,6 +549,20 @@ def test_what_is_not_whole_or_quantized_or_gone_is_refused(base32, adapter, tmp_
     refused(error, words, str(folders["base"]), folders["adapter"], tmp_path / "m")
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [lambda w: w[0], lambda w: w[0, 0], lambda w: w[:1], lambda w: w[:0], lambda w: w[None]],
+    ids=["row", "number", "1", "0", "3d"],
+)
+@pytest.mark.parametrize("kind", ["lora_A", "lora_B"])
+def test_matrices_that_are_none_or_do_not_fit_each_other_are_one_sentence(base32, adapter, tmp_path, shape, kind):
+    odd = shutil.copytree(adapter, tmp_path / "odd")
+    weights = load_file(odd / ADAPTER)
+    name = next(name for name in weights if kind in name)
+    save_file(weights | {name: shape(weights[name]).clone().contiguous()}, odd / ADAPTER, {"format": "pt"})
+    refused(WorkspaceError, r"_proj.weight is \(.*\) in the adapter, \(.*\) in the base", base32, odd, tmp_path / "m")
+
+
 def test_an_adapter_that_does_more_or_gives_no_numbers_is_refused(base32, adapter, tmp_path):
     config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], modules_to_save=["norm"])
     more = save(get_peft_model(load(base32), config), tmp_path / "more")
@@ -1012,6 +1026,57 @@ def test_what_somebody_put_into_the_folders_stays(work, tokenizer, monkeypatch, 
     with pytest.raises(SettingsError, match=r"holds 'merged-F16.gguf', which would be lost; .*or move it elsewhere"):
         export_workspace(work, "merged", rows=0)
     assert (work.path / "merged" / "merged-F16.gguf").read_text() == "mine"
+
+
+def pefts_card(folder):
+    """As peft wrote it when it saved an adapter."""
+    get_peft_model(load(TINY), LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"])).save_pretrained(folder)
+    return (folder / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("", ""),
+        ("\n", "\r\n"),
+        ("[More Information Needed]", "Three evenings of work."),
+        ("### Framework versions", "Results: see the table.\n\n### Framework versions"),
+        ("library_name: peft", "library_name: peft\nlicense: gemma"),
+        ("- lora", "- lora\n- my-shop"),
+        ("# Model Card for Model ID", "# Model Card for Model ID\n\nMine."),
+    ],
+)
+def test_only_a_card_that_nobody_filled_in_is_replaced(work, tokenizer, tmp_path, old, new):
+    card = work.path / "adapter" / "README.md"
+    card.write_bytes(before := pefts_card(tmp_path / "saved").replace(old, new, 1 if old != "\n" else -1).encode())
+    another_adapter(work, tokenizer)
+    export_workspace(work, "adapter")
+    assert (card.read_bytes() == before) == bool(new.strip())
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "special_tokens_map.json", "added_tokens.json", "preprocessor_config.json"])
+def test_what_is_not_written_anew_stays_whatever_it_is_called(work, tokenizer, name, monkeypatch):
+    export_workspace(work, "merged", rows=0)
+    merge = steps.merge
+
+    def without(base, adapter, out, **how):  # of a base that has no such file
+        memory = merge(base, adapter, out, **how)
+        (out / name).unlink(missing_ok=True)
+        return memory
+
+    monkeypatch.setattr(steps, "merge", without)
+    for form in ("adapter", "merged"):
+        (work.path / form / name).write_bytes(b"mine")
+    stale = work.path / "merged" / "model-00001-of-00002.safetensors"
+    stale.write_bytes(b"ours")
+    another_adapter(work, tokenizer)
+    export_workspace(work, "merged", rows=0)
+    assert [(work.path / form / name).read_bytes() for form in ("adapter", "merged")] == [b"mine"] * 2
+    assert not stale.exists()
+    # of another base: with its tokenizer.model Ollama would talk nonsense
+    (work.path / "merged" / "tokenizer.json").write_text("{}")
+    export_workspace(work, "merged", rows=0)
+    assert (work.path / "merged" / name).exists() == (name != "tokenizer.model")
 
 
 def test_the_merged_model_of_an_earlier_round_is_not_replaced_by_the_next(work):

@@ -126,6 +126,10 @@ def test_weights_and_a_modelfile_that_somebody_made_are_his(merged, tmp_path, ca
     write_ollama(merged, out, system="Be quick.")
     assert (out / "Modelfile").read_text("utf-8") == mine
     assert capsys.readouterr().out.startswith(f"{out / 'Modelfile'} is not as gemma_colab wrote it, so it stays as it is; ")
+    theirs = mine.replace("\n", "\r\n").encode() + 'SYSTEM """Отвечай вежливо."""\r\n'.encode("cp1251")
+    (out / "Modelfile").write_bytes(theirs)
+    write_ollama(merged, out)
+    assert (out / "Modelfile").read_bytes() == theirs  # in whatever alphabet
     (out / "Modelfile").unlink()
     shutil.rmtree(out)
     (gguf := tmp_path / "shop.gguf").write_bytes(b"GGUF")

@@ -2,23 +2,30 @@
 
 import hashlib
 import os
+import re
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
 
 from gemma_colab.core.errors import SettingsError
 from gemma_colab.core.workspace import ADAPTER_FILES
 
 CARD = "README.md"
 VISION_FILES = ("preprocessor_config.json", "processor_config.json")
-ALWAYS = [CARD, "loss_curve.png", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja"]
-ALWAYS += ["special_tokens_map.json", "added_tokens.json"]
-# Form -> all that export writes there, and tokenizers of older versions.
-BELONGS = {"adapter": [*ALWAYS, *(Path(file).name for file in ADAPTER_FILES)]}
-BELONGS["merged"] = [*ALWAYS, "config.json", "generation_config.json", *VISION_FILES]
-BELONGS["merged"] += ["model.safetensors", "model-?????-of-?????.safetensors", "model.safetensors.index.json"]
+VOCAB = (
+    "tokenizer.json tokenizer_config.json tokenizer.model chat_template.jinja special_tokens_map.json added_tokens.json".split()
+)
+OURS = {"adapter": [CARD, "loss_curve.png", *(Path(file).name for file in ADAPTER_FILES)]}  # form -> what nobody else puts there
+OURS["merged"] = [CARD, "loss_curve.png", "model.safetensors", "model-?????-of-?????.safetensors", "model.safetensors.index.json"]
+# All that export writes there, and tokenizers of older versions.
+BELONGS = {"adapter": [*OURS["adapter"], *VOCAB]}
+BELONGS["merged"] = [*OURS["merged"], *VOCAB, "config.json", "generation_config.json", *VISION_FILES]
 LEFT = "{} is not as gemma_colab wrote it, so it stays as it is; to have it written anew, move it elsewhere."
 LITTER = {".DS_Store", ".ipynb_checkpoints"}  # what a Mac and Jupyter leave by themselves
+PEFTS = r"--- base_model: (.+?) library_name: peft( pipeline_tag: text-generation)? tags: - base_model:adapter:\1 - lora"
+PEFTS += r"( - (sft|transformers|trl))* --- {} ### Framework versions - PEFT \S+"  # its card, around huggingface_hub's empty form
 
 
 def strangers(folder: Path, names: list[str]) -> list[str]:
@@ -45,8 +52,11 @@ def refuse_overlap(out: Path, *sources: Path) -> None:
 
 
 def carry(old: Path, part: Path, form: str) -> None:
-    """Take along into `part`, which replaces `old`, what is its owner's: a card that was changed, and what no export writes there."""
-    mine = {*strangers(old, BELONGS[form]), *[CARD] * changed(old / CARD)} - {path.name for path in part.iterdir()}
+    """Take along into `part`, which replaces `old`, all that may be its owner's: a card that was changed, and what is not written anew. But
+    into a merged model no `tokenizer.model` of another tokenizer: Ollama would take it, and the model talk nonsense."""
+    read = {file.read_bytes() for file in (old / "tokenizer.json", part / "tokenizer.json") if file.is_file()}
+    ours = OURS[form] + ["tokenizer.model"] * (form == "merged" and len(read) > 1)
+    mine = {*strangers(old, ours), *[CARD] * changed(old / CARD)} - {path.name for path in part.iterdir()}
     how = {"ignore": lambda at, names: {*names} - mine if at == str(old) else (), "copy_function": link, "symlinks": True}
     if mine:
         shutil.copytree(old, part, dirs_exist_ok=True, **how)
@@ -70,7 +80,8 @@ def changed(path: Path, new: str = "") -> bool:
     if not path.is_file():
         return False
     *lines, last = (text := path.read_text(encoding="utf-8", errors="replace")).splitlines(keepends=True) or [""]
-    nobodys = "# Model Card for Model ID" in text  # peft's form, not filled in
+    form = re.escape(" ".join(ModelCard.from_template(ModelCardData()).text.split()))
+    nobodys = re.fullmatch(PEFTS.format(form), " ".join(text.split()))
     return _sum("".join(lines)) not in last and text != new and not nobodys
 
 

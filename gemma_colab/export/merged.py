@@ -108,9 +108,10 @@ def _changes(base: str, adapter: Path, settings: LoraConfig, text: dict[str, Sto
         changes[weight][found[2]] = tensor.float()
     kinds = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if settings.use_dora else set())
     for weight, change in changes.items():
-        mine = (len(change["lora_B"]), change["lora_A"].shape[1]) if change.keys() == kinds else f"only {', '.join(change)}"
+        shapes = tuple(tuple(change[kind].shape) for kind in sorted(change))  # of A, of B and, with DoRA, of the lengths
+        mine, rank = shapes if change.keys() == kinds else f"only {', '.join(change)}", shapes[0][:1]
         its = tuple(text[weight].like.shape) if weight in text else "absent"
-        if mine != its:
+        if its == "absent" or rank == (0,) or mine != (rank + its[1:], its[:1] + rank, its[:1])[: len(kinds)]:
             wrong = f"{weight} is {mine} in the adapter, {its} in the base"
             raise WorkspaceError(f"{adapter} doesn't fit {base} ({wrong}); merge it into the base it was trained on")
     return changes

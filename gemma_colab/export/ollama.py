@@ -71,7 +71,7 @@ def write_ollama(merged: str | Path, out: str | Path, *, system: str | None = No
             part.mkdir()
             for path in files:
                 link(path.resolve(), part / path.name)
-            (part / "Modelfile").write_text(was if theirs else signed(text, "# {}"), encoding="utf-8")
+            (part / "Modelfile").write_bytes(file.read_bytes() if theirs else signed(text, "# {}").encode())  # in any alphabet
     except OSError as e:
         remedy = "make room there, or name a folder you may write to"
         raise WorkspaceError(f"{out} can't be written ({e.strerror}); {remedy}") from None

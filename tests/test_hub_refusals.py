@@ -178,6 +178,24 @@ def test_a_file_of_the_model_that_is_no_text_is_sent_as_it_is(hub, adapter):
     assert (sent / "loss_curve.png").read_bytes() == b"\x89PNG anna@mail.ru"
 
 
+ESCAPES = {"personal data \\(e-mail\\)": r"ivan\.petrov\@corp\-mail\.ru", "a token": READER.replace("_", r"\_")}
+
+
+@pytest.mark.parametrize("holds", ESCAPES)
+def test_what_markdown_escapes_is_found_in_a_card(hub, adapter, holds):
+    (adapter / "README.md").write_text(f"base model: {ESCAPES[holds]}")
+    with pytest.raises(WorkspaceError, match=f"README.md holds what looks like {holds}"):
+        push(adapter, "first")
+    assert hub.log == []
+
+
+def test_a_card_in_another_alphabet_is_not_sent_in_pieces(hub, adapter):
+    (adapter / "README.md").write_bytes("Моя карточка".encode("cp1251"))
+    with pytest.raises(WorkspaceError, match=r"README.md is not in UTF-8, as the Hub wants it; open it in an editor"):
+        push(adapter, "first")
+    assert hub.log == []
+
+
 def test_a_key_is_sent_by_no_name(hub, adapter):
     for key in ("sk-proj-" + "x9_" * 10, "https://me:pass-word1@example.org/v1", READER):
         (adapter / "notes.txt").write_text(f"with {key}")

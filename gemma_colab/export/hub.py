@@ -32,7 +32,7 @@ PLACE = re.compile(r"path/or/id/of/this/(?:adapter|model)")  # in the code of th
 # Sent from the disk, and searched in their first MiB; of all else, the bytes that were searched are sent.
 HEAVY = (".safetensors", ".gguf")
 NO_TEXT = (*HEAVY, ".png", ".model")  # searched for keys only, for by chance bytes look like much else
-ESCAPED = re.compile(r"\\(?:u([0-9a-fA-F]{4})|[bfnrt])")  # a letter as JSON may write it
+ESCAPED = re.compile(r"\\(?:u([0-9a-fA-F]{4})|[bfnrt]|([!-/:-@\[-`{-~]))")  # as JSON and Markdown may write it
 # Words and sizes, in which anything can be found.
 NUMBERS = ("tokenizer.json", "added_tokens.json", "model.safetensors.index.json")
 WRITE = f"make a token of the type 'write' at {SITE}/settings/tokens, and {STORE}"
@@ -59,8 +59,10 @@ def push(
     """
     folder, api = Path(folder), HfApi()
     before, files = _states(folder), _files(folder, also)
+    if "\ufffd" in (card := files[CARD].decode(errors="replace")):
+        raise WorkspaceError(f"{folder / CARD} is not in UTF-8, as the Hub wants it; open it in an editor, and save it in UTF-8")
     repo_id, is_private, old = check_push(repo_id, private=private, exist_ok=exist_ok)
-    files[CARD] = PLACE.sub(lambda _: repo_id, files[CARD].decode(errors="replace")).encode()
+    files[CARD] = PLACE.sub(lambda _: repo_id, card).encode()
     operations = [CommitOperationAdd(file, content) for file, content in files.items()]
     operations += [CommitOperationDelete(file) for file in sorted((old or set()) - files.keys() - EMPTY)]
     as_it_is = "" if is_private == private else ", as it is already"
@@ -135,7 +137,7 @@ def _files(folder: Path, also: Collection[str]) -> dict[str, str | bytes]:
                 raise WorkspaceError(f"{path} has a header of {size:,} bytes, and 1 MiB of it is searched; save it anew")
             header = content[8 : 8 + size]
             text = re.sub(r"\[[\d,\s]*\]", "", header.decode(errors="replace"))
-        text = ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else "\n", text)
+        text = ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else found[2] or "\n", text)
         no_text = path.suffix in NO_TEXT
         if (key := re.search(PRIVATE_KEY, text)) or (re.search(KEYS, text) if no_text else SECRET.search(text)):
             what = "a private key" if key else "a token"

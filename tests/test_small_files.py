@@ -17,7 +17,12 @@ import pyarrow as pa
 import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
-from trl.chat_template_utils import gemma3_training_chat_template, gemma_chat_template
+from trl.chat_template_utils import (
+    gemma3_chat_template,
+    gemma3_training_chat_template,
+    gemma_chat_template,
+    gemma_training_chat_template,
+)
 
 from gemma_colab.core import workspace as workspaces
 from gemma_colab.core.catalog import dimensions_of
@@ -84,6 +89,18 @@ TEMPLATES = {
     "namespaces": "{% set x = namespace(a=x, b=x) %}" * 40 + "{{ x }}",
     "a text for each of its letters": "{% for m in messages %}{% for c in m.content %}{{ m.content }}{% endfor %}{% endfor %}",
     "and under another name": "{% for m in messages %}{% for c in m.content %}{% set x = m.content %}{{ x }}{% endfor %}{% endfor %}",
+    "a text for each letter of one": "{% for c in messages[0].content %}{{ messages[0].content }}{% endfor %}",
+    "letters of a name for it": "{% set t = messages[0].content %}{% for c in t %}x{% endfor %}",
+    "letters of a name that was the turns'": "{% set t = messages[1:] %}{% set t = messages[0].content %}{% for c in t %}x{% endfor %}",
+    "letters of what is called the turns": "{% set messages = messages[0].content %}{% for c in messages %}x{% endfor %}",
+    "letters of all turns": "{% for string in messages %}{% for c in (messages|string)[0:] %}x{% endfor %}{% endfor %}",
+    "compared for each letter": "{% for m in messages %}{% for c in m.content %}{% if m.content == 'x' %}y{% endif %}{% endfor %}{% endfor %}",
+    "trimmed for each letter": "{% for m in messages %}{% for c in m.content %}{% set x = m.content|trim %}{% endfor %}{% endfor %}",
+    "at the first letter": "{% for m in messages %}{% for c in m.content %}{{ messages if loop.first else '' }}{% endfor %}{% endfor %}",
+    "all turns for each turn": "{% for m in messages %}{{ messages }}{% endfor %}",
+    "compared for each turn": "{% for m in messages if m.content in messages[0].content %}x{% endfor %}",
+    "the same text for each turn": "{% set t = messages[0].content %}{% for m in messages %}{{ t }}{% endfor %}",
+    "and perhaps another": "{% set t = messages[0].content %}{% for m in messages %}{% if 0 %}{% set t = 1 %}{% endif %}{{ t }}{% endfor %}",
     "block": "{% block get %}{{ self.get() }}{{ self.get() }}{% endblock %}",
     "not whole": "{% for",
 }
@@ -98,7 +115,10 @@ def test_a_chat_template_that_could_take_for_ever_is_not_begun(kind, tmp_path, m
         load_tokenizer(str(folder))
 
 
-@pytest.mark.parametrize("template", [gemma3_training_chat_template, gemma_chat_template])
+USUAL = [gemma3_chat_template, gemma3_training_chat_template, gemma_chat_template, gemma_training_chat_template]
+
+
+@pytest.mark.parametrize("template", [*USUAL, (TINY / "chat_template.jinja").read_text("utf-8")])
 def test_a_chat_template_of_the_usual_kind_is_taken(template):
     check_template("m", template)
 

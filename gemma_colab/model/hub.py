@@ -22,6 +22,8 @@ ACCESS = f"accept its license at {SITE}/{{name}}, make a token of the type 'read
 MORE = "Mul Pow Macro CallBlock Block AssignBlock With Include Import FromImport Extends"
 MORE = tuple(getattr(nodes, name) for name in MORE.split())
 JOINS = (nodes.Add, nodes.Concat, nodes.List, nodes.Tuple, nodes.Dict)
+MESSAGES, FIRST = nodes.Name("messages", "load"), nodes.Getattr(nodes.Name("loop", "load"), "first", "load")
+TURNS = (MESSAGES, nodes.Getitem(MESSAGES, nodes.Slice(nodes.Const(1), None, None), "load"))  # messages[1:]
 # What a chat template may call, as a function, a method or a filter: nothing that makes a long text of a short one.
 QUICK = "raise_exception strftime_now namespace strip lstrip rstrip split startswith endswith lower upper get items keys values trim length"
 QUICK = (QUICK + " count tojson string list first last default capitalize title selectattr rejectattr int").split()
@@ -217,7 +219,6 @@ def check_template(name: str, template: str | dict[str, str]) -> None:
         except TemplateError as e:
             raise ModelError(f"the chat template of {name} is none: {e}; take a checkpoint with Gemma 3's own template") from None
         loops, sets = [*tree.find_all(nodes.For)], [*tree.find_all(nodes.Assign)]
-        pairs = [(loop.target, getattr(inner.iter, "node", 0)) for loop in loops for inner in loop.find_all(nodes.For)]
         calls, filters = [*tree.find_all(nodes.Call)], [*tree.find_all(nodes.Filter)]
         grow = [part for loop in loops for one in loop.find_all(nodes.Assign) for part in one.find_all((*JOINS, nodes.Filter))]
         called = [(getattr(call.node, "name", ""), getattr(call.node, "attr", "")) for call in calls]
@@ -233,18 +234,34 @@ def check_template(name: str, template: str | dict[str, str]) -> None:
         odd += ["filters"] * (len([f for f in filters if f.name in GROWS]) > 4)
         odd += ["what multiplies or takes in"] * any(tree.find_all(MORE))
         odd += ["%"] * (any(tree.find_all(nodes.Mod)) and any("%" in str(text.value) for text in tree.find_all(nodes.Const)))
-        odd += ["loops"] * any(getattr(of, "name", 0) != getattr(target, "name", 1) for target, of in pairs)
-        inner = [(getattr(one.target, "name", ""), one) for loop in loops for one in loop.find_all(nodes.For)]
-        shown = [
-            (own, name.name) for own, one in inner for part in one.find_all(nodes.Output) for name in part.find_all(nodes.Name)
-        ]
-        odd += ["what an inner loop repeats"] * any(own != name for own, name in shown)
         joined = sum(max(1, len([*part.iter_child_nodes()]) - 1) for one in sets for part in one.find_all(JOINS))
         more = joined > 4 or any(not isinstance(part, nodes.Filter) or part.name in GROWS for part in grow)
         odd += ["set"] * (more or len(text) > 10_000)
+        odd = odd or ["loops"] * (not _over_turns(tree, loops, sets))  # last, for it changes the tree
         if odd:
             what = f"the chat template of {name} could take for ever ({odd[0]})"
             raise ModelError(f"{what}; take a checkpoint with Gemma 3's own template")
+
+
+def _over_turns(tree: nodes.Template, loops: list[nodes.For], sets: list[nodes.Assign]) -> bool:
+    """Whether each loop goes over the turns, or in that over the parts of one, and works on its own turn or part alone: else it may do so
+    with a whole text for each of its letters. At the first turn anything may be written, as Gemma 3's system text is."""
+    for choice in tree.find_all(nodes.CondExpr):
+        choice.expr1 = choice.expr2 if choice.test == FIRST and isinstance(choice.expr2, nodes.Const) else choice.expr1
+    inside = {id(word) for loop in loops for word in loop.find_all(nodes.Name)}
+    same = {id(one.target) for one in sets if one.node in TURNS}
+    stored = [word for word in tree.find_all(nodes.Name) if word.ctx == "store"]
+    other = {word.name for word in stored if id(word) not in same}
+    turns = [*TURNS, *(nodes.Name(word.name, "load") for word in stored if word.name not in other)]
+    known = {word.name for word in stored} - {word.name for word in stored if id(word) not in inside} | {"loop", *FUNCTIONS}
+    around = {id(inner): loop.target for loop in loops for inner in loop.find_all(nodes.For)}
+    for loop in loops:
+        words = [word for part in (*loop.body, *loop.else_, loop.test or loop.target) for word in part.find_all(nodes.Name)]
+        turn, own = around.get(id(loop)), getattr(loop.target, "name", "")
+        fits = getattr(loop.iter, "node", 0) == nodes.Name(getattr(turn, "name", ""), "load") if turn else loop.iter in turns
+        if not fits or any(word.name != own and (turn or word.name not in known) for word in words):
+            return False
+    return "messages" not in other
 
 
 def explain(name: str, error: BaseException) -> tuple[str, str]:

@@ -34,10 +34,11 @@ from gemma_colab.data import json_files, read_rows
 from gemma_colab.data.personal import mask
 from gemma_colab.evaluation.candidates import kept_answers
 from gemma_colab.export.adapter import SETTINGS, check_adapter, load_adapter
+from gemma_colab.export.checkpoint import config_of
 from gemma_colab.handover.export import _plain
 from gemma_colab.handover.rows import prepare_rows
-from gemma_colab.model.hub import check_template
-from gemma_colab.training.checkpoints import OURS, check_ours
+from gemma_colab.model.hub import check_template, refuse_links
+from gemma_colab.training.checkpoints import OURS, check_ours, whole_checkpoints
 from gemma_colab.training.records import list_runs
 from gemma_colab.ui.report import write_report
 
@@ -209,6 +210,7 @@ def adapter(tmp_path_factory):
     return folder
 
 
+BLOCKS = "|".join([r"model\.(language_model\.)?layers\.(0|1)\.(self_attn\.q_proj)"] * 40)
 ODD = {
     "megatron_config": {"a": 1},
     "layer_replication": [[0, 10**6]],
@@ -218,6 +220,13 @@ ODD = {
     "alpha_pattern": {r"([a-z._0-9]+)+X": 2},
     "layers_pattern": r"([a-z._0-9]+)+X",
     "r": 10**9,
+    "rank_pattern, long": {f"x{i}[0-9]+": 2 for i in range(301)},
+    "alpha_pattern, long": {f"x{i}": 2 for i in range(301)},
+    "target_modules, long": ["q_proj", *(f"x{i}" for i in range(301))],
+    "exclude_modules, long": [f"x{i}" for i in range(301)],
+    "modules_to_save, long": [f"x{i}" for i in range(301)],
+    "layers_to_transform, long": [*range(301)],
+    "target_modules, 3000": f"{BLOCKS[:-1]}{'q' * (3000 - len(BLOCKS))})|([a-z._0-9]+)+X",  # behind letters that are plain
     "peft_type": "VERA",
     "init_lora_weights": "pissa_niter_1000000000",
 }
@@ -227,7 +236,9 @@ ODD = {
 def test_an_adapter_that_asks_peft_for_more_is_refused_before_peft_reads_it(field, adapter, tmp_path, monkeypatch):
     folder = shutil.copytree(adapter, tmp_path / "adapter")
     check_adapter(folder)
-    (folder / SETTINGS).write_text(json.dumps(json.loads((folder / SETTINGS).read_text()) | {field: ODD[field]}))
+    (folder / SETTINGS).write_text(
+        json.dumps(json.loads((folder / SETTINGS).read_text()) | {field.partition(",")[0]: ODD[field]})
+    )
     monkeypatch.setattr("peft.PeftModel.from_pretrained", lambda *a: pytest.fail("it was read"))
     with pytest.raises(WorkspaceError, match="not a whole LoRA adapter"):
         load_adapter(None, Workspace(tmp_path))
@@ -483,6 +494,62 @@ def test_a_file_that_would_never_end_is_not_read(tmp_path):
     with pytest.raises(WorkspaceError, match=r"rows/test\.jsonl is missing"):
         workspace.read_jsonl("rows/test.jsonl")
     assert list_runs(workspace) == []
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_with_a_pipe_is_refused_before_it_is_read(name, adapter, tmp_path):
+    folder = shutil.copytree(adapter, tmp_path / "adapter")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(WorkspaceError, match=f"is not a whole LoRA adapter .*{name}"):
+        check_adapter(folder)
+
+
+@pytest.mark.parametrize("said", ["[]", '{"peft_type": "LORA", "rank_pattern": ["q_proj"]}', "[" * 100_000], ids=len)
+def test_settings_of_an_adapter_that_are_none_are_one_sentence(said, adapter, tmp_path):
+    folder = shutil.copytree(adapter, tmp_path / "adapter")
+    (folder / SETTINGS).write_text(said)
+    with pytest.raises(WorkspaceError, match="is not a whole LoRA adapter"):
+        check_adapter(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer_config.json", "notes/a.txt"])
+def test_a_model_with_a_pipe_is_refused_before_it_is_read(name, tmp_path):
+    folder = shutil.copytree(TINY, tmp_path / "model")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(folder / name)
+    for load in (dimensions_of, load_tokenizer, config_of):
+        with pytest.raises(ModelError, match=f"{name} is no plain file; delete it, and copy the model's own"):
+            load(str(folder))
+
+
+@pytest.mark.parametrize("name", [OURS, "checkpoint-7/whole.json", "checkpoint-7/optimizer.pt"])
+def test_checkpoints_with_a_pipe_are_refused_before_they_are_read(name, tmp_path):
+    (tmp_path / "checkpoints" / name).parent.mkdir(parents=True)
+    os.mkfifo(tmp_path / "checkpoints" / name)
+    assert whole_checkpoints(tmp_path / "checkpoints") == []
+    with pytest.raises(WorkspaceError, match=f"{name} is no plain file, .*; delete it"):
+        check_ours(tmp_path / "checkpoints")
+
+
+def test_an_index_of_any_length_is_searched_once_for_each_file(tmp_path, monkeypatch):
+    looked = []
+
+    class Named(type(tmp_path)):
+        def __eq__(self, other):
+            looked.append(1)
+            return super().__eq__(other)
+
+        __hash__ = type(tmp_path).__hash__
+
+    monkeypatch.setattr(
+        "gemma_colab.model.hub.weights_of", lambda *a: [Named(tmp_path / f"{i}.safetensors") for i in range(1000)]
+    )
+    for i in range(100):
+        (tmp_path / f"f{i}").touch()
+    refuse_links(tmp_path)
+    assert len(looked) < 1000
 
 
 WRITTEN = {

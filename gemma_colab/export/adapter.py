@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gemma_colab.core.errors import WorkspaceError, first_line
+from gemma_colab.core.errors import SPOILT, WorkspaceError, first_line
 from gemma_colab.core.settings import PLAIN
 from gemma_colab.core.trainer import unload_adapters
 from gemma_colab.core.workspace import Workspace
@@ -25,7 +25,7 @@ KNOWN = (KNOWN + " alpha_pattern exclude_modules alora_invocation_tokens lora_bi
 MOST = 1024  # the rank of an adapter of somebody else's
 PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")  # values of init_lora_weights that leave the base as it was
 BLOCK = r"model\\\.\(language_model\\\.\)\?layers\\\.\([\d|]+\)\\\.\([\w\\.|]+\)"  # as `name_for_whole_model` writes it
-BLOCKS = re.compile(rf"{BLOCK}(?:\|{BLOCK})*")
+BLOCKS = re.compile(rf"(?!.{{3001}}){BLOCK}(?:\|{BLOCK})*")
 TEXT = re.compile(r"^base_model\.model\.model\.(?!language_model\.)")  # of an adapter of the text part alone
 
 
@@ -88,11 +88,13 @@ def check_adapter(folder: Path) -> None:
     """Raise `WorkspaceError` unless the folder holds a whole LoRA adapter, whose settings ask nothing of peft but what is known here:
     others let it import modules, repeat layers, make matrices of any size, and search names by any pattern."""
     try:
+        if absent := [name for name in (SETTINGS, WEIGHTS) if not (folder / name).is_file()]:  # but a pipe, which never ends
+            raise FileNotFoundError(f"No such file: {absent[0]}")
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         kind = f"what it says of {odd} is not taken from others" if (odd := _odd(settings)) else settings["peft_type"]
         with safe_open(folder / WEIGHTS, framework="pt"):
             pass
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
+    except (OSError, SafetensorError, *SPOILT) as e:
         kind = f"{type(e).__name__}: {e}"[:200]
     if kind != "LORA":
         again = f"save it again (notebook 04, or gemma-colab train --workspace {shlex.quote(str(folder.parent))})"
@@ -101,13 +103,14 @@ def check_adapter(folder: Path) -> None:
 
 
 def _odd(settings: dict) -> str:
-    """Name what is set and not known here; "" for nothing."""
+    """Name what is set and not known here, and lists too long for peft, which searches some for each layer."""
     stock = LoraConfig().to_dict()
     odd = [k for k, v in settings.items() if k in stock and k not in KNOWN and v not in (stock[k], None, False, [], {})]
+    odd += [f"{k} ({len(v):,} of at most 300)" for k, v in settings.items() if isinstance(v, list | dict) and len(v) > 300]
     odd += ["init_lora_weights"] * (settings.get("init_lora_weights", True) not in PLAIN_STARTS)
     for name in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "rank_pattern", "alpha_pattern"):
         texts = [settings[name]] if isinstance(settings.get(name), str) else settings.get(name) or []
-        odd += [name] * any(not (PLAIN.fullmatch(t) or BLOCKS.fullmatch(t[:3000])) for t in texts if t != "all-linear")
+        odd += [name] * any(not (PLAIN.fullmatch(t) or BLOCKS.fullmatch(t)) for t in texts if t != "all-linear")
     ranks = (settings.get("r", 8), *(settings.get("rank_pattern") or {}).values())
     return ", ".join(odd) or "r" * any(rank > MOST for rank in ranks)
 

@@ -83,15 +83,17 @@ def no_secret(what: str, name: str) -> None:
 
 
 def refuse_links(folder: Path) -> None:
-    """Raise `ModelError` for what is a link out of the folder, at any depth; from the Hub's cache to its blobs it may lead. The weights
-    that are loaded may lie on another disk: whatever is read as such can be nothing else."""
+    """Raise `ModelError` for what is a link out of the folder, or no plain file, at any depth; from the Hub's cache to its blobs a link may
+    lead. The weights that are loaded may lie on another disk: whatever is read as such can be nothing else."""
     home = folder.resolve()
     homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
-    loaded = weights_of(str(folder), folder)
+    loaded = {*weights_of(str(folder), folder)}
     for path in sorted(folder.rglob("*")):
         if path not in loaded and not any(path.resolve().is_relative_to(one) for one in homes):
             outside = f"{path} is a link to {path.resolve()}, outside the folder"
             raise ModelError(f"{outside}; copy that file here if it belongs to the model, or delete the link")
+        if path.exists() and not path.is_file() and not path.is_dir():  # such as a pipe, on which a reader waits for ever
+            raise ModelError(f"{path} is no plain file; delete it, and copy the model's own file here if it had that name")
 
 
 def before_reading(name: str, source: str, cls: type) -> None:

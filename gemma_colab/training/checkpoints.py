@@ -49,7 +49,7 @@ def whole_checkpoints(folder: Path) -> list[Checkpoint]:
     found = []
     for path in numbered(folder):
         try:
-            mark = json.loads((path / MARK).read_text(encoding="utf-8"))
+            mark = json.loads((path / MARK).read_text(encoding="utf-8") if (path / MARK).is_file() else "")  # no pipe
             sizes = mark["files"].items() if path.name == f"checkpoint-{mark['step']}" else ()
             if sizes and all((path / name).stat().st_size == size for name, size in sizes):
                 found.append(Checkpoint(int(mark["step"]), path, dict(mark["made_with"]), float(mark["seconds"])))
@@ -131,10 +131,11 @@ def numbered(folder: Path) -> list[Path]:
 
 
 def check_ours(folder: Path) -> None:
-    """Raise `WorkspaceError` where the folder, or that of the run before, is or holds a link, or what no run of this project wrote."""
+    """Raise `WorkspaceError` where the folder, or that of the run before, is or holds a link, a pipe or what no run here wrote."""
     for place in (folder, _before(folder)):
-        if links := [path for path in (place, *place.rglob("*")) if path.is_symlink()]:
-            raise WorkspaceError(f"{links[0]} is a link, and training moves and deletes only what is here; delete the link")
+        if odd := [p for p in (place, *place.rglob("*")) if p.is_symlink() or p.exists() > p.is_file() + p.is_dir()]:
+            what = "a link" if odd[0].is_symlink() else "no plain file"
+            raise WorkspaceError(f"{odd[0]} is {what}, and training moves and deletes only what is here; delete it")
         strange = [path.name for path in place.glob("*")]
         if strange and not (place / OURS).is_file() and not any((path / MARK).is_file() for path in numbered(place)):
             remedy = "name a new folder for the checkpoints, or move this one away"

@@ -37,7 +37,7 @@ from gemma_colab.export.adapter import SETTINGS, check_adapter, load_adapter
 from gemma_colab.export.checkpoint import config_of
 from gemma_colab.handover.export import _plain
 from gemma_colab.handover.rows import prepare_rows
-from gemma_colab.model.hub import check_template, refuse_links
+from gemma_colab.model.hub import check_template, refuse_links, weights_mark
 from gemma_colab.training.checkpoints import OURS, check_ours, whole_checkpoints
 from gemma_colab.training.records import list_runs
 from gemma_colab.ui.report import write_report
@@ -550,6 +550,21 @@ def test_an_index_of_any_length_is_searched_once_for_each_file(tmp_path, monkeyp
         (tmp_path / f"f{i}").touch()
     refuse_links(tmp_path)
     assert len(looked) < 1000
+
+
+@pytest.mark.parametrize("dated", [True, False])
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors"]
+)
+def test_another_file_from_which_answers_come_is_another_model(name, dated, tmp_path):
+    folder = shutil.copytree(TINY, tmp_path / "model")
+    before = weights_mark(str(folder), dated)
+    (folder / "README.md").write_text("mine")
+    assert weights_mark(str(folder), dated) == before
+    with (folder / name).open("r+b") as file:  # as long as before
+        file.seek(-min(50_000, (folder / name).stat().st_size) if name == "tokenizer.json" else 0, 2 * (name == "tokenizer.json"))
+        file.write(b"#")
+    assert weights_mark(str(folder), dated) != before
 
 
 WRITTEN = {

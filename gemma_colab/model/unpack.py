@@ -190,10 +190,12 @@ def gemma_tokenizer(fields: dict):
     pieces, special = _vocabulary(fields)
     vocab = {piece: number for number, (piece, _, _) in enumerate(pieces)}
     halves = ((piece[:n], piece[n:]) for piece in vocab for n in range(len(piece) - 1, 0, -1))
-    merges = [(left, right) for left, right in halves if left in vocab and right in vocab]
-    how = {f"{name}_token": pieces[number][0] for name, number in special.items()}
-    how |= {"add_bos_token": fields.get("tokenizer.ggml.add_bos_token", True)}
-    tokenizer = GemmaTokenizer(vocab=vocab, merges=merges, **how)
+    tokenizer = GemmaTokenizer(
+        vocab=vocab,
+        merges=[(left, right) for left, right in halves if left in vocab and right in vocab],
+        add_bos_token=fields.get("tokenizer.ggml.add_bos_token", True),
+        **{f"{name}_token": pieces[number][0] for name, number in special.items()},
+    )
     added = [(piece, kind) for piece, _, kind in pieces if kind in (CONTROL, AS_IT_STANDS) and piece.strip(SPACE)]
     tokenizer.add_tokens([AddedToken(piece, normalized=False, special=kind == CONTROL) for piece, kind in added])
     tokenizer.chat_template = fields.get("tokenizer.chat_template")

@@ -23,22 +23,38 @@ def model_card(form: str, run: dict, dtype: str = "bfloat16") -> ModelCard:
     the run is escaped, for Markdown and for the YAML at the top; no folder of this machine and no token gets in.
     """
     base = shown_name(SHORT.get(run["model"], run["model"]))
-    head = {"base_model": base if is_hub_id(base) else None, "license": "apache-2.0" if base == TINY else "gemma"}
-    head |= {"library_name": "peft" if form == "adapter" else "transformers", "pipeline_tag": "text-generation"}
-    head |= {"tags": ["gemma3", "lora", "sft", "gemma_colab"]}
+    data = ModelCardData(
+        base_model=base if is_hub_id(base) else None,
+        license="apache-2.0" if base == TINY else "gemma",
+        library_name="peft" if form == "adapter" else "transformers",
+        pipeline_tag="text-generation",
+        tags=["gemma3", "lora", "sft", "gemma_colab"],
+    )
     rows, versions = run.get("rows") or {}, run.get("versions") or {}
-    kinds = {True: "4 bit (NF4, double quantization)", False: "16 bit"}
-    facts = {"base model": base, "base weights while training": kinds.get(run.get("load_in_4bit"))}
-    facts |= {"rows": ", ".join(f"{split} {number}" for split, number in rows.items())}
-    facts |= {"fingerprint of the rows": run.get("fingerprint"), "computed in": run.get("dtype"), "machine": run.get("machine")}
-    facts |= {"versions": ", ".join(f"{name} {version}" for name, version in versions.items())}
-    told = {"form": form, "run": run, "base": base, "tiny": base == TINY, "dtype": dtype, "plain": plain, "number": number}
-    told |= {"source": base if is_hub_id(base) else "path/to/" + re.sub(r"[^\w.-]", "_", base)}
-    told |= {"facts": {name: value for name, value in facts.items() if value}}
-    told |= {"few_rows": isinstance(rows.get("test"), int) and rows["test"] < 100}
-    lost = (line for line in run.get("forgetting") or [] if line.get("clear") == "yes")
-    told |= {"forgot": any((line.get("difference") or 0) < 0 for line in lost)}
-    card = ModelCard.from_template(ModelCardData(**head), template_path=TEMPLATE, **told)
+    facts = {
+        "base model": base,
+        "base weights while training": {True: "4 bit (NF4, double quantization)", False: "16 bit"}.get(run.get("load_in_4bit")),
+        "rows": ", ".join(f"{split} {number}" for split, number in rows.items()),
+        "fingerprint of the rows": run.get("fingerprint"),
+        "computed in": run.get("dtype"),
+        "machine": run.get("machine"),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+    card = ModelCard.from_template(
+        data,
+        template_path=TEMPLATE,
+        form=form,
+        run=run,
+        base=base,
+        source=base if is_hub_id(base) else "path/to/" + re.sub(r"[^\w.-]", "_", base),
+        tiny=base == TINY,
+        dtype=dtype,
+        facts={name: value for name, value in facts.items() if value},
+        few_rows=isinstance(rows.get("test"), int) and rows["test"] < 100,
+        forgot=any(line.get("clear") == "yes" and (line.get("difference") or 0) < 0 for line in run.get("forgetting") or []),
+        plain=plain,
+        number=number,
+    )
     card.text = re.sub(r"\n{3,}", "\n\n", card.text).rstrip() + "\n"  # where a part is left out
     return card
 

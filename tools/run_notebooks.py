@@ -3,20 +3,21 @@
     python tools/run_notebooks.py --workspace runs/demo --model tiny-gemma3 [--beside] [--only 04_train]
 
 Leaves in the workspace: notebooks/*.ipynb as executed, report.html, loss_curve.png, summary.json; and quickstart/ with the same of
-notebook 00. A run that was cut off goes on at the notebook where it stopped: `demo.json` says which are done.
+notebook 00. A run that was cut off goes on at the notebook where it stopped: `demo.json` says which are done. Any other run that is
+there, and a notebook in it whose cells are not those that run now, is moved aside first, to a name with a number, and never deleted.
 """
 
 import argparse
 import hashlib
 import json
 import os
-import shutil
 import sys
 import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import nbformat
@@ -24,11 +25,11 @@ import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from gemma_colab.core.workspace import WRITTEN, Workspace
+from gemma_colab.core.workspace import SPLIT_FILES, WRITTEN, Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 DONE = "demo.json"  # also the mark by which a run knows a folder as an earlier run's
-# All that a run leaves, by its first name: nothing else is ever deleted.
+# All that a run leaves, by its first name: where something else lies, nothing is touched.
 OWN = {DONE, *WRITTEN, *"cache checkpoints checkpoints-before notebooks plain quickstart workspace.json".split()}
 # With --beside: those that may come later than the others, and for which one a notebook waits if that is in another row.
 BESIDE, NEEDS = {"00", "02", "06"}, {"02": "01", "05": "02", "06": "04"}
@@ -107,8 +108,26 @@ def _run(path: Path, workspace: Path, cwd: str, alone: bool, patient: bool) -> f
         client.execute(env=env)
     finally:
         seconds = progress.finish()
-        Workspace(workspace).write_text(f"notebooks/{path.name}", nbformat.writes(notebook))
+        ws = Workspace(workspace)
+        if (there := ws.own("notebooks") / path.name).exists() and not _same_cells(there, notebook):
+            move_aside(there)
+        ws.write_text(f"notebooks/{path.name}", nbformat.writes(notebook))
     return seconds
+
+
+def _same_cells(path: Path, notebook: nbformat.NotebookNode) -> bool:
+    """Whether nobody wrote anything into the notebook there: all but its outputs is the same."""
+    with suppress(Exception):  # where it is no notebook; nbformat raises many
+        here, there = ([(c.cell_type, c.source) for c in one.cells] for one in (notebook, nbformat.read(path, as_version=4)))
+        return here == there
+    return False
+
+
+def move_aside(path: Path) -> None:
+    """Give what is there a free name with a number: somebody may have put work of his own into it."""
+    aside = next(free for n in count(1) if not (free := path.with_name(f"{path.stem}-{n}{path.suffix}")).exists())
+    path.rename(aside)
+    print(f"what was in {path} is now in {aside}; delete it when you no longer need it", flush=True)
 
 
 def _after_all_others(pid: int) -> None:
@@ -165,9 +184,16 @@ def main() -> int:
             done, peak = {name: before["done"][name] for name in seconds}, before.get("peak_memory_gib", 0.0)
             print(f"going on with the run that was cut off; done: {', '.join(seconds)}")
         else:
-            for path in workspace.iterdir():
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            try:
+                move_aside(workspace)
+            except OSError as e:  # a disk of its own, say
+                print(f"--workspace {workspace} can't be moved aside ({e.strerror}); name a new folder", file=sys.stderr)
+                return 2
     ws = Workspace(workspace)
+    # The first kernel makes any folder a workspace, in which what is there may be replaced.
+    if args.only and ws.has("notebooks") and not any(map(ws.has, ("workspace.json", *SPLIT_FILES))):
+        print(f"--workspace {workspace} holds notebooks of no earlier run; name a new folder", file=sys.stderr)
+        return 2
     memory = PeakMemory()
     memory.start()
 

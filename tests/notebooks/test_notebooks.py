@@ -18,7 +18,7 @@ import torch
 
 from gemma_colab.core.machine import Machine
 from gemma_colab.core.settings import ModelSettings, TrainSettings
-from gemma_colab.core.workspace import samples
+from gemma_colab.core.workspace import Workspace, samples
 from gemma_colab.evaluation import evaluate
 from gemma_colab.evaluation.candidates import Evaluation
 from gemma_colab.handover.rows import save_rows
@@ -289,6 +289,59 @@ def test_the_runner_never_empties_a_strangers_folder(there, tmp_path):
     assert done.returncode == 2
     assert "of no earlier run; name a new folder" in done.stderr
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_earlier_run_is_moved_aside_with_all_that_its_owner_put_there(tmp_path, monkeypatch, capsys):
+    import run_notebooks
+
+    monkeypatch.setattr(run_notebooks, "NOTEBOOKS", [])  # nothing runs: only what happens before
+    monkeypatch.setattr(sys, "argv", ["run_notebooks", "--workspace", str(tmp_path / "demo")])
+    assert run_notebooks.main() == 0
+    mine = ("notebooks/my_experiment.ipynb", "adapter/README.md", "review/blind_base_tuned.csv")
+    for again in (1, 2):  # the second time beside the first
+        for name in mine:
+            (tmp_path / "demo" / name).parent.mkdir(exist_ok=True)
+            (tmp_path / "demo" / name).write_text(f"mine {again}")
+        assert run_notebooks.main() == 0
+        assert f"{tmp_path / 'demo'} is now in {tmp_path / 'demo'}-{again}; delete it when" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == ["demo.json", "workspace.json"]
+    assert [(tmp_path / f"demo-{again}" / name).read_text() for again in (1, 2) for name in mine] == ["mine 1"] * 3 + [
+        "mine 2"
+    ] * 3
+    monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(16, "Device or resource busy")))
+    assert run_notebooks.main() == 2
+    assert f"--workspace {tmp_path / 'demo'} can't be moved aside (Device or resource busy)" in capsys.readouterr().err
+
+
+def test_one_notebook_alone_is_no_reason_to_replace_somebodys(tmp_path, monkeypatch, capsys):
+    import run_notebooks
+
+    ran = []
+    monkeypatch.setattr(run_notebooks, "run_notebook", lambda *given: ran.append(given) or 1.0)
+    monkeypatch.setattr(sys, "argv", ["run_notebooks", "--only", "01", "--workspace", str(tmp_path)])
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "01_dataset_prep.ipynb").write_text("mine")
+    assert run_notebooks.main() == 2  # before a kernel makes it a workspace
+    assert "holds notebooks of no earlier run; name a new folder" in capsys.readouterr().err
+    assert (ran, sorted(path.name for path in tmp_path.iterdir())) == ([], ["notebooks"])
+    (tmp_path / "notebooks").rename(tmp_path / "elsewhere")
+    assert run_notebooks.main() == 0
+    assert len(ran) == 1
+
+
+@pytest.mark.parametrize("there", ["outputs", "cells", "no notebook"])
+def test_a_notebook_that_somebody_wrote_into_is_moved_aside(there, tmp_path, monkeypatch):
+    import run_notebooks
+
+    monkeypatch.setattr(run_notebooks.NotebookClient, "execute", lambda *_, **__: None)
+    notebook, work = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")]), Workspace(tmp_path / "work")
+    nbformat.write(notebook, tmp_path / "00_a.ipynb")
+    notebook.cells[0] |= {"execution_count": 7, "source": "1" if there == "outputs" else "mine"}
+    work.write_text("notebooks/00_a.ipynb", "mine" if there == "no notebook" else nbformat.writes(notebook))
+    run_notebooks.run_notebook(tmp_path / "00_a.ipynb", work.path)
+    assert nbformat.read(work.path / "notebooks" / "00_a.ipynb", 4).cells[0].execution_count is None
+    aside = [path.read_text() for path in work.path.glob("notebooks/00_a-1.ipynb")]
+    assert ["mine" in text for text in aside] == [] if there == "outputs" else [True]
 
 
 PLANTED = "hf_" + 17 * "Pl"  # a token that must not be found in anything that the demo leaves

@@ -6,6 +6,8 @@ import os
 import resource
 import shutil
 import signal
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -215,6 +217,29 @@ def test_a_disk_that_is_full_leaves_all_old_rows_or_all_new_ones(full, workspace
     with pytest.raises(OSError, match="No space left"):
         save_rows({split: [row | {"marked": split} for row in support_rows[3:6]] for split in SPLITS}, workspace, "other.csv")
     assert workspace.fingerprint(*files) == before
+
+
+def test_rows_of_two_preparations_are_refused(workspace, support_rows, monkeypatch):
+    """It was killed when train had taken its place, and the others had not; rows that were edited by hand are nobody's business."""
+    save_rows(dict.fromkeys(SPLITS, support_rows[:3]), workspace)
+    replace = Path.replace
+
+    def killed(self, target):
+        replace(self, target)
+        if Path(target).name == "train.jsonl":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save_rows(dict.fromkeys(SPLITS, support_rows[3:6]), workspace, "other.csv")
+    assert [workspace.read_jsonl(f"rows/{split}.jsonl")[0] == support_rows[0] for split in SPLITS] == [False, True, True]
+    with pytest.raises(WorkspaceError, match=r"rows mixes old and new rows: notebook 01 was cut off; run it again"):
+        ensure_rows(workspace)
+    save_rows(dict.fromkeys(SPLITS, support_rows[3:6]), workspace, "other.csv")
+    assert saved_source(workspace) == {"file": "other.csv", "sample": False}
+    workspace.write_jsonl("rows/test.jsonl", support_rows[6:8])
+    assert len(ensure_rows(workspace)["test"]) == 2
 
 
 def test_training_leaves_adapter_settings_and_record(trained, random_gemma):

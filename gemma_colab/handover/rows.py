@@ -129,13 +129,14 @@ def save_rows(
         say(kept)
     # All are written before the first, train, takes its place, as new train beside old test would leak. And without the checksums of
     # masked texts, which would give a phone away to anybody who tries all phones.
-    files = {SOURCE: [whose]} | {f"{split}.jsonl": rows for split, rows in reversed(splits.items())}
     with ExitStack() as together:
-        for name, lines in files.items():
-            part = together.enter_context(workspace.writing(f"rows/{name}"))
+        for split, lines in reversed(splits.items()):
+            part = together.enter_context(workspace.writing(f"rows/{split}.jsonl"))
             with open(part, "w", encoding="utf-8", errors="backslashreplace", opener=private) as file:
                 for line in lines:
                     file.write(json.dumps({key: line[key] for key in line if key != AS_READ}, ensure_ascii=False) + "\n")
+        workspace.write_json(f"rows/{SOURCE}", whose | {"unfinished": True})  # who is killed from here on leaves a mix
+    workspace.write_json(f"rows/{SOURCE}", whose)
 
 
 def _whose(source: str | Path | None, workspace: Workspace) -> dict:
@@ -194,7 +195,8 @@ def ensure_rows(workspace: Workspace) -> dict[str, list[Row]]:
             raise WorkspaceError(f"{what}; {remedy}")
         say("Notebook 01 has not run in this workspace: making the rows from the sample support_ru.jsonl.")
         prepare_rows(samples() / "support_ru.jsonl", workspace)
-    source = saved_source(workspace)
+    if (source := saved_source(workspace)).get("unfinished"):
+        raise WorkspaceError(f"{workspace.path / 'rows'} mixes old and new rows: notebook 01 was cut off; run it again")
     rows = {split: workspace.read_jsonl(f"rows/{split}.jsonl", to_messages) for split in SPLITS}
     counts = ", ".join(f"{len(some):,} {split}" for split, some in rows.items())
     say(f"Rows of {source['file']}" + " (a sample of this project, not your own data)" * source["sample"] + f": {counts}.")

@@ -8,14 +8,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from peft import get_peft_model
+from safetensors.torch import load_file, save_file
 from steps import load_4bit
 
 from gemma_colab.cli import main
-from gemma_colab.core.errors import ModelError, SettingsError
+from gemma_colab.core.errors import ModelError, SettingsError, WorkspaceError
 from gemma_colab.core.rows import answer, to_messages
 from gemma_colab.core.settings import LoraSettings, ModelSettings, TrainSettings
-from gemma_colab.core.trainer import lora_config
-from gemma_colab.core.workspace import SPLIT_FILES, read_sample, samples
+from gemma_colab.core.trainer import lora_config, unload_adapters
+from gemma_colab.core.workspace import ADAPTER_FILES, SPLIT_FILES, read_sample, samples
 from gemma_colab.evaluation import assess, candidates, evaluate, load_tuned
 from gemma_colab.evaluation.candidates import enough_tokens, kept_answers
 from gemma_colab.export.adapter import save_adapter
@@ -58,6 +59,7 @@ def test_evaluate_writes_report_and_summary(tuned, capsys):
     assert {line["contestant"] for line in summary["health"]} == {"base", "few-shot", "tuned"}
     assert {line["part"] for line in summary["memorisation"]} == {"train", "test"}
     assert summary["settings"]["generation"] == {"max_new_tokens": 24, "examples": 2}
+    assert summary["adapter"] == tuned.fingerprint(*ADAPTER_FILES)
     assert len(tuned.read_jsonl("evaluation/rows.jsonl")) == 11
     assert (tuned.path / "report.html").stat().st_size > 5000
     assert main([*options, "--json"]) == status
@@ -89,14 +91,55 @@ def test_a_second_run_asks_nothing_again_and_takes_what_it_is_given(tuned, token
     assert asked == [0, 0, 0]
 
 
+def holding(workspace):
+    """A model with the adapter that is in this workspace, as far as `kept_answers` looks at it."""
+    loaded = {"default": SimpleNamespace(saved_as=workspace.fingerprint(*ADAPTER_FILES))}
+    return SimpleNamespace(dtype=torch.float32, peft_config=loaded)
+
+
 def test_another_adapters_answers_are_its_own(tuned):
-    adapter, model = tuned.path / "adapter" / "adapter_model.safetensors", torch.nn.Linear(1, 1)
-    model.dtype = torch.float32
-    before = {name: kept_answers(tuned, name, model)["made_by"] for name in ("base", "few-shot", "tuned")}
+    adapter = tuned.path / "adapter" / "adapter_model.safetensors"
+    before = {name: kept_answers(tuned, name, holding(tuned))["made_by"] for name in ("base", "few-shot", "tuned")}
     adapter.write_bytes(adapter.read_bytes()[:-1] + b"x")
-    after = {name: kept_answers(tuned, name, model)["made_by"] for name in ("base", "few-shot", "tuned")}
+    after = {name: kept_answers(tuned, name, holding(tuned))["made_by"] for name in ("base", "few-shot", "tuned")}
     assert before["tuned"] != after["tuned"]
     assert before["base"] == after["base"] == after["few-shot"] == "tiny-gemma3 True float32"
+
+
+def test_what_is_in_memory_is_what_is_on_the_disk_or_its_answers_count_for_nobody(tuned, tokenizer, tmp_path):
+    rows, how = tuned.read_jsonl("rows/test.jsonl")[:2], {"workspace": tuned, "candidates": ("tuned",), "max_new_tokens": 4}
+    model, _ = load_tuned(tuned)
+    evaluate(model, tokenizer, rows, **how)
+    assert len((tuned.path / "evaluation" / "answers.jsonl").read_text().split()) > 0
+    weights = tuned.path / "adapter" / "adapter_model.safetensors"
+    save_file({name: tensor * 6 for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    with pytest.raises(WorkspaceError, match=r"what is in memory is not the adapter in .* as it is now; run this notebook from"):
+        evaluate(model, tokenizer, rows, **how)
+    before = tuned.read_json("training.json")
+    with pytest.raises(WorkspaceError, match="not the adapter in"):
+        assess(tuned, loaded=(model, tokenizer), evaluation=evaluate(model, tokenizer, rows), max_new_tokens=4)
+    assert (tuned.has("summary.json"), tuned.read_json("training.json")) == (False, before)
+    model, _ = load_tuned(tuned)
+    evaluate(model, tokenizer, rows, **how)
+    base = model.get_base_model()
+    unload_adapters(base)  # as the next training does it
+    assert kept_answers(tuned, "tuned", model) == {}
+    unsaved = get_peft_model(base, lora_config(LoraSettings(r=4)))
+    assert kept_answers(tuned, "tuned", unsaved) == {}  # nobody knows it
+    save_adapter(unsaved, tokenizer, tuned)
+    assert kept_answers(tuned, "tuned", unsaved)["made_by"].endswith(tuned.fingerprint(*ADAPTER_FILES))
+    for other in ({"load_in_4bit": False}, {"model": str(shutil.copytree(samples() / "tiny-gemma3", tmp_path / "model"))}):
+        chosen = ModelSettings(model="tiny-gemma3").replace(**other)
+        chosen.save(tuned)
+        refused = rf"what is in memory is not {chosen.model} in {4 if chosen.load_in_4bit else 16} bit as it is now"
+        with pytest.raises(WorkspaceError, match=refused):
+            kept_answers(tuned, "base", base)
+    for file in ("model.safetensors", "config.json"):
+        base = load_4bit(chosen.model, torch.float32)
+        assert chosen.model in kept_answers(tuned, "base", base)["made_by"]
+        os.utime(tmp_path / "model" / file, (1, 1))  # another one took its place
+        with pytest.raises(WorkspaceError, match=refused):
+            kept_answers(tuned, "base", base)
 
 
 @pytest.mark.parametrize("name", ["model", "model.gguf"])
@@ -113,7 +156,7 @@ def test_answers_of_weights_that_were_replaced_do_not_count(tuned, tmp_path, nam
 
 
 def test_another_precisions_answers_are_its_own(tuned):
-    model, made_by = torch.nn.Linear(1, 1), []
+    model, made_by = holding(tuned), []
     for load_in_4bit in (True, False):
         ModelSettings(model="tiny-gemma3", load_in_4bit=load_in_4bit).save(tuned)
         for model.dtype in (torch.float32, torch.bfloat16):

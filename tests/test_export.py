@@ -987,7 +987,16 @@ def test_an_evaluation_of_another_run_gets_neither_into_the_card_nor_told(work, 
     }
     work.write_json("summary.json", summary | {"training": MINE})
     assert card_facts(work)["loss"] == summary["loss"]
-    for changed in ({"training": MINE | {"best_eval_loss": 3.5}}, {"model": "google/gemma-3-1b-it"}, {"fingerprint": "0"}):
+    today = work.fingerprint("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
+    work.write_json("summary.json", summary | {"training": MINE, "adapter": today})
+    assert card_facts(work)["loss"] == summary["loss"]
+    others = [
+        {"training": MINE | {"best_eval_loss": 3.5}},
+        {"model": "google/gemma-3-1b-it"},
+        {"fingerprint": "0"},
+        {"adapter": "0"},
+    ]
+    for changed in others:
         work.write_json("summary.json", summary | {"training": MINE} | changed)
         export_workspace(work, "adapter")
         assert "of another training run" in capsys.readouterr().out

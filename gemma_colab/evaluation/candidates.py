@@ -10,7 +10,8 @@ import pandas as pd
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gemma_colab.core.errors import DatasetError, SettingsError
+from gemma_colab.core.catalog import SHORT
+from gemma_colab.core.errors import DatasetError, SettingsError, WorkspaceError
 from gemma_colab.core.rows import Row, answer, prompt
 from gemma_colab.core.settings import ModelSettings
 from gemma_colab.core.workspace import ADAPTER_FILES, Workspace
@@ -69,8 +70,7 @@ class Evaluation:
         scores = self.scores
         pairs = {metric: (scores[before][metric], scores[after][metric]) for metric in self.metrics}
         pairs[LOSS] = self.answers[before]["loss"], self.answers[after]["loss"]
-        tokens = {LOSS: self.answers[after]["loss_tokens"]}
-        return compare(pairs, weights=tokens, lower_is_better=[*self.lower_is_better, LOSS])
+        return compare(pairs, weights={LOSS: self.answers[after]["loss_tokens"]}, lower_is_better=[*self.lower_is_better, LOSS])
 
     def did_it_work(self, reasons: dict[str, str]) -> pd.DataFrame:
         """Say for each reason to tune a model, by the measure that tests it, whether tuning worked (see `verdict.did_it_work`), with the
@@ -188,20 +188,23 @@ def enough_tokens(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> int:
 
 
 def kept_answers(workspace: Workspace, candidate: str, model: PreTrainedModel) -> dict:
-    """Return the options of `generation.generate` that keep the answers of a candidate in the workspace. They are found again by the chosen
-    model and its weights, its precision, and for the tuned one a checksum of the adapter that is saved there; nothing is kept without one."""
-    chosen = ModelSettings.load(workspace)
+    """Return the options of `generation.generate` that keep the answers of a candidate in the workspace, found again by the chosen model,
+    its weights and precision, and the tuned one's adapter. Raises `WorkspaceError` where what is in memory isn't what is there now."""
+    chosen, adapter = ModelSettings.load(workspace), workspace.fingerprint(*filter(workspace.has, ADAPTER_FILES))
+    now = SHORT.get(chosen.model, chosen.model), chosen.load_in_4bit, weights_mark(chosen.model)
+    on_it = getattr(getattr(model, "get_base_model", lambda: model)(), "peft_config", {})  # goes when the adapter goes
+    loaded, same = getattr(on_it.get("default"), "saved_as", ""), getattr(model, "made_of", now) == now
+    if not same or loaded not in ("", adapter):
+        its = f"the adapter in {workspace.path}" if same else f"{chosen.model} in {4 if chosen.load_in_4bit else 16} bit"
+        raise WorkspaceError(f"what is in memory is not {its} as it is now; run this notebook from its first cell again")
     made_by = f"{chosen.model} {chosen.load_in_4bit} {str(model.dtype).removeprefix('torch.')}"
     made_by = f"{made_by} {weights_mark(chosen.model)}".rstrip()  # a model of the Hub has no mark
-    if candidate == "tuned":
-        if not workspace.has("adapter"):
-            return {}
-        made_by += f" {workspace.fingerprint(*ADAPTER_FILES)}"
+    if candidate == "tuned" and not loaded:  # nobody knows which adapter that is
+        return {}
+    made_by += f" {loaded}" * (candidate == "tuned")
     return {"save": workspace.own(ANSWERS), "made_by": made_by}
 
 
 def _as_text(turns: Turns) -> str:
     """Join the turns to one text; where there are several, with who speaks."""
-    if len(turns) == 1:
-        return turns[0]["content"]
-    return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+    return turns[0]["content"] if len(turns) == 1 else "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gemma_colab.core.errors import SPOILT, WorkspaceError, first_line
 from gemma_colab.core.settings import PLAIN
 from gemma_colab.core.trainer import unload_adapters
-from gemma_colab.core.workspace import Workspace
+from gemma_colab.core.workspace import ADAPTER_FILES, Workspace
 from gemma_colab.export.folders import carry
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # as peft names them
@@ -44,6 +44,7 @@ def save_adapter(
         tokenizer.save_pretrained(part)
         (part / "README.md").unlink(missing_ok=True)  # peft's template of a card, with nothing filled in
         carry(workspace.path / "adapter", part, "adapter")
+    model.peft_config["default"].saved_as = workspace.fingerprint(*ADAPTER_FILES)  # for `kept_answers`; it is no field
     return workspace.path / "adapter"
 
 
@@ -69,6 +70,7 @@ def name_for_whole_model(folder: Path) -> None:
 def load_adapter(model: PreTrainedModel, workspace: Workspace) -> PeftModel:
     """Put the saved adapter on a base model. Raises `WorkspaceError` if there is none, or if not every weight of it finds its place."""
     check_adapter(path := workspace.need("adapter"))
+    saved_as = workspace.fingerprint(*ADAPTER_FILES)  # before it is read: one that takes its place meanwhile is another
     try:
         with warnings.catch_warnings():  # of missing keys peft only warns, and leaves them as if nothing was trained
             warnings.filterwarnings("error", ".*missing adapter keys")
@@ -77,6 +79,7 @@ def load_adapter(model: PreTrainedModel, workspace: Workspace) -> PeftModel:
             more = len(file.keys()) - len(get_peft_model_state_dict(tuned, save_embedding_layers=False))
         if more:
             raise ValueError(f"it lacks layers for {more} of the adapter's weights")
+        tuned.peft_config["default"].saved_as = saved_as
         return tuned
     except (RuntimeError, ValueError, UserWarning) as e:
         unload_adapters(model)  # it must not stay on the base in part

@@ -12,7 +12,7 @@ from gemma_colab.core.errors import GemmaColabError, say
 from gemma_colab.core.machine import dtype_name, pick_dtype
 from gemma_colab.core.rows import answer, prompt
 from gemma_colab.core.settings import LoraSettings, TrainSettings
-from gemma_colab.core.workspace import SPLIT_FILES, SPLITS, Workspace
+from gemma_colab.core.workspace import ADAPTER_FILES, SPLIT_FILES, SPLITS, Workspace
 from gemma_colab.evaluation.blind import BlindReview
 from gemma_colab.evaluation.candidates import Evaluation, adapter_for, evaluate, kept_answers
 from gemma_colab.evaluation.compare import loss_gap
@@ -90,7 +90,7 @@ def assess(
     if not loaded and any(one is None for one in (evaluation, losses, general, memorized)):
         loaded = load_tuned(workspace, anyway=anyway)
     ensure_adapter(workspace, chosen)
-    model, tokenizer = loaded or (None, None)
+    today, (model, tokenizer) = workspace.fingerprint(*filter(workspace.has, ADAPTER_FILES)), loaded or (None, None)
     most, every = other_rows or LOSS_ROWS, max(1, GENERAL // other_rows) if other_rows else 1
     max_length = TrainSettings.load(workspace).max_length if workspace.has(TrainSettings.file) else 1024
 
@@ -136,7 +136,7 @@ def assess(
             say(f"Left out are bars on what these rows don't have: {', '.join(unknown)}.")
         workspace.write_json(BARS, {"bars": {name: bar for name, bar in bars.items() if name in evaluation.metrics}})
     about = {"dtype": dtype_name(machine, dimensions_of(chosen.model))[0], "machine": machine.gpu or "a CPU"}
-    about |= {"seed": 0}  # of the bootstrap and of the solved examples
+    about |= {"adapter": today, "seed": 0}  # it may have been trained again since; of the bootstrap and of the solved examples
     summary = run_facts(workspace) | about | _found(workspace, evaluation, losses, general, memorized)
     summary["settings"]["generation"] = {"max_new_tokens": evaluation.max_new_tokens, "examples": evaluation.examples}
     summary["rows"]["test"], summary["always_the_same"] = len(evaluation.test_rows), constant

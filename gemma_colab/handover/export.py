@@ -171,7 +171,7 @@ def card_facts(workspace: Workspace) -> dict:
     """Return what a card tells, as `summary.json` holds it; no evaluation is in it where notebook 05 has not run since."""
     made, summary = exported(workspace), _evaluation(workspace)
     if workspace.has(SUMMARY) and not summary:
-        say(f"{SUMMARY} is of another training run: the card goes without an evaluation until notebook 05 runs again.")
+        say(f"{SUMMARY} is of another training run or adapter: the card goes without an evaluation until notebook 05 runs again.")
     facts = run_facts(workspace) | {name: value for name, value in summary.items() if value is not None}
     facts |= {"text_part": of_text_part(workspace.path / "adapter"), "text_only": made.get("merged", {}).get("text_only")}
     return facts | {"export": made.get("parity", []), "export_sentence": made.get("sentence")}
@@ -180,8 +180,8 @@ def card_facts(workspace: Workspace) -> dict:
 def _evaluation(workspace: Workspace) -> dict:
     """Return `summary.json`; {} if there is none, or it is not of the adapter that is here now."""
     run, summary = workspace.read_json("training.json"), workspace.read_json(SUMMARY) if workspace.has(SUMMARY) else {}
-    rows = run.get("rows")
-    same = summary.get("model") == shown_name(run["model"]) and summary.get("fingerprint", rows) == rows
+    now = {"model": shown_name(run["model"]), "fingerprint": run.get("rows"), "adapter": workspace.fingerprint(*ADAPTER_FILES)}
+    same = now | {name: summary[name] for name in now if name in summary} == now
     return summary if same and (summary.get("training") or {}).items() <= run.items() else {}
 
 

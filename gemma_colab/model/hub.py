@@ -12,7 +12,7 @@ from huggingface_hub import constants, get_token, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from jinja2 import Environment, TemplateError, nodes
 
-from gemma_colab.core.catalog import TINY, dimensions_of, known_dimensions
+from gemma_colab.core.catalog import SHORT, TINY, dimensions_of, known_dimensions
 from gemma_colab.core.errors import SECRET, SPOILT, GemmaColabError, ModelError, SettingsError, plain, say
 from gemma_colab.core.workspace import samples
 
@@ -206,6 +206,8 @@ def after_reading(name: str, got):
         said.pop("auto_map", None)  # somebody's code, which would go along with what is saved
     if hasattr(got, "init_kwargs") and not _tokenizer_file(got.name_or_path):
         raise ModelError(f"{name} {NO_TOKENIZER}")
+    if isinstance(got, tuple):  # a model, and what was found while it was loaded; `kept_answers` looks whether it is still that
+        got[0].made_of = SHORT.get(name, name), getattr(got[0], "is_loaded_in_4bit", False), weights_mark(name)
     if hasattr(got, "init_kwargs") and type(got).__name__ not in OURS:
         raise ModelError(f"{name} has a tokenizer of another kind, {type(got).__name__}; {OWN}")
     if template := getattr(got, "chat_template", None):

@@ -229,14 +229,15 @@ def test_questions_with_a_system_prompt_are_split_and_asked_as_they_stand(worksp
     own = [row | {"messages": [system, *row["messages"]]} for row in support_rows[:120]]
     exec(cell_with(1, "= split_rows("), names := {"rows": own, "pd": pd})
     rows = names["splits"] | {"validation": names["splits"]["validation"][:2]}
-    ModelSettings().save(workspace)  # the tiny model
+    first = ModelSettings(load_in_4bit=False)  # the tiny model, as the first cells load it
+    first.save(workspace)
     names = {
         "rows": rows,
         "workspace": workspace,
         "pd": pd,
         "evaluate": evaluate,
-        "first": ModelSettings(),
-        "chosen": ModelSettings(),
+        "first": first,
+        "chosen": first,
         "dtype": torch.float32,
     }
     exec(cell_with(2, "prompts = "), names)

@@ -25,6 +25,7 @@ from gemma_colab.core.workspace import SPLIT_FILES, SPLITS, Workspace, samples
 from gemma_colab.data.looking import question
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.review import Review
+from gemma_colab.export import export_workspace
 from gemma_colab.handover.adapter import ensure_adapter, train_adapter
 from gemma_colab.handover.killed import killed_run
 from gemma_colab.handover.rows import ensure_rows, prepare_rows, save_rows, saved_source
@@ -287,10 +288,22 @@ def test_a_base_that_was_replaced_is_refused_and_a_copy_of_it_is_not(workspace, 
     os.utime(weights, (1, 1))  # on the disk of another machine
     train_adapter(workspace, chosen, resume=True, show=None)
     same = load_file(weights)
+    record = ensure_adapter(workspace, chosen)
     save_file({name: tensor / 2 for name, tensor in same.items()}, weights, metadata={"format": "pt"})
     with pytest.raises(WorkspaceError, match=r"other settings or data \(weights: \w{12} then, \w{12} now\); .* with anyway=True"):
         train_adapter(workspace, chosen, resume=True, show=None)
+    merged = partial(export_workspace, workspace, "merged", rows=0)
+    for refused in (partial(ensure_adapter, workspace, chosen), merged):
+        with pytest.raises(
+            ModelError, match=r"model holds other weights than at the training; put those back, or run notebook 04"
+        ):
+            refused()
+    assert not workspace.has("merged")
+    workspace.write_json("training.json", {name: value for name, value in record.items() if name != "weights"})
+    ensure_adapter(workspace, chosen)  # as an older version left it
     train_adapter(workspace, chosen, resume=True, anyway=True, show=None)
+    assert ensure_adapter(workspace, chosen)["weights"] != record["weights"]
+    merged()
 
 
 def test_a_process_is_killed_and_what_it_leaves_goes_on(workspace, tmp_path, support_rows, random_gemma, capfd, monkeypatch):

@@ -18,7 +18,7 @@ from gemma_colab.handover.killed import killed_run
 from gemma_colab.handover.rows import ensure_rows, saved_source
 from gemma_colab.handover.settings import settings_for
 from gemma_colab.model.choice import TEXT_ONLY, sees_images, shown_name
-from gemma_colab.model.hub import weights_mark
+from gemma_colab.model.hub import refuse_another_base, weights_mark
 from gemma_colab.model.lengths import token_lengths
 from gemma_colab.model.lent import describe_machine
 from gemma_colab.training.replay import REPLAY_ROWS, general_rows, mix_in
@@ -44,6 +44,7 @@ def ensure_adapter(workspace: Workspace, chosen: ModelSettings) -> dict:
     if record.get("rows") != workspace.fingerprint(*SPLIT_FILES):
         others = f"the adapter in {workspace.path} was trained on other rows than those now in rows/"
         raise WorkspaceError(f"{others}; run notebook 04_train again")
+    refuse_another_base(record)
     return record
 
 
@@ -167,7 +168,7 @@ def train_adapter(
             raise WorkspaceError(f"{what}; make room there, and {then}") from e
         best = {"steps": state.global_step, "best_step": state.best_global_step, "best_eval_loss": state.best_metric}
         best |= {"adapter_step": run.adapter_step, "notes": run.notes} | run.lost
-        left = base | {"rows": split} | ended | {"seconds": round(run.seconds, 1)} | best
+        left = base | {"weights": made_with["weights"], "rows": split} | ended | {"seconds": round(run.seconds, 1)} | best
         workspace.write_json("training.json", left | {"log_history": state.log_history})
         record(run.settings, state.log_history, run.lost["left_out"]["train"], **ended)
     if rounds and run.status == "finished" and run.verdict.next_step == MORE_EPOCHS:

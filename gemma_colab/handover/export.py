@@ -32,7 +32,7 @@ from gemma_colab.export.ollama import modelfile, write_ollama
 from gemma_colab.export.record import entry, exported, mib, record
 from gemma_colab.handover.assess import run_facts
 from gemma_colab.model.choice import sees_images, shown_name
-from gemma_colab.model.hub import refuse_links
+from gemma_colab.model.hub import refuse_another_base, refuse_links
 from gemma_colab.model.lent import describe_machine
 from gemma_colab.model.memory import readable
 from gemma_colab.training.records import save_curve
@@ -138,7 +138,8 @@ def _need_merged(workspace: Workspace, to: str, text_only: bool | None) -> None:
     wanted = text_only if text_only is not None else there is not False
     if there == wanted:
         return
-    base, merged = workspace.read_json("training.json")["model"], workspace.path / "merged"
+    refuse_another_base(run := workspace.read_json("training.json"))
+    base, merged = run["model"], workspace.path / "merged"
     refuse_strangers(merged, BELONGS["merged"])
     if Path(base).is_dir():  # it may be the merged model of an earlier round
         refuse_overlap(merged, Path(base))

@@ -152,6 +152,12 @@ def weights_mark(name: str, dated: bool = True) -> str:
     return mark.hexdigest()[:12] if path.exists() else ""
 
 
+def refuse_another_base(run: dict) -> None:
+    """Raise `ModelError` where a base's folder holds other weights than when `run`, a training, was recorded; older records don't know."""
+    if (now := weights_mark(run["model"], dated=False)) and run.get("weights", now) != now:
+        raise ModelError(f"{run['model']} holds other weights than at the training; put those back, or run notebook 04 again")
+
+
 def parts_of(name: str, index: Path) -> list[Path]:
     """Return the files that an index names. Raises `ModelError` unless they are safetensors beside it."""
     try:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gemma_colab.cli import main
+from gemma_colab.cli import COMMANDS, main
 from gemma_colab.core.errors import WorkspaceError
 from gemma_colab.core.rows import answer
 from gemma_colab.core.settings import ModelSettings, TrainSettings
@@ -41,6 +41,18 @@ def read(path):
 @pytest.fixture
 def good(tmp_path, support_rows):
     return write(tmp_path / "good.jsonl", [{"messages": row["messages"]} for row in support_rows])
+
+
+@pytest.mark.parametrize("name", [None, "/full/adapter/README.md"])
+def test_a_full_disk_is_named_and_what_to_do(name, tmp_path, monkeypatch, capsys):
+    """Who writes to a file that is open isn't told its name."""
+
+    def full(args):
+        raise OSError(28, "No space left on device", name)
+
+    monkeypatch.setitem(COMMANDS, "export", (full, *COMMANDS["export"][1:]))
+    assert main(["export", "--workspace", str(tmp_path), "--to", "adapter"]) == 4
+    assert capsys.readouterr().err == f"No space left on device: {name or tmp_path}; make room there, or name another place\n"
 
 
 def test_ready_warnings_blocked_unreadable_usage(good, tmp_path, support_rows, capsys):

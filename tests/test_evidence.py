@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pandas as pd
 import pytest
@@ -257,6 +258,27 @@ def test_shared_words_are_marked_in_their_order():
     assert shared_words("", "x") == []
     assert shared_words("ab " * 20_000, "ab " * 20_000) == [("ab " * 20_000, False)]  # takes no minutes: it isn't compared
     assert shared_words("a, b; c", "b c") == [("a, ", False), ("b; c", True)]
+    assert shared_words("(ёлка) a", "x Елка y a") == [("(", False), ("ёлка", True), (") ", False), ("a", True)]
+
+
+def test_words_that_are_repeated_take_no_longer_than_others():
+    answer, right = (" ".join("b" if i % n == 0 else "a" for i in range(500)) for n in (3, 7))
+    steps = 0
+
+    def count(frame, event, arg):
+        nonlocal steps
+        steps += 1
+        assert steps < 50_000
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        found = shared_words(answer, right)
+    finally:
+        sys.settrace(before)
+    assert "".join(piece for piece, _ in found) == answer
+    assert sum(len(piece.split()) for piece, shared in found if shared) > 300
 
 
 ROWS = pd.DataFrame(

@@ -110,6 +110,9 @@ def test_a_line_that_was_cut_inside_a_letter_loses_no_other_answer(tmp_path):
     whole, half = (line.encode() for line in lines)
     (tmp_path / "answers.jsonl").write_bytes(whole + b"\n" + half[: half.index("Д".encode()) + 1])
     assert list(_read(tmp_path / "answers.jsonl")) == ["a"]
+    with open(tmp_path / "answers.jsonl", "a") as file:
+        file.write("\n" + "[" * 100_000 + "]" * 100_000)
+    assert list(_read(tmp_path / "answers.jsonl")) == ["a"]
 
 
 def test_answers_that_an_older_version_kept_are_found():

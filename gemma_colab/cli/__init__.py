@@ -183,7 +183,8 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as e:
-        GemmaColabError.say(f"{e.strerror or e}: {e.filename or ''}", file=sys.stderr)
+        where = e.filename or getattr(args, "workspace", ".")  # what is open already isn't named
+        GemmaColabError.say(f"{e.strerror or e}: {where}; make room there, or name another place", file=sys.stderr)
         return USAGE
     except GemmaColabError as e:
         if not first:  # with the first that ends, accelerate ends all: one that is still there met something of its own

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from gemma_colab.core.chat import stop_token_ids
-from gemma_colab.core.errors import ModelError, WorkspaceError
+from gemma_colab.core.errors import SPOILT, ModelError, WorkspaceError
 from gemma_colab.core.workspace import private
 
 GREEDY = {"do_sample": False}  # to measure: everybody gets the same answers
@@ -127,6 +127,6 @@ def _read(path: Path) -> dict[str, dict]:
         try:
             saved = json.loads(line)
             known[saved["key"]] = {"answer": "" + saved["answer"], "tokens": saved["tokens"], "finished": saved["finished"]}
-        except (ValueError, KeyError, TypeError):
+        except SPOILT:
             continue
     return known

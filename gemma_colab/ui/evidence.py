@@ -3,13 +3,13 @@
 import math
 import re
 from collections.abc import Sequence
-from difflib import SequenceMatcher
+from itertools import pairwise
 
 import pandas as pd
 from IPython.display import HTML
+from rapidfuzz.distance import LCSseq
 
 from gemma_colab.core.html import render
-from gemma_colab.data.looking import pieces
 from gemma_colab.data.personal import redact
 
 GREEN, RED, GREY = "#2e9d4e", "#d64545", "#8a8f98"
@@ -78,8 +78,7 @@ def shared_words(text: str, reference: str) -> list[tuple[str, bool]]:
     """`text` cut into pieces: (piece, whether its words are in the reference too, in the same order)."""
     words = [list(re.finditer(r"\w+", t)) for t in (text, reference)]
     folded = [[word[0].lower().replace("ё", "е") for word in part] for part in words]
-    few = len(folded[0]) * len(folded[1]) <= 2000**2  # a word that is repeated takes the square
-    blocks = SequenceMatcher(None, *folded, autojunk=False).get_matching_blocks() if few else []
+    blocks = LCSseq.opcodes(*folded).as_matching_blocks() if len(folded[0]) * len(folded[1]) <= 2000**2 else []  # a bit a pair
     return pieces(text, [(words[0][b.a].start(), words[0][b.a + b.size - 1].end()) for b in blocks if b.size], 0, len(text))
 
 

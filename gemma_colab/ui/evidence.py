@@ -3,13 +3,13 @@
 import math
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 
 import pandas as pd
 from IPython.display import HTML
 from rapidfuzz.distance import LCSseq
 
 from gemma_colab.core.html import render
+from gemma_colab.data.looking import pieces
 from gemma_colab.data.personal import redact
 
 GREEN, RED, GREY = "#2e9d4e", "#d64545", "#8a8f98"

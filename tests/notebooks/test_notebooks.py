@@ -342,7 +342,7 @@ def test_a_notebook_that_somebody_wrote_into_is_moved_aside(there, tmp_path, mon
     run_notebooks.run_notebook(tmp_path / "00_a.ipynb", work.path)
     assert nbformat.read(work.path / "notebooks" / "00_a.ipynb", 4).cells[0].execution_count is None
     aside = [path.read_text() for path in work.path.glob("notebooks/00_a-1.ipynb")]
-    assert ["mine" in text for text in aside] == [] if there == "outputs" else [True]
+    assert ["mine" in text for text in aside] == ([] if there == "outputs" else [True])
 
 
 PLANTED = "hf_" + 17 * "Pl"  # a token that must not be found in anything that the demo leaves

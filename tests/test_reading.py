@@ -323,7 +323,7 @@ def test_a_recognized_label_of_any_kind_does_not_cost_the_row(tmp_path):
         mapping = {"instruction": "instruction", "output": "output", ours: column}
         assert f"field '{column}': ['x', 'y'], not a text" in refusal(path, mapping=mapping)  # it was asked for
         assert [row["line"] for row in read_rows(path, mapping=mapping, on_bad="aside").rows] == [3, 5, 6, 7, 8, 9]
-    assert "label" not in read_rows(put(tmp_path, "b.jsonl", lines({"messages": CHAT, "category": ["x", "y"]}))).rows[0]
+    assert read_rows(put(tmp_path, "b.jsonl", lines({"messages": CHAT, "category": ["x"]}))).rows[0]["label"] == '["x"]'
 
 
 # --- unknown columns, and a mapping

@@ -67,7 +67,7 @@ def wait_for_checkpoint(kernel: psutil.Process, folder: Path) -> None:
 
 
 def wait_held(page, kernel: psutil.Process, condition, what: str) -> None:
-    """Wait for what the page draws while the kernel is held. It goes on for moments only, and each, and the rest behind it, is twice as long: what is
+    """Wait for what the page draws while the kernel is held. It goes on for moments only, and rests twice as long after each: what is
     drawn again after a hundred times as long as drawing took is drawn after few steps, however fast they are."""
     for rest in (2, 4, 8, 16, 32, 64, 128):
         end = time.monotonic() + rest
@@ -76,7 +76,7 @@ def wait_held(page, kernel: psutil.Process, condition, what: str) -> None:
                 return
             page.wait_for_timeout(100)
         kernel.resume()
-        time.sleep(rest / 20)  # a tenth of a second at first; on a busy machine that is less than a step
+        time.sleep(max(0.1, rest / 64))  # on a busy machine a tenth of a second is less than a step
         kernel.suspend()
     raise AssertionError(f"waited in vain for {what}; the page says:\n{page.inner_text('body')[-3000:]}")
 

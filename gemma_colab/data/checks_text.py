@@ -175,7 +175,8 @@ def repetition(
             count > 3 and count * sum(map(len, pair)) > top_2gram * characters
         ):
             note = "5 words in a row are repeated" if loop else "two words again and again"
-            (verse if sum(bool(line.strip()) for line in text.splitlines()) >= 4 else prose).append(Hit(row, "answer", note=note))
+            lines = sum(bool(line.strip()) for line in text.splitlines())
+            (verse if lines >= 4 else prose).append(Hit(row, "answer", note=note))
     if prose:
         yield Finding("repetition", "W", "rewrite or drop: a model that learns a loop gets caught in it", prose)
     if verse:

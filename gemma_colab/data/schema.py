@@ -220,9 +220,9 @@ def to_row(record: Any, mapping: dict[str, str], table: bool) -> tuple[Row, Sche
     record = {column: _unpacked(value, normal(column)) if isinstance(value, str) else value for column, value in record.items()}
     schema = recognize(tuple((column, _kind(value)) for column, value in record.items()), tuple(mapping.items()), table)
     columns = schema.columns
-    asked = [columns[ours] for ours in ("instruction", "input") if ours in columns]
-    if len(asked) == 2 and all(written.get(column) for column in asked):  # a chat beside an instruction is what that is about
-        record |= {column: written[column] for column in asked if isinstance(written[column], str)}
+    both = [columns[ours] for ours in ("instruction", "input") if ours in columns]
+    if len(both) == 2 and all(written.get(column) for column in both):  # a chat beside an instruction is what that is about
+        record |= {column: written[column] for column in both if isinstance(written[column], str)}
     for column in schema.marks:
         if _marked(column, record[column]):
             remedy = f"left out; to learn it, take the mark out, or say {say_mapping({'label': column})} if it is none"

@@ -93,7 +93,9 @@ def _open(source: str | Path, name: str, stack: contextlib.ExitStack, sheet: str
     if os.path.isfile(path):  # os.path, which has no errors for names that no file can have
         return _open_file(path, name, sheet, stack)
     if os.path.isdir(path):
-        return _open_saved(path, name, split) if any((path / n).is_file() for n in SAVED) else _open_folder(path, name, split)
+        return (
+            _open_saved(path, name, split) if any((path / n).is_file() for n in SAVED) else _open_folder(path, name, split, stack)
+        )
     if os.path.lexists(path):
         raise DatasetError(f"{name} is a broken link or a device, not a file; give the data file itself")
     if is_id := HUB_ID.fullmatch(hub_id := str(source).removeprefix(HUB)):
@@ -290,7 +292,7 @@ def _stay_inside(name: str, files: Iterable[str | Path], folder: Path | None = N
         raise DatasetError(f"{what}; if that is meant, give that file itself")
 
 
-def _open_folder(path: Path, name: str, split: str) -> Records:
+def _open_folder(path: Path, name: str, split: str, stack: contextlib.ExitStack) -> Records:
     """Open a folder of data files: those of the commonest kind, in the splits that `datasets` sees in their names. What a README.md or
     a program in it says of others is not asked."""
     # two levels, as datasets are laid out: not the whole disk for someone who gave "/"
@@ -329,19 +331,16 @@ def _open_folder(path: Path, name: str, split: str) -> Records:
         found.notes.update(notes)
         return found
 
-    def opened(file: Path, until: contextlib.ExitStack) -> Records:
-        until.enter_context(plain_words(its := f"{name}, {file.name}"))
-        return _open_file(file, its, 0, until)
+    with plain_words(its := f"{name}, {files[0].name}"):
+        first = _open_file(files[0], its, 0, stack)
 
     def records() -> Iterator[Any]:
         for file in files:
-            with contextlib.ExitStack() as until:
-                one = opened(file, until)
+            with plain_words(its := f"{name}, {file.name}"), contextlib.ExitStack() as until:
+                one = first if file == files[0] else _open_file(file, its, 0, until)
                 yield from (record for _, record in one.records)
                 notes.update(one.notes)
 
-    with contextlib.ExitStack() as until:
-        first = opened(files[0], until)
     return Records(enumerate(records(), 1), details, "row", first.table, first.header, notes)
 
 

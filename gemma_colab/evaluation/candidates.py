@@ -198,7 +198,7 @@ def kept_answers(workspace: Workspace, candidate: str, model: PreTrainedModel) -
         its = f"the adapter in {workspace.path}" if same else f"{chosen.model} in {4 if chosen.load_in_4bit else 16} bit"
         raise WorkspaceError(f"what is in memory is not {its} as it is now; run this notebook from its first cell again")
     made_by = f"{chosen.model} {chosen.load_in_4bit} {str(model.dtype).removeprefix('torch.')}"
-    made_by = f"{made_by} {weights_mark(chosen.model)}".rstrip()  # a model of the Hub has no mark
+    made_by = f"{made_by} {now[-1]}".rstrip()  # a model of the Hub has no mark
     if candidate == "tuned" and not loaded:  # nobody knows which adapter that is
         return {}
     made_by += f" {loaded}" * (candidate == "tuned")

@@ -21,7 +21,7 @@ from gemma_colab.evaluation.verdict import check_bars, verdict
 from gemma_colab.ui import comparison_table
 
 sys.path.insert(0, str(ROOT / "data_samples" / "build"))
-from make_tickets import INSTRUCTION, agreement, passes, ticket
+from make_tickets import FILES, INSTRUCTION, agreement, passes, ticket
 
 TICKET = '{"topic": "damage", "order": "38174", "needs_human": true}'
 OTHERS = ['{"topic": "other", "order": null, "needs_human": false}'] * 5 + [TICKET] * 5
@@ -124,6 +124,15 @@ def test_a_missing_key_is_not_the_same_as_null():
 
 
 # ------------------------------------------------------------------------------------------ the tickets
+def test_the_orders_are_two_fields_of_the_tickets():
+    for language in ("ru", "en"):
+        tickets, orders = (read_sample(f"{file}_{language}") for file in FILES)
+        for ticket_row, row in zip(tickets, orders, strict=True):
+            whole, made = json.loads(ticket_row["output"]), json.loads(row["output"])
+            assert list(made.items()) == [("order", whole["order"]), ("product", whole["product"])]
+            assert (row["input"], row["instruction"]) == (ticket_row["input"], INSTRUCTION[f"orders_{language}"])
+
+
 @pytest.mark.parametrize("language", ["ru", "en"])
 def test_tickets_are_what_the_two_passes_and_the_settling_say(language):
     lines = [line for line in passes() if line["language"] == language]
@@ -135,7 +144,7 @@ def test_tickets_are_what_the_two_passes_and_the_settling_say(language):
         assert list(made) == list(schema["properties"])  # the order of the keys is part of the form
         assert Draft202012Validator(schema).is_valid(made), row
         assert row["input"] == source["input"]
-        assert row["instruction"] == INSTRUCTION[language]
+        assert row["instruction"] == INSTRUCTION[f"tickets_{language}"]
         assert all(made[name] is None or made[name] in row["input"] for name in ("order", "product"))
         assert set(line.get("settled", {})) == {name for n, name in enumerate(made) if line["first"][n] != line["second"][n]}
     assert len(rows) >= {"ru": 500, "en": 200}[language]

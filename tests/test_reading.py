@@ -542,12 +542,15 @@ def sheet_of(tmp_path, *rows, **others) -> Path:
 
 def test_sheets(tmp_path):
     path = sheet_of(tmp_path, ["Вопрос", "Ответ"], ["a", "b"], Архив=[["Вопрос", "Ответ"], ["c", "d"]])
-    assert read_rows(path).details == "Excel, sheet 'Кадры' (other sheets: 'Архив')"
+    assert read_rows(path).details == "Excel, sheet 'Кадры'"
+    assert read_rows(path).notes == ("other sheets, which were not read: 'Архив'",)
     assert plain(path, sheet="Архив") == plain(path, sheet=1) == [pair("c", "d")]
     assert "has no sheet 'Архы'; it has 'Кадры', 'Архив' (numbers count from 0); name one as sheet=" in refusal(
         path, sheet="Архы"
     )
     assert "has no sheet 2" in refusal(path, sheet=2)
+    path = sheet_of(tmp_path, ["Вопрос", "Ответ"], ["a", "b"], **{"2": [["Вопрос", "Ответ"], ["c", "d"]], "2024": [["Вопрос", "Ответ"], ["e", "f"]]})
+    assert [plain(path, sheet=sheet) for sheet in (0, 1, 2, 2024)] == [[pair("a", "b")], [pair("c", "d")], [pair("c", "d")], [pair("e", "f")]]
 
 
 def test_a_title_above_the_header(tmp_path):

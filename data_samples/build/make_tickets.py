@@ -1,4 +1,4 @@
-"""Make tickets_ru.jsonl and tickets_en.jsonl of the messages and their annotations, and print how far the two passes agree.
+"""Make tickets_ru.jsonl, orders_ru.jsonl and the same in English of the messages and their annotations, and print how far the two passes agree.
 
     python data_samples/build/make_tickets.py
 
@@ -11,9 +11,12 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 FIELDS = ("topic", "order", "product", "needs_human", "mood")
+FILES = {"tickets": FIELDS, "orders": ("order", "product")}  # which fields a file asks for
 INSTRUCTION = {
-    "ru": "Разбери обращение в JSON: topic, order, product, needs_human, mood.",
-    "en": "Turn the message into JSON: topic, order, product, needs_human, mood.",
+    "tickets_ru": "Разбери обращение в JSON: topic, order, product, needs_human, mood.",
+    "tickets_en": "Turn the message into JSON: topic, order, product, needs_human, mood.",
+    "orders_ru": "Выпиши из обращения в JSON: order, product.",
+    "orders_en": "Take from the message, as JSON: order, product.",
 }
 
 
@@ -38,11 +41,12 @@ def main() -> None:
     for language in ("ru", "en"):
         lines = [line for line in passes() if line["language"] == language]
         source = (HERE.parent / f"support_{language}.jsonl").read_text(encoding="utf-8").splitlines()
-        with (HERE.parent / f"tickets_{language}.jsonl").open("w", encoding="utf-8") as out:
-            for row, line in zip(map(json.loads, source), lines, strict=True):
-                answer = json.dumps(ticket(line), ensure_ascii=False)
-                made = {"instruction": INSTRUCTION[language], "input": row["input"], "output": answer}
-                out.write(json.dumps(made, ensure_ascii=False) + "\n")
+        for file, fields in FILES.items():
+            with (HERE.parent / f"{file}_{language}.jsonl").open("w", encoding="utf-8") as out:
+                for row, line in zip(map(json.loads, source), lines, strict=True):
+                    answer = json.dumps({name: ticket(line)[name] for name in fields}, ensure_ascii=False)
+                    made = {"instruction": INSTRUCTION[f"{file}_{language}"], "input": row["input"], "output": answer}
+                    out.write(json.dumps(made, ensure_ascii=False) + "\n")
         print(language, len(lines), {name: round(share, 3) for name, share in agreement(lines).items()})
 
 

@@ -9,6 +9,8 @@ import sys
 # Keys of OpenAI and others, GitHub, Hugging Face, AWS, Google, Slack; GitLab, Stripe, npm, PyPI, SendGrid, VK, Yandex, Telegram; JWT.
 KEYS = r"(?:(?<![A-Za-z0-9])|(?<=bot)|(?<=\\[nrt])|(?<=%3[Dd]))(?:sk-[\w-]{20,}|(?:gh[pousr]|github_pat)_\w{30,}|hf_[A-Za-z0-9]{30,}|A[KS]IA[0-9A-Z]{16}|AIza[\w-]{35}|xox[abeprs]-[\w-]{10,}"
 KEYS += r"|(?:gl(?:pat|cbt)-|gsk_|xai-|pplx-|r8_|tgp_v1_|dop_v1_|shpat_|ntn_|lin_api_|dckr_pat_|hvs\.|xapp-|whsec_|hf_oauth_|NRAK-)[\w-]{20,}"
+KEYS += r"|(?:nvapi-|dapi(?=[0-9a-f]{32})|ATATT3|figd_|sbp_|sntrys_|PMAK-|sq0[a-z]{3}-|xkeysib-|pcsk_|lsv2_|tvly-|glsa_|dp\.pt\.|pat-[a-z]{2}\d-|shp[ps][sa]_)[\w.=-]{20,}"
+KEYS += r"|EAACEd\w{30,}|t1\.[A-Z0-9a-z_-]+=*\.[\w-]{60,}|AGE-SECRET-KEY-1[A-Z0-9]{30,}|[ps]k\.eyJ[\w-]{20,}"
 KEYS += r"|ya29\.[\w-]{30,}|GOCSPX-[\w-]{20,}|[rs]k_(?:live|test)_\w{16,}|npm_\w{36}|pypi-[\w-]{50,}"
 KEYS += r"|hooks\.slack\.com/services/[\w/]{20,}|SG\.[\w-]{16,}\.[\w-]{16,}|vk1\.a\.[\w-]{40,}|AQVN[\w-]{35,}|y[0-3]_[\w-]{50,}|\d{8,10}:AA[\w-]{32,}"
 KEYS += r"|(?<![\w-])eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})"

@@ -25,6 +25,7 @@ from gemma_colab.data.looking import AS_READ, BESIDE, beside, fingerprint, repla
 from gemma_colab.data.personal import mask, numbered, own_contacts, redact
 
 DROPPED = "(dropped)"
+LONG_WORD = 64
 LOG_COLUMNS = ["step", "row", "line", "field", "before", "after"]
 SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u3000]")  # all kinds of them but the plain one
 GAP = re.compile(r"\S(?: {3,}|\t)\S")  # between columns
@@ -143,6 +144,8 @@ def near_duplicates(context: CheckContext) -> list[Finding]:
 def _adds_only(one: dict[str, str], other: dict[str, str]) -> bool:
     words, its = (Counter(normalize(" ".join(fields.values())).split()) for fields in (one, other))
     fewer, more = sorted((words - its, its - words), key=Counter.total)
+    if max(map(len, fewer | more), default=0) > LONG_WORD:  # no word, and each of its beginnings would be kept
+        return False
     # Other endings of one word have at least four letters and three fifths of each before them. These are looked up, not compared.
     begins = {word: range(max(4, -(-3 * len(word) // 5)), len(word) + 1) for word in fewer | more}
     sizes = {some.start for some in begins.values()}

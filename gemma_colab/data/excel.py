@@ -50,7 +50,7 @@ def read_excel(stream: io.BufferedIOBase, sheet: str | int, name: str, fits: Cal
     if not pages:
         what = f"{name} has no sheet of cells that can be read here (it may hold charts alone, or be saved as Strict Open XML)"
         raise DatasetError(f"{what}; save it as a usual Excel workbook (.xlsx) with the rows in a sheet")
-    title = dict(enumerate(pages)).get(sheet, sheet)
+    title = str(sheet) if str(sheet) in pages and sheet != 0 else dict(enumerate(pages)).get(sheet, sheet)
     if title not in pages:
         there = f"{listed(pages)} (numbers count from 0)"
         raise DatasetError(f"{name} has no sheet {sheet!r}; it has {there}; name one as sheet= (on the command line: --sheet)")
@@ -58,12 +58,12 @@ def read_excel(stream: io.BufferedIOBase, sheet: str | int, name: str, fits: Cal
     texts = book.package.find(SHARED_STRINGS)
     with book.archive.open(texts.PartName[1:]) if texts else io.BytesIO(b"<sst/>") as part:
         book.shared_strings = [_joined(item) for item in _elements(part, fits, "si")]
-    others = f" (other sheets: {listed(other for other in pages if other != title)})" * (len(pages) > 1)
     remedy, notes = "name each column in the header row, or delete the cells beyond it", {}
-    if hidden := [other for out_of_sight, other, _ in found if out_of_sight and other != title]:
-        notes[f"hidden sheets, which were not read: {listed(hidden)}"] = []
+    for out_of_sight, what in enumerate(("other sheets", "hidden sheets")):
+        if others := [other for hidden, other, _ in found if hidden == out_of_sight and other != title]:
+            notes[f"{what}, which were not read: {listed(others)}"] = []
     name = f"{name}, sheet {title!r}"
-    return table(_rows(book, pages[title], name, notes, fits), name, ["Excel", f"sheet {title!r}{others}"], "row", remedy, notes)
+    return table(_rows(book, pages[title], name, notes, fits), name, ["Excel", f"sheet {title!r}"], "row", remedy, notes)
 
 
 def _elements(part: Any, fits: Callable[[float], None], *names: str) -> Iterator[Any]:

@@ -20,11 +20,11 @@ EMAIL = re.compile(
 )
 # 15, 16, 18 or 19 digits, also grouped; 13 and 14 are bar codes and parcels, 0.2679491924311228 a number, AB-4111... an article.
 CARD = re.compile(
-    r"(?:(?<!\w)(?<!\w-)|(?<=(?i:visa|card|stro|amex|npay|арт[аыеу])[_-])|(?<=(?i:\bмир|\bmir)[_-]))(?<!\d[.,])(?:3[47]\d{13}|[2-6]\d{15}(?:\d{2,3})?"
-    r"|[2-6]\d{3} ?([ .-]) ?\d{4} ?\1 ?\d{4} ?\1 ?\d{4}(?: ?\1 ?\d{3})?|3[47]\d\d ?([ .-]) ?\d{6} ?\2 ?\d{5})(?!\w|-\d(?!\d[/.]\d\d))"
+    r"(?:(?<!\w)(?<!\w-)|(?<=(?i:visa|card|stro|amex|npay|арт[аыеу])[_-])|(?<=(?i:visa|card|stro|amex|npay|арт[аыеу]))|(?<=(?i:\bмир|\bmir)[_-]))(?<!\d[.,])(?:3[47]\d{13}|[2-6]\d{15}(?:\d{2,3})?"
+    r"|[2-6]\d{3} ?([ ._-]) ?\d{4} ?\1 ?\d{4} ?\1 ?\d{4}(?: ?\1 ?\d{3})?|3[47]\d\d ?([ ._-]) ?\d{6} ?\2 ?\d{5})(?![\da-zA-Z_]|-\d(?!\d[/.]\d\d))"
 )
 IBAN = re.compile(  # small letters in one piece, or without any among the later groups: else words behind it would be its own
-    r"(?<![^\W_])(?=(?P<it>[A-Za-z]{2}\d{2}(?:(?:[ -]{0,2}[A-Z0-9]{4}){2,7}(?:[ -]{0,2}[A-Z0-9]{1,3})?"
+    r"(?:(?<![^\W_])|(?<=(?i:iban)))(?=(?P<it>[A-Za-z]{2}\d{2}(?:(?:[ -]{0,2}[A-Z0-9]{4}){2,7}(?:[ -]{0,2}[A-Z0-9]{1,3})?"
     r"|[a-z0-9]{11,30}| ?[a-z0-9]{4}(?: ?\d{4}){2,6}(?: ?\d{1,3})?)(?![^\W_])))"
 )
 PASSPORT = re.compile(r"(?i)(?:паспорт|passport)\D{0,40}(?P<it>\d{2} ?\d{2}[ ,№-]{0,6}(?:номер[ :№]{0,3})?\d{6})\b")
@@ -53,6 +53,7 @@ CALL = re.compile(r"(?i)\bтел\b|телефон|\bмоб|звон|whats|viber|
 NAMED = re.compile(r"(?i)(?:\b|_)(?:тел(?:ефон\w*)?|моб|tel|\w*phone|mobile|whatsapp|viber(?::\S+r)?)(?:s|_?n\w+)?\d?\W{,3}=\s*$")
 NEXT = re.compile(r"^(?:[,/](?=\d)|\s*\+\s*(?=[^\W\d_]{2})|\.(?=[A-Z][a-z\s']|[A-Za-z]{6}))")  # another, + WhatsApp, a sentence
 ELEVEN = re.compile(r"(?<!\d)[78]\d{10}(?!\d)")  # also in user_79123456789
+GLUED = re.compile(rf"(?i)(?:\bтел|\bмоб|\btel|phone)(?P<it>{ELEVEN.pattern})")
 PIECE = re.compile(r"(?s).{1,9999}(?:[\t\n,;|]|[^\W\d_]\s|\s(?=\+|\d{11})|\Z)|.{1,9999}")  # the matcher has 65,535 tries
 CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
 GAP = r"(?:\\[nr]|[\s>|\"'#,*])"  # between the lines of a key: they may be indented, quoted, or escaped as in JSON
@@ -72,7 +73,7 @@ def _digits(match: re.Match) -> str:
 
 def _as_long_as_valid(said: str, valid: Callable[[str], bool]) -> int:
     """Return how many signs of a number are valid, 0 if none are: behind a space, something else may have begun."""
-    ends = [len(said), *[gap.start() for gap in re.finditer("[ .-]+", said)][::-1]]
+    ends = [len(said), *[gap.start() for gap in re.finditer("[ ._-]+", said)][::-1]]
     return next((end for end in ends if valid(said[:end])), 0)
 
 
@@ -93,7 +94,7 @@ KINDS = {
     "key": ("[ключ]", "[key]", KEY, bool),
     "e-mail": ("[почта]", "[e-mail]", EMAIL, bool),
     "iban": ("[счёт]", "[account]", IBAN, lambda said: iban.is_valid(said, check_country=False)),
-    "card": ("[карта]", "[card]", CARD, lambda said: len(digits := re.sub("[ .-]", "", said)) > 14 and luhn.is_valid(digits)),
+    "card": ("[карта]", "[card]", CARD, lambda said: len(digits := re.sub("[ ._-]", "", said)) > 14 and luhn.is_valid(digits)),
     "snils": ("[СНИЛС]", "[SNILS]", SNILS, _is_snils),
     "passport": ("[паспорт]", "[passport]", PASSPORT, bool),
     "inn": ("[ИНН]", "[INN]", INN, lambda match: inn.is_valid(match["it"])),
@@ -101,7 +102,7 @@ KINDS = {
     "phone": ("[телефон]", "[phone]", None, bool),  # found by the phonenumbers library
 }
 # What Excel and Word put for a space or a hyphen, and what is not seen: found as those are.
-BLANKS, HYPHENS = re.compile("[\t\xa0\xad\u2000-\u200d\u202f\u2060\u3000\ufeff]"), re.compile("[\u2010-\u2015\u2212]")
+BLANKS, HYPHENS = re.compile("[\t\xa0\xad\u2000-\u200d\u202f\u2060\u3000\ufeff]|(?<=\\d)\n(?=\\d)"), re.compile("[\u2010-\u2015\u2212]")
 MASKS = frozenset(word for russian, english, *_ in KINDS.values() for word in (russian, english))
 
 
@@ -120,6 +121,7 @@ def personal_data(text: str, regions: tuple[str, ...] = ("RU",)) -> list[tuple[s
     pieces = (p for p in PIECE.finditer(signs) if re.search(r"\d(?:\D{0,4}\d){8}", p[0]))  # the matcher is slow
     phones = ((p.start() + m.start, m) for p in pieces for land in regions for m in phonenumbers.PhoneNumberMatcher(p[0], land))
     matches += [(kind, at, at + len(m.raw_string)) for at, m in phones if (kind := _phone(m, signs, at))]
+    matches += [("phone", *match.span("it")) for match in GLUED.finditer(text)]
     found, taken = [], bytearray(len(text))
     for kind, start, end in matches:
         if taken.find(1, start, end) < 0:
@@ -226,4 +228,4 @@ def redact(value: Any) -> Any:
     if isinstance(value, str):
         return replaced(value, hidden(value))
     whole = int(value) if isinstance(value, float) and value.is_integer() else value  # as pandas has it beside an empty cell
-    return redact(str(whole)) if type(whole) is int and hidden(str(whole)) else value
+    return redact(str(whole)) if type(whole) is int and abs(whole) >= 10**8 and hidden(str(whole)) else value

@@ -65,6 +65,8 @@ class Report:
         if unknown := sorted(accept - FINDINGS):
             raise SettingsError(f"accept={unknown[0]!r} is not a finding; choose from {', '.join(sorted(FINDINGS))}")
         for f in findings:
+            if f.check != "own contacts":  # an advice may quote answers
+                f = replace(f, what_to_do=redact(f.what_to_do))
             told = {"severity": "I", "what_to_do": f"accepted by you ({f.severity}): {f.what_to_do}"}
             more.append(replace(f, **told) if f.check in accept and f.severity != "I" else f)
         return replace(self, findings=sorted([*self.findings, *more], key=lambda f: "EWI".index(f.severity)))

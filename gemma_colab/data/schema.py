@@ -11,7 +11,7 @@ import json
 import re
 import reprlib
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,6 +84,7 @@ class Records:
     table: bool = False  # all records have the same columns, and None and NaN are empty cells
     header: str = ""  # why the names of the columns seem to be none, and what to do
     notes: dict[str, list[int]] = field(default_factory=dict)  # what was left out or taken for something -> the lines it is about
+    columns: Collection[str] = ()  # of a header
 
 
 @dataclass(eq=False)

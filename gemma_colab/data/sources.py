@@ -197,7 +197,7 @@ def _size(value: Any) -> int:
     """Return about how many bytes of memory a record takes, at least."""
     value = value.content if isinstance(value, BadRow) else value
     value = [*value.values()] if isinstance(value, dict) else value
-    return 8 + (len(value) if isinstance(value, (str, bytes)) else sum(map(_size, value)) if isinstance(value, list) else 0)
+    return 8 + (len(value) if isinstance(value, (str, bytes)) else sum(map(_size, value)) if isinstance(value, list) else 28)
 
 
 def _open_file(path: Path, name: str, sheet: str | int, stack: contextlib.ExitStack) -> Records:
@@ -338,6 +338,9 @@ def _open_folder(path: Path, name: str, split: str, stack: contextlib.ExitStack)
         for file in files:
             with plain_words(its := f"{name}, {file.name}"), contextlib.ExitStack() as until:
                 one = first if file == files[0] else _open_file(file, its, 0, until)
+                if one.columns and not {*one.columns} & {*first.columns}:  # its first row would be lost
+                    what = f"its first line is {listed(one.columns)}, and {files[0].name} has other columns"
+                    raise DatasetError(f"{its}: {what}; give every file the same header")
                 yield from (record for _, record in one.records)
                 notes.update(one.notes)
 

@@ -4,11 +4,12 @@ import json
 import math
 import random
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from gemma_colab.core.errors import DatasetError, SettingsError
 from gemma_colab.core.rows import Row
@@ -127,9 +128,14 @@ def group_rows(
     return found, why
 
 
+def _known_by(name: Any) -> str:
+    """What the spellings of one customer have in common: neither capitals nor blanks make another one."""
+    return " ".join(unicodedata.normalize("NFKC", str(name)).casefold().split())
+
+
 def related(context: CheckContext, near: float, *, groups: str | None = None, long_answer: int = 60, shared_words: int = 13):
     """Return reason -> pairs of rows: of the same conversation or group, and alike in question or in (long) answer."""
-    keys = [[(key, row[key]) for key in ("conversation", groups) if row.get(key) is not None] for row in context.rows]
+    keys = [[(key, _known_by(row[key])) for key in ("conversation", groups) if row.get(key) is not None] for row in context.rows]
     said = []
     for text in context.answers:
         with suppress(ValueError, RecursionError):

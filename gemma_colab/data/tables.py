@@ -68,7 +68,7 @@ def table(
 
     details += [f"header in {unit} {line}, under a title"] * bool(above)
     titles = [cells for _, cells in first[:above]]
-    return Records(records(columns), details, unit, table=True, notes=notes, header=doubt)
+    return Records(records(columns), details, unit, table=True, notes=notes, header=doubt, columns=columns)
 
 
 def _named(header: list[str]) -> list[str]:

@@ -176,12 +176,13 @@ def _save_logs(logs: dict[str, Any], workspace: Workspace, folder: str, original
 
 def _redacted(line: dict[str, Any]) -> dict[str, Any]:
     """A line of a log as it is saved."""
-    new = redact(line)
-    with suppress(ValueError, TypeError, KeyError):  # a row that was left out is there as JSON
-        row = json.loads(line["before"])
-        shown = {key: redact(row[key]) for key in row if key != AS_READ}
-        new["before"] = json.dumps(shown, ensure_ascii=False) if row != row | shown else line["before"]
-    return new if new == line else new | {"redacted": True}
+    if not line.get("field"):
+        with suppress(ValueError, TypeError, KeyError):  # a row that was left out is there as JSON
+            row = {key: value for key, value in json.loads(line["before"]).items() if key != AS_READ}
+            line = line | {"before": json.dumps(row, ensure_ascii=False)}
+            new = redact(line) | {"before": json.dumps(redact(row), ensure_ascii=False)}
+            return new if new == line else new | {"redacted": True}
+    return line if (new := redact(line)) == line else new | {"redacted": True}
 
 
 def ensure_rows(workspace: Workspace) -> dict[str, list[Row]]:

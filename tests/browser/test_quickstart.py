@@ -90,9 +90,11 @@ def test_two_cells_and_run_all_end_with_an_own_model(analyst, support_rows, tmp_
     cost = notebook.output(cell_of(sources, "= trial_run(")).last.inner_text()
     assert re.search(r"memory: \d+\.\d GiB .*\ntime: about \d+\.\d minutes", cost)
     shows(notebook.output(cell_of(sources, "ChatPanel(")), "tuned")
-    shows(notebook.output(last), str(work.path / "adapter"))
+    home = cell_of(sources, "take_home(")
+    shows(notebook.output(home), str(work.path / "adapter"))
+    shows(notebook.output(last), "Only a merged model")
     assert "there is nothing to count" in notebook.output(cell_of(sources, "mixed_up")).first.inner_text()
-    for name, cell in {"columns": file_cell, "answers": answers_cell, "home": last}.items():
+    for name, cell in {"columns": file_cell, "answers": answers_cell, "home": home}.items():
         screenshot(notebook.cells.nth(cell), f"quickstart_{name}", tmp_path, 900_000)
 
 

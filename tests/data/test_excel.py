@@ -220,7 +220,7 @@ def test_what_is_hidden_is_told_and_the_first_sheet_that_is_seen_is_read(tmp_pat
     book.create_chartsheet("chart", 0)
     book.save(tmp_path / "a.xlsx")
     source = read_rows(tmp_path / "a.xlsx")
-    assert source.details == "Excel, sheet 'new' (other sheets: 'old')"
+    assert source.details == "Excel, sheet 'new'"
     assert source.notes == (
         "hidden sheets, which were not read: 'old'",
         "hidden columns, which were read all the same: 'C'",

@@ -56,7 +56,19 @@ FOUND = [
     ("key", "-----BEGIN RSA PRIVATE KEY-----\nMII", "-----BEGIN RSA PRIVATE KEY-----\nMII"),
     ("key", "база postgres://shop:S3cret.pw@db.firm.ru/orders", "postgres://shop:S3cret.pw"),
     ("key", "see https://anna:hunter2@firm.example:8080/x", "https://anna:hunter2"),
+    ("card", "карта4111111111111111", "4111111111111111"),
+    ("card", "4111111111111111руб", "4111111111111111"),
+    ("card", "4111_1111_1111_1111", "4111_1111_1111_1111"),
+    ("card", "Карта 4111 1111\n1111 1111, да", "4111 1111\n1111 1111"),
+    ("iban", "IBANDE89370400440532013000", "DE89370400440532013000"),
+    ("iban", "DE89 3704 0044\n0532 0130 00", "DE89 3704 0044\n0532 0130 00"),
+    ("phone", "тел89123456789", "89123456789"),
 ]
+MORE_KEYS = ["nvapi-" + "a1B2" * 12, "dapi" + "0a" * 16, "ATATT3" + "xF" * 20, "figd_" + "aB" * 15, "sbp_" + "0a" * 20, "sntrys_" + "eyJ" * 12]
+MORE_KEYS += ["PMAK-" + "0a" * 15, "sq0atp-" + "aB" * 11, "xkeysib-" + "0a" * 32, "pcsk_" + "aB" * 20, "lsv2_pt_" + "0a" * 16, "tvly-" + "aB" * 15]
+MORE_KEYS += ["glsa_" + "aB" * 16, "dp.pt." + "aB" * 20, "pat-na1-" + "0a" * 16, "shpss_" + "0a" * 16, "EAACEd" + "aB" * 30]
+MORE_KEYS += ["t1.9eue" + "l" * 20 + "." + "aB" * 40, "AGE-SECRET-KEY-1" + "Q1" * 29, "sk.eyJ" + "aB" * 20]
+FOUND += [("key", f"ключ {key}", key) for key in MORE_KEYS]
 
 
 @pytest.mark.parametrize(("kind", "text", "piece"), FOUND)

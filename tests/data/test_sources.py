@@ -78,6 +78,15 @@ def test_the_csv_files_of_a_folder_are_read_as_one_alone_is(tmp_path):
     assert [row["messages"][1]["content"] for row in folder] == ["None", "nan", "2026-01-02"]
 
 
+def test_a_csv_file_without_the_header_of_the_others_costs_no_row_in_silence(tmp_path):
+    (tmp_path / "a.csv").write_text("question,answer\nQ,A\n")
+    (tmp_path / "b.csv").write_text("Когда привезут?,Завтра\n")
+    with pytest.raises(DatasetError, match=r"b\.csv: its first line is 'Когда привезут\?', 'Завтра', and a\.csv has other columns; give every"):
+        read_rows(tmp_path)
+    (tmp_path / "b.csv").write_text("answer,question,more\nB,Q2,x\n")  # another order, and a column more
+    assert [[turn["content"] for turn in row["messages"]] for row in read_rows(tmp_path).rows] == [["Q", "A"], ["Q2", "B"]]
+
+
 def test_a_row_of_a_folders_csv_that_is_too_long_is_not_shifted(tmp_path):
     (tmp_path / "train.csv").write_text("id,question,answer\n1,How do I return it?,Within 14 days.,web\n2,And later?,No.\n")
     found = read_rows(tmp_path, on_bad="aside")

@@ -376,3 +376,12 @@ def test_what_is_missing_is_taken_from_train():
     for wrong in ({"train": [A], "dev": [B]}, {"test": [A]}):
         with pytest.raises(SettingsError, match="is wrong or missing; name them train, validation, test"):
             split_rows(wrong)
+
+
+def test_a_customer_is_one_however_the_name_is_typed():
+    names = ["Анна К.", "Анна К. ", "анна  к.", "Анна\u00a0К."]
+    rows = [to_messages({"instruction": f"{word * 12}?", "output": f"{word * 15}!"}) for word in "абвгдежзиклмнопрстуфхцчшщэюя"]
+    rows = [row | {"conversation": names[i % 4] if i < 8 else f"{i}"} for i, row in enumerate(rows)]
+    for seed in range(5):
+        parts = split_rows(rows, seed=seed)[0].values()
+        assert sum(any(row["conversation"] in names for row in part) for part in parts) == 1

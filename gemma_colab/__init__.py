@@ -15,15 +15,11 @@ plugs["score_answers_only"] = "gemma_colab.training.guard"
 __all__, __getattr__, __dir__ = door(
     __name__,
     {
-        "open_workspace": "gemma_colab.core.workspace",
-        "samples": "gemma_colab.core.workspace",
-        "settle_in": "gemma_colab.model.lent",
-        "describe_machine": "gemma_colab.model.lent",
-        "pick_dtype": "gemma_colab.core.machine",
-        "preflight": "gemma_colab.model.preflight",
-        "stack_versions": "gemma_colab.model.libraries",
-        "quiet_libraries": "gemma_colab.model.libraries",
-        "GemmaColabError": "gemma_colab.core.errors",
-        "BlockedError": "gemma_colab.core.errors",
+        "gemma_colab.core.workspace": "open_workspace samples",
+        "gemma_colab.model.lent": "settle_in describe_machine",
+        "gemma_colab.core.machine": "pick_dtype",
+        "gemma_colab.model.preflight": "preflight",
+        "gemma_colab.model.libraries": "stack_versions quiet_libraries",
+        "gemma_colab.core.errors": "GemmaColabError BlockedError",
     },
 )

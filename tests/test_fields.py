@@ -47,10 +47,18 @@ def read_rules(language: str) -> dict[str, str]:
         ("", None),
         ('["a"]', None),
         ("{" * 5000, None),
+        ('{"a":' * 30 + "[1" + ',"b"' * 9, None),  # each is read up to the end: no more than twenty
     ],
 )
 def test_the_first_whole_object_is_read(text, found):
     assert first_object(text) == found
+
+
+def test_a_text_of_many_brackets_is_not_read_from_each(monkeypatch):
+    read, begun = json.JSONDecoder.raw_decode, []
+    monkeypatch.setattr(json.JSONDecoder, "raw_decode", lambda *a, **k: begun.append(1) or read(*a, **k))
+    assert first_object('{"a":' * 900 + "[1" + ",1" * 99) is None
+    assert len(begun) == 20
 
 
 def test_a_form_is_found_where_all_answers_share_one():

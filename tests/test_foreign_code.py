@@ -183,6 +183,15 @@ def test_a_config_can_not_name_other_weights(file, strange, monkeypatch):
             load(folder)
 
 
+def test_a_config_whose_tokens_see_those_behind_them_is_refused(strange):
+    folder = strange("config.json", use_bidirectional_attention=True)  # all losses would mean nothing
+    for load in (lambda name: load_model(name, torch.float32), config_of):
+        with pytest.raises(
+            ModelError, match="use_bidirectional_attention=True: its tokens see those behind them, so it can't write"
+        ):
+            load(folder)
+
+
 @pytest.mark.parametrize(
     "fields", [{"gguf_file": "vocab.gguf"}, {"split_special_tokens": True}, {"tokenizer_class": "BertTokenizer"}], ids=str
 )

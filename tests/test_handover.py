@@ -325,10 +325,13 @@ def test_a_process_is_killed_and_what_it_leaves_goes_on(workspace, tmp_path, sup
     assert len(losses[0]) == 18
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
     whose = {"file": "support_ru.jsonl", "sample": True}
+    monkeypatch.chdir(tmp_path)  # where somebody has a module of a usual name
+    Path("json.py").write_text("open('it_ran', 'w')")
     left = killed_run({"train": support_rows[:24]}, whose, chosen, settings, lora)
     assert saved_source(left) == whose
     said = capfd.readouterr().out
     assert "The second process ended by itself: " in said
+    assert not Path("it_ran").exists()
     assert "validation" in said
     assert not left.has("checkpoints")
 

@@ -13,7 +13,7 @@ from gemma_colab.core.errors import BlockedError, SettingsError
 from gemma_colab.core.rows import answer, to_messages
 from gemma_colab.core.workspace import private
 from gemma_colab.data.cleaning import clean, summarize, undo
-from gemma_colab.data.looking import question
+from gemma_colab.data.looking import AS_READ, question
 from gemma_colab.data.reading import read_rows
 from gemma_colab.data.report import check_rows
 from gemma_colab.handover.rows import prepare_rows, save_rows
@@ -167,7 +167,9 @@ def test_what_a_workspace_writes_is_its_owners_from_the_first_byte(workspace, mo
 def test_a_text_that_is_json_is_masked_whole(workspace, tmp_path):
     answers = ['{"ivan.petrov@mail.ru": "VIP", "+7 912 345-67-89": "Иван"}', '{"card": "4111 1111 1111 1111", "card": "нет"}']
     answers += [f"Ответ номер {n} о доставке {'абвгдежзиклмнопрстуфх'[n]}" for n in range(20)]
-    rows = [{"instruction": f"Вопрос о заказе {'абвгдежзиклмнопрстуфхцч'[n] * 9}", "output": text} for n, text in enumerate(answers)]
+    rows = [
+        {"instruction": f"Вопрос о заказе {'абвгдежзиклмнопрстуфхцч'[n] * 9}", "output": text} for n, text in enumerate(answers)
+    ]
     path = tmp_path / "rows.json"
     path.write_text(json.dumps(rows))
     prepare_rows(path, workspace, also=["mask_personal_data"])
@@ -177,18 +179,27 @@ def test_a_text_that_is_json_is_masked_whole(workspace, tmp_path):
 
 
 def test_no_log_holds_the_checksum_of_texts_that_were_masked(workspace, tmp_path):
-    rows = [{"instruction": f"Где мой заказ {'абвгдежзиклмнопрстуфхцч'[n // 2] * 9}?", "output": f"Звоните +7 912 345-67-{n // 2 + 10}"} for n in range(46)]
+    rows = [
+        {
+            "instruction": f"Где мой заказ {'абвгдежзиклмнопрстуфхцч'[n // 2] * 9}?",
+            "output": f"Звоните +7 912 345-67-{n // 2 + 10}",
+        }
+        for n in range(46)
+    ]
     path = tmp_path / "rows.json"
     path.write_text(json.dumps(rows))
     prepare_rows(path, workspace, also=["mask_personal_data"])
     dropped = [line for line in workspace.read_jsonl("rows/cleaning_log.jsonl") if line["step"] == "drop_exact_duplicates"]
     assert len(dropped) == 23
-    assert all(json.loads(line["before"]).keys() == {"messages", "line"} for line in dropped)
+    assert not any(AS_READ in json.loads(line["before"]) for line in dropped)
     assert not any("redacted" in line for line in dropped)
 
 
 def test_an_advice_quotes_no_contact():
-    rows = [to_messages({"instruction": f"Как вас найти, {n}?", "output": "Пишите {{ivan.petrov@mail.ru}} или {8 912 345-67-89}"}) for n in range(4)]
+    rows = [
+        to_messages({"instruction": f"Как вас найти, {n}?", "output": "Пишите {{ivan.petrov@mail.ru}} или {8 912 345-67-89}"})
+        for n in range(4)
+    ]
     report = check_rows(rows)
     assert "placeholder in use" in {finding.check for finding in report.findings}
     assert not re.findall(r"ivan\.petrov|345-67-89\}: fine", f"{report}{report.page().data}{report.to_dict()}".replace("{{", ""))

@@ -549,8 +549,18 @@ def test_sheets(tmp_path):
         path, sheet="Архы"
     )
     assert "has no sheet 2" in refusal(path, sheet=2)
-    path = sheet_of(tmp_path, ["Вопрос", "Ответ"], ["a", "b"], **{"2": [["Вопрос", "Ответ"], ["c", "d"]], "2024": [["Вопрос", "Ответ"], ["e", "f"]]})
-    assert [plain(path, sheet=sheet) for sheet in (0, 1, 2, 2024)] == [[pair("a", "b")], [pair("c", "d")], [pair("c", "d")], [pair("e", "f")]]
+    path = sheet_of(
+        tmp_path,
+        ["Вопрос", "Ответ"],
+        ["a", "b"],
+        **{"2": [["Вопрос", "Ответ"], ["c", "d"]], "2024": [["Вопрос", "Ответ"], ["e", "f"]]},
+    )
+    assert [plain(path, sheet=sheet) for sheet in (0, 1, 2, 2024)] == [
+        [pair("a", "b")],
+        [pair("c", "d")],
+        [pair("c", "d")],
+        [pair("e", "f")],
+    ]
 
 
 def test_a_title_above_the_header(tmp_path):

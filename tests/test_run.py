@@ -245,15 +245,17 @@ def test_a_program_in_a_checkpoint_is_not_run_and_torchs_advice_to_run_it_not_pa
     assert not (tmp_path / "it_ran").exists()
 
 
-@pytest.mark.parametrize("kind", ["short", "unfolded"])
+@pytest.mark.parametrize("kind", ["short", "unfolded", "a number more"])
 def test_an_optimizer_of_other_sizes_is_refused(go, folder, kind):
-    """torch writes beyond what is shorter than its weight, and unfolds what says that it repeats itself."""
+    """torch writes beyond what is shorter than its weight, or says that it repeats itself; a long text makes the file as large as it says."""
     go(at={5: interrupt})
     file, mark = folder / "checkpoint-5" / "optimizer.pt", folder / "checkpoint-5" / MARK
     state = torch.load(file, weights_only=True)
     for kept in state["state"].values():
-        kept["exp_avg"] = torch.full((4,), 1.0) if kind == "short" else torch.zeros(1).expand(kept["exp_avg"].shape)
-    torch.save(state, file)
+        odd = {"short": torch.full((4,), 1.0), "unfolded": torch.zeros(1).expand(kept["exp_avg"].shape)}.get(kind)
+        kept |= {"max_exp_avg_sq": torch.zeros(4)} if odd is None else {"exp_avg": odd}
+    state["param_groups"][0]["amsgrad"] = kind == "a number more"
+    torch.save(state | {"pad": "x" * file.stat().st_size}, file)
     sizes = json.loads(mark.read_text())
     sizes["files"]["optimizer.pt"] = file.stat().st_size
     mark.write_text(json.dumps(sizes))

@@ -102,6 +102,7 @@ TEMPLATES = {
     "compared for each turn": "{% for m in messages if m.content in messages[0].content %}x{% endfor %}",
     "the same text for each turn": "{% set t = messages[0].content %}{% for m in messages %}{{ t }}{% endfor %}",
     "and perhaps another": "{% set t = messages[0].content %}{% for m in messages %}{% if 0 %}{% set t = 1 %}{% endif %}{{ t }}{% endfor %}",
+    "the question again and again": "{{ messages[0].content }}" * 65,
     "block": "{% block get %}{{ self.get() }}{{ self.get() }}{% endblock %}",
     "not whole": "{% for",
 }

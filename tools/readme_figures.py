@@ -96,7 +96,7 @@ def main() -> int:
         blocks = {"tiny quickstart": contest(summary["quickstart"]), "tiny lessons": contest(summary), "tiny cost": cost(summary)}
         fill(ROOT / "data_samples" / "README.md", blocks)
     history = json.loads((real / "quickstart" / "training.json").read_text())["log_history"]
-    ax = loss_curve(history_table(history), title="Gemma 3 270M on the tickets: loss, on a logarithmic scale")
+    ax = loss_curve(history_table(history), title="Gemma 3 270M on the orders: loss, on a logarithmic scale")
     losses = history_table(history)[["loss", "eval_loss"]].stack()
     ax.set(
         yscale="log", ylim=(0.8 * losses.min(), 1.2 * losses.max())

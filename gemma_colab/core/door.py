@@ -11,9 +11,10 @@ def plugged(name: str):
     return getattr(import_module(plugs[name]), name)
 
 
-def door(package: str, names: dict[str, str]):
+def door(package: str, modules: dict[str, str]):
     """`__all__`, `__getattr__` and `__dir__` of a package that imports nothing before it is used, so that a room whose modules need
-    torch can be looked at without it. names: public name -> the module that defines it."""
+    torch can be looked at without it. modules: module -> the public names that it defines."""
+    names = {name: module for module, its in modules.items() for name in its.split()}
 
     def __getattr__(name: str):
         if name not in names:

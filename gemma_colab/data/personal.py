@@ -102,7 +102,10 @@ KINDS = {
     "phone": ("[телефон]", "[phone]", None, bool),  # found by the phonenumbers library
 }
 # What Excel and Word put for a space or a hyphen, and what is not seen: found as those are.
-BLANKS, HYPHENS = re.compile("[\t\xa0\xad\u2000-\u200d\u202f\u2060\u3000\ufeff]|(?<=\\d)\n(?=\\d)"), re.compile("[\u2010-\u2015\u2212]")
+BLANKS, HYPHENS = (
+    re.compile("[\t\xa0\xad\u2000-\u200d\u202f\u2060\u3000\ufeff]|(?<=\\d)\n(?=\\d)"),
+    re.compile("[\u2010-\u2015\u2212]"),
+)
 MASKS = frozenset(word for russian, english, *_ in KINDS.values() for word in (russian, english))
 
 

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 
 import pandas as pd
 from jsonschema.validators import validator_for
@@ -21,7 +22,7 @@ TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", type(N
 def first_object(text: str) -> dict | None:
     """Return the first whole JSON object in a text, or None. A model that talks on behind its answer is read fairly so."""
     decoder = json.JSONDecoder()
-    for brace in re.finditer(r"\{", text):
+    for brace in islice(re.finditer(r"\{", text), 20):  # each may be read up to the end
         try:
             return decoder.raw_decode(text, brace.start())[0]
         except (ValueError, RecursionError):

@@ -10,15 +10,13 @@ from gemma_colab.core.door import door
 __all__, __getattr__, __dir__ = door(
     __name__,
     {
-        "export_workspace": "gemma_colab.handover.export",
-        "take_home": "gemma_colab.handover.take_home",
-        "exported": "gemma_colab.export.record",
-        "save_adapter": "gemma_colab.export.adapter",
-        "load_adapter": "gemma_colab.export.adapter",
-        "merge": "gemma_colab.export.merged",
-        "write_ollama": "gemma_colab.export.ollama",
-        "write_gguf": "gemma_colab.export.gguf",
-        "check_gguf": "gemma_colab.export.gguf",
-        "push": "gemma_colab.export.hub",
+        "gemma_colab.handover.export": "export_workspace",
+        "gemma_colab.handover.take_home": "take_home",
+        "gemma_colab.export.record": "exported",
+        "gemma_colab.export.adapter": "save_adapter load_adapter",
+        "gemma_colab.export.merged": "merge",
+        "gemma_colab.export.ollama": "write_ollama",
+        "gemma_colab.export.gguf": "write_gguf check_gguf",
+        "gemma_colab.export.hub": "push",
     },
 )

@@ -26,7 +26,7 @@ def killed_run(rows: dict[str, list[Row]], whose: dict, *settings: ModelSettings
     workspace.write_json(f"rows/{SOURCE}", UNNAMED | whose)
     for part in settings:
         part.save(workspace)
-    command = [sys.executable, "-m", "gemma_colab", "train", "--workspace", workspace.path]
+    command = [sys.executable, "-P", "-m", "gemma_colab", "train", "--workspace", workspace.path]
     bar = tqdm(desc="a second process loads the model and trains", bar_format="{desc}: {elapsed}", leave=False)
     with bar, tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         while process.poll() is None and not whole_checkpoints(workspace.path / "checkpoints"):

@@ -1,6 +1,7 @@
 """Notebook 01 in one call: read, clean, check, split and save any dataset; and the rows for a notebook that starts alone."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -65,6 +66,9 @@ def prepare_rows(
     for own in map(workspace.own, ("rows", "blocked")):
         if own in [path := Path(source).absolute().resolve(), *path.parents]:
             raise SettingsError(f"source={str(source)!r} is in {own}, which would be overwritten; copy it elsewhere first")
+    if os.path.isdir(source) and workspace.path.is_relative_to(Path(source).resolve()):
+        what = f"the folder source={str(source)!r} holds the workspace {workspace.path}, whose rows would be read as new ones"
+        raise SettingsError(f"{what}; name the file, or a workspace elsewhere")
     whose = _whose(source, workspace)
     tokenizer = tokenizer or (load_tokenizer(model) if model else None)
     max_length = max_length or (starting_point(model)[1].max_length if model else 1024)

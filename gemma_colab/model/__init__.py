@@ -10,15 +10,13 @@ from gemma_colab.core.door import door
 __all__, __getattr__, __dir__ = door(
     __name__,
     {
-        "choose_model": "gemma_colab.handover.settings",
-        "dimensions_of": "gemma_colab.core.catalog",
-        "load_tokenizer": "gemma_colab.core.chat",
-        "load_model": "gemma_colab.core.loading",
-        "quantization_config": "gemma_colab.core.loading",
-        "LoraSettings": "gemma_colab.core.settings",
-        "lora_config": "gemma_colab.core.trainer",
-        "memory_plan": "gemma_colab.model.memory",
-        "fit_table": "gemma_colab.model.planner",
-        "plan_training": "gemma_colab.model.planner",
+        "gemma_colab.handover.settings": "choose_model",
+        "gemma_colab.core.catalog": "dimensions_of",
+        "gemma_colab.core.chat": "load_tokenizer",
+        "gemma_colab.core.loading": "load_model quantization_config",
+        "gemma_colab.core.settings": "LoraSettings",
+        "gemma_colab.core.trainer": "lora_config",
+        "gemma_colab.model.memory": "memory_plan",
+        "gemma_colab.model.planner": "fit_table plan_training",
     },
 )

@@ -73,7 +73,7 @@ def _known(name: str) -> str:
 def starting_point(model_name: str) -> tuple[LoraSettings, TrainSettings]:
     """Return settings to begin with. Google and Unsloth start the real Gemma 3 at 2e-4. Measured were two: the tiny one, with a
     thousandth of the weights, needs larger steps, and many of them (it would go on learning; one pass in batches of 4 keeps `make demo`
-    short); 270M learns the tickets at 4e-4, and its validation loss is lowest after two passes (README.md, the curve)."""
+    short); 270M learns the orders at 4e-4, and its validation loss is lowest in the third pass (README.md, the curve)."""
     small = dict(per_device_train_batch_size=8, gradient_accumulation_steps=1, max_length=512, gradient_checkpointing=False)
     if model_name == "tiny-gemma3":
         small["per_device_train_batch_size"] = 4

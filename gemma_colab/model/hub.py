@@ -189,6 +189,10 @@ def check_config(name: str, said: dict) -> None:
             check_config(name, value)
         elif isinstance(size := len(value) if listed else value, int | float) and size > most:
             raise ModelError(f"{name} says {field}={size:g}, and {most} is the most of any Gemma 3; take a sound checkpoint")
+        elif field == "use_bidirectional_attention" and value:
+            raise ModelError(
+                f"{name} says {field}={value!r}: its tokens see those behind them, so it can't write; take a Gemma 3"
+            )
         elif field == "transformers_weights" or (field.endswith("attn_implementation") and "/" in str(value)):
             what = f"{name} names code or weights elsewhere, {field}={value!r}, which nothing here reads"
             raise ModelError(f"{what}; take {field} out of its config.json")
@@ -243,6 +247,8 @@ def check_template(name: str, template: str | dict[str, str]) -> None:
         spaces = [call for call in calls if getattr(call.node, "name", "") == "namespace"]
         odd += ["namespace()"] * any(call.args or len([*call.find_all(nodes.Name)]) > 1 for call in spaces)
         odd += ["filters"] * (len([f for f in filters if f.name in GROWS]) > 4)
+        written = [part for out in tree.find_all(nodes.Output) for part in out.nodes if not isinstance(part, nodes.TemplateData)]
+        odd += ["what is written"] * (len(written) > 64)  # each may be the whole question; Gemma 3's has 9
         odd += ["what multiplies or takes in"] * any(tree.find_all(MORE))
         odd += ["%"] * (any(tree.find_all(nodes.Mod)) and any("%" in str(text.value) for text in tree.find_all(nodes.Const)))
         joined = sum(max(1, len([*part.iter_child_nodes()]) - 1) for one in sets for part in one.find_all(JOINS))

@@ -11,15 +11,13 @@ from gemma_colab.core.door import door
 __all__, __getattr__, __dir__ = door(
     __name__,
     {
-        "TrainSettings": "gemma_colab.core.settings",
-        "token_lengths": "gemma_colab.model.lengths",
-        "settings_for": "gemma_colab.handover.settings",
-        "sft_config": "gemma_colab.core.trainer",
-        "compare_sets": "gemma_colab.handover.experiments",
-        "find_learning_rate": "gemma_colab.training.short",
-        "short_run": "gemma_colab.training.short",
-        "compare_runs": "gemma_colab.training.records",
-        "trial_run": "gemma_colab.training.short",
-        "train_adapter": "gemma_colab.handover.adapter",
+        "gemma_colab.core.settings": "TrainSettings",
+        "gemma_colab.model.lengths": "token_lengths",
+        "gemma_colab.handover.settings": "settings_for",
+        "gemma_colab.core.trainer": "sft_config",
+        "gemma_colab.handover.experiments": "compare_sets",
+        "gemma_colab.training.short": "find_learning_rate short_run trial_run",
+        "gemma_colab.training.records": "compare_runs",
+        "gemma_colab.handover.adapter": "train_adapter",
     },
 )

@@ -30,6 +30,8 @@ from gemma_colab.core.settings import LoraSettings, TrainSettings
 MARK = "whole.json"
 OURS = "made_by_gemma_colab.txt"  # the sign by which a folder of checkpoints is known; without it nothing in there is moved or deleted
 KEPT = 2  # the newest ones; and the best
+SHAPED = ("exp_avg", "exp_avg_sq", "state1", "state2")  # what Adam keeps for each weight, and what 8-bit Adam keeps beside it:
+BESIDE = ("step", "qmap1", "qmap2", "absmax1", "absmax2", "unorm_vec")
 # What may change between a checkpoint and the run that goes on from it: the same rows make each update.
 MAY_DIFFER = {"per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing"}
 MAY_DIFFER |= {"save_minutes", "early_stopping_patience"}
@@ -101,7 +103,9 @@ def check_state(file: Path) -> None:
             held += len(within)
             if torch.is_tensor(value) and id(value) not in known:  # 8-bit optimizers have one table for all
                 known.add(id(value))
-                held += value.numel() * value.element_size()
+                held += (takes := value.numel() * value.element_size())
+                if takes > value.untyped_storage().nbytes():  # one number in place of all: torch writes beyond it
+                    raise more
             if held > size:
                 raise more
             todo += within
@@ -217,7 +221,8 @@ class KeepCheckpoints(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
         adam = optimizer.state if optimizer is not None else {}  # as the checkpoint had it: torch writes beyond what is smaller
-        if any(kept[name].shape != w.shape for w, kept in adam.items() for name in ("exp_avg", "exp_avg_sq") if name in kept):
+        odd = any(kept[name].shape != w.shape for w, kept in adam.items() for name in kept if name in SHAPED)
+        if odd or any({*kept} - {*SHAPED, *BESIDE} for kept in adam.values()):
             raise WorkspaceError("the checkpoint's optimizer.pt is of other weights; start anew, with resume=False (no --resume)")
         self.start = self.saved = time.monotonic()
         # The adapter and Adam's two numbers for each weight, at most in float32; a tokenizer of Gemma's size.

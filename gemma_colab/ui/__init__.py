@@ -10,14 +10,11 @@ from gemma_colab.core.door import door
 __all__, __getattr__, __dir__ = door(
     __name__,
     {
-        "text_table": "gemma_colab.ui.evidence",
-        "trained_tokens": "gemma_colab.ui.evidence",
-        "comparison_table": "gemma_colab.ui.evidence",
-        "side_by_side": "gemma_colab.ui.evidence",
-        "frozen_and_trained": "gemma_colab.ui.plots",
-        "settings_panel": "gemma_colab.ui.panels",
-        "ReviewPanel": "gemma_colab.ui.review",
-        "BlindPanel": "gemma_colab.ui.blind",
-        "ChatPanel": "gemma_colab.ui.chat",
+        "gemma_colab.ui.evidence": "text_table trained_tokens comparison_table side_by_side",
+        "gemma_colab.ui.plots": "frozen_and_trained",
+        "gemma_colab.ui.panels": "settings_panel",
+        "gemma_colab.ui.review": "ReviewPanel",
+        "gemma_colab.ui.blind": "BlindPanel",
+        "gemma_colab.ui.chat": "ChatPanel",
     },
 )

@@ -64,8 +64,22 @@ FOUND = [
     ("iban", "DE89 3704 0044\n0532 0130 00", "DE89 3704 0044\n0532 0130 00"),
     ("phone", "тел89123456789", "89123456789"),
 ]
-MORE_KEYS = ["nvapi-" + "a1B2" * 12, "dapi" + "0a" * 16, "ATATT3" + "xF" * 20, "figd_" + "aB" * 15, "sbp_" + "0a" * 20, "sntrys_" + "eyJ" * 12]
-MORE_KEYS += ["PMAK-" + "0a" * 15, "sq0atp-" + "aB" * 11, "xkeysib-" + "0a" * 32, "pcsk_" + "aB" * 20, "lsv2_pt_" + "0a" * 16, "tvly-" + "aB" * 15]
+MORE_KEYS = [
+    "nvapi-" + "a1B2" * 12,
+    "dapi" + "0a" * 16,
+    "ATATT3" + "xF" * 20,
+    "figd_" + "aB" * 15,
+    "sbp_" + "0a" * 20,
+    "sntrys_" + "eyJ" * 12,
+]
+MORE_KEYS += [
+    "PMAK-" + "0a" * 15,
+    "sq0atp-" + "aB" * 11,
+    "xkeysib-" + "0a" * 32,
+    "pcsk_" + "aB" * 20,
+    "lsv2_pt_" + "0a" * 16,
+    "tvly-" + "aB" * 15,
+]
 MORE_KEYS += ["glsa_" + "aB" * 16, "dp.pt." + "aB" * 20, "pat-na1-" + "0a" * 16, "shpss_" + "0a" * 16, "EAACEd" + "aB" * 30]
 MORE_KEYS += ["t1.9eue" + "l" * 20 + "." + "aB" * 40, "AGE-SECRET-KEY-1" + "Q1" * 29, "sk.eyJ" + "aB" * 20]
 FOUND += [("key", f"ключ {key}", key) for key in MORE_KEYS]

@@ -81,7 +81,9 @@ def test_the_csv_files_of_a_folder_are_read_as_one_alone_is(tmp_path):
 def test_a_csv_file_without_the_header_of_the_others_costs_no_row_in_silence(tmp_path):
     (tmp_path / "a.csv").write_text("question,answer\nQ,A\n")
     (tmp_path / "b.csv").write_text("Когда привезут?,Завтра\n")
-    with pytest.raises(DatasetError, match=r"b\.csv: its first line is 'Когда привезут\?', 'Завтра', and a\.csv has other columns; give every"):
+    with pytest.raises(
+        DatasetError, match=r"b\.csv: its first line is 'Когда привезут\?', 'Завтра', and a\.csv has other columns; give every"
+    ):
         read_rows(tmp_path)
     (tmp_path / "b.csv").write_text("answer,question,more\nB,Q2,x\n")  # another order, and a column more
     assert [[turn["content"] for turn in row["messages"]] for row in read_rows(tmp_path).rows] == [["Q", "A"], ["Q2", "B"]]

@@ -17,7 +17,7 @@ from gemma_colab.data.splitting import leaks, split_rows
 from gemma_colab.evaluation.candidates import few_shot_turns
 from gemma_colab.evaluation.compare import compare
 from gemma_colab.evaluation.fields import first_object, json_metrics, mixed_up, most_frequent, schema_of, telling_examples
-from gemma_colab.evaluation.verdict import check_bars, verdict
+from gemma_colab.evaluation.verdict import BY_HAND, check_bars, verdict
 from gemma_colab.ui import comparison_table
 
 sys.path.insert(0, str(ROOT / "data_samples" / "build"))
@@ -193,6 +193,7 @@ def test_figures_alone_may_say_ship_it_where_bars_are_set():
     assert verdict(compared(0.97))["ship"] == "ask a reader"
     by = {"order": 0.95}
     assert verdict(compared(0.97), bars=by)["ship"] == "yes"
+    assert verdict(compared(0.97), bars=by)["next"] == [BY_HAND]
     form = compared(0.97).assign(metric="valid JSON")
     assert verdict(form, bars={"valid JSON": 0.95})["ship"] == "ask a reader"  # well-formed may be wrong
     said = verdict(compared(0.90), bars=by)

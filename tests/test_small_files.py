@@ -467,6 +467,13 @@ def test_a_folder_of_somebody_elses_is_no_workspace_whatever_is_written_first(tm
     assert {path.name for path in tmp_path.iterdir()} == {"merged"}
 
 
+def test_a_folder_that_holds_the_workspace_is_no_source(tmp_path):
+    shutil.copy(samples() / "support_en.jsonl", tmp_path)
+    prepare_rows(tmp_path, Workspace(tmp_path.with_name("elsewhere")))
+    with pytest.raises(SettingsError, match=r"holds the workspace .*, whose rows would be read as new ones; name the file"):
+        prepare_rows(tmp_path, Workspace(tmp_path / "workspace"))
+
+
 def test_what_else_lies_beside_the_report_of_a_blocked_file_stays(tmp_path):
     ours, few = Workspace(tmp_path / "ours"), tmp_path / "few.jsonl"
     few.write_text('{"instruction": "a", "output": "b"}\n')

@@ -48,6 +48,7 @@ def test_answer_loss_is_the_cross_entropy_of_the_answer_tokens(random_gemma, tok
         assert loss / tokens == pytest.approx(reference.item(), rel=1e-4)
         assert tokens == sum(label != -100 for label in row["labels"])
     assert mean_loss(ours) == pytest.approx(ours["loss"].sum() / ours["tokens"].sum())
+    assert mean_loss(pd.DataFrame({"loss": [2.0], "tokens": [1]})) == 2.0
     rows = [tokenize_row(chat, tokenizer) for chat in chats]
     limit = len(rows[0]["input_ids"]) - 5
     for row, (loss, tokens) in zip(rows, answer_losses(model, tokenizer, chats, max_length=limit).to_numpy(), strict=True):

@@ -24,6 +24,7 @@ from gemma_colab.core.errors import (
     SettingsError,
     TrainingError,
     WorkspaceError,
+    first_line,
     plain,
     say,
 )
@@ -216,6 +217,10 @@ def test_a_workspace_knows_its_version_and_makes_its_folder(tmp_path, monkeypatc
         Workspace(workspace.path)
     said = f"the workspace {workspace.path} has version 3, and this gemma_colab knows 2 at most; update gemma_colab"
     assert str(caught.value) == said
+    workspace.write_json("workspace.json", {"version": 2, "projects": {}})  # of Nx
+    with pytest.raises(WorkspaceError, match=r"workspace\.json is not what gemma_colab writes there \(it has other fields\)"):
+        Workspace(workspace.path)
+    assert first_line(ValueError("one\ntwo")) == "one"
 
 
 def test_what_is_written_is_read_to_the_letter(workspace):
@@ -770,16 +775,18 @@ def test_each_answer_of_a_conversation_is_trained_in_its_place(tokenizer):
     assert len(trained()) == len(trained(last_answer_only=True)) + len("B<end_of_turn>\n") - 3
 
 
-@pytest.mark.parametrize("role", ["user", "assistant"])
-def test_a_template_that_writes_one_role_otherwise_is_kept(tokenizer, role):
+def test_another_template_is_never_run_and_gemmas_takes_its_place_aloud(tokenizer, capsys, monkeypatch):
     own = copy.deepcopy(tokenizer)
-    own.chat_template = f"{{{{ messages | selectattr('role', 'equalto', '{role}') | list | length }}}}{tokenizer.chat_template}"
-    kept = own.chat_template
-    assert with_template(own).chat_template == kept
-    own.chat_template = f"{{# a comment #}}{tokenizer.chat_template}"
-    assert with_template(own).chat_template == tokenizer.chat_template
-    own.chat_template = None
-    assert with_template(own).chat_template == tokenizer.chat_template
+    monkeypatch.setattr(type(own), "apply_chat_template", lambda *a, **k: pytest.fail("it was run"))
+    said = "somebody/model has another chat template than Gemma 3; it is not used, Gemma 3's own takes its place.\n"
+    for other in ("{% for a in range(99999) %}{% endfor %}" + tokenizer.chat_template, {"default": "x", "tools": "y"}):
+        own.chat_template = other
+        assert with_template(own, "somebody/model").chat_template == tokenizer.chat_template
+        assert capsys.readouterr().out == said
+    for same in (None, "", "\n" + tokenizer.chat_template.replace("\n", " \n\n")):
+        own.chat_template = same
+        assert with_template(own, "somebody/model").chat_template == tokenizer.chat_template
+    assert capsys.readouterr().out == ""
 
 
 def test_a_template_that_writes_a_turn_otherwise_when_others_follow_is_refused(tokenizer):

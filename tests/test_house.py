@@ -237,7 +237,7 @@ def test_the_core_can_be_read_in_an_hour_and_the_package_is_no_larger_than_it_mu
     assert max(core.values()) <= 200, max(core, key=core.get)
     assert sum(core.values()) <= 1300
     # It shrinks: 9,000 is the goal. What was reached may not be lost again.
-    assert sum(lines(PACKAGE).values()) <= 13_580
+    assert sum(lines(PACKAGE).values()) <= 13_510
 
 
 def test_the_picture_of_the_floors_is_what_the_imports_may_do():

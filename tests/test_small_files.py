@@ -17,12 +17,6 @@ import pyarrow as pa
 import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
-from trl.chat_template_utils import (
-    gemma3_chat_template,
-    gemma3_training_chat_template,
-    gemma_chat_template,
-    gemma_training_chat_template,
-)
 
 from gemma_colab.core import workspace as workspaces
 from gemma_colab.core.catalog import dimensions_of
@@ -37,7 +31,7 @@ from gemma_colab.export.adapter import SETTINGS, check_adapter, load_adapter
 from gemma_colab.export.checkpoint import config_of
 from gemma_colab.handover.export import _plain
 from gemma_colab.handover.rows import prepare_rows
-from gemma_colab.model.hub import check_template, refuse_links, weights_mark
+from gemma_colab.model.hub import refuse_links, weights_mark
 from gemma_colab.training.checkpoints import OURS, check_ours, whole_checkpoints
 from gemma_colab.training.records import list_runs
 from gemma_colab.ui.report import write_report
@@ -66,69 +60,15 @@ def test_a_config_does_not_choose_how_attention_is_computed(monkeypatch):
     assert told["attn_implementation"] == "sdpa"
 
 
-TEMPLATES = {
-    "range": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-    "turns in turns": "{% for a in messages %}{% for b in messages %}{% for c in messages %}{% endfor %}{% endfor %}{% endfor %}",
-    "times": "{{ 'a' * 20000000000 }}",
-    "doubled in a loop": "{% set ns = namespace(x='aa') %}{% for a in messages %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
-    "doubled": "{% set x = 'aa' %}" + "{% set x = x + x %}" * 40,
-    "%": "{{ '%9999999999d' % 1 }}",
-    "format": "{{ '{:>9999999999}'.format(1) }}",
-    "filter": "{{ 'a' | center(9999999999) }}",
-    "recursive": "{% for a in messages recursive %}{{ loop(messages) }}{% endfor %}",
-    "macro": "{% macro f(x) %}{{ f(x) }}{% endmacro %}",
-    "include": "{% include '/etc/passwd' %}",
-    "chain of filters": """{% set x = ('"'""" + "|list|string" * 30 + ")|length %}",
-    "chain of one filter": """{{ '"'""" + "|tojson" * 60 + " }}",
-    "filters in a loop": "{% set ns = namespace(x='a') %}{% for a in messages %}{% set ns.x = ns.x|list|string %}{% endfor %}",
-    "indent": "{{ messages|tojson(indent=9999999999) }}",
-    "many at once": "{% set a = ['x'" + ",'x'" * 99 + "] %}" + "{% set a = [a" + ",a" * 99 + "] %}" * 3 + "{{ a }}",
-    "another's name": "{% set namespace = 'a'.center %}{{ namespace(9999999999) }}",
-    "another's name, a method's": "{% set get = 'a'.center %}{{ get(9999999999) }}",
-    "another's name in a namespace": "{% set ns = namespace(get='a'.center) %}{{ ns.get(9999999999) }}",
-    "another's name, set": "{% set ns = namespace() %}{% set ns.get = 'a'.center %}{{ ns.get(9999999999) }}",
-    "namespaces": "{% set x = namespace(a=x, b=x) %}" * 40 + "{{ x }}",
-    "a text for each of its letters": "{% for m in messages %}{% for c in m.content %}{{ m.content }}{% endfor %}{% endfor %}",
-    "and under another name": "{% for m in messages %}{% for c in m.content %}{% set x = m.content %}{{ x }}{% endfor %}{% endfor %}",
-    "a text for each letter of one": "{% for c in messages[0].content %}{{ messages[0].content }}{% endfor %}",
-    "letters of a name for it": "{% set t = messages[0].content %}{% for c in t %}x{% endfor %}",
-    "letters of a name that was the turns'": "{% set t = messages[1:] %}{% set t = messages[0].content %}{% for c in t %}x{% endfor %}",
-    "letters of what is called the turns": "{% set messages = messages[0].content %}{% for c in messages %}x{% endfor %}",
-    "letters of all turns": "{% for string in messages %}{% for c in (messages|string)[0:] %}x{% endfor %}{% endfor %}",
-    "compared for each letter": "{% for m in messages %}{% for c in m.content %}{% if m.content == 'x' %}y{% endif %}{% endfor %}{% endfor %}",
-    "trimmed for each letter": "{% for m in messages %}{% for c in m.content %}{% set x = m.content|trim %}{% endfor %}{% endfor %}",
-    "at the first letter": "{% for m in messages %}{% for c in m.content %}{{ messages if loop.first else '' }}{% endfor %}{% endfor %}",
-    "all turns for each turn": "{% for m in messages %}{{ messages }}{% endfor %}",
-    "compared for each turn": "{% for m in messages if m.content in messages[0].content %}x{% endfor %}",
-    "the same text for each turn": "{% set t = messages[0].content %}{% for m in messages %}{{ t }}{% endfor %}",
-    "and perhaps another": "{% set t = messages[0].content %}{% for m in messages %}{% if 0 %}{% set t = 1 %}{% endif %}{{ t }}{% endfor %}",
-    "the question again and again": "{{ messages[0].content }}" * 65,
-    "block": "{% block get %}{{ self.get() }}{{ self.get() }}{% endblock %}",
-    "not whole": "{% for",
-}
-
-
-@pytest.mark.parametrize("kind", TEMPLATES)
-def test_a_chat_template_that_could_take_for_ever_is_not_begun(kind, tmp_path, monkeypatch):
+def test_the_chat_template_of_a_folder_is_not_run(tmp_path, monkeypatch, capsys):
+    """It is a program: this one would take for ever."""
     folder = shutil.copytree(TINY, tmp_path / "model")
-    (folder / "chat_template.jinja").write_text(TEMPLATES[kind])
+    (folder / "chat_template.jinja").write_text("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
     monkeypatch.setattr(PreTrainedTokenizerBase, "apply_chat_template", lambda *a, **k: pytest.fail("it was begun"))
-    with pytest.raises(ModelError, match=r"the chat template of .*; take a checkpoint with Gemma 3's own"):
-        load_tokenizer(str(folder))
-
-
-USUAL = [gemma3_chat_template, gemma3_training_chat_template, gemma_chat_template, gemma_training_chat_template]
-
-
-@pytest.mark.parametrize("template", [*USUAL, (TINY / "chat_template.jinja").read_text("utf-8")])
-def test_a_chat_template_of_the_usual_kind_is_taken(template):
-    check_template("m", template)
-
-
-def test_a_chat_template_may_use_tools_and_a_namespace():
-    check_template(
-        "m",
-        "{% set ns = namespace(found=false) %}{% for m in messages %}{% set ns.found = true %}{% endfor %}{{ tools|tojson(indent=4) }}",
+    assert load_tokenizer(str(folder)).chat_template == load_tokenizer("tiny-gemma3").chat_template
+    assert (
+        capsys.readouterr().out
+        == f"{folder} has another chat template than Gemma 3; it is not used, Gemma 3's own takes its place.\n"
     )
 
 

@@ -95,15 +95,14 @@ def test_an_answer_that_is_not_to_be_learned_is_read_only(random_gemma, tokenize
     assert tokenizer.decode([label for label in fed["labels"] if label != -100]) == "Завтра.<end_of_turn>\n"
 
 
-def test_another_spelling_of_the_template_is_trained_and_another_template_refused(random_gemma, chats, tokenizer, tmp_path):
+def test_another_template_gives_way_to_gemmas_or_is_refused(random_gemma, chats, tokenizer, tmp_path):
     own = copy.deepcopy(tokenizer)
     own.chat_template = "{# as somebody's copy has it #}" + tokenizer.chat_template
     with pytest.raises(ModelError, match="last_answer_only=True"):
         make(random_gemma, chats, own, tmp_path)
-    fed = make(random_gemma, chats, with_template(own), tmp_path).train_dataset[0]  # as it was loaded
+    fed = make(random_gemma, chats, with_template(own, "m"), tmp_path).train_dataset[0]  # as it was loaded
     assert fed["labels"] == tokenize_row(chats[0], tokenizer)["labels"]
-    own.chat_template = other = tokenizer.chat_template.replace("<start_of_turn>", "<start_of_turn>the ")
-    assert with_template(own).chat_template == other
+    own.chat_template = tokenizer.chat_template.replace("<start_of_turn>", "<start_of_turn>the ")
     with pytest.raises(ModelError, match="last_answer_only=True"):
         make(random_gemma, chats, own, tmp_path)
     fed = make(random_gemma, chats, own, tmp_path, SETTINGS.replace(last_answer_only=True)).train_dataset[0]

@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from gemma_colab.core.catalog import CATALOG, PACKAGED, TINY, dimensions_of, source_of
+from gemma_colab.core.chat import load_tokenizer
 from gemma_colab.core.errors import ModelError
 from gemma_colab.core.machine import Machine, dtype_name
 from gemma_colab.core.workspace import read_sample, samples
@@ -232,10 +233,11 @@ def test_a_token_that_would_take_the_square_of_its_length_is_refused(tmp_path):
         source_of(str(write_whole(tmp_path / "tiny.gguf", pieces={6: piece})))
 
 
-def test_a_chat_template_in_the_file_is_kept(tmp_path):
+def test_another_chat_template_in_the_file_gives_way_to_gemmas(tmp_path, capsys):
     template = "{{ messages[0]['content'] }}"
     path = write_whole(tmp_path / "tiny.gguf", template=template)
-    assert AutoTokenizer.from_pretrained(source_of(str(path))).chat_template == template
+    assert AutoTokenizer.from_pretrained(source_of(str(path))).chat_template == load_tokenizer("tiny-gemma3").chat_template
+    assert "tiny.gguf has another chat template than Gemma 3; it is not used" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("layers", "scalar"), [(26, 256), (62, 168)])

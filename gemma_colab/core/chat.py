@@ -3,7 +3,7 @@
 from functools import cache
 
 from gemma_colab.core.catalog import TINY, from_hub, source_of
-from gemma_colab.core.errors import ModelError
+from gemma_colab.core.errors import ModelError, say
 from gemma_colab.core.rows import Row
 from gemma_colab.core.workspace import samples
 
@@ -51,7 +51,7 @@ def stop_token_ids(tokenizer) -> list[int]:
 
 
 def load_tokenizer(name: str):
-    """Load the tokenizer of a model, with Gemma's padding token, and its chat template where a checkpoint (-pt) brings none.
+    """Load the tokenizer of a model, with Gemma's padding token and chat template, also where a checkpoint (-pt) brings none.
 
     Raises `ModelError` when the tokenizer can't be had, or isn't Gemma's.
     """
@@ -60,13 +60,13 @@ def load_tokenizer(name: str):
     tokenizer = from_hub(AutoTokenizer, name, source_of(name))
     if None in stop_token_ids(tokenizer) or tokenizer.unk_token_id in stop_token_ids(tokenizer):
         raise ModelError(f"the tokenizer of {name} lacks Gemma's chat tokens; take a checkpoint with Gemma 3's own tokenizer")
-    return with_template(tokenizer)
+    return tokenizer
 
 
-def with_template(tokenizer):
-    """Return the tokenizer, with Gemma 3's template, which TRL knows by its letters, where its own is missing or writes the same."""
-    how = {"conversation": [{"role": role, "content": role} for role in ("user", "assistant") * 2], "tokenize": False}
-    own = tokenizer.chat_template
-    if not own or tokenizer.apply_chat_template(**how) == tokenizer.apply_chat_template(**how, chat_template=gemmas()):
-        tokenizer.chat_template = gemmas()
+def with_template(tokenizer, name: str):
+    """Return the tokenizer with Gemma 3's own chat template, which TRL knows by its letters. Another one is a program in Jinja that might
+    run for ever, so it is never run; that it was replaced is said."""
+    if (own := tokenizer.chat_template) and str(own).split() != gemmas().split():
+        say(f"{name} has another chat template than Gemma 3; it is not used, Gemma 3's own takes its place.")
+    tokenizer.chat_template = gemmas()
     return tokenizer

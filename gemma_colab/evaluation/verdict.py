@@ -66,7 +66,7 @@ WRONG = "Read the rows that are wrong: add rows like them, or correct the rows t
 READ_SOME = "Read some of them: an answer in other words may still be good. If they make no sense, the model is too small, the rows are too few or the training is too short."  # fmt: skip
 BY_HEART = "Train for fewer epochs, with a smaller rank, or on more rows."
 ELSEWHERE = "If the model must do other things too: mix general rows in (replay), fewer epochs, a lower learning rate; or switch the adapter off for them."  # fmt: skip
-BY_HAND = "Ask it some messages by hand, as people write them today: the test rows have the habits of your file, and no figure shows what all of them lack."  # fmt: skip
+BY_HAND = "Ask it some messages by hand, as people write them today. Your test rows have the same habits as your file: if something is missing in all of them, no figure can show it."  # fmt: skip
 READ = "Read the answers below, worst first, and judge them blind: no figure says whether an answer is true."
 
 

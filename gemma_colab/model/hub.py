@@ -10,24 +10,15 @@ from pathlib import Path
 
 from huggingface_hub import constants, get_token, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-from jinja2 import Environment, TemplateError, nodes
 
 from gemma_colab.core.catalog import SHORT, TINY, dimensions_of, known_dimensions
+from gemma_colab.core.chat import with_template
 from gemma_colab.core.errors import SECRET, SPOILT, GemmaColabError, ModelError, SettingsError, plain, say
 from gemma_colab.core.workspace import samples
 
 SITE, INDEX = "https://huggingface.co", "model.safetensors.index.json"
 STORE = "store it as HF_TOKEN (Colab: a secret, the key icon on the left; Kaggle: Add-ons -> Secrets; elsewhere `hf auth login`) and restart"
 ACCESS = f"accept its license at {SITE}/{{name}}, make a token of the type 'read' at {SITE}/settings/tokens, and {STORE}; or use {{instead}}"
-MORE = "Mul Pow Macro CallBlock Block AssignBlock With Include Import FromImport Extends"
-MORE = tuple(getattr(nodes, name) for name in MORE.split())
-JOINS = (nodes.Add, nodes.Concat, nodes.List, nodes.Tuple, nodes.Dict)
-MESSAGES, FIRST = nodes.Name("messages", "load"), nodes.Getattr(nodes.Name("loop", "load"), "first", "load")
-TURNS = (MESSAGES, nodes.Getitem(MESSAGES, nodes.Slice(nodes.Const(1), None, None), "load"))  # messages[1:]
-# What a chat template may call, as a function, a method or a filter: nothing that makes a long text of a short one.
-QUICK = "raise_exception strftime_now namespace strip lstrip rstrip split startswith endswith lower upper get items keys values trim length"
-QUICK = (QUICK + " count tojson string list first last default capitalize title selectattr rejectattr int").split()
-FUNCTIONS, GROWS = QUICK[:3], ("tojson", "string", "list")  # what is called without a dot; filters that write more than they read
 ROOM = "make room there (`hf cache ls` lists what it holds), or set HF_HOME to a folder on a larger disk and restart"
 AGAIN = "check the network (Kaggle: Session options -> Internet) and run this again, whole files are kept; or use 'tiny-gemma3', which is here"
 # By name, because huggingface_hub 1 uses httpx and 2 uses httpx2; the last three are messages, the latter two of hf_xet.
@@ -211,7 +202,7 @@ def _tokenizer_file(source: str) -> str | None:
 
 
 def after_reading(name: str, got):
-    """Return it. Look at the chat template of a tokenizer before anybody uses it, and whether its steps were looked at."""
+    """Return it; a tokenizer with Gemma 3's own chat template, and only if its steps were looked at."""
     for said in (getattr(got, part, {}) for part in ("__dict__", "init_kwargs")):
         said.pop("auto_map", None)  # somebody's code, which would go along with what is saved
     if hasattr(got, "init_kwargs") and not _tokenizer_file(got.name_or_path):
@@ -220,65 +211,7 @@ def after_reading(name: str, got):
         got[0].made_of = SHORT.get(name, name), getattr(got[0], "is_loaded_in_4bit", False), weights_mark(name)
     if hasattr(got, "init_kwargs") and type(got).__name__ not in OURS:
         raise ModelError(f"{name} has a tokenizer of another kind, {type(got).__name__}; {OWN}")
-    if template := getattr(got, "chat_template", None):
-        check_template(name, template)
-    return got
-
-
-def check_template(name: str, template: str | dict[str, str]) -> None:
-    """Raise `ModelError` for a chat template that could take for ever. It is a program in Jinja, which keeps it from files, and not from
-    work: so it may go through the turns and the parts of each, join a few texts, and call what answers at once."""
-    for text in template.values() if isinstance(template, dict) else [template]:
-        try:
-            tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", text))
-        except TemplateError as e:
-            raise ModelError(f"the chat template of {name} is none: {e}; take a checkpoint with Gemma 3's own template") from None
-        loops, sets = [*tree.find_all(nodes.For)], [*tree.find_all(nodes.Assign)]
-        calls, filters = [*tree.find_all(nodes.Call)], [*tree.find_all(nodes.Filter)]
-        grow = [part for loop in loops for one in loop.find_all(nodes.Assign) for part in one.find_all((*JOINS, nodes.Filter))]
-        called = [(getattr(call.node, "name", ""), getattr(call.node, "attr", "")) for call in calls]
-        odd = [f"{word or method}()" for word, method in called if word not in FUNCTIONS and method not in QUICK]
-        # and none of these names may stand for something else
-        odd += [word.name for word in tree.find_all(nodes.Name) if word.ctx == "store" and word.name in FUNCTIONS]
-        odd += [word for n in tree.find_all((nodes.Keyword, nodes.NSRef)) if (word := getattr(n, "key", 0) or n.attr) in QUICK]
-        odd += [f"| {f.name}" for f in filters if f.name not in QUICK]
-        given = [one for f in filters if f.name == "tojson" for one in (*f.args, *(word.value for word in f.kwargs))]
-        odd += ["| tojson()"] * any(getattr(one, "value", "") not in range(9) for one in given)
-        spaces = [call for call in calls if getattr(call.node, "name", "") == "namespace"]
-        odd += ["namespace()"] * any(call.args or len([*call.find_all(nodes.Name)]) > 1 for call in spaces)
-        odd += ["filters"] * (len([f for f in filters if f.name in GROWS]) > 4)
-        written = [part for out in tree.find_all(nodes.Output) for part in out.nodes if not isinstance(part, nodes.TemplateData)]
-        odd += ["what is written"] * (len(written) > 64)  # each may be the whole question; Gemma 3's has 9
-        odd += ["what multiplies or takes in"] * any(tree.find_all(MORE))
-        odd += ["%"] * (any(tree.find_all(nodes.Mod)) and any("%" in str(text.value) for text in tree.find_all(nodes.Const)))
-        joined = sum(max(1, len([*part.iter_child_nodes()]) - 1) for one in sets for part in one.find_all(JOINS))
-        more = joined > 4 or any(not isinstance(part, nodes.Filter) or part.name in GROWS for part in grow)
-        odd += ["set"] * (more or len(text) > 10_000)
-        odd = odd or ["loops"] * (not _over_turns(tree, loops, sets))  # last, for it changes the tree
-        if odd:
-            what = f"the chat template of {name} could take for ever ({odd[0]})"
-            raise ModelError(f"{what}; take a checkpoint with Gemma 3's own template")
-
-
-def _over_turns(tree: nodes.Template, loops: list[nodes.For], sets: list[nodes.Assign]) -> bool:
-    """Whether each loop goes over the turns, or in that over the parts of one, and works on its own turn or part alone: else it may do so
-    with a whole text for each of its letters. At the first turn anything may be written, as Gemma 3's system text is."""
-    for choice in tree.find_all(nodes.CondExpr):
-        choice.expr1 = choice.expr2 if choice.test == FIRST and isinstance(choice.expr2, nodes.Const) else choice.expr1
-    inside = {id(word) for loop in loops for word in loop.find_all(nodes.Name)}
-    same = {id(one.target) for one in sets if one.node in TURNS}
-    stored = [word for word in tree.find_all(nodes.Name) if word.ctx == "store"]
-    other = {word.name for word in stored if id(word) not in same}
-    turns = [*TURNS, *(nodes.Name(word.name, "load") for word in stored if word.name not in other)]
-    known = {word.name for word in stored} - {word.name for word in stored if id(word) not in inside} | {"loop", *FUNCTIONS}
-    around = {id(inner): loop.target for loop in loops for inner in loop.find_all(nodes.For)}
-    for loop in loops:
-        words = [word for part in (*loop.body, *loop.else_, loop.test or loop.target) for word in part.find_all(nodes.Name)]
-        turn, own = around.get(id(loop)), getattr(loop.target, "name", "")
-        fits = getattr(loop.iter, "node", 0) == nodes.Name(getattr(turn, "name", ""), "load") if turn else loop.iter in turns
-        if not fits or any(word.name != own and (turn or word.name not in known) for word in words):
-            return False
-    return "messages" not in other
+    return with_template(got, name) if hasattr(got, "init_kwargs") else got
 
 
 def explain(name: str, error: BaseException) -> tuple[str, str]:

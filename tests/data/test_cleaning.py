@@ -152,6 +152,7 @@ CHANGED = [
     ("mojibake", "РџСЂРёРІРµС‚", "Привет"),
     ("mojibake", "cafÃ©", "café"),
     ("control_characters", "раз\x07два\ufffd", "раздва"),
+    ("control_characters", "Это \\u2116 12345 и \\u0434\\u0430", "Это № 12345 и да"),
     ("control_characters", 'Первая\\nВторая\\tтретья \\"да\\" \\u0434\\u0430', 'Первая\nВторая третья "да" да'),
     ("invisible_characters", "\ufeffсло\u200bво и мяг\u00adко", "слово и мягко"),
     ("white_space", "  раз \u00a0 два\r\n\r\n\r\n\r\nтри \n четыре  ", "раз два\n\n\nтри\nчетыре"),

@@ -338,6 +338,10 @@ def test_by_default_it_stays_and_the_step_masks_it_so_that_it_still_groups_the_r
     assert {row["label"] for row in ours} >= {"klient1@mail.ru"}
 
 
+def test_an_escaped_line_end_is_no_letter_before_a_card():
+    assert redact(r"x\n4111111111111111") == r"x\n[card]"
+
+
 def test_masked_groups_are_split_as_they_were():
     rows = private()
     for row in rows:

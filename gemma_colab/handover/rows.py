@@ -181,7 +181,7 @@ def _save_logs(logs: dict[str, Any], workspace: Workspace, folder: str, original
 def _redacted(line: dict[str, Any]) -> dict[str, Any]:
     """A line of a log as it is saved."""
     if not line.get("field"):
-        with suppress(ValueError, TypeError, KeyError):  # a row that was left out is there as JSON
+        with suppress(ValueError, TypeError, KeyError, AttributeError):  # a row that was left out is there as JSON
             row = {key: value for key, value in json.loads(line["before"]).items() if key != AS_READ}
             line = line | {"before": json.dumps(row, ensure_ascii=False)}
             new = redact(line) | {"before": json.dumps(redact(row), ensure_ascii=False)}

@@ -44,7 +44,8 @@ def main() -> None:
         for file, fields in FILES.items():
             with (HERE.parent / f"{file}_{language}.jsonl").open("w", encoding="utf-8") as out:
                 for row, line in zip(map(json.loads, source), lines, strict=True):
-                    answer = json.dumps({name: ticket(line)[name] for name in fields}, ensure_ascii=False)
+                    settled = ticket(line)
+                    answer = json.dumps({name: settled[name] for name in fields}, ensure_ascii=False)
                     made = {"instruction": INSTRUCTION[f"{file}_{language}"], "input": row["input"], "output": answer}
                     out.write(json.dumps(made, ensure_ascii=False) + "\n")
         print(language, len(lines), {name: round(share, 3) for name, share in agreement(lines).items()})

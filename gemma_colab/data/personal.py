@@ -18,9 +18,11 @@ EMAIL = re.compile(
     r"(?<![\w.+\xad-])(?!git@[\w.-]+:\S|(?<=//)git@|(?<=[\"'])[^\s\"'@]+@example\.\w{3}[\"'])(?:[\w.+\xad-]+|\"[^\"\n]{1,64}\")"
     r"(?:[@＠﹫]|%40|\\(?:u00|x)40|&(?:#0*64|#[xX]0*40|commat);)(?!\dx\.)[\w\xad-]+(?:[.．][\w\xad-]+)*[.．]\xad*[^\W\d_]\xad*[^\W\d_]+"
 )
+CALLED = "(?i:visa|card|stro|amex|npay|арт[аыеу])"  # how the word before a card may end, four letters each
 # 15, 16, 18 or 19 digits, also grouped; 13 and 14 are bar codes and parcels, 0.2679491924311228 a number, AB-4111... an article.
 CARD = re.compile(
-    r"(?:(?<!\w)(?<!\w-)|(?<=(?i:visa|card|stro|amex|npay|арт[аыеу])[_-])|(?<=(?i:visa|card|stro|amex|npay|арт[аыеу]))|(?<=(?i:\bмир|\bmir)[_-]))(?<!\d[.,])(?:3[47]\d{13}|[2-6]\d{15}(?:\d{2,3})?"
+    rf"(?:(?<!\w)(?<!\w-)|(?<={CALLED})|(?<={CALLED}[_-])|(?<=(?i:\bмир|\bmir)[_-]))"
+    r"(?<!\d[.,])(?:3[47]\d{13}|[2-6]\d{15}(?:\d{2,3})?"
     r"|[2-6]\d{3} ?([ ._-]) ?\d{4} ?\1 ?\d{4} ?\1 ?\d{4}(?: ?\1 ?\d{3})?|3[47]\d\d ?([ ._-]) ?\d{6} ?\2 ?\d{5})(?![\da-zA-Z_]|-\d(?!\d[/.]\d\d))"
 )
 IBAN = re.compile(  # small letters in one piece, or without any among the later groups: else words behind it would be its own

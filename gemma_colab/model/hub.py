@@ -205,13 +205,15 @@ def after_reading(name: str, got):
     """Return it; a tokenizer with Gemma 3's own chat template, and only if its steps were looked at."""
     for said in (getattr(got, part, {}) for part in ("__dict__", "init_kwargs")):
         said.pop("auto_map", None)  # somebody's code, which would go along with what is saved
-    if hasattr(got, "init_kwargs") and not _tokenizer_file(got.name_or_path):
-        raise ModelError(f"{name} {NO_TOKENIZER}")
     if isinstance(got, tuple):  # a model, and what was found while it was loaded; `kept_answers` looks whether it is still that
         got[0].made_of = SHORT.get(name, name), getattr(got[0], "is_loaded_in_4bit", False), weights_mark(name)
-    if hasattr(got, "init_kwargs") and type(got).__name__ not in OURS:
+    if not hasattr(got, "init_kwargs"):  # no tokenizer
+        return got
+    if not _tokenizer_file(got.name_or_path):
+        raise ModelError(f"{name} {NO_TOKENIZER}")
+    if type(got).__name__ not in OURS:
         raise ModelError(f"{name} has a tokenizer of another kind, {type(got).__name__}; {OWN}")
-    return with_template(got, name) if hasattr(got, "init_kwargs") else got
+    return with_template(got, name)
 
 
 def explain(name: str, error: BaseException) -> tuple[str, str]:

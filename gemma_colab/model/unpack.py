@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from gemma_colab.core.catalog import PACKAGED, Dimensions
+from gemma_colab.core.chat import stop_token_ids, with_template
 from gemma_colab.core.errors import ModelError, say
 from gemma_colab.core.machine import GIB, free_gib
 from gemma_colab.core.workspace import whole
@@ -88,8 +89,6 @@ def unpack_gguf(file: Path, folder: Path) -> Path:
     from gguf import GGUFReader
     from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
     from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
-
-    from gemma_colab.core.chat import stop_token_ids, with_template
 
     class Bounded(GGUFReader):
         """Ends where the file does: a list may say that it has a trillion items."""
